@@ -1,0 +1,40 @@
+"""What the parts of a run may assume of each other.
+
+Networks, data and methods never import one another; they meet in the configuration file. These few types are what
+makes them fit: the shape a network declares, the batch a method receives, the error a user sees.
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+Batch = tuple[Tensor, Tensor]
+"""Data and labels `(x, y)`: x float (B, *event), images in [-1, 1], toys in data units; y int64 (B,), zeros if none."""
+
+Weights = Literal["ema", "raw"]
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: what was given, what was wanted, what to do. The CLI prints it bare."""
+
+
+class DivergenceError(RuntimeError):
+    """A run that can not go on because a quantity stopped being finite."""
+
+
+class GeneratorNet(nn.Module):
+    """Base of generators: maps latents (B, *latent_shape) to samples (B, *event_shape).
+
+    Latents are drawn from N(0, latent_std² I).
+    """
+
+    latent_shape: Shape
+    event_shape: Shape
+    latent_std: float = 1.0
+
+
+class CriticNet(nn.Module):
+    """Base of critics and discriminators: maps (B, *event_shape) to one unbounded value per sample, (B,)."""
+
+    event_shape: Shape

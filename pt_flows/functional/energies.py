@@ -1,0 +1,143 @@
+"""Two-dimensional laws with exact samples and, where there is one, a closed-form density: the truth for toys and tests.
+
+Every law draws `sample(num, rng)` on the generator's device and carries `centres` (K, 2) and `std` where it has modes, and
+`log_prob` where the density is known.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Law(Protocol):
+    """A probability law on the plane that can be sampled exactly."""
+
+    def sample(self, num: int, rng: torch.Generator) -> Float[Tensor, "num 2"]:
+        """Independent samples on the generator's device."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMixture:
+    """Equal mixture of isotropic Gaussians.
+
+    Args:
+        centres: (K, 2).
+        std: Standard deviation of every component, per coordinate.
+    """
+
+    centres: Tensor
+    std: float
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent samples (num, 2)."""
+        k = torch.randint(len(self.centres), (num,), generator=rng, device=rng.device)
+        return self.centres.to(rng.device)[k] + self.std * torch.randn(num, 2, generator=rng, device=rng.device)
+
+    def log_prob(self, x: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+        """Log density in nats."""
+        squares = torch.cdist(x, self.centres.to(x)).square() / self.std**2
+        log_components = -0.5 * squares - math.log(2 * math.pi * self.std**2)
+        return log_components.logsumexp(1) - math.log(len(self.centres))
+
+
+@dataclass(frozen=True, eq=False)
+class Rings:
+    """Equal mixture of circles with a Gaussian radius (DA-EBM's four rings).
+
+    Args:
+        radii: Mean radius of each ring, many standard deviations above zero.
+        std: Standard deviation of the radius.
+    """
+
+    radii: tuple[float, ...]
+    std: float
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent samples (num, 2)."""
+        k = torch.randint(len(self.radii), (num,), generator=rng, device=rng.device)
+        r = torch.tensor(self.radii, device=rng.device)[k]
+        r = r + self.std * torch.randn(num, generator=rng, device=rng.device)
+        angle = 2 * math.pi * torch.rand(num, generator=rng, device=rng.device)
+        return torch.stack([r * angle.cos(), r * angle.sin()], 1)
+
+    def log_prob(self, x: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+        """Log density in nats; the factor 1 / (2πr) turns the law of the radius into one on the plane."""
+        r = x.norm(dim=1)
+        radii = torch.tensor(self.radii).to(x)
+        log_radial = -0.5 * ((r[:, None] - radii) / self.std).square() - math.log(self.std * math.sqrt(2 * math.pi))
+        return log_radial.logsumexp(1) - math.log(len(self.radii)) - (2 * math.pi * r).log()
+
+
+@dataclass(frozen=True, eq=False)
+class Checkerboard:
+    """Uniform on the eight dark cells of a 4x4 board over [-2, 2]²."""
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent samples (num, 2)."""
+        column, half = (torch.randint(n, (num,), generator=rng, device=rng.device) for n in (4, 2))
+        row = 2 * half + column % 2
+        return torch.stack([column, row], 1) - 2 + torch.rand(num, 2, generator=rng, device=rng.device)
+
+    def log_prob(self, x: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+        """Log density in nats: log(1/8) on dark cells, -inf elsewhere."""
+        cell = x.floor()
+        dark = (x.abs() <= 2).all(1) & ((cell.sum(1) % 2) == 0)
+        return torch.where(dark, -math.log(8.0), -math.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class TwoMoons:
+    """Two interleaved half circles of radius one, centred at the origin, with Gaussian noise."""
+
+    std: float = 0.05
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent samples (num, 2)."""
+        upper = torch.randint(2, (num,), generator=rng, device=rng.device) * 2.0 - 1.0
+        angle = math.pi * torch.rand(num, generator=rng, device=rng.device)
+        curve = torch.stack([upper * (angle.cos() - 0.5), upper * (angle.sin() - 0.25)], 1)
+        return curve + self.std * torch.randn(num, 2, generator=rng, device=rng.device)
+
+
+@dataclass(frozen=True, eq=False)
+class SwissRoll:
+    """The roll of WGAN-GP's toys: t (cos t, sin t), t from 1.5π to 4.5π, noise 0.25, all divided by 7.5."""
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent samples (num, 2)."""
+        t = 1.5 * math.pi * (1 + 2 * torch.rand(num, generator=rng, device=rng.device))
+        curve = torch.stack([t * t.cos(), t * t.sin()], 1)
+        return (curve + 0.25 * torch.randn(num, 2, generator=rng, device=rng.device)) / 7.5
+
+
+@dataclass(frozen=True, eq=False)
+class Spirals:
+    """Two arms that wind one and a half times around the origin, out to radius about three, with noise 0.1."""
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent samples (num, 2)."""
+        arm = torch.randint(2, (num,), generator=rng, device=rng.device) * 2.0 - 1.0
+        t = 3 * math.pi * torch.rand(num, generator=rng, device=rng.device).sqrt()
+        curve = torch.stack([-t * t.cos(), t * t.sin()], 1) * (arm / 3)[:, None]
+        return curve + 0.1 * torch.randn(num, 2, generator=rng, device=rng.device)
+
+
+def ring_of_eight(radius: float, std: float) -> GaussianMixture:
+    """Eight Gaussians on a circle.
+
+    Example:
+        >>> ring_of_eight(1.0, 0.1).centres.norm(dim=1).unique().numel()
+        1
+    """
+    angles = torch.arange(1, 9) * (math.pi / 4)
+    return GaussianMixture(radius * torch.stack([angles.cos(), angles.sin()], 1), std)
+
+
+def square_grid(ticks: list[float], std: float) -> GaussianMixture:
+    """Gaussians at every pair of ticks."""
+    return GaussianMixture(torch.cartesian_prod(torch.tensor(ticks), torch.tensor(ticks)), std)

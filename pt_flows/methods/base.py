@@ -1,0 +1,379 @@
+"""The abstract bases of all methods: everything around the step, so that a method file is the step.
+
+A method overrides `iterate`, one turn of its paper's outer loop. The base counts iterations, averages weights, moves the
+learning-rate schedules, records losses without reading them back from the device, and stops at the first loss that is
+not finite.
+
+Lightning's `global_step` normally counts optimizer steps (n_critic + K per iteration here, and 0 for integrators that
+write parameters themselves). In pt_flows it counts iterations: `max_steps`, schedules, checkpoints, loggers and plots all
+mean the paper's outer loop.
+"""
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from pt_flows.contracts import Batch, CriticNet, DivergenceError, GeneratorNet, Shape, UserError, Weights
+from pt_flows.functional.schedules import Decay, decay_factor
+from pt_flows.state.distributed import mean_over_ranks, world
+from pt_flows.state.ema import EMA
+from pt_flows.state.noise import NoiseStream, fold, run_seed
+
+Terms = dict[str, Tensor]
+"""What one iteration reports: scalars on the device, detached."""
+
+
+class GenerativeModule(L.LightningModule, ABC):
+    """Base of every method.
+
+    A subclass gives `iterate`, `sample`, `event_shape`, the network to average (`averaged_network`) and
+    `configure_optimizers`; it may raise `minibatches_per_iteration`.
+
+    Args:
+        ema_decay: Decay of the weight average that evaluation and sampling use.
+    """
+
+    def __init__(self, ema_decay: float = 0.999) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.save_hyperparameters()
+        self.ema_decay = ema_decay
+        self.iteration = 0
+        self.noise = NoiseStream("training")
+        self._terms: list[Terms] = []
+        self._flushed = (0, time.monotonic())
+
+    # ------------------------------------------------------------------------------------- what a method provides
+
+    @abstractmethod
+    def iterate(self, minibatches: Sequence[Batch]) -> Terms:
+        """One iteration of the method: its algorithm box.
+
+        Args:
+            minibatches: As many fresh batches `(x, y)` as `minibatches_per_iteration` says, on the device.
+
+        Returns:
+            Scalars to log, detached, never converted to numbers here.
+        """
+
+    @abstractmethod
+    def sample(
+        self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
+    ) -> Tensor:
+        """Draw `num` samples (num, *event_shape) on this module's device.
+
+        Args:
+            num: How many.
+            y: Labels (num,) for a class-conditional method.
+            rng: Source of randomness, on any device; None for the global one.
+            weights: The averaged weights, or the raw ones of the last iteration.
+        """
+
+    @property
+    @abstractmethod
+    def event_shape(self) -> Shape:
+        """Shape of one sample."""
+
+    @property
+    def minibatches_per_iteration(self) -> int:
+        """How many fresh minibatches one iteration consumes; the data serve exactly that many."""
+        return 1
+
+    # ---------------------------------------------------------------------------------------------- the outer loop
+
+    def setup(self, stage: str) -> None:
+        """Refuse data and precisions that this module can not work with, before anything is computed."""
+        data = getattr(self.trainer, "datamodule", None)
+        shape = getattr(data, "event_shape", None)
+        if shape is not None and tuple(shape) != tuple(self.event_shape):
+            raise UserError(
+                f"model and data do not fit: the networks work on samples of shape {tuple(self.event_shape)}, "
+                f"{type(data).__name__} serves {tuple(shape)}; change model.generator and model.critic "
+                "(image_size, num_channels, event_shape) or data"
+            )
+        if str(self.trainer.precision).startswith("16"):
+            raise UserError(
+                f"trainer.precision: {self.trainer.precision} is not supported, because the gradients of penalties "
+                "overflow half precision; use bf16-mixed or 32-true"
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Run a block of iterations: x (iterations, minibatches, B, *event), y (iterations, minibatches, B)."""
+        self._count_iterations_only()
+        torch.manual_seed(fold(run_seed(), "global", world()[0], self.iteration))  # dropout and users' own draws
+        for xs, ys in zip(*batch, strict=True):
+            self.noise.seek(self.iteration, self.device)
+            terms = self.iterate(list(zip(xs, ys, strict=True)))
+            self._finish_iteration(terms)
+
+    def _finish_iteration(self, terms: Terms) -> None:
+        self.iteration += 1
+        self._move_averages()
+        for scheduler in self.schedulers:
+            scheduler.step()
+        self._terms.append(terms)
+        if self.iteration % self.trainer.log_every_n_steps == 0:
+            self.flush_terms()
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
+    def _count_iterations_only(self) -> None:
+        """Keep optimizers from advancing `global_step`; `_finish_iteration` does, once per iteration."""
+        for optimizer in self.trainer.strategy._lightning_optimizers:
+            optimizer._on_before_step = optimizer._on_after_step = _nothing
+
+    def _move_averages(self) -> None:
+        self.ema.update(self.averaged_network, self.iteration)
+
+    # -------------------------------------------------------------------------------------------------- small tools
+
+    @property
+    def schedulers(self) -> list[LambdaLR]:
+        """The learning-rate schedules, stepped once per iteration."""
+        return [cast(LambdaLR, config.scheduler) for config in self.trainer.lr_scheduler_configs]
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the planned iterations that is done."""
+        return self.iteration / max(self.trainer.max_steps, 1)
+
+    def needs_an_end(self, key: str, decay: Decay) -> None:
+        """Refuse a decay where the run has no planned end.
+
+        Raises:
+            UserError: `decay` is not constant and the run has no `max_steps`.
+        """
+        if decay != "constant" and self.trainer.max_steps < 1:
+            raise UserError(f"model.{key}: {decay} needs an end of the run; set trainer.max_steps (iterations)")
+
+    def step_down(self, loss: Tensor, optimizer: LightningOptimizer) -> None:
+        """One optimizer step on a loss, for that optimizer's parameters only, averaged over ranks.
+
+        Other parameters receive no gradient, so nothing has to be frozen or set to zero around it.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, mean_over_ranks(gradients), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+    # ------------------------------------------------------------------------------------------ losses and logging
+
+    def flush_terms(self) -> None:
+        """Log the means since the last flush; the only place where training waits for the device.
+
+        Raises:
+            DivergenceError: A term was not finite; names the first one and its iteration.
+        """
+        if not self._terms:
+            return
+        names = list(self._terms[0])
+        values = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in self._terms]).cpu()
+        first = self.iteration - len(self._terms) + 1
+        self._terms.clear()
+        bad = (~values.isfinite()).nonzero()
+        if len(bad):
+            row, column = (int(i) for i in bad[0])
+            raise DivergenceError(
+                f"{names[column]} is {values[row, column].item()} at iteration {first + row}; the last checkpoint is "
+                "from before. Lower the learning rate or the step size, or raise the penalty weight"
+            )
+        before, since = self._flushed
+        self._flushed = (self.iteration, time.monotonic())
+        rate = (self.iteration - before) / max(self._flushed[1] - since, 1e-9)
+        self.write(
+            {f"train/{name}": float(v) for name, v in zip(names, values.mean(0), strict=True)}
+            | {f"train/lr_{i}": s.get_last_lr()[0] for i, s in enumerate(self.schedulers)}
+            | {"cost/images_seen": float(self.images_seen), "cost/iterations_per_second": rate}
+        )
+
+    @property
+    def images_seen(self) -> int:
+        """Real samples consumed so far, over all ranks."""
+        batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", 0)
+        return self.iteration * self.minibatches_per_iteration * batch_size
+
+    def write(self, values: dict[str, float]) -> None:
+        """Send numbers to every logger at this iteration, and to callbacks that watch a metric."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values, step=self.iteration)
+        self.trainer.callback_metrics.update({k: torch.as_tensor(v) for k, v in values.items()})
+
+    def on_fit_start(self) -> None:
+        """Start the clock of the first interval."""
+        self._flushed = (self.iteration, time.monotonic())
+
+    def on_train_end(self) -> None:
+        """Log what came after the last full interval."""
+        self.flush_terms()
+
+    # -------------------------------------------------------------------------------------------------- checkpoints
+
+    def get_extra_state(self) -> dict[str, int]:
+        """The iteration, kept beside the weights."""
+        return {"iteration": self.iteration}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Continue counting where the checkpoint was written."""
+        self.iteration = int(state["iteration"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to write weights that are not finite; keep only what loads with `weights_only=True`.
+
+        Raises:
+            DivergenceError: A parameter is not finite.
+        """
+        self.flush_terms()
+        for name, tensor in self.named_parameters():
+            if not bool(tensor.isfinite().all()):
+                raise DivergenceError(
+                    f"{name} has values that are not finite after iteration {self.iteration}; no checkpoint is "
+                    "written over the last good one. Lower the learning rate or the step size"
+                )
+        checkpoint["pt_flows"] = {"seed": run_seed(), "iteration": self.iteration}
+        hyper = checkpoint.get("hyper_parameters", {})
+        checkpoint["hyper_parameters"] = {k: v for k, v in hyper.items() if _is_plain(v)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say so when a run is continued with another seed."""
+        seed = checkpoint.get("pt_flows", {}).get("seed")
+        if "PL_GLOBAL_SEED" in os.environ and seed is not None and seed != run_seed() and self._trainer is not None:
+            self.print(
+                f"note: the checkpoint was trained with seed {seed}, this run has {run_seed()}: it goes on with other "
+                f"noise and data order; pass --seed_everything {seed} to continue the same run"
+            )
+
+
+class AdversarialModule(GenerativeModule):
+    """Base of methods with a generator G and a critic (or discriminator) D, each with its optimizer.
+
+    Args:
+        generator: G, latents to samples.
+        critic: D, samples to one value each.
+        generator_optimizer: Makes G's optimizer from its parameters.
+        critic_optimizer: Makes D's optimizer from its parameters.
+        num_critic_steps: Critic steps per iteration, each on a fresh minibatch.
+        lr_decay: How both learning rates fall over the run.
+        ema_decay: Decay of the average of G's weights.
+    """
+
+    def __init__(
+        self,
+        generator: GeneratorNet,
+        critic: CriticNet,
+        generator_optimizer: OptimizerCallable,
+        critic_optimizer: OptimizerCallable,
+        num_critic_steps: int = 5,
+        lr_decay: Decay = "constant",
+        ema_decay: float = 0.999,
+    ) -> None:
+        super().__init__(ema_decay)
+        at_least("num_critic_steps", num_critic_steps, 1)
+        if generator.event_shape != critic.event_shape:
+            raise UserError(
+                f"model.generator makes samples of shape {generator.event_shape}, model.critic takes "
+                f"{critic.event_shape}; give both the same image_size, num_channels or event_shape"
+            )
+        self.generator, self.critic = generator, critic
+        self.generator_optimizer, self.critic_optimizer = generator_optimizer, critic_optimizer
+        self.num_critic_steps, self.lr_decay = num_critic_steps, lr_decay
+        self.ema = EMA(generator, self.ema_decay)
+
+    @property
+    def averaged_network(self) -> GeneratorNet:
+        """G: what the moving average follows."""
+        return self.generator
+
+    @property
+    def event_shape(self) -> Shape:
+        """Shape of one sample."""
+        return self.generator.event_shape
+
+    @property
+    def minibatches_per_iteration(self) -> int:
+        """One per critic step; the generator needs latents only."""
+        return self.num_critic_steps
+
+    def latents(self, num: int) -> Tensor:
+        """Fresh latents z (num, *latent_shape) of this iteration."""
+        return self.generator.latent_std * self.noise.normal(num, *self.generator.latent_shape)
+
+    def optimizer_pair(self) -> tuple[LightningOptimizer, LightningOptimizer]:
+        """(generator's, critic's) optimizer."""
+        G, D = cast(list[LightningOptimizer], self.optimizers())
+        return G, D
+
+    def configure_optimizers(self) -> Any:
+        """Both optimizers, and one schedule for each that is stepped once per iteration."""
+        self.needs_an_end("lr_decay", self.lr_decay)
+        optimizers = [
+            self.generator_optimizer(self.generator.parameters()),
+            self.critic_optimizer(self.critic.parameters()),
+        ]
+        num_iterations = max(self.trainer.max_steps, 1)
+        factor: Callable[[int], float] = lambda t: decay_factor(self.lr_decay, t / num_iterations)
+        return optimizers, [LambdaLR(optimizer, factor) for optimizer in optimizers]
+
+    @torch.no_grad()
+    def sample(
+        self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
+    ) -> Tensor:
+        """Push `num` latents through the generator; the same latents for any batching."""
+        if y is not None:
+            raise UserError(f"{type(self).__name__} is not class-conditional: call sample without labels")
+        at_least("num", num, 1)
+        device = rng.device if rng is not None else self.device
+        z = torch.randn(num, *self.generator.latent_shape, generator=rng, device=device).to(self.device)
+        return self.push(self.generator.latent_std * z, weights)
+
+    @torch.no_grad()
+    def push(self, z: Tensor, weights: Weights = "ema") -> Tensor:
+        """Samples from given latents with the network in evaluation mode, 500 at a time."""
+        if weights == "ema":
+            return torch.cat([self.ema(part) for part in z.split(500)])
+        was_training = self.generator.training
+        self.generator.eval()
+        samples = torch.cat([self.generator(part) for part in z.split(500)])
+        self.generator.train(was_training)
+        return samples
+
+
+def at_least(key: str, value: float, least: float) -> None:
+    """Check a number from the user.
+
+    Raises:
+        UserError: `value` is below `least`.
+    """
+    if not value >= least:
+        raise UserError(f"{key} must be at least {least}, got {value}")
+
+
+def positive(key: str, value: float) -> None:
+    """Check a number from the user.
+
+    Raises:
+        UserError: `value` is not above zero.
+    """
+    if not value > 0:
+        raise UserError(f"{key} must be positive, got {value}")
+
+
+def _nothing() -> None: ...
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v) for v in cast(Iterable[Any], value))
+    return value is None or isinstance(value, bool | int | float | str)

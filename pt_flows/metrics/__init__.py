@@ -1,0 +1,8 @@
+"""Metrics of generated samples. Importing this package makes their short names known to the CLI."""
+
+from pt_flows.metrics.features import InceptionFeatures, Lite0Features
+from pt_flows.metrics.frechet import FrechetDistance
+from pt_flows.metrics.modes import ModeCoverage
+from pt_flows.metrics.wasserstein import ExactWasserstein
+
+__all__ = ["ExactWasserstein", "FrechetDistance", "InceptionFeatures", "Lite0Features", "ModeCoverage"]

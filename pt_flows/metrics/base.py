@@ -1,0 +1,70 @@
+"""What every metric of generated samples has in common."""
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from pt_flows.contracts import Shape
+
+
+class RealData(Protocol):
+    """What a metric may ask of the data it measures against."""
+
+    event_shape: Shape
+
+    def reference(self, split: str, num: int | None = None) -> Tensor:
+        """Fixed real samples: floats (num, 2) for toys, uint8 (num, C, H, W) for images."""
+        ...
+
+
+class SampleMetric(Metric, ABC):
+    """A distance between generated and real samples.
+
+    The callback calls `prepare` once, before training, so that missing weights or data stop the run at its start; then
+    `update` with batches of generated samples, the same batches for all metrics; then `compute`. States are summed or
+    gathered over ranks by torchmetrics.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+
+    @abstractmethod
+    def prepare(self, data: RealData, num_samples: int) -> None:
+        """Read the reference and say no to data that this metric can not measure.
+
+        Args:
+            data: Where real samples come from.
+            num_samples: How many generated samples each evaluation will bring.
+
+        Raises:
+            UserError: The metric does not apply, or something that it needs is missing.
+        """
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Name of the number that runs are ranked by; it carries the protocol."""
+
+
+def count_name(num: int) -> str:
+    """Short name of a sample size.
+
+    Example:
+        >>> count_name(50_000), count_name(512), count_name(2_500)
+        ('50k', '512', '2500')
+    """
+    return f"{num // 1000}k" if num % 1000 == 0 else str(num)
+
+
+def as_uint8(x: Tensor) -> Tensor:
+    """Images in [-1, 1] to bytes by rounding to the nearest level.
+
+    Example:
+        >>> as_uint8(torch.tensor([-1.0, 0.0, 0.999, 1.0, 1.2])).tolist()
+        [0, 128, 255, 255, 255]
+    """
+    return x.float().mul(127.5).add(128).floor().clamp(0, 255).to(torch.uint8)

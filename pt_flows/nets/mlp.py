@@ -1,0 +1,114 @@
+"""Fully connected networks for toys and other small vectors."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pt_flows.contracts import CriticNet, GeneratorNet
+from pt_flows.nets.init import linear, normal_
+
+
+def mlp(
+    num_in: int, num_out: int, width: int, depth: int, batch_norm: bool = False, init_std: float | None = None
+) -> nn.Sequential:
+    """`depth` hidden layers of `width` units (linear, batch norm if asked, ReLU), then a linear output.
+
+    Weights are He uniform as in WGAN-GP's toys, or N(0, init_std²) as in W1-FE's code where `init_std` is given.
+    """
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [linear(num_in, width, he=True), *([nn.BatchNorm1d(width)] if batch_norm else []), nn.ReLU()]
+        num_in = width
+    net = nn.Sequential(*layers, linear(num_in, num_out))
+    if init_std is not None:
+        normal_(net, init_std)
+    return net
+
+
+class MLPCritic(CriticNet):
+    """Critic with ReLU layers and no normalisation.
+
+    Args:
+        event_shape: Shape of one sample.
+        width: Units of a hidden layer.
+        depth: Number of hidden layers.
+        init_std: Standard deviation of normal weights; None for He uniform (WGAN-GP's toys).
+    """
+
+    def __init__(
+        self, event_shape: Sequence[int] = (2,), width: int = 128, depth: int = 3, init_std: float | None = None
+    ) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.net = mlp(math.prod(self.event_shape), 1, width, depth, init_std=init_std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values (B,) at x (B, *event_shape)."""
+        return self.net(x.flatten(1)).squeeze(1)
+
+
+class MLPGenerator(GeneratorNet):
+    """Generator from a latent vector, ReLU layers, linear output.
+
+    Args:
+        latent_dim: Dimension of the latent vector z ~ N(0, latent_std² I).
+        event_shape: Shape of one sample.
+        width: Units of a hidden layer.
+        depth: Number of hidden layers.
+        batch_norm: Batch norm before each ReLU.
+        init_std: Standard deviation of normal weights; None for He uniform (WGAN-GP's toys).
+        latent_std: Standard deviation of the latent.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        event_shape: Sequence[int] = (2,),
+        width: int = 128,
+        depth: int = 3,
+        batch_norm: bool = False,
+        init_std: float | None = None,
+        latent_std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.latent_shape, self.event_shape, self.latent_std = (latent_dim,), tuple(event_shape), latent_std
+        self.net = mlp(latent_dim, math.prod(self.event_shape), width, depth, batch_norm, init_std)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Samples (B, *event_shape) from latents (B, latent_dim)."""
+        return self.net(z).unflatten(1, self.event_shape)
+
+
+class ResidualMLPGenerator(GeneratorNet):
+    """Transport map G(z) = z + H(z): the latent lives in the data's space and H starts near zero.
+
+    The form of W1-FE and W2-FE's released experiments (weights N(0, 0.01²), batch norm in H).
+
+    Args:
+        event_shape: Shape of one sample, and of one latent.
+        width: Units of a hidden layer of H.
+        depth: Number of hidden layers of H.
+        batch_norm: Batch norm before each ReLU.
+        init_std: Standard deviation of H's normal weights.
+        latent_std: Standard deviation of the source N(0, latent_std² I).
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] = (2,),
+        width: int = 128,
+        depth: int = 3,
+        batch_norm: bool = True,
+        init_std: float = 0.01,
+        latent_std: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.latent_shape, self.event_shape, self.latent_std = tuple(event_shape), tuple(event_shape), latent_std
+        dim = math.prod(self.event_shape)
+        self.net = mlp(dim, dim, width, depth, batch_norm, init_std)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Samples (B, *event_shape) from latents of the same shape."""
+        return torch.add(z, self.net(z.flatten(1)).view_as(z))
