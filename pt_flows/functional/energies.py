@@ -1,7 +1,7 @@
 """Two-dimensional laws with exact samples and, where there is one, a closed-form density: the truth for toys and tests.
 
-Every law draws `sample(num, rng)` on the generator's device and carries `centres` (K, 2) and `std` where it has modes, and
-`log_prob` where the density is known.
+Every law draws `sample(num, rng)` on the generator's device. It carries `centres` (K, 2) and `std` where it has modes,
+and `log_prob` where the density is known.
 """
 
 import math

@@ -27,7 +27,9 @@ def wasserstein1_dual(critic: Potential, x: Float[Tensor, "B *event"], y: Float[
 
 
 def velocity(critic: Potential, y: Float[Tensor, "B *event"]) -> Float[Tensor, "B *event"]:
-    """The field ∇f(y) = -∇φ(y) that moves samples; carries no graph, so no gradient reaches the critic. Computed outside autocast, in float32 or better.
+    """The field ∇f(y) = -∇φ(y) that moves samples; carries no graph, so no gradient reaches the critic.
+
+    Computed outside autocast, in float32 or better.
 
     Args:
         critic: f.

@@ -1,12 +1,12 @@
 """The abstract bases of all methods: everything around the step, so that a method file is the step.
 
-A method overrides `iterate`, one turn of its paper's outer loop. The base counts iterations, averages weights, moves the
-learning-rate schedules, records losses without reading them back from the device, and stops at the first loss that is
-not finite.
+A method overrides `iterate`, one turn of its paper's outer loop. The base counts iterations, averages weights, moves
+the learning-rate schedules, records losses without reading them back from the device, and stops at the first loss that
+is not finite.
 
 Lightning's `global_step` normally counts optimizer steps (n_critic + K per iteration here, and 0 for integrators that
-write parameters themselves). In pt_flows it counts iterations: `max_steps`, schedules, checkpoints, loggers and plots all
-mean the paper's outer loop.
+write parameters themselves). In pt_flows it counts iterations: `max_steps`, schedules, checkpoints, loggers and plots
+all mean the paper's outer loop.
 """
 
 import os
@@ -19,7 +19,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from pt_flows.contracts import Batch, CriticNet, DivergenceError, GeneratorNet, Shape, UserError, Weights
@@ -41,6 +41,8 @@ class GenerativeModule(L.LightningModule, ABC):
     Args:
         ema_decay: Decay of the weight average that evaluation and sampling use.
     """
+
+    ema: EMA[Any]
 
     def __init__(self, ema_decay: float = 0.999) -> None:
         super().__init__()
@@ -84,6 +86,11 @@ class GenerativeModule(L.LightningModule, ABC):
         """Shape of one sample."""
 
     @property
+    @abstractmethod
+    def averaged_network(self) -> nn.Module:
+        """The network whose moving average is kept in `ema`."""
+
+    @property
     def minibatches_per_iteration(self) -> int:
         """How many fresh minibatches one iteration consumes; the data serve exactly that many."""
         return 1
@@ -115,13 +122,19 @@ class GenerativeModule(L.LightningModule, ABC):
             terms = self.iterate(list(zip(xs, ys, strict=True)))
             self._finish_iteration(terms)
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing: the Evaluate callback measures generated samples once the loop ends."""
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing, as for validation."""
+
     def _finish_iteration(self, terms: Terms) -> None:
         self.iteration += 1
-        self._move_averages()
+        self.ema.update(self.averaged_network, self.iteration)
         for scheduler in self.schedulers:
             scheduler.step()
         self._terms.append(terms)
-        if self.iteration % self.trainer.log_every_n_steps == 0:
+        if self.iteration % self.log_interval == 0:
             self.flush_terms()
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
@@ -131,9 +144,6 @@ class GenerativeModule(L.LightningModule, ABC):
         """Keep optimizers from advancing `global_step`; `_finish_iteration` does, once per iteration."""
         for optimizer in self.trainer.strategy._lightning_optimizers:
             optimizer._on_before_step = optimizer._on_after_step = _nothing
-
-    def _move_averages(self) -> None:
-        self.ema.update(self.averaged_network, self.iteration)
 
     # -------------------------------------------------------------------------------------------------- small tools
 
@@ -193,9 +203,14 @@ class GenerativeModule(L.LightningModule, ABC):
         rate = (self.iteration - before) / max(self._flushed[1] - since, 1e-9)
         self.write(
             {f"train/{name}": float(v) for name, v in zip(names, values.mean(0), strict=True)}
-            | {f"train/lr_{i}": s.get_last_lr()[0] for i, s in enumerate(self.schedulers)}
+            | {f"train/lr_{i}": float(s.get_last_lr()[0]) for i, s in enumerate(self.schedulers)}
             | {"cost/images_seen": float(self.images_seen), "cost/iterations_per_second": rate}
         )
+
+    @property
+    def log_interval(self) -> int:
+        """Iterations between two rows of the log: `trainer.log_every_n_steps`."""
+        return max(1, int(getattr(self.trainer, "log_every_n_steps", 50)))
 
     @property
     def images_seen(self) -> int:
@@ -286,7 +301,8 @@ class AdversarialModule(GenerativeModule):
             )
         self.generator, self.critic = generator, critic
         self.generator_optimizer, self.critic_optimizer = generator_optimizer, critic_optimizer
-        self.num_critic_steps, self.lr_decay = num_critic_steps, lr_decay
+        self.num_critic_steps = num_critic_steps
+        self.lr_decay: Decay = lr_decay
         self.ema = EMA(generator, self.ema_decay)
 
     @property
@@ -312,6 +328,25 @@ class AdversarialModule(GenerativeModule):
         """(generator's, critic's) optimizer."""
         G, D = cast(list[LightningOptimizer], self.optimizers())
         return G, D
+
+    @abstractmethod
+    def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
+        """What D minimises under `loss_D`, and what else is worth logging.
+
+        Args:
+            x: Data (B, *event).
+            y: Generated samples (B, *event), constants.
+        """
+
+    def fit_critic(self, minibatches: Sequence[Batch]) -> Terms:
+        """One critic step per minibatch, each with fresh latents; the terms of the last one, detached."""
+        _, optimizer = self.optimizer_pair()
+        terms: Terms = {}
+        for x, _ in minibatches:
+            y = self.generator(self.latents(len(x))).detach()
+            terms = self.critic_loss(x, y)
+            self.step_down(terms["loss_D"], optimizer)
+        return {name: value.detach() for name, value in terms.items()}
 
     def configure_optimizers(self) -> Any:
         """Both optimizers, and one schedule for each that is stepped once per iteration."""

@@ -16,10 +16,17 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
 
 from pt_flows.contracts import Batch, CriticNet, GeneratorNet
 from pt_flows.functional.penalties import gradient_norm, interpolate, one_sided_penalty, two_sided_penalty
-from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity, wasserstein1_dual
+from pt_flows.functional.potentials import (
+    Reduction,
+    euler_target,
+    regression_loss,
+    velocity,
+    wasserstein1_dual,
+)
 from pt_flows.functional.schedules import Decay, decay_factor
 from pt_flows.methods.base import AdversarialModule, Terms, at_least, positive
 
@@ -68,29 +75,31 @@ class W1FE(AdversarialModule):
         at_least("model.persistence", persistence, 1)
         positive("model.step_size", step_size)
         self.penalty, self.penalty_weight = PENALTIES[penalty], penalty_weight
-        self.step_size, self.step_size_decay = step_size, step_size_decay
-        self.persistence, self.reduction = persistence, reduction
+        self.step_size, self.persistence = step_size, persistence
+        self.step_size_decay: Decay = step_size_decay
+        self.reduction: Reduction = reduction
+
+    def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
+        """Loss of f on data x and particles y: the penalised dual of W1."""
+        f, lam = self.critic, self.penalty_weight
+        u = interpolate(x, y, self.noise.uniform(len(x)))
+        dual, penalty = wasserstein1_dual(f, x, y), self.penalty(gradient_norm(f, u))
+        return {"loss_D": -dual + lam * penalty, "dual": dual, "penalty": penalty}
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Critic phase, one Euler step of the particles, K regression steps of the generator."""
-        G, f, lam, K = self.generator, self.critic, self.penalty_weight, self.persistence
-        optimizer_G, optimizer_f = self.optimizer_pair()
+        G, f, K = self.generator, self.critic, self.persistence
+        optimizer_G, _ = self.optimizer_pair()
 
-        for x, _ in minibatches:                                            # f towards the potential
-            y = G(self.latents(len(x))).detach()
-            a = self.noise.uniform(len(x))
-            dual = wasserstein1_dual(f, x, y)
-            penalty = self.penalty(gradient_norm(f, interpolate(x, y, a)))
-            self.step_down(-dual + lam * penalty, optimizer_f)
+        terms = self.fit_critic(minibatches)  # f towards the potential
 
         h = self.step_size * decay_factor(self.step_size_decay, self.progress)
-        z = self.latents(len(x))
+        z = self.latents(len(minibatches[0][0]))
         y = G(z)
-        zeta = euler_target(y, velocity(f, y), h)                           # ζ = y + ε ∇f(y)
+        zeta = euler_target(y, velocity(f, y), h)  # ζ = y + ε ∇f(y)
         first = loss_G = regression_loss(y, zeta, self.reduction)
         self.step_down(loss_G, optimizer_G)
-        for _ in range(K - 1):                                              # same z, same ζ
+        for _ in range(K - 1):  # the same z, the same ζ
             loss_G = regression_loss(G(z), zeta, self.reduction)
             self.step_down(loss_G, optimizer_G)
-        return {"loss_D": (lam * penalty - dual).detach(), "loss_G": loss_G.detach(),
-                "loss_G_first": first.detach(), "dual": dual.detach(), "penalty": penalty.detach()}
+        return terms | {"loss_G": loss_G.detach(), "loss_G_first": first.detach()}

@@ -12,6 +12,7 @@ Departures: none.
 from collections.abc import Sequence
 
 from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
 
 from pt_flows.contracts import Batch, CriticNet, GeneratorNet
 from pt_flows.functional.penalties import gradient_norm, interpolate, two_sided_penalty
@@ -54,20 +55,21 @@ class WGANGP(AdversarialModule):
         at_least("model.generator_batch_multiple", generator_batch_multiple, 1)
         self.penalty_weight, self.generator_batch_multiple = penalty_weight, generator_batch_multiple
 
+    def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
+        """Loss of f on data x and generated samples y: lines 4 to 7."""
+        f, lam = self.critic, self.penalty_weight
+        u = interpolate(x, y, self.noise.uniform(len(x)))
+        dual, penalty = wasserstein1_dual(f, x, y), two_sided_penalty(gradient_norm(f, u))
+        return {"loss_D": -dual + lam * penalty, "dual": dual, "penalty": penalty}
+
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Algorithm 1, lines 2 to 12."""
-        G, f, lam = self.generator, self.critic, self.penalty_weight
-        optimizer_G, optimizer_f = self.optimizer_pair()
+        G, f = self.generator, self.critic
+        optimizer_G, _ = self.optimizer_pair()
 
-        for x, _ in minibatches:                                                     # critic: lines 2 to 9
-            y = G(self.latents(len(x))).detach()
-            a = self.noise.uniform(len(x))
-            dual = wasserstein1_dual(f, x, y)
-            penalty = two_sided_penalty(gradient_norm(f, interpolate(x, y, a)))
-            self.step_down(-dual + lam * penalty, optimizer_f)
+        terms = self.fit_critic(minibatches)  # lines 2 to 9
 
-        z = self.latents(self.generator_batch_multiple * len(x))                     # generator: lines 11 and 12
+        z = self.latents(self.generator_batch_multiple * len(minibatches[0][0]))  # lines 11 and 12
         loss_G = -f(G(z)).mean()
         self.step_down(loss_G, optimizer_G)
-        return {"loss_D": (lam * penalty - dual).detach(), "loss_G": loss_G.detach(),
-                "dual": dual.detach(), "penalty": penalty.detach()}
+        return terms | {"loss_G": loss_G.detach()}

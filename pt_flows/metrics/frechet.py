@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.metrics.base import RealData, SampleMetric, as_uint8, count_name
 from pt_flows.metrics.features import FeatureNet, Lite0Features
+from pt_flows.progress import track
 
 Moments = tuple[Tensor, Tensor]
 """Mean (d,) and unbiased covariance (d, d), float64."""
@@ -147,9 +148,7 @@ class FrechetDistance(SampleMetric):
                 return saved["mean"], saved["covariance"]
             except Exception as error:  # any damage: say so and measure again
                 tqdm.write(f"note: the cached statistics {path} can not be read ({error}); measuring again")
-        batches = tqdm(
-            images.split(self.batch_size), f"{self.features.name} features of {len(images)} real images", leave=False
-        )
+        batches = track(images.split(self.batch_size), f"{self.features.name} features of {len(images)} real images")
         mean, covariance = (t.cpu() for t in moments(*self.sums(batches)))
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")

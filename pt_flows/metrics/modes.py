@@ -9,8 +9,9 @@ from pt_flows.metrics.base import RealData, SampleMetric
 class ModeCoverage(SampleMetric):
     """Modes covered and share of high-quality samples, on mixtures with known centres.
 
-    A sample is of high quality within `num_std` standard deviations of its nearest centre; a mode is covered when it is the
-    nearest centre of at least one such sample (Metz et al. 2017, arXiv:1611.02163). Data without modes give no numbers.
+    A sample is of high quality within `num_std` standard deviations of its nearest centre; a mode is covered when it is
+    the nearest centre of at least one such sample (Metz et al. 2017,
+    arXiv:1611.02163). Data without modes give no numbers.
 
     Args:
         num_std: Radius in standard deviations: 3 is usual, ODE-GAN's grid is counted with 4.

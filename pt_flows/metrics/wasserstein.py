@@ -1,5 +1,7 @@
 """Exact Wasserstein distances between samples on the plane."""
 
+from typing import Any
+
 import ot
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ def exact_wasserstein(x: Tensor, y: Tensor, p: int) -> float:
     """
     cost = torch.cdist(x.double().cpu(), y.double().cpu(), compute_mode="donot_use_mm_for_euclid_dist") ** p
     a, b = (torch.full((n,), 1 / n, dtype=torch.float64) for n in cost.shape)
-    value = ot.emd2(a.numpy(), b.numpy(), cost.numpy(), numItermax=1_000_000)
+    value: Any = ot.emd2(a.numpy(), b.numpy(), cost.numpy(), numItermax=1_000_000)
     return max(float(value), 0.0) ** (1 / p)
 
 

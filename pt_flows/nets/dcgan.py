@@ -36,7 +36,11 @@ class DCGANGenerator(GeneratorNet):
         channels = [width * 2**i for i in reversed(range(k))]
         first = channels[0] * 16
         layers: list[nn.Module] = [linear(latent_dim, first)]
-        layers += [*([nn.BatchNorm1d(first)] if batch_norm else []), nn.ReLU(), nn.Unflatten(1, (channels[0], 4, 4))]
+        layers += [
+            *([nn.BatchNorm1d(first)] if batch_norm else []),
+            nn.ReLU(),
+            nn.Unflatten(1, (channels[0], 4, 4)),
+        ]
         for c_in, c_out in zip(channels, channels[1:], strict=False):
             layers += [deconv(c_in, c_out), *([nn.BatchNorm2d(c_out)] if batch_norm else []), nn.ReLU()]
         self.net = nn.Sequential(*layers, deconv(channels[-1], num_channels), nn.Tanh())

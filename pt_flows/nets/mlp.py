@@ -19,7 +19,11 @@ def mlp(
     """
     layers: list[nn.Module] = []
     for _ in range(depth):
-        layers += [linear(num_in, width, he=True), *([nn.BatchNorm1d(width)] if batch_norm else []), nn.ReLU()]
+        layers += [
+            linear(num_in, width, he=True),
+            *([nn.BatchNorm1d(width)] if batch_norm else []),
+            nn.ReLU(),
+        ]
         num_in = width
     net = nn.Sequential(*layers, linear(num_in, num_out))
     if init_std is not None:
@@ -38,7 +42,11 @@ class MLPCritic(CriticNet):
     """
 
     def __init__(
-        self, event_shape: Sequence[int] = (2,), width: int = 128, depth: int = 3, init_std: float | None = None
+        self,
+        event_shape: Sequence[int] = (2,),
+        width: int = 128,
+        depth: int = 3,
+        init_std: float | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
@@ -105,7 +113,11 @@ class ResidualMLPGenerator(GeneratorNet):
         latent_std: float = 0.05,
     ) -> None:
         super().__init__()
-        self.latent_shape, self.event_shape, self.latent_std = tuple(event_shape), tuple(event_shape), latent_std
+        self.latent_shape, self.event_shape, self.latent_std = (
+            tuple(event_shape),
+            tuple(event_shape),
+            latent_std,
+        )
         dim = math.prod(self.event_shape)
         self.net = mlp(dim, dim, width, depth, batch_norm, init_std)
 

@@ -57,14 +57,14 @@ class DownBlock(nn.Module):
         self.conv1, self.conv2 = conv(num_in, num_out, 3), conv(num_out, num_out, 3)
         self.shortcut = conv(num_in, num_out, 1, he=False) if down or num_in != num_out else nn.Identity()
 
-    def pool(self, x: Tensor) -> Tensor:
+    def _pool(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, 2) if self.down else x
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, num_in, H, W) to (B, num_out, H, W), or half the size."""
         h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
-        skip = self.shortcut(self.pool(x)) if self.first else self.pool(self.shortcut(x))
-        return self.pool(h) + skip
+        skip = self.shortcut(self._pool(x)) if self.first else self._pool(self.shortcut(x))
+        return self._pool(h) + skip
 
 
 class ResNetGenerator(GeneratorNet):

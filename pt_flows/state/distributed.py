@@ -1,7 +1,7 @@
 """Averages over the processes of a run.
 
-Gradients taken with `torch.autograd.grad` never reach the hooks of DistributedDataParallel, so a method averages them by
-hand: one flat all-reduce per step, which is also several times faster than one per tensor.
+Gradients taken with `torch.autograd.grad` never reach the hooks of DistributedDataParallel, so a method averages them
+by hand: one flat all-reduce per step, which is also several times faster than one per tensor.
 """
 
 from collections.abc import Sequence

@@ -15,9 +15,9 @@ class EMA(nn.Module, Generic[N]):
     """Keeps θ̄ ← β_t θ̄ + (1 - β_t) θ with β_t = min(decay, (1 + t) / (10 + t)); floating-point buffers too.
 
     Averaging batch norm's running statistics with the weights keeps them consistent: statistics copied from the latest
-    network do not fit averaged weights. Counters are copied. The ramp forgets the initial weights at once, so short runs are averaged too. The copy is always in evaluation mode.
-    No step reads a number back from the device (torch's `AveragedModel` does, once per update), and one fused
-    interpolation moves all parameters.
+    network do not fit averaged weights. Counters are copied. The ramp forgets the initial weights at once, so short
+    runs are averaged too. The copy is always in evaluation mode. No step reads a number back from the device (torch's
+    `AveragedModel` does, once per update), and one fused interpolation moves everything.
 
     Args:
         network: What to average; copied now.
@@ -47,7 +47,7 @@ class EMA(nn.Module, Generic[N]):
         weight = 1 - min(self.decay, (1 + iteration) / (10 + iteration))
         pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
         averages, latest = zip(*[(a, b) for a, b in pairs if a.is_floating_point()], strict=True)
-        torch._foreach_lerp_(averages, latest, weight)
+        torch._foreach_lerp_(averages, latest, weight)  # pyright: ignore[reportPrivateImportUsage]
         for count, new in [(a, b) for a, b in pairs if not a.is_floating_point()]:
             count.copy_(new)
 

@@ -1,0 +1,69 @@
+# Every target sets up .venv itself when it is missing or older than pyproject.toml or constraints.txt.
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.stamp
+
+METHOD  ?= w1_fe
+DATASET ?= cifar10
+METRIC  ?= lite0
+DATA_DIR ?=
+ARGS    ?=
+
+LAYERS  := --config configs/cifar10/$(METHOD).yaml \
+           $(if $(filter-out cifar10,$(DATASET)),--config configs/data/$(DATASET).yaml) \
+           $(if $(filter-out lite0,$(METRIC)),--config configs/metrics/$(METRIC).yaml)
+ROOT    := $(if $(DATA_DIR),PT_FLOWS_DATA="$(DATA_DIR)")
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo train-cifar test test-slow lint types check smoke bench clean
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
+	@echo
+	@echo 'Variables:'
+	@echo '  METHOD    w1_fe (default) or wgan_gp; with _small a network for a CPU: METHOD=w1_fe_small'
+	@echo '  DATASET   cifar10 (default) or shapes32, a built-in set that needs no download'
+	@echo '  METRIC    lite0 (default, works offline) or inception (the FID of the literature; downloads weights once)'
+	@echo '  DATA_DIR  folder that holds cifar-10-batches-py; default $$PT_FLOWS_DATA, else data'
+	@echo '  ARGS      anything pt-flows fit takes: ARGS="--trainer.max_steps 2000 --ckpt_path last"'
+	@echo '  PYTHON    interpreter to set .venv up with, 3.11 or newer (default python3)'
+
+install: $(STAMP)  ## set up .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## train W1-FE and WGAN-GP on the ring of eight: minutes on two CPU cores, a table and a picture
+	$(BIN)/python benchmarks/demo.py $(ARGS)
+
+train-cifar: $(STAMP)  ## the full recipe on CIFAR-10 (a GPU's work); see METHOD, DATASET, METRIC, DATA_DIR, ARGS
+	$(ROOT) $(BIN)/pt-flows fit $(LAYERS) $(ARGS)
+
+test: $(STAMP)  ## fast tests
+	$(BIN)/python -m pytest -q $(ARGS)
+
+test-slow: $(STAMP)  ## slow tests: training to convergence, real data, feature networks
+	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+lint: $(STAMP)  ## ruff: style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## basedpyright on the package
+	$(BIN)/basedpyright
+
+check: lint types  ## everything that needs no run
+
+smoke: $(STAMP)  ## every configuration for two iterations on small data
+	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/test_configs.py
+
+bench: $(STAMP)  ## speed of the Trainer against a bare loop, in one run
+	$(BIN)/python benchmarks/speed.py $(ARGS)
+
+clean:  ## remove .venv and caches; runs and data stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,8 @@
+"""Watching a run: evaluation, pictures, checkpoints, progress."""
+
+from pt_flows.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from pt_flows.callbacks.evaluate import Evaluate
+from pt_flows.callbacks.pictures import Pictures
+from pt_flows.callbacks.progress import Progress
+
+__all__ = ["AtomicCheckpointIO", "Checkpoints", "Evaluate", "Pictures", "Progress"]

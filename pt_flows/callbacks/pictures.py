@@ -1,0 +1,120 @@
+"""Pictures of what a model draws: grids of images, densities of toys."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import matplotlib
+import numpy as np
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from pt_flows.callbacks.schedule import EveryIterations, as_flow
+from pt_flows.contracts import UserError, Weights
+from pt_flows.methods.base import GenerativeModule
+from pt_flows.state.noise import generator_at
+
+
+def save_grid(x: Tensor, path: Path) -> None:
+    """A nearly square grid of images (B, C, H, W) in [-1, 1] as PNG, small images enlarged to be seen."""
+    columns = int(np.ceil(len(x) ** 0.5))
+    grid = make_grid(x.clamp(-1, 1).float().cpu() / 2 + 0.5, nrow=columns, padding=1, pad_value=1.0)
+    enlarge = max(1, 64 // x.shape[-1])
+    grid = grid.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(grid, path)
+
+
+def save_density(panels: dict[str, Tensor], path: Path) -> None:
+    """Samples on the plane side by side, as points over their smoothed histogram, on one scale.
+
+    Args:
+        panels: Title to samples (n, 2); the first panel, the target, sets the frame.
+        path: PNG to write.
+    """
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    first = next(iter(panels.values()))
+    centre = (first.amax(0) + first.amin(0)) / 2
+    half = 0.65 * float((first.amax(0) - first.amin(0)).max())
+    (left, bottom), (right, top) = (centre - half).tolist(), (centre + half).tolist()
+    figure = Figure(figsize=(4 * len(panels), 4.3), layout="constrained")
+    for axis, (title, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        x = x.float().cpu()
+        histogram, _, _ = np.histogram2d(
+            x[:, 0].numpy(), x[:, 1].numpy(), bins=120, range=[[left, right], [bottom, top]]
+        )
+        axis.imshow(
+            smooth(histogram).T,
+            origin="lower",
+            extent=(left, right, bottom, top),
+            cmap="Blues",
+            interpolation="bilinear",
+        )
+        shown = x[:1000]
+        axis.scatter(shown[:, 0], shown[:, 1], s=2, c="#d95f02", alpha=0.5, linewidths=0)
+        outside = 1 - float(((x - centre).abs() <= half).all(1).float().mean())
+        axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
+        axis.set_title(title + (f" ({outside:.0%} outside)" if outside >= 0.005 else ""), fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def smooth(histogram: np.ndarray) -> np.ndarray:
+    """Gaussian blur of 1.5 bins, and a square root so that thin parts show."""
+    kernel = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    kernel /= kernel.sum()
+    for axis in (0, 1):
+        histogram = np.apply_along_axis(np.convolve, axis, histogram, kernel, "same")
+    return np.sqrt(histogram)
+
+
+class Pictures(EveryIterations):
+    """A picture every N iterations, from the same latents each time, in `pictures/` of the run folder and in W&B.
+
+    Args:
+        every_n_iterations: How often, beside after the last iteration.
+        num_images: Images in a grid; toys show 5,000 points beside the target.
+        weights: The moving average, or the raw weights.
+    """
+
+    def __init__(self, every_n_iterations: int = 1_000, num_images: int = 64, weights: Weights = "ema") -> None:
+        super().__init__(every_n_iterations)
+        if num_images < 1:
+            raise UserError(f"pictures.num_images must be at least 1, got {num_images}")
+        self.num_images = num_images
+        self.weights: Weights = weights
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw where it is due; one process draws for all."""
+        module = as_flow(pl_module)
+        if not self.due(trainer, module) or not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir) / "pictures" / f"{module.iteration:08d}.png"
+        self.draw(trainer, module, path)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                logger.log_metrics({"samples": wandb.Image(str(path))}, step=module.iteration)  # pyright: ignore[reportArgumentType]
+
+    @torch.no_grad()
+    def draw(self, trainer: L.Trainer, module: GenerativeModule, path: Path) -> None:
+        """Write the picture of the current weights."""
+        if len(module.event_shape) == 3:
+            save_grid(one_process_samples(module, self.num_images, self.weights), path)
+        elif tuple(module.event_shape) == (2,):
+            data: Any = getattr(trainer, "datamodule", None)
+            target = {"target": data.reference("test", 5000)} if hasattr(data, "reference") else {}
+            samples = one_process_samples(module, 5000, self.weights)
+            save_density(target | {f"iteration {module.iteration}": samples}, path)
+
+
+def one_process_samples(module: GenerativeModule, num: int, weights: Weights) -> Tensor:
+    """Samples from the pictures' fixed latents, on the host."""
+    return module.sample(num, rng=generator_at("cpu", "pictures"), weights=weights).cpu()

@@ -1,0 +1,97 @@
+"""A progress bar in iterations, with the time that is left."""
+
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+from pt_flows.callbacks.schedule import as_flow
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress(ProgressBar):
+    """A bar on a terminal; on anything else one line every half minute.
+
+    Shows losses and the latest evaluation as they were last logged, and never asks the device for a number.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm[Any] | None = None
+        self._start = (0, 0.0)
+        self._last_line = 0.0
+
+    def disable(self) -> None:
+        """Called by the Trainer on all ranks but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Called by the Trainer."""
+        self._enabled = True
+
+    _enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin at the iteration that the run starts from."""
+        iteration = as_flow(pl_module).iteration
+        self._start, self._last_line = (iteration, time.monotonic()), time.monotonic()
+        if self._enabled and sys.stderr.isatty():
+            total = trainer.max_steps if trainer.max_steps > 0 else None
+            self._bar = tqdm(total=total, initial=iteration, unit="it", dynamic_ncols=True, smoothing=0.05)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move on."""
+        if not self._enabled:
+            return
+        iteration = as_flow(pl_module).iteration
+        if self._bar is not None:
+            self._bar.set_postfix_str(self.numbers(trainer), refresh=False)
+            self._bar.update(iteration - self._bar.n)
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.line(trainer, iteration)
+
+    def line(self, trainer: L.Trainer, iteration: int) -> None:
+        """One line for a log file."""
+        start, since = self._start
+        rate = (iteration - start) / (time.monotonic() - since)
+        left = "" if trainer.max_steps < 1 else f", {tqdm.format_interval((trainer.max_steps - iteration) / rate)} left"
+        total = "" if trainer.max_steps < 1 else f" of {trainer.max_steps}"
+        print(
+            f"iteration {iteration}{total}  {self.numbers(trainer)}  {rate:.3g} it/s{left}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def numbers(self, trainer: L.Trainer) -> str:
+        """Losses and evaluations as last logged."""
+        shown = {
+            key.split("/", 1)[1]: float(value)
+            for key, value in trainer.callback_metrics.items()
+            if key.startswith(("train/loss", "eval/")) and not key.endswith(("_floor", "_of"))
+        }
+        return " ".join(f"{name} {value:.4g}" for name, value in shown.items())
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the finished bar."""
+        if self._bar is not None:
+            self._bar.update(as_flow(pl_module).iteration - self._bar.n)
+            self._bar.close()
+            self._bar = None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Do not paint over the message."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the bar."""
+        if self._enabled:
+            tqdm.write(" ".join(str(a) for a in args))

@@ -1,0 +1,268 @@
+"""The command line: `pt-flows fit | validate | test | sample`."""
+
+import errno
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+import pt_flows.data
+import pt_flows.methods
+import pt_flows.metrics
+import pt_flows.nets  # noqa: F401  short names are those of imported classes
+from pt_flows.callbacks import AtomicCheckpointIO, Checkpoints, Evaluate, Pictures, Progress
+from pt_flows.cli_errors import explain
+from pt_flows.contracts import DivergenceError, UserError
+from pt_flows.data.base import FlowData
+from pt_flows.evaluation.sample import sample
+from pt_flows.methods.base import AdversarialModule, GenerativeModule
+from pt_flows.runs import (
+    RunOptions,
+    describe_run,
+    environment,
+    find_checkpoint,
+    loggers,
+    new_run_folder,
+    read_checkpoint,
+    run_folder_of,
+)
+
+USAGE = """pt-flows: generative methods as discretised flows
+
+  pt-flows fit       --config FILE [--config FILE ...] [--KEY VALUE ...]   train; --ckpt_path last continues
+  pt-flows validate  --config FILE --ckpt_path FILE                        measure as during training
+  pt-flows test      --config FILE --ckpt_path FILE                        measure against the test split
+  pt-flows sample    CKPT [--n 64] [--out samples.png | samples.npz]       draw from a checkpoint
+
+  pt-flows fit --help              all keys              pt-flows fit --config FILE --print_config   the whole config
+  pt-flows fit --model.help W1FE   a method's arguments  pt-flows fit --data.help Toy2D              a data set's
+
+--ckpt_path takes a file, a run folder, or last / best of the newest run of the same data and model.
+"""
+
+
+CAN_NOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one sentence that names the key and the likely fix."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Explain what is wrong."""
+        raise UserError(explain(message, sys.argv[1:])) from ex
+
+
+class FlowCLI(LightningCLI):
+    """LightningCLI with run folders, evaluation, pictures and checkpoints as sections of the configuration."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The sections beside trainer, model and data; callbacks act in this order."""
+        parser.add_lightning_class_args(Evaluate, "evaluation")
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_class_arguments(RunOptions, "run")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What the Trainer does; `sample` is a function of its own."""
+        return {name: keys for name, keys in LightningCLI.subcommands().items() if name != "predict"}
+
+    def _parse_ckpt_path(self) -> None:
+        """The configuration wins over the checkpoint's hyperparameters (Lightning's default is the reverse)."""
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint and the run folder before anything expensive is built."""
+        config = self.config[str(self.subcommand)]
+        names = [config[key].class_path.rsplit(".", 1)[-1] for key in ("data", "model")]
+        self.experiment = "-".join(names).lower()
+        root, self.resumed_at = Path(config.run.root), 0
+        self.dumped = self._parser(self.subcommand).dump(config, skip_none=False)
+        checkpoint = None
+        if config.ckpt_path:
+            checkpoint = find_checkpoint(config.ckpt_path, root, self.experiment)
+            saved = read_checkpoint(checkpoint)
+            self.resumed_at = int(saved["pt_flows"]["iteration"])
+            self.compare(saved.get("hyper_parameters", {}))
+            config["ckpt_path"] = str(checkpoint)
+        if self.subcommand != "fit":
+            if checkpoint is None:
+                raise UserError(f"{self.subcommand} needs --ckpt_path: a checkpoint file, a run folder, last or best")
+            self.folder = run_folder_of(checkpoint) or Path.cwd()
+            return
+        if config.trainer.max_steps < 1:
+            raise UserError(
+                f"trainer.max_steps must be the number of iterations to train, got {config.trainer.max_steps}"
+            )
+        continued = run_folder_of(checkpoint) if checkpoint else None
+        self.folder = continued or new_run_folder(root, self.experiment)
+        os.environ["PT_FLOWS_RUN_DIR"] = str(self.folder)
+
+    @rank_zero_only
+    def compare(self, saved: dict[str, Any]) -> None:
+        """Say where the configuration differs from the checkpoint's."""
+        now = yaml.safe_load(self.dumped)["model"]
+        if saved.get("_class_path", now["class_path"]) != now["class_path"]:
+            raise UserError(
+                f"the checkpoint holds {saved['_class_path']}, the configuration {now['class_path']}: they can not mix"
+            )
+        for key, value in now["init_args"].items():
+            if key in saved and saved[key] != value:
+                say(f"note: model.{key} is {saved[key]!r} in the checkpoint and {value!r} here; the latter is used")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add what every run has: loggers, atomic checkpoints, a progress bar in iterations."""
+        config = self.config_init[str(self.subcommand)]
+        own: dict[str, Any] = {"default_root_dir": str(self.folder)}
+        if self.subcommand == "fit":
+            own["limit_val_batches"] = 0
+            own["logger"] = loggers(self.folder, config.run, self.experiment, self.resumed_at)
+            own["plugins"] = [*(config.trainer.plugins or []), AtomicCheckpointIO()]
+        else:
+            own["logger"] = False
+        if config.trainer.enable_progress_bar is not False:
+            config.trainer.callbacks = [*(config.trainer.callbacks or []), Progress()]
+        return super().instantiate_trainer(**own, **kwargs)
+
+    def before_fit(self) -> None:
+        """Write down what is about to run, and say it in one line."""
+        seed = self.config.fit.seed_everything
+        describe_run(self.folder, self.dumped, seed)
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(self.dumped) | {"environment": environment(seed)})
+        model, trainer = self.model, self.trainer
+        sizes = [f"{name} {sum(p.numel() for p in net.parameters()):,}" for name, net in networks(model).items()]
+        device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
+        begin = f"from iteration {self.resumed_at} " if self.resumed_at else ""
+        say(
+            f"{type(model).__name__} on {type(self.datamodule).__name__}, {begin}to iteration {trainer.max_steps}, "
+            f"seed {seed}, {device}; parameters: {', '.join(sizes)}\n"
+            f"run folder: {self.folder}"
+        )
+        if self.resumed_at >= trainer.max_steps:
+            say(f"nothing to do: the checkpoint is at iteration {self.resumed_at}; raise trainer.max_steps to go on")
+
+    def after_fit(self) -> None:
+        """Say where everything is; leave with the signal's code where one stopped the run."""
+        checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # pyright: ignore[reportAttributeAccessIssue]
+        module: GenerativeModule = self.model
+        if checkpoints.received is not None:
+            name = signal.Signals(checkpoints.received).name
+            say(
+                f"stopped by {name} after iteration {module.iteration}; saved {self.folder}/checkpoints/last.ckpt. "
+                f"Continue with the same command and --ckpt_path {self.folder}"
+            )
+            raise SystemExit(128 + checkpoints.received)
+        shown = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("eval/")}
+        for key, value in shown.items():
+            say(f"  {key:<40} {value:.5g}")
+        say(f"done: {module.iteration} iterations; metrics.csv, pictures/ and checkpoints/ are in {self.folder}")
+        offline = sorted(self.folder.glob("wandb/offline-run-*"))
+        if offline:
+            say(f"W&B ran offline: `wandb sync {offline[-1]}` uploads it, `wandb leet {offline[-1]}` shows it here")
+
+
+def networks(model: GenerativeModule) -> dict[str, Any]:
+    """The networks of a method by name, without the averaged copy."""
+    if isinstance(model, AdversarialModule):
+        return {"generator": model.generator, "critic": model.critic}
+    return {name: net for name, net in model.named_children() if name != "ema"}
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Tell the user, on standard output, from one process."""
+    print(text, flush=True)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Dispatch a command line."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    command = argv[0]
+    if command == "sample":
+        parser = SampleParser(prog="pt-flows sample", description="Draw samples from a checkpoint.")
+        parser.add_function_arguments(sample, as_positional=True)
+        arguments = parser.parse_args(list(argv[1:]))
+        sample(**arguments.as_dict())
+        return
+    if command not in FlowCLI.subcommands():
+        raise UserError(f"there is no command {command!r}; there are fit, validate, test and sample (pt-flows --help)")
+    FlowCLI(
+        GenerativeModule, FlowData,
+        subclass_mode_model=True, subclass_mode_data=True,
+        auto_configure_optimizers=False, parser_class=Parser, save_config_callback=None,
+        seed_everything_default=0,
+        trainer_defaults={"max_epochs": -1, "num_sanity_val_steps": 0, "enable_checkpointing": False,
+                          "enable_model_summary": False},
+    )  # fmt: skip
+
+
+class SampleParser(ArgumentParser):
+    """The parser of `sample`, with the same one-sentence errors."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Explain what is wrong."""
+        raise UserError(explain(message, sys.argv[1:])) from ex
+
+
+def quiet() -> None:
+    """Leave out what other libraries say about themselves."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for pattern in (
+        "does not have many workers",
+        "in eval mode at the start",
+        "LeafSpec",
+        "is an instance of `nn.Module`",
+    ):
+        warnings.filterwarnings("ignore", f".*{pattern}.*")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: 0 done, 1 the run failed, 2 the user's mistake, 128 + n stopped by signal n.
+
+    Args:
+        argv: Arguments after the program's name; default those of the process.
+    """
+    if argv is not None:
+        sys.argv = ["pt-flows", *argv]
+    quiet()
+    code = 1
+    try:
+        run(sys.argv[1:])
+        code = 0
+    except UserError as error:
+        code = fail(str(error), 2)
+    except MisconfigurationException as error:
+        code = fail(" ".join(str(error).split()), 2)
+    except DivergenceError as error:
+        code = fail(str(error), 1)
+    except OSError as error:
+        if error.errno not in CAN_NOT_WRITE:
+            raise
+        text = f"can not write {error.filename or 'a file'} ({error.strerror}); what was written before is whole. "
+        code = fail(text + "Make room and continue with --ckpt_path last", 1)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+            sys.modules["wandb"].finish(exit_code=code)
+    return code
+
+
+def fail(text: str, code: int) -> int:
+    """Print an error and give its exit code."""
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    return code
