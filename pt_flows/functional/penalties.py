@@ -39,7 +39,7 @@ def gradient_norm(critic: Potential, u: Float[Tensor, "B *event"]) -> Float[Tens
         u: Where to take the gradient; treated as a constant.
     """
     u = u.detach().requires_grad_(True)
-    with torch.autocast(u.device.type, enabled=False):
+    with torch.enable_grad(), torch.autocast(u.device.type, enabled=False):
         (gradient,) = torch.autograd.grad(critic(u).sum(), u, create_graph=True)
     return (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
 

@@ -36,7 +36,7 @@ def velocity(critic: Potential, y: Float[Tensor, "B *event"]) -> Float[Tensor, "
         y: Particles.
     """
     y = y.detach().to(torch.promote_types(y.dtype, torch.float32)).requires_grad_(True)
-    with torch.autocast(y.device.type, enabled=False):
+    with torch.enable_grad(), torch.autocast(y.device.type, enabled=False):
         (v,) = torch.autograd.grad(critic(y).sum(), y)
     return v
 

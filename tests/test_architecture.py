@@ -1,0 +1,56 @@
+"""Who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from problems import ROOT
+
+PACKAGE = ROOT / "pt_flows"
+MAY_IMPORT = {
+    "contracts": set(),
+    "progress": set(),
+    "functional": set(),
+    "state": {"functional"},
+    "nets": {"contracts", "functional"},
+    "data": {"contracts", "functional", "state"},
+    "metrics": {"contracts", "functional", "progress"},
+    "methods": {"contracts", "functional", "state"},
+    "runs": {"contracts"},
+    "callbacks": {"contracts", "methods", "metrics", "progress", "state"},
+    "evaluation": {"callbacks", "contracts", "methods", "metrics", "progress", "runs", "state"},
+}
+FUNCTIONAL_MAY_USE = {"collections", "dataclasses", "jaxtyping", "math", "torch", "typing"}
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_rooms_import_only_what_they_may(room: str) -> None:
+    files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").is_file() else sorted((PACKAGE / room).glob("*.py"))
+    assert files
+    for file in files:
+        used = {name.split(".")[1] for name in imports(file) if name.startswith("pt_flows.")}
+        assert used <= MAY_IMPORT[room] | {room}, f"{file.name} imports {used - MAY_IMPORT[room] - {room}}"
+
+
+def test_every_room_has_a_rule() -> None:
+    rooms = {
+        p.name.removesuffix(".py") for p in PACKAGE.iterdir() if not p.name.startswith("_") and p.name != "py.typed"
+    }
+    assert rooms - {"cli", "cli_errors"} == set(MAY_IMPORT)
+
+
+def test_mathematics_needs_torch_only() -> None:
+    for file in (PACKAGE / "functional").glob("*.py"):
+        outside = {name.split(".")[0] for name in imports(file)} - {"pt_flows"}
+        assert outside <= FUNCTIONAL_MAY_USE, file.name

@@ -1,0 +1,38 @@
+"""Every shipped configuration parses, and trains for two iterations on small data."""
+
+from pathlib import Path
+
+import pytest
+from problems import ROOT
+
+from pt_flows.cli import main
+
+RECIPES = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in ("data", "metrics"))
+SMALL_NETS = ["--model.generator.width", "8", "--model.critic.width", "8"]
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+def test_recipe_parses_and_says_what_it_is(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recipe.read_text().startswith("# ")
+    assert main(["fit", "--config", str(recipe), "--print_config"]) == 0
+    assert "class_path" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+def test_recipe_trains(recipe: Path) -> None:
+    images = recipe.parent.name != "toy2d"
+    layers = ["--config", str(ROOT / "configs/data/shapes32.yaml")] if images else []
+    arguments = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--data.batch_size", "4", *SMALL_NETS]
+    arguments += ["--evaluation.metrics", "[]"] if images else ["--evaluation.num_samples", "20"]
+    assert main(["fit", "--config", str(recipe), *layers, *arguments]) == 0
+    assert len(list(Path("runs").glob("*/*/checkpoints/last.ckpt"))) == 1
+
+
+def test_metric_layer_parses(capsys: pytest.CaptureFixture[str]) -> None:
+    layer = str(ROOT / "configs/metrics/inception.yaml")
+    assert main(["fit", "--config", str(ROOT / "configs/cifar10/w1_fe.yaml"), "--config", layer, "--print_config"]) == 0
+    assert "InceptionFeatures" in capsys.readouterr().out

@@ -1,0 +1,169 @@
+"""Data as a function of (seed, iteration)."""
+
+import math
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import lightning as L
+import pytest
+import torch
+from torch.testing import assert_close as close
+
+from pt_flows.contracts import UserError
+from pt_flows.data import CIFAR10, Shapes32, Toy2D
+from pt_flows.data.base import BlockLoader, FlowData
+from pt_flows.data.toy2d import ToyName
+
+TOYS = get_args(ToyName)
+WITH_DENSITY = ["ring8", "ring8_narrow", "grid16", "grid25", "checkerboard", "rings4"]
+
+
+def serve(data: FlowData, start: int, stop: int, num_minibatches: int = 2) -> list[tuple[torch.Tensor, ...]]:
+    """Blocks of a loader without a Trainer."""
+
+    class Module:
+        iteration, minibatches_per_iteration = start, num_minibatches
+
+    class Runner:
+        max_steps, lightning_module = stop, Module
+
+    return list(BlockLoader(data, Runner))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_toys_are_functions_of_seed_and_iteration(name: ToyName) -> None:
+    data = Toy2D(name, batch_size=8)
+    x, y = data.draw(3, 2)
+    assert x.shape == (2, 8, 2)
+    assert y.shape == (2, 8)
+    assert y.dtype == torch.int64
+    assert bool(x.isfinite().all())
+    assert torch.equal(x, data.draw(3, 2)[0])
+    assert not torch.equal(x, data.draw(4, 2)[0])
+    L.seed_everything(1, verbose=False)
+    assert not torch.equal(x, data.draw(3, 2)[0])
+    assert torch.equal(data.reference("test", 5), Toy2D(name).reference("test", 5))  # the seed does not move these
+
+
+@pytest.mark.parametrize("name", WITH_DENSITY)
+def test_density_fits_the_samples(name: ToyName) -> None:
+    """E_q[p] on a fine importance sample is one: draw from q = a blurred copy of p, weigh by p / q."""
+    law = Toy2D(name).law
+    rng = torch.Generator().manual_seed(0)
+    width = getattr(law, "std", 0.3)
+    x = law.sample(4_000, rng).double()  # type: ignore[attr-defined]
+    proposals = x + width * torch.randn(x.shape, generator=rng, dtype=torch.float64)
+    log_q = (
+        (-0.5 * torch.cdist(proposals, x).square() / width**2).logsumexp(1)
+        - math.log(len(x))
+        - math.log(2 * math.pi * width**2)
+    )
+    ratios = (law.log_prob(proposals) - log_q).exp()  # type: ignore[attr-defined]
+    error = ratios.std() / len(ratios) ** 0.5
+    assert abs(ratios.mean() - 1) < 5 * error + 0.02
+
+
+def test_blocks_do_not_change_the_stream() -> None:
+    one = serve(Toy2D(batch_size=4, iterations_per_block=1), 0, 23)
+    ten = serve(Toy2D(batch_size=4, iterations_per_block=10), 0, 23)
+    assert [len(x) for x, _ in ten] == [10, 10, 3]
+    assert torch.equal(torch.cat([x for x, _ in one]), torch.cat([x for x, _ in ten]))
+    later = serve(Toy2D(batch_size=4, iterations_per_block=10), 7, 23)
+    assert [len(x) for x, _ in later] == [3, 10, 3]
+    assert torch.equal(torch.cat([x for x, _ in later]), torch.cat([x for x, _ in ten])[7:])
+
+
+@pytest.mark.parametrize("make", [lambda: Toy2D(batch_size=6), lambda: Shapes32(batch_size=6)])
+def test_ranks_share_out_the_global_batch(make) -> None:
+    whole, parts = make().draw(5, 2), []
+    for rank in range(3):
+        data = make()
+        data.rank, data.num_ranks = rank, 3
+        parts.append(data.draw(5, 2))
+    for k, tensor in enumerate(whole):
+        assert torch.equal(tensor, torch.cat([part[k] for part in parts], 1))
+
+
+def test_images_are_used_once_per_epoch_and_none_is_dropped() -> None:
+    data = Shapes32(batch_size=64)
+    order = torch.cat([data.indices(i * 64, 64) for i in range(-(-20_000 // 64))])[:20_000]
+    assert torch.equal(order[:10_000].sort().values, torch.arange(10_000))
+    assert torch.equal(order[10_000:].sort().values, torch.arange(10_000))
+    assert not torch.equal(order[:10_000], order[10_000:])
+
+
+def test_images_are_scaled_and_half_of_them_flipped() -> None:
+    data = Shapes32(batch_size=500)
+    x_bytes, y, flip = data.draw(0, 1)
+    x, labels = data.on_after_batch_transfer((x_bytes, y, flip), 0)
+    assert x.dtype == torch.float32
+    assert torch.equal(labels, y)
+    assert x.min() >= -1
+    assert x.max() <= 1
+    restored = torch.where(flip[..., None, None, None], x.flip(-1), x)
+    close(restored, x_bytes.float() / 127.5 - 1)
+    assert 0.4 < flip.float().mean() < 0.6
+    assert not Shapes32(batch_size=500, flip=False).draw(0, 1)[2].any()
+
+
+def test_shapes_are_the_same_everywhere_and_differ_by_class() -> None:
+    images, labels = Shapes32().arrays("train")
+    assert images.shape == (10_000, 3, 32, 32)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images, Shapes32().arrays("train")[0])
+    assert labels.bincount().min() > 800
+    # a nearest-centroid rule on centred, sign-free edges beats chance clearly: labels describe the pictures
+    edges = (images.float().diff(dim=-1).abs().mean(1) > 12).float().flatten(1)
+    centroids = torch.stack([edges[:5000][labels[:5000] == k].mean(0) for k in range(10)])
+    guess = torch.cdist(edges[5000:], centroids).argmin(1)
+    assert (guess == labels[5000:]).float().mean() > 0.15
+
+
+def test_reference_refuses_more_than_there_is() -> None:
+    with pytest.raises(UserError, match="2001 real images are asked for, the test split of Shapes32 has 2000"):
+        Shapes32().reference("test", 2001)
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"iterations_per_block": 0}])
+def test_counts_must_be_positive(arguments: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="must be at least 1, got 0"):
+        Toy2D(**arguments)
+
+
+def test_cifar10_missing_and_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*args: object, **kwargs: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    with pytest.raises(UserError, match=r"data_batch_1.*missing in .*DATASET=shapes32"):
+        CIFAR10(str(tmp_path)).prepare_data()
+    with pytest.raises(UserError, match="is not complete"):
+        CIFAR10(str(tmp_path)).setup("fit")
+
+
+def test_cifar10_damaged_names_the_file(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_3").write_bytes(b"not a batch")
+    CIFAR10(str(tmp_path)).prepare_data()  # no download over damaged files
+    with pytest.raises(UserError, match=r"damaged: data_batch_3 .* MD5"):
+        CIFAR10(str(tmp_path)).setup("fit")
+
+
+def test_real_cifar10(cifar_root: Path, tmp_path: Path) -> None:
+    data = CIFAR10(str(cifar_root), batch_size=32)
+    data.prepare_data()
+    data.setup("fit")
+    images, labels = data.arrays("train")
+    assert images.shape == (50_000, 3, 32, 32)
+    assert torch.equal(labels.bincount(), torch.full((10,), 5_000))
+    assert images.float().mean((0, 2, 3)) / 255 == pytest.approx(torch.tensor([0.4914, 0.4822, 0.4465]), abs=1e-3)
+    assert len(data.reference("test")) == 10_000
+    copy = tmp_path / "cifar-10-batches-py"
+    shutil.copytree(cifar_root / "cifar-10-batches-py", copy)
+    with (copy / "data_batch_2").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\0")
+    with pytest.raises(UserError, match="data_batch_2"):
+        CIFAR10(str(tmp_path)).setup("fit")

@@ -1,0 +1,290 @@
+"""The contract of a method, over every method, and each paper's identities."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.distributed as dist
+from problems import METHODS, Adam, build, data, fit, weights
+from torch import nn
+
+from pt_flows.contracts import Batch, DivergenceError, UserError
+from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity
+from pt_flows.methods import W1FE, WGANGP
+from pt_flows.methods.base import AdversarialModule, Terms
+from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator, ResidualMLPGenerator
+
+KINDS = [pytest.param(False, id="toys"), pytest.param(True, id="images")]
+
+
+@pytest.mark.parametrize("images", KINDS)
+@pytest.mark.parametrize("name", METHODS)
+class TestContract:
+    """What every method promises."""
+
+    def test_trains_counts_and_samples(self, name: str, images: bool) -> None:
+        module = build(name, images)
+        before = {k: v.clone() for k, v in module.named_parameters()}
+        constant_of_critic = [k for k in before if k.startswith("critic.")][-1]  # no Wasserstein loss depends on it
+        runner = fit(module, data(images), max_steps=3)
+        assert runner.global_step == module.iteration == 3
+        for key, value in module.named_parameters():
+            assert bool(value.isfinite().all())
+            if key != constant_of_critic:
+                assert not torch.equal(value, before[key]), f"{key} did not move"
+        x = module.sample(7, rng=torch.Generator().manual_seed(1))
+        assert x.shape == (7, *module.event_shape)
+        assert torch.equal(x, module.sample(7, rng=torch.Generator().manual_seed(1)))
+        assert not torch.equal(x, module.sample(7, rng=torch.Generator().manual_seed(1), weights="raw"))
+        assert module.generator.training
+
+    def test_same_seed_same_weights(self, name: str, images: bool) -> None:
+        results = []
+        for seed in (0, 0, 1):
+            module = build(name, images, seed)
+            fit(module, data(images), max_steps=2)
+            results.append(weights(module))
+        assert torch.equal(results[0], results[1])
+        assert not torch.equal(results[0], results[2])
+
+    def test_checkpoint_round_trip(self, name: str, images: bool, tmp_path: Path) -> None:
+        module = build(name, images)
+        fit(module, data(images), max_steps=2).save_checkpoint(tmp_path / "a.ckpt")
+        saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+        again = build(name, images, seed=5)
+        again.load_state_dict(saved["state_dict"])
+        assert again.iteration == 2
+        assert torch.equal(weights(again), weights(module))
+
+    def test_resume_equals_going_on(self, name: str, images: bool, tmp_path: Path) -> None:
+        whole = build(name, images, lr_decay="linear")
+        fit(whole, data(images, iterations_per_block=2), max_steps=6)
+        half = build(name, images, lr_decay="linear")
+
+        class StopAtFour(L.Callback):
+            def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+                if pl_module.iteration == 4:
+                    trainer.save_checkpoint(tmp_path / "half.ckpt")
+                    trainer.should_stop = True
+
+        fit(half, data(images, iterations_per_block=2), max_steps=6, callbacks=[StopAtFour()])
+        assert half.iteration == 4
+        resumed = build(name, images, seed=3, lr_decay="linear")
+        L.seed_everything(0, verbose=False)
+        fit(resumed, data(images, iterations_per_block=2), max_steps=6, ckpt_path=tmp_path / "half.ckpt")
+        assert torch.equal(weights(resumed), weights(whole))
+
+    def test_two_ranks_equal_one(self, name: str, images: bool, tmp_path: Path) -> None:
+        torch.set_default_dtype(torch.float64)
+        one = build(name, images)
+        fit(one, data(images), max_steps=3, precision="64-true")
+        two = build(name, images)
+        fit(
+            two,
+            data(images),
+            max_steps=3,
+            precision="64-true",
+            strategy="ddp_fork",
+            devices=2,
+            callbacks=[SameWeights()],
+        )
+        assert two.iteration == 3
+        torch.testing.assert_close(weights(two), weights(one), rtol=0, atol=1e-10)
+
+
+class SameWeights(L.Callback):
+    """All ranks hold the same weights after every block."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        mine = weights(pl_module)
+        first = mine.clone()
+        dist.broadcast(first, 0)
+        assert torch.equal(mine, first)
+
+
+# ------------------------------------------------------------------------------------------------ W1-FE against WGAN
+
+
+@pytest.mark.parametrize("images", KINDS)
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_first_persistent_gradient_is_the_wgan_gradient(images: bool, reduction: Reduction) -> None:
+    """∇ℓ = 2ε ∇[-(1/m) Σ f(G(z_i))], or 2ε/d for "mean" (statements T1a and T1b)."""
+    torch.set_default_dtype(torch.float64)
+    G: nn.Module = (
+        DCGANGenerator(width=4, latent_dim=8) if images else ResidualMLPGenerator(init_std=0.3, batch_norm=False)
+    )
+    f: nn.Module = DCGANCritic(width=4) if images else MLPCritic(width=16)
+    z = torch.randn(6, *(G.latent_shape))  # type: ignore[arg-type]
+    step, parameters = 0.37, list(G.parameters())
+    y = G(z)
+    persistent = torch.autograd.grad(regression_loss(y, euler_target(y, velocity(f, y), step), reduction), parameters)
+    wgan = torch.autograd.grad(-f(G(z)).mean(), parameters)
+    factor = 2 * step / (1 if reduction == "sum" else y[0].numel())
+    scale = max(float(g.abs().max()) for g in wgan)
+    for a, b in zip(persistent, wgan, strict=True):
+        assert (a - factor * b).abs().max() < 1e-12 * max(1.0, scale)
+
+
+def test_first_mean_gradient_in_the_plane_is_exactly_wgans() -> None:
+    """With d = 2 and ε = 1 the factor is one."""
+    torch.set_default_dtype(torch.float64)
+    G, f, z = MLPGenerator(width=8), MLPCritic(width=8), torch.randn(5, 2)
+    y = G(z)
+    ours = torch.autograd.grad(regression_loss(y, euler_target(y, velocity(f, y), 1.0), "mean"), list(G.parameters()))
+    theirs = torch.autograd.grad(-f(G(z)).mean(), list(G.parameters()))
+    assert all((a - b).abs().max() < 1e-14 for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("step_size", [0.1, 1.0])
+def test_whole_runs_agree_at_persistence_one(step_size: float) -> None:
+    """Adam cancels a constant factor, so K = 1 and WGAN-GP give the same weights (statement T1c)."""
+    torch.set_default_dtype(torch.float64)
+    tiny_eps = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9), eps=1e-14)
+    results = []
+    for cls, arguments in [
+        (W1FE, {"persistence": 1, "penalty": "two_sided", "step_size": step_size}),
+        (WGANGP, {}),
+    ]:
+        L.seed_everything(0, verbose=False)
+        module = cls(MLPGenerator(width=16), MLPCritic(width=16), tiny_eps, tiny_eps, num_critic_steps=2, **arguments)
+        fit(module, data(), max_steps=20, precision="64-true")
+        results.append(weights(module))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-7)
+
+
+def test_persistence_reaches_its_targets_where_repetition_runs_away() -> None:
+    """With a fixed critic the persistent loop stops at G(z) = ζ; repeating the WGAN step never does (statement T3)."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    f, z = lambda y: y @ torch.tensor([0.6, 0.8]), torch.randn(4, 2)
+    residuals = {}
+    for name in ("persistent", "naive"):
+        torch.manual_seed(1)
+        G = MLPGenerator(width=64, depth=1)
+        optimizer = torch.optim.SGD(G.parameters(), lr=0.02)
+        y = G(z)
+        zeta = euler_target(y, velocity(f, y), 1.0)
+        for _ in range(400):
+            optimizer.zero_grad()
+            loss = regression_loss(G(z), zeta) if name == "persistent" else -2 * f(G(z)).mean()
+            loss.backward()
+            optimizer.step()
+        residuals[name] = regression_loss(G(z), zeta).item()
+    assert residuals["persistent"] < 1e-3
+    assert residuals["naive"] > 100
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"num_critic_steps": 0}, "num_critic_steps must be at least 1"),
+        ({"persistence": 0}, "persistence must be at least 1"),
+        ({"step_size": 0.0}, "step_size must be positive"),
+        ({"step_size": float("nan")}, "step_size must be positive"),
+        ({"penalty_weight": -1.0}, "penalty_weight must be at least 0"),
+        ({"ema_decay": 1.0}, "ema_decay must be in"),
+    ],
+)
+def test_bad_numbers_are_refused(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build("W1FE", **overrides)
+
+
+def test_networks_that_do_not_fit_each_other_are_refused() -> None:
+    with pytest.raises(UserError, match=r"generator makes samples of shape \(2,\).*critic takes\s+\(3, 32, 32\)"):
+        WGANGP(MLPGenerator(), DCGANCritic(width=4), Adam, Adam)
+
+
+def test_networks_that_do_not_fit_the_data_are_refused() -> None:
+    with pytest.raises(UserError, match="model and data do not fit"):
+        fit(build("WGANGP"), data(images=True), max_steps=1)
+
+
+def test_half_precision_is_refused() -> None:
+    module = build("WGANGP")
+    runner = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module.trainer = runner
+    runner.strategy.precision_plugin.precision = "16-mixed"
+    with pytest.raises(UserError, match="16-mixed is not supported"):
+        module.setup("fit")
+
+
+def test_bfloat16_trains_with_a_float32_penalty() -> None:
+    module = build("W1FE")
+    fit(module, data(), max_steps=2, precision="bf16-mixed")
+    assert bool(weights(module).isfinite().all())
+
+
+def test_two_ranks_refuse_a_batch_that_does_not_divide() -> None:
+    datamodule = data(batch_size=15)
+    with pytest.raises(Exception, match=r"batch_size \(15\) is the global batch and must divide"):
+        fit(build("WGANGP"), datamodule, max_steps=1, strategy="ddp_fork", devices=2)
+
+
+def test_decay_without_an_end_is_refused() -> None:
+    with pytest.raises(UserError, match="lr_decay: cosine needs an end"):
+        fit(build("WGANGP", lr_decay="cosine"), data(), max_steps=-1)
+
+
+class Breaks(AdversarialModule):
+    """A method whose loss is not a number from iteration 3 on."""
+
+    def critic_loss(self, x: torch.Tensor, y: torch.Tensor) -> Terms:
+        return {"loss_D": self.critic(x).mean()}
+
+    def iterate(self, minibatches: list[Batch]) -> Terms:  # type: ignore[override]
+        bad = torch.tensor(float("nan") if self.iteration >= 2 else 0.0)
+        return {"fine": torch.zeros(()), "energy": bad}
+
+
+def test_divergence_names_term_and_iteration() -> None:
+    module = Breaks(MLPGenerator(), MLPCritic(), Adam, Adam)
+    with pytest.raises(DivergenceError, match="energy is nan at iteration 3"):
+        fit(module, data(iterations_per_block=5), max_steps=10, log_every_n_steps=10)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    module = build("WGANGP")
+    runner = fit(module, data(), max_steps=1)
+    with torch.no_grad():
+        next(module.critic.parameters()).fill_(float("inf"))
+    with pytest.raises(DivergenceError, match=r"critic\..* not finite after iteration 1"):
+        runner.save_checkpoint(tmp_path / "bad.ckpt")
+    assert not (tmp_path / "bad.ckpt").exists()
+
+
+def test_no_number_is_read_back_between_log_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line of this package turns a tensor into a number in the step: on a GPU each would wait for the device."""
+    module, reads, blocks = build("W1FE"), [], []
+
+    def watch(name: str) -> None:
+        original = getattr(torch.Tensor, name)
+
+        def watched(self: torch.Tensor, *arguments: Any) -> Any:
+            caller = sys._getframe(1).f_code
+            if "pt_flows" in caller.co_filename:
+                reads.append(f"{name} in {caller.co_qualname}")
+            return original(self, *arguments)
+
+        monkeypatch.setattr(torch.Tensor, name, watched)
+
+    for name in ("item", "__bool__", "__float__", "__int__", "tolist", "numpy", "cpu"):
+        watch(name)
+
+    class Count(L.Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            reads.clear()
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            blocks.append(list(reads))
+
+    fit(module, data(iterations_per_block=5), max_steps=20, log_every_n_steps=10, callbacks=[Count()])
+    assert blocks[0] == blocks[2] == []
+    assert any("flush_terms" in read for read in blocks[1])  # the watch works: a log point does read

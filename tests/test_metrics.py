@@ -1,0 +1,251 @@
+"""Metrics against closed forms and independent code."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor, nn
+
+import pt_flows.metrics.features as features_module
+from pt_flows.contracts import DivergenceError, UserError
+from pt_flows.data import Shapes32, Toy2D
+from pt_flows.metrics import ExactWasserstein, FrechetDistance, InceptionFeatures, Lite0Features, ModeCoverage
+from pt_flows.metrics.base import as_uint8
+from pt_flows.metrics.features import FeatureNet
+from pt_flows.metrics.frechet import frechet_distance, moments
+from pt_flows.metrics.wasserstein import exact_wasserstein
+
+
+class RandomFeatures(FeatureNet):
+    """A fixed random projection of the pixels: a feature network for tests."""
+
+    name, dim, weights_hash = "random", 24, "0" * 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = self.freeze(nn.Linear(3 * 32 * 32, self.dim, bias=False))
+        self.net.weight.data = torch.randn(self.dim, 3 * 32 * 32, generator=torch.Generator().manual_seed(0)) / 55
+
+    def features(self, images: Tensor) -> Tensor:
+        return torch.relu(self.net(images.float().flatten(1) / 255 - 0.5))
+
+
+def scipy_frechet(f: np.ndarray, g: np.ndarray) -> float:
+    m1, m2, c1, c2 = f.mean(0), g.mean(0), np.cov(f, rowvar=False), np.cov(g, rowvar=False)
+    root: Any = scipy.linalg.sqrtm(c1 @ c2)
+    return float(((m1 - m2) ** 2).sum() + np.trace(c1 + c2 - 2 * root.real))
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(500, 400, 16), (300, 500, 64), (40, 500, 64)])
+def test_frechet_equals_scipy_in_float64(n: int, m: int, d: int) -> None:
+    """Rank-deficient n < d included."""
+    rng = np.random.default_rng(0)
+    f, g = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)), 1 + rng.normal(size=(m, d))
+    stats = [moments(t.sum(0), t.T @ t, len(t)) for t in (torch.from_numpy(f), torch.from_numpy(g))]
+    assert frechet_distance(*stats[0], *stats[1]) == pytest.approx(scipy_frechet(f, g), rel=1e-6)
+
+
+def test_frechet_of_identical_sets_is_zero() -> None:
+    f = torch.randn(50, 80, dtype=torch.float64)
+    stats = moments(f.sum(0), f.T @ f, len(f))
+    assert frechet_distance(*stats, *stats) == pytest.approx(0.0, abs=1e-6 * float(stats[1].trace()))
+
+
+def test_frechet_of_commuting_gaussians() -> None:
+    a, b = torch.tensor([1.0, 4.0, 9.0]), torch.tensor([4.0, 1.0, 0.0])
+    expected = 3 * 0.25 + ((a.sqrt() - b.sqrt()) ** 2).sum().item()
+    assert frechet_distance(torch.zeros(3), a.diag(), torch.full((3,), 0.5), b.diag()) == pytest.approx(expected)
+
+
+def prepared(num: int = 300, **arguments: Any) -> FrechetDistance:
+    metric = FrechetDistance(RandomFeatures(), **arguments)
+    metric.prepare(Shapes32(), num)
+    return metric
+
+
+def shapes(num: int) -> Tensor:
+    return Shapes32().reference("test", num).float() / 127.5 - 1
+
+
+def test_frechet_metric_equals_scipy_whatever_the_batches() -> None:
+    x, data = shapes(300), Shapes32()
+    net = RandomFeatures()
+    expected = scipy_frechet(net(as_uint8(x)).double().numpy(), net(data.reference("train")).double().numpy())
+    for batch in (7, 64, 100):
+        metric = prepared(batch_size=batch)
+        for part in x.split(batch + 3):
+            metric.update(part)
+        assert metric.compute()["fd_random_300_train"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_knows_damage_and_shows_the_floor() -> None:
+    metric, x = prepared(), shapes(300)
+    values = []
+    for noise in (0.0, 0.1, 0.3, 1.0):
+        metric.reset()
+        metric.update((x + noise * torch.randn_like(x)).clamp(-1, 1))
+        values.append(metric.compute()["fd_random_300_train"])
+    assert values == sorted(values)
+    assert values[0] == pytest.approx(metric.compute()["fd_random_300_train_floor"], rel=1e-6)
+
+
+def test_frechet_refuses_another_number_of_samples_and_bad_pixels() -> None:
+    metric = prepared()
+    metric.update(shapes(200))
+    with pytest.raises(RuntimeError, match="200 samples were measured, 300 are promised"):
+        metric.compute()
+    with pytest.raises(DivergenceError, match="1 generated pixels are not finite"):
+        metric.update(torch.full((1, 1, 1, 1), torch.nan))
+
+
+def test_reference_is_cached_by_content_and_survives_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PT_FLOWS_CACHE", str(tmp_path))
+    first = prepared().reference
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2  # the reference and the floor's
+    monkeypatch.setattr(FrechetDistance, "sums", lambda *a: pytest.fail("measured again"))
+    assert torch.equal(prepared().reference[0], first[0])
+    monkeypatch.undo()
+    monkeypatch.setenv("PT_FLOWS_CACHE", str(tmp_path))
+    for file in files:
+        file.write_bytes(b"half a file")
+    assert torch.equal(prepared().reference[0], first[0])
+    assert "can not be read" in capsys.readouterr().out
+    prepared(num_reference=100)
+    assert len(list(tmp_path.iterdir())) == 3  # other images, another entry
+
+
+def test_names_carry_the_protocol() -> None:
+    assert prepared(2_000).key == "fd_random_2k_train"
+    assert prepared(512, split="test", num_reference=1_000).key == "fd_random_512_test1k"
+
+
+def test_metrics_refuse_data_of_the_wrong_kind() -> None:
+    with pytest.raises(UserError, match="take ExactWasserstein"):
+        FrechetDistance(RandomFeatures()).prepare(Toy2D(), 10)
+    with pytest.raises(UserError, match="take FrechetDistance"):
+        ExactWasserstein().prepare(Shapes32(), 10)
+    with pytest.raises(UserError, match="at most 5000"):
+        ExactWasserstein().prepare(Toy2D(), 10_000)
+
+
+def test_quantisation_rounds_to_the_nearest_level() -> None:
+    levels = torch.arange(256)
+    assert torch.equal(as_uint8(levels / 127.5 - 1).int(), levels.int())
+    assert torch.equal(as_uint8((levels[:-1] + 0.49) / 127.5 - 1).int(), levels[:-1].int())
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_wasserstein_on_a_line_is_sorting(p: int) -> None:
+    x, y = torch.randn(60, 1, dtype=torch.float64), 2 * torch.randn(60, 1, dtype=torch.float64) + 1
+    sorted_cost = (x.sort(0).values - y.sort(0).values).abs().pow(p).mean().item() ** (1 / p)
+    assert exact_wasserstein(x, y, p) == pytest.approx(sorted_cost, rel=1e-9)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_wasserstein_of_translates_is_the_translation(p: int) -> None:
+    x = torch.randn(50, 2, dtype=torch.float64)
+    assert exact_wasserstein(x, x + torch.tensor([3.0, -4.0]), p) == pytest.approx(5.0, rel=1e-9)
+
+
+def test_wasserstein_metric_of_real_samples_is_about_the_floor() -> None:
+    data, metric = Toy2D("ring8"), ExactWasserstein()
+    metric.prepare(data, 512)
+    for part in data.law.sample(512, torch.Generator().manual_seed(5)).split(200):
+        metric.update(part)
+    result = metric.compute()
+    assert result["w2_512"] == pytest.approx(result["w2_512_floor"], rel=0.35)
+    assert set(result) == {"w1_512", "w2_512", "w1_512_floor", "w2_512_floor"}
+
+
+def test_mode_coverage_counts_what_it_says() -> None:
+    metric = ModeCoverage()
+    metric.prepare(Toy2D("ring8"), 100)
+    centres = Toy2D("ring8").law.centres  # type: ignore[attr-defined]
+    metric.update(torch.cat([centres[:3].repeat(10, 1), centres[3:4] + torch.tensor([0.31, 0.0])]))
+    metric.update(torch.full((9, 2), 7.0))
+    assert metric.compute() == {"modes": 3.0, "modes_of": 8.0, "high_quality": pytest.approx(30 / 40)}
+    moons = ModeCoverage()
+    moons.prepare(Toy2D("moons"), 10)
+    moons.update(torch.zeros(3, 2))
+    assert moons.compute() == {}
+
+
+def test_inception_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"no file .*nowhere.pth.*6726825d"):
+        InceptionFeatures(str(tmp_path / "nowhere.pth"))
+    wrong = tmp_path / "wrong.pth"
+    wrong.write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"SHA-256 .*damaged or another network"):
+        InceptionFeatures(str(wrong))
+
+    def no_network(*args: object, **kwargs: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(UserError, match=r"can not download .*weights-inception.*Lite0Features"):
+        InceptionFeatures()
+
+
+@pytest.mark.slow
+def test_inception_equals_torch_fidelity_on_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights: features and the distance against torch-fidelity's own network and metric."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    monkeypatch.setattr(
+        "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *a, **k: pytest.fail("download")
+    )
+    monkeypatch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+    path = tmp_path / "w.pth"
+    torch.save({}, path)
+    torch.manual_seed(0)
+    theirs = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(path))
+    for module in theirs.modules():  # default weights shrink signals to nothing over 90 layers
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    monkeypatch.undo()
+    torch.save(theirs.state_dict(), path)
+    monkeypatch.setattr(features_module, "INCEPTION_SHA256", features_module.file_hash(path)[:8])
+    ours = InceptionFeatures(str(path)).train()
+    data = Shapes32()
+    x, real = data.reference("test", 12), data.reference("train", 20)
+    with torch.no_grad():
+        expected = [torch.cat([theirs(part)[0] for part in images.split(10)]) for images in (x, real)]
+    assert torch.equal(ours(x[:10]), expected[0][:10])
+    metric = FrechetDistance(ours, num_reference=20, batch_size=10)
+    metric.prepare(data, 12)
+    metric.update(x.float() / 127.5 - 1)
+    statistics = [fid_features_to_statistics(f) for f in expected]
+    reference = fid_statistics_to_metric(statistics[0], statistics[1], False)["frechet_inception_distance"]
+    assert metric.compute()["fd_inception_12_train20"] == pytest.approx(reference, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_lite0_knows_images_from_noise() -> None:
+    data = Shapes32()
+    metric = FrechetDistance(Lite0Features(64), num_reference=500)
+    metric.prepare(data, 200)
+    x, values = shapes(200), []
+    for noise in (0.0, 0.05, 0.2):
+        metric.reset()
+        metric.update((x + noise * torch.randn_like(x)).clamp(-1, 1))
+        values.append(metric.compute()["fd_lite0_64_200_train500"])
+    assert values[0] < 0.8 * values[1] < 0.8 * 0.8 * values[2]
+
+
+@pytest.mark.slow
+def test_feature_networks_ignore_train_mode_and_refuse_floats() -> None:
+    net = Lite0Features(64)
+    images = Shapes32().reference("test", 4)
+    alone = net(images[:1])
+    net.train()
+    torch.testing.assert_close(net(images)[:1], alone, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="want images uint8"):
+        net(images.float())
