@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,12 +55,23 @@ USAGE = """pt-flows: generative methods as discretised flows
 CAN_NOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
+class CommandLineError(SystemExit):
+    """What the parser has to say, on its way out; not an exception that the parser would take for one of its own."""
+
+
+def give_up(parser: ArgumentParser, message: str, ex: Exception | None, inner: Callable[..., NoReturn]) -> NoReturn:
+    """Explain a message of the outermost parser; those inside it pass theirs on."""
+    if not parser.exit_on_error:
+        inner(message, ex)
+    raise CommandLineError(explain(message, sys.argv[1:])) from ex
+
+
 class Parser(LightningArgumentParser):
     """A parser whose errors are one sentence that names the key and the likely fix."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Explain what is wrong."""
-        raise UserError(explain(message, sys.argv[1:])) from ex
+        give_up(self, message, ex, super().error)
 
 
 class FlowCLI(LightningCLI):
@@ -214,7 +225,7 @@ class SampleParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Explain what is wrong."""
-        raise UserError(explain(message, sys.argv[1:])) from ex
+        give_up(self, message, ex, super().error)
 
 
 def quiet() -> None:
@@ -243,8 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(sys.argv[1:])
         code = 0
-    except UserError as error:
-        code = fail(str(error), 2)
+    except CommandLineError as error:
+        code = fail(str(error.code), 2)
     except MisconfigurationException as error:
         code = fail(" ".join(str(error).split()), 2)
     except DivergenceError as error:
@@ -254,12 +265,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         text = f"can not write {error.filename or 'a file'} ({error.strerror}); what was written before is whole. "
         code = fail(text + "Make room and continue with --ckpt_path last", 1)
+    except Exception as error:
+        text = users_mistake(error)
+        if text is None:
+            raise
+        code = fail(text, 2)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish(exit_code=code)
     return code
+
+
+def users_mistake(error: BaseException | None) -> str | None:
+    """The sentence for a user, if one is the cause of an exception; None if the fault is this program's."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return str(error)
+        if "Error(s) in loading state_dict" in str(error):
+            first = str(error).splitlines()[1].strip()
+            return (
+                f"the checkpoint does not fit the networks of this configuration ({first}); use the config.yaml of its "
+                "run folder, or networks of the same size"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def fail(text: str, code: int) -> int:

@@ -45,8 +45,11 @@ def explain(message: str, argv: Sequence[str]) -> str:
         return _unknown_key(match[1] or match[2] or match[3], argv)
     if match := re.search(r"Expected a dot import path string: (.+)", message):
         return _unknown_class(match[1].strip(), message, argv)
-    if match := re.search(r"""[Kk]ey ["']([\w.]+)["'] is required""", message):
-        return f"{match[1]} is missing: add it to the configuration file (complete ones are in configs/)"
+    if match := re.search(r"""arguments are required: ([\w., ]+)|[Kk]ey ["']([\w.]+)["'] is required""", message):
+        where = re.search(r"given class_path '[\w.]+\.(\w+)'", message)
+        names = re.sub(r"\b(fit|validate|test)\.", "", match[1] or match[2]).strip()
+        owner = f" for {where[1]}" if where else ""
+        return f"{names} missing{owner}: add it to the configuration file (complete ones are in configs/)"
     if match := re.search(r"""[Kk]ey ["']([\w.]+)["']:\s+(Expected .+?)\. Got value: (.+)""", message):
         return f"{_locate(match[1], argv)}: {_plain_type(match[2])}, got {match[3]!r}"
     if match := re.search(r"File does not exist: (.+)", message):
@@ -63,13 +66,15 @@ def explain(message: str, argv: Sequence[str]) -> str:
 
 def _unknown_key(name: str, argv: Sequence[str]) -> str:
     path = _locate(name.split(".")[-1], argv) if "." not in name else name
-    leaf = path.split(".")[-1]
-    section = path.split(".")[0]
+    section, leaf = path.split(".")[0], path.split(".")[-1]
+    top = {*SECTIONS, "model", "data", "seed_everything", "ckpt_path", "config"}
+    if section not in top:
+        path = leaf = section
     names = (
         set(_parameters(SECTIONS[section])) if section in SECTIONS else {n for c in _classes() for n in _parameters(c)}
     )
     if "." not in path:
-        names = {*SECTIONS, "model", "data", "seed_everything", "ckpt_path", "config"}
+        names = top
     close = difflib.get_close_matches(leaf, sorted(names), 1, 0.6)
     return f"there is no key {path}; " + (f"did you mean {close[0]}?" if close else "see --help, or --model.help CLASS")
 
@@ -80,11 +85,11 @@ def _unknown_class(name: str, message: str, argv: Sequence[str]) -> str:
     base = BASES.get(path.split(".")[-1])
     known = sorted({c.__name__ for c in _subclasses(base)} - {"LightningOptimizer"}) if base else []
     close = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f"did you mean {close[0]}? " if close else ""
+    hint = f"did you mean {close[0]}? There are" if close else "there are"
     listed = (
-        f"There are {', '.join(known)}, and your own as package.module.Class" if known else "give package.module.Class"
+        f"{hint} {', '.join(known)}, and your own as package.module.Class" if known else "give package.module.Class"
     )
-    return f"{path}: there is no class {name!r}; {hint}{listed}"
+    return f"{path}: there is no class {name!r}; {listed}"
 
 
 def _plain_type(expected: str) -> str:

@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "contracts": set(),
     "progress": set(),
     "functional": set(),
-    "state": {"functional"},
+    "state": {"contracts", "functional"},
     "nets": {"contracts", "functional"},
     "data": {"contracts", "functional", "state"},
     "metrics": {"contracts", "functional", "progress"},

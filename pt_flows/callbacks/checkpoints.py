@@ -72,8 +72,9 @@ class Checkpoints(EveryIterations):
         """Where the files are."""
         return Path(trainer.default_root_dir) / "checkpoints"
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen for signals; only the main thread may."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen for signals, after Lightning has set its own handlers; only the main thread may."""
+        super().on_train_start(trainer, pl_module)
         if threading.current_thread() is not threading.main_thread():
             return
         self._handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pt_flows.contracts import UserError
+
 
 @torch.no_grad()
 def uniform_(weight: Tensor, std: float) -> None:
@@ -56,11 +58,11 @@ def num_doublings(image_size: int, smallest: int = 4) -> int:
     """How often 4 pixels double to reach the image size.
 
     Raises:
-        ValueError: The size is not 8, 16, 32, 64, ...
+        UserError: The size is not 8, 16, 32, 64, ...
     """
     doublings = (image_size // smallest).bit_length() - 1
     if image_size < 2 * smallest or smallest * 2**doublings != image_size:
-        raise ValueError(
+        raise UserError(
             f"image_size must be {smallest} times a power of two (32, 64, 128, ...), got {image_size}; "
             "resize the data, or take a network without strides"
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm as normalise_spectrally
 
-from pt_flows.contracts import CriticNet, GeneratorNet
+from pt_flows.contracts import CriticNet, GeneratorNet, UserError
 from pt_flows.nets.init import conv, linear
 
 # channels in multiples of `width`, from the 4x4 end of the generator / from the image end of the critic
@@ -25,10 +25,10 @@ def channels_for(image_size: int, table: dict[int, tuple[int, ...]], width: int)
     """Channels of every level.
 
     Raises:
-        ValueError: No network of this size is described in the papers.
+        UserError: No network of this size is described in the papers.
     """
     if image_size not in table:
-        raise ValueError(f"image_size must be one of {sorted(table)} for a ResNet, got {image_size}")
+        raise UserError(f"image_size must be one of {sorted(table)} for a ResNet, got {image_size}")
     return [m * width for m in table[image_size]]
 
 

@@ -8,6 +8,8 @@ from typing import Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from pt_flows.contracts import UserError
+
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -26,7 +28,7 @@ class EMA(nn.Module, Generic[N]):
 
     def __init__(self, network: N, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {decay}; 0.999 averages over about 1000 iterations")
+            raise UserError(f"ema_decay must be in [0, 1), got {decay}; 0.999 averages over about 1000 iterations")
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.decay = decay
