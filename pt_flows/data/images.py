@@ -1,0 +1,120 @@
+"""Image sets that fit in memory: uint8 arrays, kept on the training device when they fit there."""
+
+import os
+from abc import abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pt_flows.contracts import UserError
+from pt_flows.data.base import FlowData, Split
+from pt_flows.state.noise import generator_at, run_seed
+
+RESIDENT_SHARE = 0.25
+"""Largest part of a GPU's free memory that images may take."""
+
+
+class ArrayImages(FlowData):
+    """Base of image sets given as arrays: shuffled without replacement, flipped on the device, scaled to [-1, 1].
+
+    Every image is used once per epoch; an epoch's end may lie inside a minibatch, and nothing is dropped.
+
+    Args:
+        batch_size: Images of one minibatch over all ranks.
+        flip: Mirror half of the images left to right.
+        iterations_per_block: Iterations that one Lightning step runs.
+    """
+
+    def __init__(self, batch_size: int, flip: bool, iterations_per_block: int) -> None:
+        super().__init__(batch_size, iterations_per_block)
+        self.flip = flip
+        self._arrays: dict[Split, tuple[Tensor, Tensor]] = {}
+        self._permutation: tuple[int, Tensor] | None = None
+
+    @abstractmethod
+    def load(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Images uint8 (N, C, H, W) and labels int64 (N,)."""
+
+    def arrays(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Images and labels of a split, loaded once."""
+        if split not in self._arrays:
+            self._arrays[split] = self.load(split)
+        return self._arrays[split]
+
+    def setup(self, stage: str) -> None:
+        """Load what the stage needs, so that missing files are noticed before anything is computed."""
+        self.arrays("train")
+
+    @property
+    def resident(self) -> bool:
+        """Whether the training images live on the training device."""
+        if self.device.type != "cuda":
+            return True
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return self.arrays("train")[0].nbytes < RESIDENT_SHARE * free
+
+    @property
+    def workers(self) -> int:
+        """None where the images are on the device; else two processes that gather minibatches on the host."""
+        return 0 if self.arrays("train")[0].device == self.device else 2
+
+    def train_dataloader(self):
+        """Blocks from the module's iteration on, gathered on the device if the images fit there."""
+        loader = super().train_dataloader()
+        if self.resident:
+            images, labels = self.arrays("train")
+            self._arrays["train"] = (images.to(self.device), labels.to(self.device))
+        return loader
+
+    def permutation(self, epoch: int) -> Tensor:
+        """Order of the images in an epoch, a function of (seed, epoch)."""
+        if self._permutation is None or self._permutation[0] != epoch:
+            rng = generator_at("cpu", run_seed(), "order", epoch)
+            self._permutation = (epoch, torch.randperm(len(self.arrays("train")[0]), generator=rng))
+        return self._permutation[1]
+
+    def indices(self, start: int, num: int) -> Tensor:
+        """Indices of the `num` images from position `start` of the endless shuffled stream."""
+        size = len(self.arrays("train")[0])
+        pieces = []
+        while num > 0:
+            epoch, position = divmod(start, size)
+            pieces.append(self.permutation(epoch)[position : position + num])
+            start, num = start + len(pieces[-1]), num - len(pieces[-1])
+        return torch.cat(pieces)
+
+    def draw(self, iteration: int, num_minibatches: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images uint8 (num_minibatches, B, C, H, W), labels, and which to flip (num_minibatches, B)."""
+        images, labels = self.arrays("train")
+        shape = (num_minibatches, self.batch_size)
+        i = self.indices(iteration * shape[0] * shape[1], shape[0] * shape[1]).view(shape)[:, self.share]
+        rng = generator_at("cpu", run_seed(), "flip", iteration)
+        flip = (torch.rand(shape, generator=rng) < 0.5 * self.flip)[:, self.share]
+        i, flip = i.to(images.device, non_blocking=True), flip.to(images.device, non_blocking=True)
+        return images[i], labels[i], flip
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
+        """Flip and scale to float [-1, 1] on the device."""
+        if len(batch) != 3:
+            return batch
+        x, y, flip = batch
+        x = x.to(torch.get_default_dtype()) / 127.5 - 1
+        if self.flip:
+            x = torch.where(flip[..., None, None, None], x.flip(-1), x)
+        return x, y
+
+    def reference(self, split: Split, num: int | None = None) -> Tensor:
+        """The split's images uint8 on the host; the first `num` of one fixed random order."""
+        images = self.arrays(split)[0].cpu()
+        if num is None or num == len(images):
+            return images
+        if num > len(images):
+            raise UserError(f"{num} real images are asked for, the {split} split of {type(self).__name__} has {len(images)}")
+        order = torch.randperm(len(images), generator=generator_at("cpu", "reference", split))
+        return images[order[:num]]
+
+
+def data_root(root: str | None) -> Path:
+    """Folder of downloaded data: the given one, else $PT_FLOWS_DATA, else `data` in the working directory."""
+    return Path(root or os.environ.get("PT_FLOWS_DATA") or "data")
