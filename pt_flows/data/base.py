@@ -19,8 +19,8 @@ Split = Literal["train", "test"]
 class FlowData(L.LightningDataModule, ABC):
     """Base of all data: endless, stateless, aware of what the method consumes.
 
-    The minibatches of an iteration depend on (seed, iteration) alone. So a resumed run sees what it would have seen, and
-    nothing about the position in the data has to be saved. Each rank takes its share of one global batch.
+    The minibatches of an iteration depend on (seed, iteration) alone. So a resumed run sees what it would have seen,
+    and nothing about the position in the data has to be saved. Each rank takes its share of one global batch.
 
     Args:
         batch_size: Samples of one minibatch over all ranks.
@@ -101,7 +101,9 @@ class BlockLoader:
         for iteration, draw in zip(iterations, draws, strict=False):
             block.append(draw)
             if (iteration + 1) % self.data.iterations_per_block == 0 or iteration + 1 == stop:
-                yield tuple(parts[0][None] if len(parts) == 1 else torch.stack(parts) for parts in zip(*block))
+                yield tuple(
+                    parts[0][None] if len(parts) == 1 else torch.stack(parts) for parts in zip(*block, strict=True)
+                )
                 block = []
 
     def _draws(self, iterations: Any, num_minibatches: int) -> Iterator[tuple[Tensor, ...]]:

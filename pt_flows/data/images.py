@@ -110,7 +110,8 @@ class ArrayImages(FlowData):
         if num is None or num == len(images):
             return images
         if num > len(images):
-            raise UserError(f"{num} real images are asked for, the {split} split of {type(self).__name__} has {len(images)}")
+            name = type(self).__name__
+            raise UserError(f"{num} real images are asked for, the {split} split of {name} has {len(images)}")
         order = torch.randperm(len(images), generator=generator_at("cpu", "reference", split))
         return images[order[:num]]
 
