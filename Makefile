@@ -54,7 +54,7 @@ lint: $(STAMP)  ## ruff: style and format
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)  ## basedpyright on the package
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 check: lint types  ## everything that needs no run
 

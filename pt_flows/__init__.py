@@ -1,3 +1,25 @@
 """Generative methods as discretised flows, trained and compared under the same conditions."""
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "GenerativeModule": "pt_flows.methods.base",
+    "AdversarialModule": "pt_flows.methods.base",
+    "W1FE": "pt_flows.methods",
+    "WGANGP": "pt_flows.methods",
+    "GeneratorNet": "pt_flows.contracts",
+    "CriticNet": "pt_flows.contracts",
+    "UserError": "pt_flows.contracts",
+}
+
+__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that the mathematics alone loads without Lightning."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pt_flows' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

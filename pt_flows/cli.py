@@ -28,6 +28,7 @@ from pt_flows.data.base import FlowData
 from pt_flows.evaluation.sample import sample
 from pt_flows.methods.base import AdversarialModule, GenerativeModule
 from pt_flows.runs import (
+    MetricsCSV,
     RunOptions,
     describe_run,
     environment,
@@ -137,13 +138,21 @@ class FlowCLI(LightningCLI):
         own: dict[str, Any] = {"default_root_dir": str(self.folder)}
         if self.subcommand == "fit":
             own["limit_val_batches"] = 0
-            own["logger"] = loggers(self.folder, config.run, self.experiment, self.resumed_at)
+            if config.trainer.logger is not False:
+                own["logger"] = self.run_loggers(config)
             own["plugins"] = [*(config.trainer.plugins or []), AtomicCheckpointIO()]
         else:
             own["logger"] = False
         if config.trainer.enable_progress_bar is not False:
             config.trainer.callbacks = [*(config.trainer.callbacks or []), Progress()]
         return super().instantiate_trainer(**own, **kwargs)
+
+    def run_loggers(self, config: Any) -> list[Any]:
+        """The CSV file of the run, with the loggers of the configuration or else W&B."""
+        given = config.trainer.logger
+        if given in (None, True):
+            return loggers(self.folder, config.run, self.experiment, self.resumed_at)
+        return [MetricsCSV(self.folder, self.resumed_at), *(given if isinstance(given, list) else [given])]
 
     def before_fit(self) -> None:
         """Write down what is about to run, and say it in one line."""

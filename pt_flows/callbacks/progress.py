@@ -11,6 +11,7 @@ from tqdm import tqdm
 from pt_flows.callbacks.schedule import as_flow
 
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_TO_JUDGE, LONG = 20.0, 3600.0
 
 
 class Progress(ProgressBar):
@@ -24,6 +25,7 @@ class Progress(ProgressBar):
         self._bar: tqdm[Any] | None = None
         self._start = (0, 0.0)
         self._last_line = 0.0
+        self._judged = False
 
     def disable(self) -> None:
         """Called by the Trainer on all ranks but the first."""
@@ -50,12 +52,28 @@ class Progress(ProgressBar):
         if not self._enabled:
             return
         iteration = as_flow(pl_module).iteration
+        self.judge(trainer, iteration)
         if self._bar is not None:
             self._bar.set_postfix_str(self.numbers(trainer), refresh=False)
             self._bar.update(iteration - self._bar.n)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.line(trainer, iteration)
+
+    def judge(self, trainer: L.Trainer, iteration: int) -> None:
+        """Say once, early, when a CPU will need hours for what is a GPU's work."""
+        start, since = self._start
+        elapsed = time.monotonic() - since
+        if self._judged or elapsed < SECONDS_TO_JUDGE:
+            return
+        self._judged = True
+        left = (trainer.max_steps - iteration) * elapsed / max(iteration - start, 1)
+        if trainer.strategy.root_device.type == "cpu" and left > LONG:
+            tqdm.write(
+                f"note: on this CPU {trainer.max_steps} iterations will take about {left / LONG:.0f} hours; a recipe "
+                "whose name ends in _small suits a CPU; --trainer.max_steps shortens this one",
+                file=sys.stderr,
+            )
 
     def line(self, trainer: L.Trainer, iteration: int) -> None:
         """One line for a log file."""

@@ -368,8 +368,8 @@ class AdversarialModule(GenerativeModule):
             raise UserError(f"{type(self).__name__} is not class-conditional: call sample without labels")
         at_least("num", num, 1)
         device = rng.device if rng is not None else self.device
-        z = torch.randn(num, *self.generator.latent_shape, generator=rng, device=device).to(self.device)
-        return self.push(self.generator.latent_std * z, weights)
+        z = torch.randn(num, *self.generator.latent_shape, generator=rng, device=device)
+        return self.push(self.generator.latent_std * z.to(next(self.generator.parameters())), weights)
 
     @torch.no_grad()
     def push(self, z: Tensor, weights: Weights = "ema") -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 import ot
 import torch
 from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
 
 from pt_flows.contracts import UserError
 from pt_flows.metrics.base import RealData, SampleMetric, count_name
@@ -37,11 +38,11 @@ class ExactWasserstein(SampleMetric):
     generator would score. `compute` gives `w1_n`, `w2_n`, `w1_n_floor` and `w2_n_floor`.
     """
 
-    samples: list[Tensor]
+    samples: list[Tensor] | Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("samples", default=[], dist_reduce_fx="cat")
+        self.add_state("samples", [], dist_reduce_fx="cat")
 
     def prepare(self, data: RealData, num_samples: int) -> None:
         """Draw the fixed samples and compute the floor."""
@@ -63,14 +64,20 @@ class ExactWasserstein(SampleMetric):
         """Runs are ranked by W2."""
         return f"w2_{count_name(self.num)}"
 
+    def reset(self) -> None:
+        """Begin again, with an empty batch: a process without samples of its own must take part in the gathering."""
+        super().reset()
+        assert isinstance(self.samples, list)
+        self.samples.append(self.real.new_zeros(0, self.real.shape[1], dtype=torch.float64, device=self.device))
+
     def update(self, x: Tensor) -> None:
         """Take generated samples (B, d)."""
-        self.samples.append(x)
+        assert isinstance(self.samples, list)
+        self.samples.append(x.double())
 
     def compute(self) -> dict[str, float]:
         """Distances and floors."""
-        x = torch.cat(self.samples) if isinstance(self.samples, list) else self.samples
         n = count_name(self.num)
-        return {f"w{p}_{n}": exact_wasserstein(x, self.real, p) for p in (1, 2)} | {
+        return {f"w{p}_{n}": exact_wasserstein(dim_zero_cat(self.samples), self.real, p) for p in (1, 2)} | {
             f"w{p}_{n}_floor": self.floor[p] for p in (1, 2)
         }

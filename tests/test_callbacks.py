@@ -1,0 +1,56 @@
+"""Evaluation over several processes, schedules in blocks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+from problems import build, data, fit
+
+from pt_flows.callbacks import Evaluate
+from pt_flows.callbacks.schedule import EveryIterations
+from pt_flows.contracts import UserError
+from pt_flows.metrics import ExactWasserstein, ModeCoverage
+
+
+class Keep(L.Callback):
+    """Write the first process's numbers to a file, which outlives a forked process."""
+
+    def __init__(self, evaluate: Evaluate, path: Path) -> None:
+        self.evaluate, self.path = evaluate, path
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.path.write_text(json.dumps(self.evaluate.latest))
+
+
+@pytest.mark.parametrize("num_samples", [300, 700])
+def test_two_processes_measure_the_same_number(num_samples: int, tmp_path: Path) -> None:
+    """With 300 samples, one chunk, the second process has none of its own."""
+    found = []
+    for name, ranks in (("one", {}), ("two", {"strategy": "ddp_fork", "devices": 2})):
+        evaluate = Evaluate([ExactWasserstein(), ModeCoverage()], num_samples, every_n_iterations=0)
+        path = tmp_path / f"{name}{num_samples}.json"
+        fit(
+            build("W1FE"), data(), max_steps=2, callbacks=[evaluate, Keep(evaluate, path)], precision="64-true", **ranks
+        )
+        found.append(json.loads(path.read_text()))
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():
+        assert found[1][key] == pytest.approx(value, rel=1e-6), key
+
+
+def test_schedules_act_once_where_a_block_passes_a_multiple() -> None:
+    class Acts(EveryIterations):
+        at: list[int] = []  # noqa: RUF012
+
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            if self.due(trainer, pl_module):
+                self.at.append(pl_module.iteration)
+
+    acts = Acts(7)
+    fit(build("WGANGP"), data(iterations_per_block=5), max_steps=23, callbacks=[acts])
+    assert acts.at == [10, 15, 23]  # 7, 14 and 21 lie in these blocks; 23 is the end
+    with pytest.raises(UserError, match="every_n_iterations must be 0 or more"):
+        EveryIterations(-1)
