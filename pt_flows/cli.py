@@ -298,6 +298,8 @@ def users_mistake(error: BaseException | None) -> str | None:
                 f"the checkpoint does not fit the networks of this configuration ({first}); use the config.yaml of its "
                 "run folder, or networks of the same size"
             )
+        if type(error).__module__.startswith("wandb."):
+            return f"W&B: {error}; log in with `wandb login`, or run with --run.wandb offline"
         error = error.__cause__ or error.__context__
     return None
 

@@ -55,7 +55,8 @@ def assert_same(a: Path, b: Path) -> None:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", **extra}
+    inherited = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}  # a W&B process of its own
+    return {**inherited, "OMP_NUM_THREADS": "1", **extra}
 
 
 def command(*arguments: str) -> list[str]:

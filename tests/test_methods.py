@@ -207,6 +207,18 @@ def test_networks_that_do_not_fit_the_data_are_refused() -> None:
         fit(build("WGANGP"), data(images=True), max_steps=1)
 
 
+def test_data_that_are_not_blocks_are_refused() -> None:
+    module = build("WGANGP")
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(torch.randn(8, 2), torch.zeros(8)), batch_size=4
+    )
+    runner = L.Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    with pytest.raises(UserError, match=r"x of shape \(4, 2\), a method takes blocks"):
+        runner.fit(module, loader)
+
+
 def test_half_precision_is_refused() -> None:
     module = build("WGANGP")
     runner = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)

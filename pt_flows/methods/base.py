@@ -50,9 +50,11 @@ class GenerativeModule(L.LightningModule, ABC):
         self.save_hyperparameters()
         self.ema_decay = ema_decay
         self.iteration = 0
+        self.seconds = 0.0
         self.noise = NoiseStream("training")
         self._terms: list[Terms] = []
-        self._flushed = (0, time.monotonic())
+        self._flushed = (0, 0.0)
+        self._since: float | None = None
 
     # ------------------------------------------------------------------------------------- what a method provides
 
@@ -115,12 +117,29 @@ class GenerativeModule(L.LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Run a block of iterations: x (iterations, minibatches, B, *event), y (iterations, minibatches, B)."""
+        self._since = time.perf_counter()
+        self._check_block(batch)
         self._count_iterations_only()
         torch.manual_seed(fold(run_seed(), "global", world()[0], self.iteration))  # dropout and users' own draws
         for xs, ys in zip(*batch, strict=True):
             self.noise.seek(self.iteration, self.device)
             terms = self.iterate(list(zip(xs, ys, strict=True)))
             self._finish_iteration(terms)
+        self._tick()
+        self._since = None
+
+    def _tick(self) -> None:
+        """Count the seconds spent in training steps; evaluation, pictures and checkpoints are not among them."""
+        if self._since is not None:
+            now = time.perf_counter()
+            self.seconds, self._since = self.seconds + now - self._since, now
+
+    def _check_block(self, batch: Batch) -> None:
+        if batch[0].dim() != len(self.event_shape) + 3:
+            raise UserError(
+                f"the data serve x of shape {tuple(batch[0].shape)}, a method takes blocks of shape (iterations, "
+                f"minibatches, B, {', '.join(map(str, self.event_shape))}); derive the data from FlowData"
+            )
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing: the Evaluate callback measures generated samples once the loop ends."""
@@ -198,13 +217,15 @@ class GenerativeModule(L.LightningModule, ABC):
                 f"{names[column]} is {values[row, column].item()} at iteration {first + row}; the last checkpoint is "
                 "from before. Lower the learning rate or the step size, or raise the penalty weight"
             )
+        self._tick()
         before, since = self._flushed
-        self._flushed = (self.iteration, time.monotonic())
-        rate = (self.iteration - before) / max(self._flushed[1] - since, 1e-9)
+        self._flushed = (self.iteration, self.seconds)
+        rate = (self.iteration - before) / max(self.seconds - since, 1e-9)
         self.write(
             {f"train/{name}": float(v) for name, v in zip(names, values.mean(0), strict=True)}
             | {f"train/lr_{i}": float(s.get_last_lr()[0]) for i, s in enumerate(self.schedulers)}
-            | {"cost/images_seen": float(self.images_seen), "cost/iterations_per_second": rate}
+            | {"cost/images_seen": float(self.images_seen), "cost/seconds": self.seconds}
+            | {"cost/iterations_per_second": rate}
         )
 
     @property
@@ -225,8 +246,8 @@ class GenerativeModule(L.LightningModule, ABC):
         self.trainer.callback_metrics.update({k: torch.as_tensor(v) for k, v in values.items()})
 
     def on_fit_start(self) -> None:
-        """Start the clock of the first interval."""
-        self._flushed = (self.iteration, time.monotonic())
+        """Begin the first interval of the log where the run begins."""
+        self._flushed = (self.iteration, self.seconds)
 
     def on_train_end(self) -> None:
         """Log what came after the last full interval."""
@@ -234,13 +255,13 @@ class GenerativeModule(L.LightningModule, ABC):
 
     # -------------------------------------------------------------------------------------------------- checkpoints
 
-    def get_extra_state(self) -> dict[str, int]:
-        """The iteration, kept beside the weights."""
-        return {"iteration": self.iteration}
+    def get_extra_state(self) -> dict[str, float]:
+        """The iteration and the seconds of training, kept beside the weights."""
+        return {"iteration": self.iteration, "seconds": self.seconds}
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: dict[str, float]) -> None:
         """Continue counting where the checkpoint was written."""
-        self.iteration = int(state["iteration"])
+        self.iteration, self.seconds = int(state["iteration"]), float(state["seconds"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to write weights that are not finite; keep only what loads with `weights_only=True`.
