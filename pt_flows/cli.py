@@ -299,7 +299,7 @@ def users_mistake(error: BaseException | None) -> str | None:
                 "run folder, or networks of the same size"
             )
         if type(error).__module__.startswith("wandb."):
-            return f"W&B: {error}; log in with `wandb login`, or run with --run.wandb offline"
+            return f"W&B: {error} Or run with --run.wandb offline"
         error = error.__cause__ or error.__context__
     return None
 

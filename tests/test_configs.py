@@ -32,6 +32,19 @@ def test_recipe_trains(recipe: Path) -> None:
     assert len(list(Path("runs").glob("*/*/checkpoints/last.ckpt"))) == 1
 
 
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The method of docs/methods.md, as a user's own module named on the command line."""
+    code = (ROOT / "docs/methods.md").read_text().split("```python\n")[1].split("```")[0]
+    (tmp_path / "my_methods.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = str(ROOT / "configs/toy2d/wgan_gp.yaml")
+    arguments = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--data.batch_size", "4", *SMALL_NETS]
+    arguments += ["--evaluation.num_samples", "20", "--model", "my_methods.HingeGAN"]
+    assert main(["fit", "--config", recipe, *arguments]) == 0
+    (folder,) = Path("runs").glob("toy2d-hingegan/*")
+    assert main(["sample", str(folder / "checkpoints/last.ckpt"), "--n", "3", "--out", "x.npz"]) == 0
+
+
 def test_metric_layer_parses(capsys: pytest.CaptureFixture[str]) -> None:
     layer = str(ROOT / "configs/metrics/inception.yaml")
     assert main(["fit", "--config", str(ROOT / "configs/cifar10/w1_fe.yaml"), "--config", layer, "--print_config"]) == 0

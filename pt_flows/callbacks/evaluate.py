@@ -73,9 +73,10 @@ class Evaluate(EveryIterations):
 
     def prepare(self, trainer: L.Trainer) -> None:
         """Give every metric its reference."""
+        device = trainer.strategy.root_device
         for metric in self.metrics:
-            metric.to(trainer.strategy.root_device)
-            metric.prepare(cast(Any, trainer).datamodule, self.num_samples)
+            metric.to(device).prepare(cast(Any, trainer).datamodule, self.num_samples)
+            metric.to(device)  # and what `prepare` added
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

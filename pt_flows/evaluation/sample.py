@@ -1,5 +1,6 @@
 """Draw samples from a checkpoint; nothing else is needed."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,18 @@ def load_method(ckpt: Path) -> GenerativeModule:
     Raises:
         UserError: The file is damaged, foreign, or of a module that was built by hand.
     """
-    checkpoint = read_checkpoint(ckpt)
-    if "_class_path" not in checkpoint.get("hyper_parameters", {}):
+    class_path = read_checkpoint(ckpt).get("hyper_parameters", {}).get("_class_path")
+    if class_path is None:
         raise UserError(
             f"{ckpt} does not say which networks it holds, because its module was built in Python: load it there with "
             "load_from_checkpoint(path, generator=..., critic=...)"
         )
+    try:
+        import_module(class_path.rpartition(".")[0])  # Lightning builds classes of imported modules only
+    except ImportError as error:
+        raise UserError(
+            f"{ckpt} was trained with {class_path}, which can not be imported ({error}); put its folder on PYTHONPATH"
+        ) from error
     module: Any = LightningModule.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True)
     return module.eval()
 
