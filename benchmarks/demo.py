@@ -8,7 +8,6 @@ with what each method draws.
 
 import argparse
 import csv
-import os
 import sys
 import time
 from pathlib import Path
@@ -29,7 +28,6 @@ RUNS = Path("runs") / "demo"
 
 def train(name: str, iterations: int) -> tuple[Path, float]:
     """Train a recipe; its run folder and the seconds it took."""
-    os.environ.pop("PT_FLOWS_RUN_DIR", None)
     before = set(RUNS.glob("*/*"))
     start = time.monotonic()
     code = pt_flows(

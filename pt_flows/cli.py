@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import signal
 import sys
 import warnings
@@ -116,9 +115,9 @@ class FlowCLI(LightningCLI):
             raise UserError(
                 f"trainer.max_steps must be the number of iterations to train, got {config.trainer.max_steps}"
             )
-        continued = run_folder_of(checkpoint) if checkpoint else None
+        # only the last checkpoint goes on in its folder: from an earlier one, what came after would be overwritten
+        continued = run_folder_of(checkpoint) if checkpoint and checkpoint.name == "last.ckpt" else None
         self.folder = continued or new_run_folder(root, self.experiment)
-        os.environ["PT_FLOWS_RUN_DIR"] = str(self.folder)
 
     @rank_zero_only
     def compare(self, saved: dict[str, Any]) -> None:

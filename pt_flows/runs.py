@@ -65,8 +65,8 @@ class RunOptions:
 
 
 def new_run_folder(root: Path, experiment: str) -> Path:
-    """A fresh folder for a run; the same one in every process of the run."""
-    if given := os.environ.get(RUN_DIR_VARIABLE):
+    """A fresh folder for a run; the same one in the processes that Lightning launches for it."""
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and (given := os.environ.get(RUN_DIR_VARIABLE)):
         return Path(given)
     folder = root / experiment / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
     try:
@@ -124,7 +124,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def run_folder_of(checkpoint: Path) -> Path | None:
     """The run folder a checkpoint lies in, if it lies in one."""
-    folder = checkpoint.resolve().parent.parent
+    folder = checkpoint.absolute().parent.parent
     return folder if checkpoint.parent.name == "checkpoints" and (folder / "config.yaml").is_file() else None
 
 

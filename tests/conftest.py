@@ -23,12 +23,10 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A folder of its own and seed 0 for every test; no run folder handed over from another test."""
+    """A folder of its own and seed 0 for every test."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PT_FLOWS_RUN_DIR", raising=False)
     L.seed_everything(0, verbose=False)
     yield
-    os.environ.pop("PT_FLOWS_RUN_DIR", None)
     torch.set_default_dtype(torch.float32)
 
 

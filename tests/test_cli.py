@@ -92,7 +92,6 @@ def test_fit_leaves_a_complete_run_folder(capsys: pytest.CaptureFixture[str]) ->
 def test_config_of_a_run_runs_again_to_the_same_weights() -> None:
     assert fit(steps=10) == 0
     first = run_folder()
-    os.environ.pop("PT_FLOWS_RUN_DIR")
     assert main(["fit", "--config", str(first / "config.yaml"), "--run.root", "again"]) == 0
     assert_same(first / "checkpoints/last.ckpt", run_folder("again") / "checkpoints/last.ckpt")
 
@@ -116,9 +115,7 @@ def test_short_names_and_switching_the_class(capsys: pytest.CaptureFixture[str])
 def test_resume_continues_the_same_run_bit_for_bit() -> None:
     cadence = ["--evaluation.every_n_iterations", "10", "--checkpoints.every_n_iterations", "10"]
     assert fit(*cadence, "--run.root", "whole", "--model.lr_decay", "constant", steps=40) == 0
-    os.environ.pop("PT_FLOWS_RUN_DIR")
     assert fit(*cadence, "--model.lr_decay", "constant", steps=20) == 0
-    os.environ.pop("PT_FLOWS_RUN_DIR")
     assert fit(*cadence, "--model.lr_decay", "constant", "--ckpt_path", "last", steps=40) == 0
     resumed, whole = run_folder(), run_folder("whole")
     assert_same(resumed / "checkpoints/last.ckpt", whole / "checkpoints/last.ckpt")
@@ -126,6 +123,16 @@ def test_resume_continues_the_same_run_bit_for_bit() -> None:
              for f in (resumed, whole)]  # fmt: skip
     assert table[0] == table[1]
     assert len(list(resumed.glob("config-continued-*.yaml"))) == 1  # max_steps changed, and the first one is kept
+
+
+def test_an_earlier_checkpoint_starts_a_run_of_its_own() -> None:
+    """What came after best.ckpt is not overwritten."""
+    assert fit("--evaluation.every_n_iterations", "10", steps=20) == 0
+    first = run_folder()
+    before = (first / "metrics.csv").read_bytes()
+    assert fit("--ckpt_path", "best", steps=30) == 0
+    assert (first / "metrics.csv").read_bytes() == before
+    assert len(list(Path("runs").glob("*/*"))) == 2
 
 
 def test_validate_and_test_need_a_checkpoint_and_print_numbers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,7 +263,6 @@ def test_bad_checkpoints(damage: str, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_checkpoint_of_another_method_or_size(capsys: pytest.CaptureFixture[str]) -> None:
     fit(steps=10)
-    os.environ.pop("PT_FLOWS_RUN_DIR")
     ckpt = str(run_folder() / "checkpoints/last.ckpt")
     assert fit("--model", "WGANGP", "--ckpt_path", ckpt) == 2
     assert "the checkpoint holds" in capsys.readouterr().err
