@@ -167,3 +167,17 @@ def test_real_cifar10(cifar_root: Path, tmp_path: Path) -> None:
         file.write(b"\0")
     with pytest.raises(UserError, match="data_batch_2"):
         CIFAR10(str(tmp_path)).setup("fit")
+
+
+def test_workers_serve_the_same_stream() -> None:
+    """Images that do not fit on the device are gathered by two processes, to the same minibatches."""
+
+    class ByWorkers(Shapes32):
+        @property
+        def workers(self) -> int:
+            return 2
+
+    ahead, here = (serve(cls(batch_size=4), 3, 9, num_minibatches=2) for cls in (ByWorkers, Shapes32))
+    assert len(ahead) == len(here) == 6
+    for a, b in zip(ahead, here, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
