@@ -156,9 +156,10 @@ class FlowCLI(LightningCLI):
     def before_fit(self) -> None:
         """Write down what is about to run, and say it in one line."""
         seed = self.config.fit.seed_everything
-        describe_run(self.folder, self.dumped, seed)
+        recorded = environment(seed)
+        describe_run(self.folder, self.dumped, recorded)
         for logger in self.trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(self.dumped) | {"environment": environment(seed)})
+            logger.log_hyperparams(yaml.safe_load(self.dumped) | {"environment": recorded})
         model, trainer = self.model, self.trainer
         sizes = [f"{name} {sum(p.numel() for p in net.parameters()):,}" for name, net in networks(model).items()]
         device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"

@@ -129,9 +129,9 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 
 
 @rank_zero_only
-def describe_run(folder: Path, config_yaml: str, seed: Any) -> None:
+def describe_run(folder: Path, config_yaml: str, recorded: dict[str, Any]) -> None:
     """Write config.yaml and environment.json; a continued run keeps what it was started with."""
-    started = {"config.yaml": config_yaml, "environment.json": json.dumps(environment(seed), indent=2) + "\n"}
+    started = {"config.yaml": config_yaml, "environment.json": json.dumps(recorded, indent=2) + "\n"}
     for name, text in started.items():
         path = folder / name
         if path.is_file() and path.read_text() != text:

@@ -97,10 +97,8 @@ class Checkpoints(EveryIterations):
     ) -> None:
         """Save where it is due; stop where a signal asked for it."""
         module = as_flow(pl_module)
-        improved, stop = (
-            self._improved(trainer, module.iteration),
-            self._stop_asked(trainer, module),
-        )
+        improved = self._improved(trainer, module.iteration)
+        stop = self._stop_asked(trainer, module)
         if self.due(trainer, module) or improved or stop:
             self.save(trainer, module.iteration)
         if improved and trainer.is_global_zero:
