@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "GenerativeModule": "pt_flows.methods.base",
     "AdversarialModule": "pt_flows.methods.base",
+    "AlternatingModule": "pt_flows.methods.base",
+    "ODEGAN": "pt_flows.methods",
     "W1FE": "pt_flows.methods",
     "WGANGP": "pt_flows.methods",
     "GeneratorNet": "pt_flows.contracts",

@@ -26,15 +26,20 @@ class DivergenceError(RuntimeError):
 class GeneratorNet(nn.Module):
     """Base of generators: maps latents (B, *latent_shape) to samples (B, *event_shape).
 
-    Latents are drawn from N(0, latent_std² I).
+    Latents are drawn from N(0, latent_std² I). Where `num_classes` is above zero, forward takes labels (B,) as well.
     """
 
     latent_shape: Shape
     event_shape: Shape
     latent_std: float = 1.0
+    num_classes: int = 0
 
 
 class CriticNet(nn.Module):
-    """Base of critics and discriminators: maps (B, *event_shape) to one unbounded value per sample, (B,)."""
+    """Base of critics and discriminators: maps (B, *event_shape) to one unbounded value per sample, (B,).
+
+    Where `num_classes` is above zero, forward takes labels (B,) as well.
+    """
 
     event_shape: Shape
+    num_classes: int = 0

@@ -9,19 +9,24 @@ import torch
 
 from pt_flows.data import Shapes32, Toy2D
 from pt_flows.data.base import FlowData
-from pt_flows.methods import W1FE, WGANGP
+from pt_flows.methods import ODEGAN, W1FE, WGANGP
 from pt_flows.methods.base import AdversarialModule
 from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
 
 ROOT = Path(__file__).resolve().parent.parent
 
-METHODS: dict[str, dict[str, Any]] = {
-    "WGANGP": {"cls": WGANGP, "generator_batch_multiple": 2},
-    "W1FE": {"cls": W1FE, "persistence": 3, "reduction": "mean"},
-}
-"""Every method, with arguments that exercise it; the contract tests run over all of them."""
-
 Adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
+ALTERNATING: dict[str, Any] = {"generator_optimizer": Adam, "critic_optimizer": Adam, "num_critic_steps": 2}
+
+METHODS: dict[str, dict[str, Any]] = {
+    "WGANGP": {"cls": WGANGP, **ALTERNATING, "generator_batch_multiple": 2, "lr_decay": "linear"},
+    "W1FE": {"cls": W1FE, **ALTERNATING, "persistence": 3, "reduction": "mean", "lr_decay": "linear"},
+    "ODEGAN": {"cls": ODEGAN, "step_size": 0.05, "penalty_weight": 0.1, "step_size_boundaries": [2],
+               "step_size_factors": [0.5, 1.0]},
+    "ODEGAN-released": {"cls": ODEGAN, "step_size": 0.05, "penalty_weight": 0.1, "integrator": "heun",
+                        "stage_batches": "fresh", "penalty_placement": "first_stage"},
+}  # fmt: skip
+"""Every method, with arguments that exercise it; the contract tests run over all of them."""
 
 
 def build(name: str, images: bool = False, seed: int = 0, **overrides: Any) -> AdversarialModule:
@@ -31,8 +36,8 @@ def build(name: str, images: bool = False, seed: int = 0, **overrides: Any) -> A
         G, D = DCGANGenerator(width=4, latent_dim=8, batch_norm=False), DCGANCritic(width=4)
     else:
         G, D = MLPGenerator(width=16, depth=2), MLPCritic(width=16, depth=2)
-    arguments = {**METHODS[name], "num_critic_steps": 2, "ema_decay": 0.9, **overrides}
-    return arguments.pop("cls")(G, D, Adam, Adam, **arguments)
+    arguments = {**METHODS[name], "ema_decay": 0.9, **overrides}
+    return arguments.pop("cls")(G, D, **arguments)
 
 
 def data(images: bool = False, **arguments: Any) -> FlowData:

@@ -14,7 +14,7 @@ from pt_flows.cli import main
 from pt_flows.contracts import Batch
 from pt_flows.data import Toy2D
 from pt_flows.methods import W1FE
-from pt_flows.methods.base import AdversarialModule, Terms
+from pt_flows.methods.base import AlternatingModule, Terms
 from pt_flows.metrics import ExactWasserstein, ModeCoverage
 from pt_flows.nets import MLPCritic, ResidualMLPGenerator
 from pt_flows.state.noise import generator_at
@@ -36,7 +36,7 @@ class NaiveRepetition(W1FE):
         return terms
 
 
-def ring(cls: type[W1FE] = W1FE, steps: int = 100, **arguments: Any) -> AdversarialModule:
+def ring(cls: type[W1FE] = W1FE, steps: int = 100, **arguments: Any) -> AlternatingModule:
     """The released code's setting, on the ring of eight."""
     L.seed_everything(0, verbose=False)
     torch.set_num_threads(1)
@@ -45,7 +45,7 @@ def ring(cls: type[W1FE] = W1FE, steps: int = 100, **arguments: Any) -> Adversar
     return module
 
 
-def measure(module: AdversarialModule, weights: str = "raw") -> dict[str, float]:
+def measure(module: AlternatingModule, weights: str = "raw") -> dict[str, float]:
     found: dict[str, float] = {}
     x = module.sample(512, rng=generator_at("cpu", "claims"), weights=weights)  # pyright: ignore[reportArgumentType]
     for metric in (ExactWasserstein(), ModeCoverage()):

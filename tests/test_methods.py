@@ -15,7 +15,7 @@ from torch import nn
 from pt_flows.contracts import Batch, DivergenceError, UserError
 from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity
 from pt_flows.methods import W1FE, WGANGP
-from pt_flows.methods.base import AdversarialModule, Terms
+from pt_flows.methods.base import AlternatingModule, Terms
 from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator, ResidualMLPGenerator
 
 KINDS = [pytest.param(False, id="toys"), pytest.param(True, id="images")]
@@ -61,9 +61,9 @@ class TestContract:
         assert torch.equal(weights(again), weights(module))
 
     def test_resume_equals_going_on(self, name: str, images: bool, tmp_path: Path) -> None:
-        whole = build(name, images, lr_decay="linear")
+        whole = build(name, images)
         fit(whole, data(images, iterations_per_block=2), max_steps=6)
-        half = build(name, images, lr_decay="linear")
+        half = build(name, images)
 
         class StopAtFour(L.Callback):
             def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
@@ -73,7 +73,7 @@ class TestContract:
 
         fit(half, data(images, iterations_per_block=2), max_steps=6, callbacks=[StopAtFour()])
         assert half.iteration == 4
-        resumed = build(name, images, seed=3, lr_decay="linear")
+        resumed = build(name, images, seed=3)
         L.seed_everything(0, verbose=False)
         fit(resumed, data(images, iterations_per_block=2), max_steps=6, ckpt_path=tmp_path / "half.ckpt")
         assert torch.equal(weights(resumed), weights(whole))
@@ -245,7 +245,7 @@ def test_decay_without_an_end_is_refused() -> None:
         fit(build("WGANGP", lr_decay="cosine"), data(), max_steps=-1)
 
 
-class Breaks(AdversarialModule):
+class Breaks(AlternatingModule):
     """A method whose loss is not a number from iteration 3 on."""
 
     def critic_loss(self, x: torch.Tensor, y: torch.Tensor) -> Terms:

@@ -1,6 +1,8 @@
 """Decay of a step size over a run, as a factor in [0, 1] of the fraction of the run that is done."""
 
+import bisect
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 Decay = Literal["constant", "linear", "cosine"]
@@ -23,3 +25,18 @@ def decay_factor(decay: Decay, progress: float) -> float:
     if decay == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * progress))
     return 1.0
+
+
+def piecewise_constant(t: int, boundaries: Sequence[int], values: Sequence[float]) -> float:
+    """The value of the piece that holds t; a boundary belongs to the piece on its left.
+
+    Args:
+        t: Iterations done.
+        boundaries: Ascending last t of every piece but the last.
+        values: One more than boundaries.
+
+    Example:
+        >>> [piecewise_constant(t, [500], [0.01, 0.04]) for t in (0, 500, 501)]
+        [0.01, 0.01, 0.04]
+    """
+    return values[bisect.bisect_left(boundaries, t)]

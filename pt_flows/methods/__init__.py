@@ -1,6 +1,7 @@
 """The methods, one paper a file. Importing this package makes their short names known to the CLI."""
 
+from pt_flows.methods.ode_gan import ODEGAN
 from pt_flows.methods.w1_fe import W1FE
 from pt_flows.methods.wgan_gp import WGANGP
 
-__all__ = ["W1FE", "WGANGP"]
+__all__ = ["ODEGAN", "W1FE", "WGANGP"]

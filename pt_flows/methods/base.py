@@ -9,10 +9,12 @@ write parameters themselves). In pt_flows it counts iterations: `max_steps`, sch
 all mean the paper's outer loop.
 """
 
+import math
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 from typing import Any, cast
 
 import lightning as L
@@ -29,7 +31,8 @@ from pt_flows.state.ema import EMA
 from pt_flows.state.noise import NoiseStream, fold, run_seed
 
 Terms = dict[str, Tensor]
-"""What one iteration reports: scalars on the device, detached."""
+"""What one iteration reports: scalars on the device, detached. A term may be missing in some iterations; one whose name
+begins with an underscore is checked for being finite but not logged."""
 
 
 class GenerativeModule(L.LightningModule, ABC):
@@ -206,23 +209,24 @@ class GenerativeModule(L.LightningModule, ABC):
         """
         if not self._terms:
             return
-        names = list(self._terms[0])
-        values = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in self._terms]).cpu()
         first = self.iteration - len(self._terms) + 1
+        places = [(name, first + i) for i, terms in enumerate(self._terms) for name in terms]
+        values = torch.stack([value.float() for terms in self._terms for value in terms.values()]).tolist()
         self._terms.clear()
-        bad = (~values.isfinite()).nonzero()
-        if len(bad):
-            row, column = (int(i) for i in bad[0])
-            raise DivergenceError(
-                f"{names[column]} is {values[row, column].item()} at iteration {first + row}; the last checkpoint is "
-                "from before. Lower the learning rate or the step size, or raise the penalty weight"
-            )
+        by_name: dict[str, list[float]] = {}
+        for (name, iteration), value in zip(places, values, strict=True):
+            if not math.isfinite(value):
+                raise DivergenceError(
+                    f"{name.lstrip('_')} is {value} at iteration {iteration}; the last checkpoint is from before. "
+                    "Lower the learning rate or the step size, or raise the penalty weight"
+                )
+            by_name.setdefault(name, []).append(value)
         self._tick()
         before, since = self._flushed
         self._flushed = (self.iteration, self.seconds)
         rate = (self.iteration - before) / max(self.seconds - since, 1e-9)
         self.write(
-            {f"train/{name}": float(v) for name, v in zip(names, values.mean(0), strict=True)}
+            {f"train/{name}": fmean(v) for name, v in by_name.items() if not name.startswith("_")}
             | {f"train/lr_{i}": float(s.get_last_lr()[0]) for i, s in enumerate(self.schedulers)}
             | {"cost/images_seen": float(self.images_seen), "cost/seconds": self.seconds}
             | {"cost/iterations_per_second": rate}
@@ -248,6 +252,21 @@ class GenerativeModule(L.LightningModule, ABC):
     def on_fit_start(self) -> None:
         """Begin the first interval of the log where the run begins."""
         self._flushed = (self.iteration, self.seconds)
+        self._configured = [[dict(group, params=None) for group in o.param_groups] for o in self.trainer.optimizers]
+        self._base_lrs = [list(scheduler.base_lrs) for scheduler in self.schedulers]
+
+    def on_train_start(self) -> None:
+        """Let the configuration's learning rates and betas win over those of a checkpoint that is continued."""
+        for optimizer, groups in zip(self.trainer.optimizers, self._configured, strict=True):
+            for group, configured in zip(optimizer.param_groups, groups, strict=True):
+                group.update({key: value for key, value in configured.items() if key != "params"})
+        for scheduler, base_lrs in zip(self.schedulers, self._base_lrs, strict=True):
+            if isinstance(scheduler, LambdaLR):
+                factors = [factor(self.iteration) for factor in scheduler.lr_lambdas]
+                scheduler.base_lrs = base_lrs
+                scheduler._last_lr = [base * factor for base, factor in zip(base_lrs, factors, strict=True)]
+                for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+                    group["lr"] = rate
 
     def on_train_end(self) -> None:
         """Log what came after the last full interval."""
@@ -291,7 +310,105 @@ class GenerativeModule(L.LightningModule, ABC):
 
 
 class AdversarialModule(GenerativeModule):
-    """Base of methods with a generator G and a critic (or discriminator) D, each with its optimizer.
+    """Base of methods with a generator G and a critic (or discriminator) D: the two players, and drawing from G.
+
+    Both networks are class-conditional (`num_classes` above zero: they take labels after their input) or neither is.
+
+    Args:
+        generator: G, latents to samples.
+        critic: D, samples to one value each.
+        ema_decay: Decay of the average of G's weights.
+    """
+
+    def __init__(self, generator: GeneratorNet, critic: CriticNet, ema_decay: float = 0.999) -> None:
+        super().__init__(ema_decay)
+        if generator.event_shape != critic.event_shape:
+            raise UserError(
+                f"model.generator makes samples of shape {generator.event_shape}, model.critic takes "
+                f"{critic.event_shape}; give both the same image_size, num_channels or event_shape"
+            )
+        if generator.num_classes != critic.num_classes:
+            raise UserError(
+                f"model.generator has num_classes {generator.num_classes}, model.critic {critic.num_classes}; give "
+                "both the number of classes of the data, or 0 for an unconditional model"
+            )
+        self.generator, self.critic = generator, critic
+        self.ema = EMA(generator, self.ema_decay)
+
+    def setup(self, stage: str) -> None:
+        """Refuse data whose labels the networks can not take."""
+        super().setup(stage)
+        classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", self.num_classes)
+        if self.num_classes and classes != self.num_classes:
+            raise UserError(
+                f"the networks have num_classes {self.num_classes}, the data have {classes or 'no'} classes; set "
+                "num_classes of model.generator and model.critic to that of the data"
+            )
+
+    @property
+    def averaged_network(self) -> GeneratorNet:
+        """G: what the moving average follows."""
+        return self.generator
+
+    @property
+    def event_shape(self) -> Shape:
+        """Shape of one sample."""
+        return self.generator.event_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the networks are conditioned on; 0 for none."""
+        return self.generator.num_classes
+
+    def latents(self, num: int) -> Tensor:
+        """Fresh latents z (num, *latent_shape) of this iteration."""
+        return self.generator.latent_std * self.noise.normal(num, *self.generator.latent_shape)
+
+    @torch.no_grad()
+    def sample(
+        self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
+    ) -> Tensor:
+        """Push `num` latents through the generator; the same latents for any batching.
+
+        A class-conditional generator draws its labels uniformly where none are given.
+
+        Raises:
+            UserError: Labels that do not fit: for an unconditional model, of another number, or out of range.
+        """
+        at_least("num", num, 1)
+        device = rng.device if rng is not None else self.device
+        z = torch.randn(num, *self.generator.latent_shape, generator=rng, device=device)
+        if y is None and self.num_classes:
+            y = torch.randint(self.num_classes, (num,), generator=rng, device=device)
+        if y is not None:
+            y = self._checked_labels(y, num)
+        return self.push(self.generator.latent_std * z.to(next(self.generator.parameters())), weights, y)
+
+    def _checked_labels(self, y: Tensor, num: int) -> Tensor:
+        if not self.num_classes:
+            raise UserError(f"this {type(self).__name__} is not class-conditional: call sample without labels")
+        if y.shape != (num,) or bool(((y < 0) | (y >= self.num_classes)).any()):
+            raise UserError(
+                f"labels of shape {tuple(y.shape)} from {int(y.min())} to {int(y.max())} are given for {num} samples; "
+                f"wanted is shape ({num},) with values in 0 ... {self.num_classes - 1}"
+            )
+        return y.to(self.device)
+
+    @torch.no_grad()
+    def push(self, z: Tensor, weights: Weights = "ema", y: Tensor | None = None) -> Tensor:
+        """Samples from given latents (and labels) with the network in evaluation mode, 500 at a time."""
+        inputs = zip(*(part.split(500) for part in (z, y) if part is not None), strict=True)
+        if weights == "ema":
+            return torch.cat([self.ema(*part) for part in inputs])
+        was_training = self.generator.training
+        self.generator.eval()
+        samples = torch.cat([self.generator(*part) for part in inputs])
+        self.generator.train(was_training)
+        return samples
+
+
+class AlternatingModule(AdversarialModule):
+    """Base of adversarial methods that fit the critic for some steps, then move the generator, each by its optimizer.
 
     Args:
         generator: G, latents to samples.
@@ -313,37 +430,21 @@ class AdversarialModule(GenerativeModule):
         lr_decay: Decay = "constant",
         ema_decay: float = 0.999,
     ) -> None:
-        super().__init__(ema_decay)
+        super().__init__(generator, critic, ema_decay)
         at_least("num_critic_steps", num_critic_steps, 1)
-        if generator.event_shape != critic.event_shape:
+        if self.num_classes:
             raise UserError(
-                f"model.generator makes samples of shape {generator.event_shape}, model.critic takes "
-                f"{critic.event_shape}; give both the same image_size, num_channels or event_shape"
+                f"{type(self).__name__} is not class-conditional; set num_classes of model.generator and model.critic "
+                "to 0"
             )
-        self.generator, self.critic = generator, critic
         self.generator_optimizer, self.critic_optimizer = generator_optimizer, critic_optimizer
         self.num_critic_steps = num_critic_steps
         self.lr_decay: Decay = lr_decay
-        self.ema = EMA(generator, self.ema_decay)
-
-    @property
-    def averaged_network(self) -> GeneratorNet:
-        """G: what the moving average follows."""
-        return self.generator
-
-    @property
-    def event_shape(self) -> Shape:
-        """Shape of one sample."""
-        return self.generator.event_shape
 
     @property
     def minibatches_per_iteration(self) -> int:
         """One per critic step; the generator needs latents only."""
         return self.num_critic_steps
-
-    def latents(self, num: int) -> Tensor:
-        """Fresh latents z (num, *latent_shape) of this iteration."""
-        return self.generator.latent_std * self.noise.normal(num, *self.generator.latent_shape)
 
     def optimizer_pair(self) -> tuple[LightningOptimizer, LightningOptimizer]:
         """(generator's, critic's) optimizer."""
@@ -379,29 +480,6 @@ class AdversarialModule(GenerativeModule):
         num_iterations = max(self.trainer.max_steps, 1)
         factor: Callable[[int], float] = lambda t: decay_factor(self.lr_decay, t / num_iterations)
         return optimizers, [LambdaLR(optimizer, factor) for optimizer in optimizers]
-
-    @torch.no_grad()
-    def sample(
-        self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
-    ) -> Tensor:
-        """Push `num` latents through the generator; the same latents for any batching."""
-        if y is not None:
-            raise UserError(f"{type(self).__name__} is not class-conditional: call sample without labels")
-        at_least("num", num, 1)
-        device = rng.device if rng is not None else self.device
-        z = torch.randn(num, *self.generator.latent_shape, generator=rng, device=device)
-        return self.push(self.generator.latent_std * z.to(next(self.generator.parameters())), weights)
-
-    @torch.no_grad()
-    def push(self, z: Tensor, weights: Weights = "ema") -> Tensor:
-        """Samples from given latents with the network in evaluation mode, 500 at a time."""
-        if weights == "ema":
-            return torch.cat([self.ema(part) for part in z.split(500)])
-        was_training = self.generator.training
-        self.generator.eval()
-        samples = torch.cat([self.generator(part) for part in z.split(500)])
-        self.generator.train(was_training)
-        return samples
 
 
 def at_least(key: str, value: float, least: float) -> None:

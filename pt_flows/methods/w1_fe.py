@@ -28,12 +28,12 @@ from pt_flows.functional.potentials import (
     wasserstein1_dual,
 )
 from pt_flows.functional.schedules import Decay, decay_factor
-from pt_flows.methods.base import AdversarialModule, Terms, at_least, positive
+from pt_flows.methods.base import AlternatingModule, Terms, at_least, positive
 
 PENALTIES = {"one_sided": one_sided_penalty, "two_sided": two_sided_penalty}
 
 
-class W1FE(AdversarialModule):
+class W1FE(AlternatingModule):
     """Wasserstein-1 forward Euler with persistent training.
 
     Args:

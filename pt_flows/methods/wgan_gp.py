@@ -18,10 +18,10 @@ from pt_flows.contracts import Batch, CriticNet, GeneratorNet
 from pt_flows.functional.penalties import gradient_norm, interpolate, two_sided_penalty
 from pt_flows.functional.potentials import wasserstein1_dual
 from pt_flows.functional.schedules import Decay
-from pt_flows.methods.base import AdversarialModule, Terms, at_least
+from pt_flows.methods.base import AlternatingModule, Terms, at_least
 
 
-class WGANGP(AdversarialModule):
+class WGANGP(AlternatingModule):
     """Wasserstein GAN with the two-sided gradient penalty.
 
     Args:

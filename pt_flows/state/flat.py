@@ -1,0 +1,55 @@
+"""A network as a function of one flat vector of parameters, so that a whole player is a point that can be moved."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+class FlatNetwork:
+    """Evaluates a network at parameters that are not its own: nothing is written to it, so nothing has to be restored.
+
+    Args:
+        network: Its trainable parameters are looked up now, their values whenever a method is called.
+
+    Attributes:
+        parameters: The trainable parameters.
+        num: How many numbers they hold.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        self.names, self.parameters = [name for name, _ in named], [p for _, p in named]
+        self.sizes = [p.numel() for p in self.parameters]
+        self.num = sum(self.sizes)
+
+    def __call__(self, theta: Tensor, buffers: dict[str, Tensor], *args: Tensor) -> Tensor:
+        """The network at its arguments with parameters theta (num,), differentiable in theta.
+
+        Args:
+            theta: All trainable parameters, in the order of `vector`.
+            buffers: Used, and written in training mode, in place of the network's own.
+            args: What the network's forward takes.
+        """
+        parameters = dict(zip(self.names, self.pieces(theta), strict=True))
+        return functional_call(self.network, {**parameters, **buffers}, args)
+
+    def vector(self) -> Tensor:
+        """A copy of all trainable parameters (num,)."""
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
+    def pieces(self, theta: Tensor) -> Sequence[Tensor]:
+        """Views of a vector (num,) in the shapes of the parameters."""
+        return [part.view(p.shape) for part, p in zip(theta.split(self.sizes), self.parameters, strict=True)]
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Copies of the buffers, such as the running statistics of batch norm, for one evaluation."""
+        return {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+
+    @torch.no_grad()
+    def commit(self, buffers: dict[str, Tensor], where: Tensor) -> None:
+        """Take over buffers that an evaluation has updated, where the scalar `where` is true."""
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(torch.where(where, buffers[name], buffer))
