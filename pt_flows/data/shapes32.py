@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -71,4 +72,10 @@ class Shapes32(ArrayImages):
 
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
         """Images uint8 (N, 3, 32, 32) and labels (N,)."""
-        return draw_shapes(NUM_IMAGES[split], generator_at("cpu", "shapes32", split))
+        return drawn(split)
+
+
+@cache
+def drawn(split: Split) -> tuple[Tensor, Tensor]:
+    """The set's images and labels, drawn once per process; not to be written to."""
+    return draw_shapes(NUM_IMAGES[split], generator_at("cpu", "shapes32", split))

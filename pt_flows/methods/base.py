@@ -194,7 +194,8 @@ class GenerativeModule(L.LightningModule, ABC):
         Other parameters receive no gradient, so nothing has to be frozen or set to zero around it.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = torch.autograd.grad(loss, parameters)
+        with torch.autocast(loss.device.type, enabled=False):  # backward in the precision that forward chose
+            gradients = torch.autograd.grad(loss, parameters)
         for parameter, gradient in zip(parameters, mean_over_ranks(gradients), strict=True):
             parameter.grad = gradient
         optimizer.step()
@@ -256,14 +257,16 @@ class GenerativeModule(L.LightningModule, ABC):
         self._base_lrs = [list(scheduler.base_lrs) for scheduler in self.schedulers]
 
     def on_train_start(self) -> None:
-        """Let the configuration's learning rates and betas win over those of a checkpoint that is continued."""
+        """Count on from the module's iteration; let the configuration's learning rates win over a checkpoint's."""
+        total = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        total.ready = total.completed = self.iteration
         for optimizer, groups in zip(self.trainer.optimizers, self._configured, strict=True):
             for group, configured in zip(optimizer.param_groups, groups, strict=True):
                 group.update({key: value for key, value in configured.items() if key != "params"})
         for scheduler, base_lrs in zip(self.schedulers, self._base_lrs, strict=True):
             if isinstance(scheduler, LambdaLR):
                 factors = [factor(self.iteration) for factor in scheduler.lr_lambdas]
-                scheduler.base_lrs = base_lrs
+                scheduler.last_epoch, scheduler.base_lrs = self.iteration, base_lrs
                 scheduler._last_lr = [base * factor for base, factor in zip(base_lrs, factors, strict=True)]
                 for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
                     group["lr"] = rate

@@ -118,6 +118,11 @@ class ODEGAN(AdversarialModule):
         """One, or one for each stage."""
         return self.tableau.num_stages if self.fresh else 1
 
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Run a block outside autocast: with bf16-mixed, field and regulariser stay float32."""
+        with torch.autocast(self.device.type, enabled=False):
+            super().training_step(batch, batch_idx)
+
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """One Runge-Kutta step of both players, then the regulariser's step of D."""
         lam, tableau = self.penalty_weight, self.tableau
@@ -146,10 +151,9 @@ class ODEGAN(AdversarialModule):
         """l_D and l_G at any parameters, and copies of both networks' buffers that the evaluation has updated."""
         x, labels, z = draw
         buffers_D, buffers_G = self.D.buffers(), self.G.buffers()
-        with torch.autocast(x.device.type, enabled=False):
-            a_fake = self.D(theta, buffers_D, self.G(phi, buffers_G, z, *labels), *labels)
-            a_real = self.D(theta, buffers_D, x, *labels)
-            l_D, l_G = discriminator_loss(a_real, a_fake, self.objective), generator_loss(a_fake, self.objective)
+        a_fake = self.D(theta, buffers_D, self.G(phi, buffers_G, z, *labels), *labels)
+        a_real = self.D(theta, buffers_D, x, *labels)
+        l_D, l_G = discriminator_loss(a_real, a_fake, self.objective), generator_loss(a_fake, self.objective)
         return l_D, l_G, (buffers_D, buffers_G)
 
     def field(self, y: Tensor, draw: Draw) -> Tensor:
