@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from PIL import Image
 
 from pt_flows.data import Shapes32, Toy2D
 from pt_flows.data.base import FlowData
@@ -65,3 +67,15 @@ def weights(module: torch.nn.Module) -> torch.Tensor:
     return torch.cat(
         [v.detach().flatten().double() for v in module.state_dict().values() if isinstance(v, torch.Tensor)]
     )
+
+
+def write_class_folders(root: Path, num_classes: int = 2, size: int = 64, num_images: int = 4) -> None:
+    """Random JPEG images in ImageNet's layout."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label in range(num_classes):
+            folder = root / split / f"n{label:08d}"
+            folder.mkdir(parents=True)
+            for i in range(num_images):
+                pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.JPEG")

@@ -13,14 +13,14 @@ MAY_IMPORT = {
     "functional": set(),
     "state": {"contracts", "functional"},
     "nets": {"contracts", "functional"},
-    "data": {"contracts", "functional", "state"},
+    "data": {"contracts", "functional", "progress", "state"},
     "metrics": {"contracts", "functional", "progress"},
     "methods": {"contracts", "functional", "state"},
     "runs": {"contracts"},
     "callbacks": {"contracts", "methods", "metrics", "progress", "state"},
     "evaluation": {"callbacks", "contracts", "methods", "metrics", "progress", "runs", "state"},
 }
-FUNCTIONAL_MAY_USE = {"collections", "dataclasses", "jaxtyping", "math", "torch", "typing"}
+FUNCTIONAL_MAY_USE = {"bisect", "collections", "dataclasses", "itertools", "jaxtyping", "math", "torch", "typing"}
 
 
 def imports(path: Path) -> set[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from problems import ROOT
+from problems import ROOT, write_class_folders
 
 from pt_flows.cli import main
 
@@ -24,8 +24,12 @@ def test_recipe_parses_and_says_what_it_is(recipe: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
 def test_recipe_trains(recipe: Path) -> None:
-    images = recipe.parent.name != "toy2d"
-    layers = ["--config", str(ROOT / "configs/data/shapes32.yaml")] if images else []
+    images, layers = recipe.parent.name != "toy2d", []
+    if recipe.parent.name == "cifar10":
+        layers = ["--config", str(ROOT / "configs/data/shapes32.yaml")]
+    elif recipe.parent.name == "imagenet":
+        write_class_folders(Path("images"), num_classes=3, size=64)
+        layers = ["--data.root", "images", "--model.generator.num_classes", "3", "--model.critic.num_classes", "3"]
     arguments = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--data.batch_size", "4", *SMALL_NETS]
     arguments += ["--evaluation.metrics", "[]"] if images else ["--evaluation.num_samples", "20"]
     assert main(["fit", "--config", str(recipe), *layers, *arguments]) == 0

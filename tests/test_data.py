@@ -1,17 +1,21 @@
 """Data as a function of (seed, iteration)."""
 
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import get_args
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from problems import write_class_folders
 from torch.testing import assert_close as close
 
 from pt_flows.contracts import UserError
-from pt_flows.data import CIFAR10, Shapes32, Toy2D
+from pt_flows.data import CIFAR10, ImageNet, Shapes32, Toy2D
 from pt_flows.data.base import BlockLoader, FlowData
 from pt_flows.data.toy2d import ToyName
 
@@ -181,3 +185,55 @@ def test_workers_serve_the_same_stream() -> None:
     assert len(ahead) == len(here) == 6
     for a, b in zip(ahead, here, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_imagenet_reads_class_folders(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, num_classes=3, size=16)
+    data = ImageNet(str(tmp_path), image_size=16, batch_size=5, flip=False)
+    data.setup("fit")
+    images, labels = data.arrays("train")
+    assert images.shape == (12, 3, 16, 16)
+    assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert data.num_classes == 3
+    with Image.open(tmp_path / "train" / "n00000001" / "2.JPEG") as file:
+        assert torch.equal(images[6], torch.from_numpy(np.array(file)).permute(2, 0, 1))
+    x, y = data.on_after_batch_transfer(data.draw(0, 2), 0)
+    assert x.shape == (2, 5, 3, 16, 16)
+    for image, label in zip(x.flatten(0, 1), y.flatten(), strict=True):
+        index = int((images / 127.5 - 1 - image).abs().flatten(1).amax(1).argmin())
+        assert labels[index] == label
+
+
+def test_imagenet_cuts_and_reduces_larger_images(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, num_classes=1, size=8, num_images=1)
+    for split in ("train", "val"):
+        stripes = np.zeros((20, 40, 3), np.uint8)
+        stripes[:, 10:20], stripes[:, 20:30] = 255, (255, 0, 0)
+        Image.fromarray(stripes).save(tmp_path / split / "n00000000" / "0.png")
+        (tmp_path / split / "n00000000" / "0.JPEG").unlink()
+    image = ImageNet(str(tmp_path), image_size=10).load("train")[0][0]
+    assert image[:, :, :4].min() > 230  # the left half of the central square is white, the right half red
+    assert image[0, :, 6:].min() > 230
+    assert image[1, :, 6:].max() < 25
+
+
+def test_imagenet_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no images in .*train .*data.root must hold train/<class>"):
+        ImageNet(str(tmp_path)).setup("fit")
+    write_class_folders(tmp_path, num_classes=1, size=32, num_images=1)
+    with pytest.raises(UserError, match=r"0.JPEG has 32x32 pixels, fewer than data.image_size \(64\)"):
+        ImageNet(str(tmp_path)).setup("fit")
+    broken = tmp_path / "train" / "n00000000" / "0.JPEG"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"0.JPEG can not be read .*delete it or restore it"):
+        ImageNet(str(tmp_path), image_size=32).setup("fit")
+
+
+def test_real_imagenet_subset() -> None:
+    root = Path(os.environ.get("PT_FLOWS_DATA", "")) / "imagenet64"
+    if not root.is_dir():
+        pytest.skip("no ImageNet: set PT_FLOWS_DATA to the folder that holds imagenet64")
+    data = ImageNet(image_size=64)
+    images, labels = data.arrays("test")
+    assert images.shape[1:] == (3, 64, 64)
+    assert data.num_classes == len(set(labels.tolist())) == len(list((root / "val").iterdir()))

@@ -13,7 +13,10 @@ from pt_flows.nets import (
     ResidualMLPGenerator,
     ResNetCritic,
     ResNetGenerator,
+    SNDCGANCritic,
+    SNDCGANGenerator,
 )
+from pt_flows.nets.resnet import ClassBatchNorm2d
 
 # parameters counted in the released WGAN-GP scripts
 COUNTS = [
@@ -23,7 +26,16 @@ COUNTS = [
     (ResNetCritic(), 1_053_825),
     (MLPGenerator(width=512), 527_874),
     (MLPCritic(width=512), 527_361),
+    # ODE-GAN's released code; its CIFAR-10 discriminator has a second logit, 8,193 parameters more
+    (SNDCGANGenerator(), 3_812_355),
+    (SNDCGANCritic(), 2_944_066 - 8_193),
+    (MLPGenerator(latent_dim=32, width=25, depth=2), 1_527),
+    (MLPCritic(width=25, depth=2), 751),
 ]
+
+
+GENERATORS = {"dcgan": DCGANGenerator, "resnet": ResNetGenerator, "sndcgan": SNDCGANGenerator}
+CRITICS = {"dcgan": DCGANCritic, "resnet": ResNetCritic, "sndcgan": SNDCGANCritic}
 
 
 @pytest.mark.parametrize(("net", "count"), COUNTS, ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else "")
@@ -32,10 +44,10 @@ def test_number_of_parameters(net: nn.Module, count: int) -> None:
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
-@pytest.mark.parametrize("kind", ["dcgan", "resnet"])
+@pytest.mark.parametrize("kind", ["dcgan", "resnet", "sndcgan"])
 def test_shapes(size: int, kind: str) -> None:
-    G: GeneratorNet = {"dcgan": DCGANGenerator, "resnet": ResNetGenerator}[kind](size, width=4)
-    D: CriticNet = {"dcgan": DCGANCritic, "resnet": ResNetCritic}[kind](size, width=4)
+    G: GeneratorNet = GENERATORS[kind](size, width=4)
+    D: CriticNet = CRITICS[kind](size, width=4)
     x = G(torch.randn(2, *G.latent_shape))
     assert x.shape == (2, *G.event_shape) == (2, 3, size, size)
     assert D.event_shape == G.event_shape
@@ -43,7 +55,7 @@ def test_shapes(size: int, kind: str) -> None:
     assert x.abs().max() <= 1
 
 
-@pytest.mark.parametrize("make", [DCGANGenerator, DCGANCritic, ResNetGenerator, ResNetCritic])
+@pytest.mark.parametrize("make", [*GENERATORS.values(), *CRITICS.values()])
 def test_impossible_sizes_are_refused(make: type[nn.Module]) -> None:
     with pytest.raises(ValueError, match=r"image_size must be .* got 48"):
         make(image_size=48)
@@ -79,3 +91,42 @@ def test_normal_initialisation_of_the_released_code() -> None:
     assert isinstance(hidden, nn.Linear)
     assert hidden.weight.std().item() == pytest.approx(0.1, rel=0.02)
     assert all(bool((p == 0).all()) for name, p in critic.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_class_conditional_networks_use_their_labels(size: int) -> None:
+    G, D = ResNetGenerator(size, width=4, num_classes=3), ResNetCritic(size, width=4, num_classes=3, pooling="sum")
+    first = [m for m in G.modules() if isinstance(m, ClassBatchNorm2d)]
+    assert len(first) == 2 * len(G.blocks)
+    nn.init.normal_(first[0].shift.weight)
+    z, y = torch.randn(4, 128), torch.tensor([0, 1, 2, 0])
+    x = G.eval()(z, y)
+    assert x.shape == (4, 3, size, size)
+    assert not torch.allclose(x, G(z, (y + 1) % 3))
+    assert D(x, y).shape == (4,)
+    assert not torch.allclose(D(x, y), D(x, (y + 1) % 3))
+
+
+def test_projection_is_the_inner_product_with_the_class_vector() -> None:
+    D = ResNetCritic(width=4, num_classes=3)
+    x, y = torch.randn(2, 3, 32, 32), torch.tensor([2, 1])
+    pooled = torch.relu(D.blocks(x)).mean((2, 3))
+    torch.testing.assert_close(
+        D(x, y) - D.last(pooled).squeeze(1), torch.einsum("bc,bc->b", D.project.weight[y], pooled)
+    )
+
+
+def test_class_batch_norm_starts_as_plain_batch_norm() -> None:
+    x, y = torch.randn(6, 5, 4, 4), torch.randint(3, (6,))
+    torch.testing.assert_close(ClassBatchNorm2d(5, 3)(x, y), nn.BatchNorm2d(5)(x))
+
+
+def test_fan_in_initialisation() -> None:
+    """Truncated at two standard deviations of 1/√fan_in; the deviation after the cut is 0.8796 of it."""
+    G = SNDCGANGenerator()
+    for layer, fan_in in ((G.net[0], 128), (G.net[2], 512 * 16), (G.net[-2], 64 * 9)):
+        std = fan_in**-0.5
+        assert layer.weight.abs().max() <= 2 * std
+        assert layer.weight.std().item() == pytest.approx(0.8796 * std, rel=0.05)
+        assert not layer.bias.any()
+    assert MLPCritic(width=25, init_std="fan_in").net[2].weight.abs().max() <= 0.4

@@ -1,7 +1,8 @@
 """Data, served as a function of (seed, iteration). Importing this package makes the short names known to the CLI."""
 
 from pt_flows.data.cifar10 import CIFAR10
+from pt_flows.data.imagenet import ImageNet
 from pt_flows.data.shapes32 import Shapes32
 from pt_flows.data.toy2d import Toy2D
 
-__all__ = ["CIFAR10", "Shapes32", "Toy2D"]
+__all__ = ["CIFAR10", "ImageNet", "Shapes32", "Toy2D"]

@@ -29,6 +29,7 @@ class FlowData(L.LightningDataModule, ABC):
     """
 
     event_shape: Shape
+    num_classes: int = 0
 
     def __init__(self, batch_size: int, iterations_per_block: int) -> None:
         super().__init__()

@@ -26,6 +26,7 @@ class CIFAR10(ArrayImages):
     """
 
     event_shape = (3, 32, 32)
+    num_classes = 10
 
     def __init__(
         self, root: str | None = None, batch_size: int = 64, flip: bool = True, iterations_per_block: int = 1

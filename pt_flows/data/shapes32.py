@@ -66,6 +66,7 @@ class Shapes32(ArrayImages):
     """
 
     event_shape = (3, SIZE, SIZE)
+    num_classes = 10
 
     def __init__(self, batch_size: int = 64, flip: bool = True, iterations_per_block: int = 1) -> None:
         super().__init__(batch_size, flip, iterations_per_block)

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import grad
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -30,20 +30,11 @@ from pt_flows.functional.objectives import Objective, discriminator_loss, genera
 from pt_flows.functional.schedules import piecewise_constant
 from pt_flows.methods.base import AdversarialModule, Terms, at_least, positive
 from pt_flows.state.distributed import mean_over_ranks
-from pt_flows.state.flat import FlatNetwork
+from pt_flows.state.flat import FlatNetwork, refuse_unsteady_layers
 
 PLAYERS = ("discriminator", "generator")
 Buffers = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Of the discriminator and of the generator, by name."""
-RANDOM_LAYERS = (
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.Dropout3d,
-    nn.AlphaDropout,
-    nn.FeatureAlphaDropout,
-    nn.RReLU,
-)
 
 
 class Draw(NamedTuple):
@@ -301,23 +292,3 @@ class ODEGAN(AdversarialModule):
 def average(vector: Tensor) -> Tensor:
     """Mean over ranks, in one all-reduce."""
     return mean_over_ranks([vector])[0]
-
-
-def refuse_unsteady_layers(name: str, network: nn.Module) -> None:
-    """Check that a network is one function during an iteration.
-
-    Raises:
-        UserError: A layer is random, or changes with every evaluation; says which.
-    """
-    for path, layer in network.named_modules():
-        kinds = {type(layer).__name__, *(type(hook).__name__ for hook in layer._forward_pre_hooks.values())}
-        if layer.training and kinds & {"_SpectralNorm", "SpectralNorm"}:
-            raise UserError(
-                f"{name} has spectral norm ({path.split('.parametrizations')[0]}), whose power iteration changes the "
-                "network between the stages of a step; ODE-GAN has its own regulariser: set spectral_norm to false"
-            )
-        if layer.training and isinstance(layer, RANDOM_LAYERS) and getattr(layer, "p", 1.0) > 0:
-            raise UserError(
-                f"{name} has a random layer, {path} ({type(layer).__name__}): every stage of a step would see another "
-                "network; leave it out or set its probability to 0"
-            )

@@ -3,6 +3,7 @@
 from pt_flows.nets.dcgan import DCGANCritic, DCGANGenerator
 from pt_flows.nets.mlp import MLPCritic, MLPGenerator, ResidualMLPGenerator
 from pt_flows.nets.resnet import ResNetCritic, ResNetGenerator
+from pt_flows.nets.sndcgan import SNDCGANCritic, SNDCGANGenerator
 
 __all__ = [
     "DCGANCritic",
@@ -12,4 +13,6 @@ __all__ = [
     "ResNetCritic",
     "ResNetGenerator",
     "ResidualMLPGenerator",
+    "SNDCGANCritic",
+    "SNDCGANGenerator",
 ]

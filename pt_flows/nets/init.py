@@ -24,6 +24,21 @@ def normal_(module: nn.Module, std: float) -> None:
             parameter.normal_(0.0, std)
 
 
+@torch.no_grad()
+def fan_in_(module: nn.Module) -> None:
+    """Every weight N(0, 1 / fan_in) cut off at two standard deviations, every bias 0: the default of Sonnet and Haiku.
+
+    The fan-in of a transposed convolution is its input channels times the area of its kernel.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            outputs = layer.weight.shape[1 if isinstance(layer, nn.ConvTranspose2d) else 0]
+            std = math.sqrt(outputs / layer.weight.numel())
+            nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+            if layer.bias is not None:
+                layer.bias.zero_()
+
+
 def linear(num_in: int, num_out: int, he: bool = False) -> nn.Linear:
     """Linear layer, zero bias, uniform weights: Glorot, or He (fan in) for hidden ReLU layers of the WGAN-GP toys."""
     layer = nn.Linear(num_in, num_out)

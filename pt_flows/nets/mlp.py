@@ -2,20 +2,24 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pt_flows.contracts import CriticNet, GeneratorNet
-from pt_flows.nets.init import linear, normal_
+from pt_flows.nets.init import fan_in_, linear, normal_
+
+InitStd = float | Literal["fan_in"] | None
 
 
 def mlp(
-    num_in: int, num_out: int, width: int, depth: int, batch_norm: bool = False, init_std: float | None = None
+    num_in: int, num_out: int, width: int, depth: int, batch_norm: bool = False, init_std: InitStd = None
 ) -> nn.Sequential:
     """`depth` hidden layers of `width` units (linear, batch norm if asked, ReLU), then a linear output.
 
-    Weights are He uniform as in WGAN-GP's toys, or N(0, init_std²) as in W1-FE's code where `init_std` is given.
+    Weights are He uniform as in WGAN-GP's toys; N(0, init_std²) as in W1-FE's code where `init_std` is a number; for
+    "fan_in" truncated normal with standard deviation 1/√fan_in as in ODE-GAN's.
     """
     layers: list[nn.Module] = []
     for _ in range(depth):
@@ -26,7 +30,9 @@ def mlp(
         ]
         num_in = width
     net = nn.Sequential(*layers, linear(num_in, num_out))
-    if init_std is not None:
+    if init_std == "fan_in":
+        fan_in_(net)
+    elif init_std is not None:
         normal_(net, init_std)
     return net
 
@@ -38,7 +44,8 @@ class MLPCritic(CriticNet):
         event_shape: Shape of one sample.
         width: Units of a hidden layer.
         depth: Number of hidden layers.
-        init_std: Standard deviation of normal weights; None for He uniform (WGAN-GP's toys).
+        init_std: Standard deviation of normal weights; "fan_in" for truncated normal weights with 1/√fan_in (ODE-GAN's
+            toys); None for He uniform (WGAN-GP's toys).
     """
 
     def __init__(
@@ -46,7 +53,7 @@ class MLPCritic(CriticNet):
         event_shape: Sequence[int] = (2,),
         width: int = 128,
         depth: int = 3,
-        init_std: float | None = None,
+        init_std: InitStd = None,
     ) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
@@ -66,7 +73,8 @@ class MLPGenerator(GeneratorNet):
         width: Units of a hidden layer.
         depth: Number of hidden layers.
         batch_norm: Batch norm before each ReLU.
-        init_std: Standard deviation of normal weights; None for He uniform (WGAN-GP's toys).
+        init_std: Standard deviation of normal weights; "fan_in" for truncated normal weights with 1/√fan_in (ODE-GAN's
+            toys); None for He uniform (WGAN-GP's toys).
         latent_std: Standard deviation of the latent.
     """
 
@@ -77,7 +85,7 @@ class MLPGenerator(GeneratorNet):
         width: int = 128,
         depth: int = 3,
         batch_norm: bool = False,
-        init_std: float | None = None,
+        init_std: InitStd = None,
         latent_std: float = 1.0,
     ) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ script) and Miyato et al. 2018, Spectral Normalization for GANs, arXiv:1802.0595
 sizes). Upsampling happens before the first convolution of a block, as in WGAN-GP's code.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm as normalise_spectrally
 
 from pt_flows.contracts import CriticNet, GeneratorNet, UserError
-from pt_flows.nets.init import conv, linear
+from pt_flows.nets.init import conv, linear, uniform_
 
 # channels in multiples of `width`, from the 4x4 end of the generator / from the image end of the critic
 GENERATOR_CHANNELS = {32: (1, 1, 1, 1), 64: (8, 8, 4, 2, 1), 128: (16, 16, 8, 4, 2, 1)}
@@ -32,19 +33,43 @@ def channels_for(image_size: int, table: dict[int, tuple[int, ...]], width: int)
     return [m * width for m in table[image_size]]
 
 
+class ClassBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose scale and shift are looked up by class (de Vries et al. 2017, arXiv:1707.00683).
+
+    Args:
+        num_features: Channels.
+        num_classes: Classes.
+    """
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__(num_features, affine=False)
+        self.scale, self.shift = nn.Embedding(num_classes, num_features), nn.Embedding(num_classes, num_features)
+        nn.init.ones_(self.scale.weight)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """(B, C, H, W) with labels (B,) to the same shape."""
+        return super().forward(x) * self.scale(y)[..., None, None] + self.shift(y)[..., None, None]
+
+
+def batch_norm(num_features: int, num_classes: int) -> nn.Module:
+    """Batch norm, class-conditional where there are classes."""
+    return ClassBatchNorm2d(num_features, num_classes) if num_classes else nn.BatchNorm2d(num_features)
+
+
 class UpBlock(nn.Module):
     """BN ReLU upsample conv BN ReLU conv, plus an upsampled 1x1 shortcut."""
 
-    def __init__(self, num_in: int, num_out: int) -> None:
+    def __init__(self, num_in: int, num_out: int, num_classes: int = 0) -> None:
         super().__init__()
-        self.norm1, self.conv1 = nn.BatchNorm2d(num_in), conv(num_in, num_out, 3)
-        self.norm2, self.conv2 = nn.BatchNorm2d(num_out), conv(num_out, num_out, 3)
+        self.norm1, self.conv1 = batch_norm(num_in, num_classes), conv(num_in, num_out, 3)
+        self.norm2, self.conv2 = batch_norm(num_out, num_classes), conv(num_out, num_out, 3)
         self.shortcut = conv(num_in, num_out, 1, he=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, num_in, H, W) to (B, num_out, 2H, 2W)."""
-        h = self.conv1(F.interpolate(F.relu(self.norm1(x)), scale_factor=2.0))
-        h = self.conv2(F.relu(self.norm2(h)))
+    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
+        """(B, num_in, H, W), and labels (B,) if class-conditional, to (B, num_out, 2H, 2W)."""
+        h = self.conv1(F.interpolate(F.relu(self.norm1(x, *labels)), scale_factor=2.0))
+        h = self.conv2(F.relu(self.norm2(h, *labels)))
         return h + self.shortcut(F.interpolate(x, scale_factor=2.0))
 
 
@@ -75,19 +100,30 @@ class ResNetGenerator(GeneratorNet):
         num_channels: Colour channels.
         width: Channels of the last block (at 32 pixels: of every block; SN-GAN uses 256).
         latent_dim: Dimension of z ~ N(0, I).
+        num_classes: Classes of the blocks' batch norms; 0 for an unconditional generator.
     """
 
-    def __init__(self, image_size: int = 32, num_channels: int = 3, width: int = 128, latent_dim: int = 128) -> None:
+    def __init__(
+        self,
+        image_size: int = 32,
+        num_channels: int = 3,
+        width: int = 128,
+        latent_dim: int = 128,
+        num_classes: int = 0,
+    ) -> None:
         super().__init__()
         channels = channels_for(image_size, GENERATOR_CHANNELS, width)
         self.latent_shape, self.event_shape = (latent_dim,), (num_channels, image_size, image_size)
+        self.num_classes = num_classes
         self.first = linear(latent_dim, channels[0] * 16)
-        self.blocks = nn.Sequential(*(UpBlock(a, b) for a, b in zip(channels, channels[1:], strict=False)))
+        self.blocks = nn.ModuleList(UpBlock(a, b, num_classes) for a, b in zip(channels, channels[1:], strict=False))
         self.norm, self.last = nn.BatchNorm2d(channels[-1]), conv(channels[-1], num_channels, 3, he=False)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] from latents (B, latent_dim)."""
-        h = self.blocks(self.first(z).unflatten(1, (-1, 4, 4)))
+    def forward(self, z: Tensor, *labels: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] from latents (B, latent_dim), and labels (B,) if class-conditional."""
+        h = self.first(z).unflatten(1, (-1, 4, 4))
+        for block in self.blocks:
+            h = block(h, *labels)
         return torch.tanh(self.last(F.relu(self.norm(h))))
 
 
@@ -100,6 +136,8 @@ class ResNetCritic(CriticNet):
         width: Channels of the first block (at 32 pixels: of every block).
         spectral_norm: Divide every weight by its largest singular value (one power iteration per training forward).
         pooling: Over space before the output: "mean" (WGAN-GP) or "sum" (SN-GAN).
+        num_classes: Classes of the projection, which adds the inner product of the pooled features with a vector of the
+            class (Miyato and Koyama 2018, arXiv:1802.05637); 0 for an unconditional critic.
     """
 
     def __init__(
@@ -109,6 +147,7 @@ class ResNetCritic(CriticNet):
         width: int = 128,
         spectral_norm: bool = False,
         pooling: Literal["mean", "sum"] = "mean",
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         channels = [num_channels, *channels_for(image_size, CRITIC_CHANNELS, width)]
@@ -116,13 +155,19 @@ class ResNetCritic(CriticNet):
         pairs = list(zip(channels, channels[1:], strict=False))
         down = CRITIC_DOWNSAMPLES[image_size]
         self.blocks = nn.Sequential(*(DownBlock(a, b, i < down, i == 0) for i, (a, b) in enumerate(pairs)))
-        self.last = linear(channels[-1], 1)
+        self.last, self.num_classes = linear(channels[-1], 1), num_classes
+        if num_classes:
+            self.project = nn.Embedding(num_classes, channels[-1])
+            uniform_(self.project.weight, math.sqrt(2 / (num_classes + channels[-1])))
         if spectral_norm:
-            for layer in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]:
+            for layer in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)]:
                 normalise_spectrally(layer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Values (B,) at images (B, C, H, W)."""
+    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
+        """Values (B,) at images (B, C, H, W), and labels (B,) if class-conditional."""
         h = F.relu(self.blocks(x))
         pooled = h.mean((2, 3)) if self.pooling == "mean" else h.sum((2, 3))
-        return self.last(pooled).squeeze(1)
+        value = self.last(pooled).squeeze(1)
+        for y in labels:
+            value = value + (self.project(y) * pooled).sum(1)
+        return value

@@ -6,6 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pt_flows.contracts import UserError
+
+RANDOM_LAYERS = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    nn.RReLU,
+)
+
 
 class FlatNetwork:
     """Evaluates a network at parameters that are not its own: nothing is written to it, so nothing has to be restored.
@@ -53,3 +65,23 @@ class FlatNetwork:
         """Take over buffers that an evaluation has updated, where the scalar `where` is true."""
         for name, buffer in self.network.named_buffers():
             buffer.copy_(torch.where(where, buffers[name], buffer))
+
+
+def refuse_unsteady_layers(name: str, network: nn.Module) -> None:
+    """Check that a network is one function during an iteration.
+
+    Raises:
+        UserError: A layer is random, or changes with every evaluation; says which.
+    """
+    for path, layer in network.named_modules():
+        kinds = {type(layer).__name__, *(type(hook).__name__ for hook in layer._forward_pre_hooks.values())}
+        if layer.training and kinds & {"_SpectralNorm", "SpectralNorm"}:
+            raise UserError(
+                f"{name} has spectral norm ({path.split('.parametrizations')[0]}), whose power iteration changes the "
+                "network between the stages of a step; ODE-GAN has its own regulariser: set spectral_norm to false"
+            )
+        if layer.training and isinstance(layer, RANDOM_LAYERS) and getattr(layer, "p", 1.0) > 0:
+            raise UserError(
+                f"{name} has a random layer, {path} ({type(layer).__name__}): every stage of a step would see another "
+                "network; leave it out or set its probability to 0"
+            )
