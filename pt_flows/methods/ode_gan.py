@@ -121,10 +121,10 @@ class ODEGAN(AdversarialModule):
         first = next(draws)
 
         y = torch.cat([self.D.vector(), self.G.vector()])  # y = (θ, φ)
-        k1, r, losses, buffers = self.first_stage(y, first)  # v(y), and r = ∇_θ ‖∇_φ l_G‖²
-        k = rk_stages(self.field_over(draws), 0.0, y, self.h, tableau, first=[self.penalised(k1, r)])
+        k1, r, losses, buffers = self.first_stage(y, first, self.regulariser)  # v(y), and r = ∇_θ ‖∇_φ l_G‖²
+        k = rk_stages(lambda t, y: self.field(y, next(draws)), 0.0, y, self.h, tableau, first=[k1])
         slope = combine(tableau.b, k)  # (θ', φ') = y + h Σ b_i k_i
-        if not self.penalise_first_stage:
+        if r is not None:
             self.of_D(slope).sub_(lam * r)  # θ ← θ' - h λ r
         self.follow(slope, buffers)
 
@@ -133,8 +133,8 @@ class ODEGAN(AdversarialModule):
             for i, stage in enumerate(k, 1)
             for player, part in zip(PLAYERS, (self.of_D(stage), self.of_G(stage)), strict=True)
         }
-        terms = guards | {"_gradient of the regulariser": r.norm()} | losses
-        return terms | (self.diagnostics(y, k1, k, r, first) if self.at_log_point else {})
+        guards |= {} if r is None else {"_gradient of the regulariser": r.norm()}
+        return guards | losses | (self.diagnostics(y, k, r, first) if self.at_log_point else {})
 
     # ---------------------------------------------------------------------------------------------------- the field
 
@@ -155,31 +155,34 @@ class ODEGAN(AdversarialModule):
         (g_D,) = grad(l_D, theta)
         return average(torch.cat([g_D, g_G]).neg_())
 
-    def first_stage(self, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Terms, Buffers]:
-        """v(y), the regulariser's gradient r from the same graph, the losses, and the updated buffers."""
+    def first_stage(
+        self, y: Tensor, draw: Draw, regulariser: Literal["none", "inside", "apart"]
+    ) -> tuple[Tensor, Tensor | None, Terms, Buffers]:
+        """v(y) and the regulariser's gradient from one graph, the losses, and the buffers after this evaluation.
+
+        r is None where there is none, and where it is inside: then D's part of the field has λ r / b_1 in it, which one
+        backward pass gives.
+        """
         theta, phi = self.players(y)
         l_D, l_G, buffers = self.losses(theta, phi, draw)
-        second_order = self.penalty_weight > 0
-        (g_G,) = grad(l_G, phi, retain_graph=True, create_graph=second_order)
-        (g_D,) = grad(l_D, theta, retain_graph=second_order)
-        k1 = average(torch.cat([g_D, g_G.detach()]).neg_())
-        r = torch.zeros_like(g_D)
-        if second_order:  # ∇_θ ‖g‖² = 2 gᵀ ∂g/∂θ, with g the mean over ranks
-            (r,) = grad(g_G, theta, grad_outputs=-2 * self.of_G(k1))
+        (g_G,) = grad(l_G, phi, retain_graph=True, create_graph=regulariser != "none")
+        g, r = average(g_G.detach()), None
+        if regulariser == "inside":  # ∇_θ ‖g‖² = 2 gᵀ ∂g_G/∂θ, with g the mean over ranks
+            (g_D,) = grad([l_D, g_G], theta, grad_outputs=[None, 2 * self.penalty_weight / self.tableau.b[0] * g])
+        else:
+            (g_D,) = grad(l_D, theta, retain_graph=regulariser == "apart")
+        if regulariser == "apart":
+            (r,) = grad(g_G, theta, grad_outputs=2 * g)
             r = average(r)
+        k1 = torch.cat([average(g_D), g]).neg_()
         return k1, r, {"loss_D": l_D.detach(), "loss_G": l_G.detach()}, buffers
 
-    def penalised(self, k1: Tensor, r: Tensor) -> Tensor:
-        """The first stage with the regulariser inside, if that is its place."""
-        if not self.penalise_first_stage:
-            return k1
-        k1 = k1.clone()
-        self.of_D(k1).sub_(self.penalty_weight / self.tableau.b[0] * r)
-        return k1
-
-    def field_over(self, draws: Iterator[Draw]) -> Any:
-        """The field as the integrator wants it: one draw per evaluation."""
-        return lambda t, y: self.field(y, next(draws))
+    @property
+    def regulariser(self) -> Literal["none", "inside", "apart"]:
+        """Where r is needed; with one stage, inside is the same as after the step."""
+        if not self.penalty_weight:
+            return "none"
+        return "inside" if self.penalise_first_stage or self.tableau.num_stages == 1 else "apart"
 
     def draws(self, minibatches: Sequence[Batch]) -> Iterator[Draw]:
         """Data and latents of every stage: the same again and again, or fresh ones."""
@@ -235,21 +238,26 @@ class ODEGAN(AdversarialModule):
         """Whether the iteration at hand ends an interval of the log."""
         return (self.iteration + 1) % self.log_interval == 0
 
-    def diagnostics(self, y: Tensor, k1: Tensor, k: list[Tensor], r: Tensor, draw: Draw) -> Terms:
+    def diagnostics(self, y: Tensor, k: list[Tensor], r: Tensor | None, draw: Draw) -> Terms:
         """Norms of the field of both players, and how well the step resolves it on one minibatch.
 
         `local_error` is the norm of the difference to the tableau's companion, in units of the parameters; `rotation`
-        the cosine between the field at the start and at the end of the step. Costs the companion's extra evaluations.
+        the cosine between the field at the start and at the end of the step. What the step itself has not computed (the
+        companion's stages, the regulariser apart from the field) is computed here.
         """
-        plain = [k1] if self.fresh or self.penalise_first_stage else k
-        k = rk_stages(lambda t, y: self.field(y, draw), 0.0, y, self.h, self.tableau, len(self.tableau.a), plain)
+        if r is None:
+            k1, r, _, _ = self.first_stage(y, draw, "apart")
+            k = [k1]
+            assert r is not None
+        known = k[:1] if self.fresh else k
+        k = rk_stages(lambda t, y: self.field(y, draw), 0.0, y, self.h, self.tableau, len(self.tableau.a), known)
         return {
-            "field_D": self.of_D(k1).norm(),
-            "field_G": self.of_G(k1).norm(),
-            "penalty": self.of_G(k1).square().sum(),
+            "field_D": self.of_D(k[0]).norm(),
+            "field_G": self.of_G(k[0]).norm(),
+            "penalty": self.of_G(k[0]).square().sum(),
             "penalty_gradient": r.norm(),
             "local_error": step_error(k, self.h, self.tableau).norm(),
-            "rotation": torch.cosine_similarity(k1, k[-1], dim=0),
+            "rotation": torch.cosine_similarity(k[0], k[-1], dim=0),
         }
 
     # ------------------------------------------------------------------------------------------------------ refusals
@@ -271,22 +279,23 @@ class ODEGAN(AdversarialModule):
     def _probe(self) -> None:
         """Evaluate both networks twice at one input."""
         with torch.random.fork_rng(devices=[]):
-            parameter = next(self.generator.parameters())
-            z = torch.randn(4, *self.generator.latent_shape).to(parameter)
+            z = torch.randn(4, *self.generator.latent_shape).to(next(self.generator.parameters()))
             labels = (torch.arange(4, device=z.device) % self.num_classes,) if self.num_classes else ()
-            for name, network, x in (("generator", self.G, z), ("critic", self.D, None)):
-                x = self.G(self.G.vector(), self.G.buffers(), z, *labels) if x is None else x
-                once, again = (network(network.vector(), network.buffers(), x, *labels) for _ in range(2))
-                if not torch.allclose(once, again, rtol=1e-3, atol=1e-5, equal_nan=True):
-                    raise UserError(
-                        f"model.{name} gives two answers to one input in training mode, so the field would differ "
-                        "between the stages of a step; take out what is random or keeps a state in its forward"
-                    )
-                if name == "critic" and once.shape != (4,):
-                    raise UserError(
-                        f"model.critic gives values of shape {tuple(once.shape)} for 4 samples; ODE-GAN needs one "
-                        "logit each, shape (4,): of two softmax logits take a = logit_real - logit_fake"
-                    )
+            evaluate = lambda net, x: net(net.vector(), net.buffers(), x, *labels)
+            x = evaluate(self.G, z)
+            a = evaluate(self.D, x)
+            again = {"generator": (x, evaluate(self.G, z)), "critic": (a, evaluate(self.D, x))}
+        for name, (first, second) in again.items():
+            if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
+                raise UserError(
+                    f"model.{name} gives two answers to one input in training mode, so the field would differ between "
+                    "the stages of a step; take out what is random or keeps a state in its forward"
+                )
+        if a.shape != (4,):
+            raise UserError(
+                f"model.critic gives values of shape {tuple(a.shape)} for 4 samples; ODE-GAN needs one logit each, "
+                "shape (4,): of two softmax logits take a = logit_real - logit_fake"
+            )
 
 
 def average(vector: Tensor) -> Tensor:
