@@ -96,6 +96,32 @@ class TestContract:
         torch.testing.assert_close(weights(two), weights(one), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_learning_rates_come_from_the_configuration(name: str, tmp_path: Path) -> None:
+    """A run continued with other rates uses them, and schedules go on from the iteration."""
+    fit(build(name), data(iterations_per_block=1), max_steps=2).save_checkpoint(tmp_path / "a.ckpt")
+    faster = {"step_size": 0.5} if name.startswith("ODEGAN") else {"critic_optimizer": partial(Adam, lr=0.5)}
+    seen = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+            seen.append(trainer.optimizers[-1].param_groups[0]["lr"])
+
+    module = build(name, **faster)
+    fit(module, data(iterations_per_block=1), max_steps=4, ckpt_path=tmp_path / "a.ckpt", callbacks=[Watch()])
+    schedule = module.schedulers[-1].lr_lambdas[0]
+    assert seen == [0.5 * schedule(2), 0.5 * schedule(3)]
+
+
+def test_a_loaded_module_goes_on_counting() -> None:
+    """Without ckpt_path too: fit stops at max_steps iterations and does not wait for more."""
+    first, again = build("WGANGP"), build("WGANGP")
+    fit(first, data(iterations_per_block=1), max_steps=3)
+    again.load_state_dict(first.state_dict())
+    runner = fit(again, data(iterations_per_block=1), max_steps=5)
+    assert again.iteration == runner.global_step == 5
+
+
 class SameWeights(L.Callback):
     """All ranks hold the same weights after every block."""
 

@@ -20,7 +20,7 @@ from pt_flows.functional.objectives import discriminator_loss, generator_loss
 from pt_flows.methods import ODEGAN
 from pt_flows.methods.base import Terms
 from pt_flows.methods.ode_gan import Draw
-from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator, ResNetCritic
+from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator, ResNetCritic, ResNetGenerator
 
 KINDS = [pytest.param(False, id="toys"), pytest.param(True, id="images")]
 
@@ -278,6 +278,48 @@ class TestBatchNorm:
             if name.endswith("running_var"):
                 buffer.fill_(7.0)
         assert torch.equal(joint(train(module)), joint(train(other)))
+
+
+class TestClasses:
+    """Labels of the data go to both networks, for data and generated samples alike."""
+
+    def build(self, num_classes: int = 10) -> ODEGAN:
+        torch.set_default_dtype(torch.float32)
+        L.seed_everything(0, verbose=False)
+        G = ResNetGenerator(width=4, latent_dim=8, num_classes=num_classes)
+        return ODEGAN(G, ResNetCritic(width=4, num_classes=num_classes), 0.01, "heun", 0.1)
+
+    def test_trains_every_class_vector_that_was_seen(self) -> None:
+        module = self.build()
+        before = {key: value.clone() for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+        source = data(images=True, batch_size=4)
+        fit(module, source, max_steps=1)
+        seen = set(source.draw(0, 1)[1].flatten().tolist())
+        for key in ("critic.project.weight", "generator.blocks.0.norm1.shift.weight"):
+            moved = (module.state_dict()[key] != before[key]).any(1)
+            assert {int(i) for i in moved.nonzero()} == seen, key
+
+    def test_samples_follow_their_labels(self) -> None:
+        module = self.build()
+        nn.init.normal_(module.ema.network.blocks[0].norm1.shift.weight)
+        rng = lambda: torch.Generator().manual_seed(1)
+        x = module.sample(3, torch.tensor([1, 2, 3]), rng())
+        assert x.shape == (3, 3, 32, 32)
+        assert not torch.equal(x, module.sample(3, torch.tensor([4, 5, 6]), rng()))
+        assert torch.equal(module.sample(600, rng=rng()), module.sample(600, rng=rng()))
+
+    @pytest.mark.parametrize("labels", [[0, 1], [0, 1, 10], [-1, 0, 0]])
+    def test_labels_that_do_not_fit_are_refused(self, labels: list[int]) -> None:
+        with pytest.raises(UserError, match=r"wanted is shape \(3,\) with values in 0 ... 9"):
+            self.build().sample(3, torch.tensor(labels))
+
+    def test_data_with_other_classes_are_refused(self) -> None:
+        with pytest.raises(UserError, match="the networks have num_classes 7, the data have 10 classes"):
+            fit(self.build(7), data(images=True), max_steps=1)
+
+    def test_an_unconditional_model_takes_no_labels(self) -> None:
+        with pytest.raises(UserError, match="is not class-conditional: call sample without labels"):
+            build("ODEGAN").sample(2, torch.tensor([0, 1]))
 
 
 # ------------------------------------------------------------------------------------------------- inside Lightning

@@ -1,0 +1,155 @@
+"""ODE-GAN on 16 Gaussians: integrators, seeds, and what becomes of it without the regulariser.
+
+Runs the recipe configs/toy2d/ode_gan.yaml for every case through the command line, some side by side on one thread
+each, then prints a table and writes two pictures: modes and share of good samples over the iterations, and samples at
+the end. Runs that are there already are not repeated.
+
+    python benchmarks/ode_gan_grid16.py [--jobs 2] [--runs runs/grid16] [--out .]
+"""
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from pt_flows.callbacks.pictures import save_density
+from pt_flows.data.toy2d import Toy2D
+from pt_flows.evaluation.sample import load_method
+from pt_flows.state.noise import generator_at
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "toy2d" / "ode_gan.yaml"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run."""
+
+    integrator: str
+    penalty_weight: float
+    seed: int
+    iterations: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.integrator}-{self.penalty_weight}-s{self.seed}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.integrator}, λ = {self.penalty_weight}"
+
+    def folder(self, runs: Path) -> Path | None:
+        """Where it was trained to its end, if it was."""
+        for file in (runs / self.name).glob("*/*/metrics.csv"):
+            if self.curve(file)[-1:] and int(self.curve(file)[-1]["iteration"]) == self.iterations:
+                return file.parent
+        return None
+
+    def train(self, runs: Path) -> None:
+        """Train it, unless that was done."""
+        if self.folder(runs):
+            return
+        command = [
+            str(Path(sys.executable).with_name("pt-flows")),
+            "fit",
+            "--config",
+            str(CONFIG),
+            "--run.wandb",
+            "disabled",
+        ]
+        command += ["--run.root", str(runs / self.name), "--seed_everything", str(self.seed)]
+        command += ["--model.integrator", self.integrator, "--model.penalty_weight", str(self.penalty_weight)]
+        command += ["--trainer.max_steps", str(self.iterations)]
+        subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+
+    @staticmethod
+    def curve(file: Path) -> list[dict[str, str]]:
+        """The evaluations of a run."""
+        with file.open() as rows:
+            return [row for row in csv.DictReader(rows) if row.get("eval/modes")]
+
+
+CASES = [Case("rk4", 0.07, seed, 100_000) for seed in range(5)]
+CASES += [Case(name, 0.07, seed, 100_000) for name in ("heun", "euler") for seed in (0, 1)]
+CASES += [Case("rk4", 0.0, seed, 30_000) for seed in (0, 1)]
+
+
+def table(runs: Path) -> None:
+    """Modes and share of good samples on the way and at the end."""
+    marks = (10_000, 30_000, 70_000)
+    print(
+        "| integrator | λ | seed |",
+        *(f"{mark // 1000}k |" for mark in marks),
+        "end | fewest modes in last ten | minutes |",
+    )
+    print("|", "--- |" * (6 + len(marks)))
+    for case in CASES:
+        folder = case.folder(runs)
+        assert folder is not None
+        curve = Case.curve(folder / "metrics.csv")
+        at = {
+            int(row["iteration"]): f"{float(row['eval/modes']):.0f}, {float(row['eval/high_quality']):.0%}"
+            for row in curve
+        }
+        with (folder / "metrics.csv").open() as rows:
+            seconds = max(float(row["cost/seconds"] or 0) for row in csv.DictReader(rows))
+        cells = [case.integrator, case.penalty_weight, case.seed, *(at.get(mark, "") for mark in marks)]
+        cells += [at[case.iterations], f"{min(number(r, 'modes') for r in curve[-10:]):.0f}", f"{seconds / 60:.1f}"]
+        print("|", *(f"{cell} |" for cell in cells))
+
+
+def curves(runs: Path, path: Path) -> None:
+    """Modes and share of good samples over the iterations, a panel for each setting."""
+    titles = list(dict.fromkeys(case.title for case in CASES))
+    figure = Figure(figsize=(3.2 * len(titles), 4.6), layout="constrained")
+    axes = figure.subplots(2, len(titles), sharex=True, sharey="row", squeeze=False)
+    for case in CASES:
+        folder = case.folder(runs)
+        assert folder is not None
+        rows = Case.curve(folder / "metrics.csv")
+        x = [int(row["iteration"]) / 1000 for row in rows]
+        for axis, key in zip(axes[:, titles.index(case.title)], ("eval/modes", "eval/high_quality"), strict=True):
+            axis.plot(x, [float(row[key]) for row in rows], lw=1.2, label=f"seed {case.seed}")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_ylim(0, 16.8)
+    for axis in axes[1]:
+        axis.set(ylim=(0, 1), xlabel="thousand iterations")
+    axes[0][0].set_ylabel("modes of 16")
+    axes[1][0].set_ylabel("share within 4 std")
+    axes[1][0].legend(fontsize=7, loc="upper left")
+    figure.savefig(path, dpi=110)
+
+
+def samples(runs: Path, path: Path) -> None:
+    """Samples of the first seed of every setting beside the target."""
+    panels = {"target": Toy2D("grid16").reference("test", 5000)}
+    for case in CASES:
+        folder = case.folder(runs)
+        assert folder is not None
+        if case.seed == 0:
+            module = load_method(folder / "checkpoints" / "last.ckpt")
+            panels[case.title] = module.sample(5000, rng=generator_at("cpu", "pictures"))
+    save_density(panels, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "grid16")
+    parser.add_argument("--out", type=Path, default=Path())
+    arguments = parser.parse_args()
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(lambda case: case.train(arguments.runs), CASES))
+    table(arguments.runs)
+    curves(arguments.runs, arguments.out / "ode_gan_grid16_curves.png")
+    samples(arguments.runs, arguments.out / "ode_gan_grid16_samples.png")
+
+
+if __name__ == "__main__":
+    main()
