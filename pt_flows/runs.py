@@ -31,6 +31,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from pt_flows.contracts import UserError
+from pt_flows.files import replacing
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 PACKAGES = ("pt-flows", "torch", "torchvision", "lightning", "torchmetrics", "wandb", "numpy")
@@ -287,9 +288,7 @@ class MetricsCSV(Logger):
             return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
+        with replacing(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        partial.replace(self.path)

@@ -9,15 +9,16 @@ from problems import ROOT
 PACKAGE = ROOT / "pt_flows"
 MAY_IMPORT = {
     "contracts": set(),
+    "files": set(),
     "progress": set(),
     "functional": set(),
     "state": {"contracts", "functional"},
     "nets": {"contracts", "functional"},
     "data": {"contracts", "functional", "progress", "state"},
-    "metrics": {"contracts", "functional", "progress"},
+    "metrics": {"contracts", "files", "functional", "progress"},
     "methods": {"contracts", "functional", "state"},
-    "runs": {"contracts"},
-    "callbacks": {"contracts", "methods", "metrics", "progress", "state"},
+    "runs": {"contracts", "files"},
+    "callbacks": {"contracts", "files", "methods", "metrics", "progress", "state"},
     "evaluation": {"callbacks", "contracts", "methods", "metrics", "progress", "runs", "state"},
 }
 FUNCTIONAL_MAY_USE = {"bisect", "collections", "dataclasses", "itertools", "jaxtyping", "math", "torch", "typing"}

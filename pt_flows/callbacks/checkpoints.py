@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from pt_flows.callbacks.evaluate import Evaluate
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
 from pt_flows.contracts import DivergenceError
+from pt_flows.files import replacing
 from pt_flows.methods.base import GenerativeModule
 
 
@@ -28,21 +29,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError: The disk is full or the folder can not be written; the previous file is untouched.
         """
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.partial")
-        target.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        try:
-            with partial.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(target)) from error
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(Path(path)) as partial, partial.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class Checkpoints(EveryIterations):
@@ -135,13 +127,8 @@ class Checkpoints(EveryIterations):
 
 def copy_atomically(source: Path, target: Path) -> None:
     """A second name for the file where the file system allows it, else a copy; never a half-written target."""
-    partial = target.with_name(f"{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        with contextlib.suppress(OSError):
+    with replacing(target) as partial:
+        with contextlib.suppress(OSError):  # a file system without hard links
             os.link(source, partial)
         if not partial.exists():
             shutil.copyfile(source, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pt_flows.contracts import DivergenceError, UserError
+from pt_flows.files import replacing
 from pt_flows.metrics.base import RealData, SampleMetric, as_uint8, count_name
 from pt_flows.metrics.features import FeatureNet, Lite0Features
 from pt_flows.progress import track
@@ -150,10 +151,8 @@ class FrechetDistance(SampleMetric):
                 tqdm.write(f"note: the cached statistics {path} can not be read ({error}); measuring again")
         batches = track(images.split(self.batch_size), f"{self.features.name} features of {len(images)} real images")
         mean, covariance = (t.cpu() for t in moments(*self.sums(batches)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        torch.save({"mean": mean, "covariance": covariance}, partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            torch.save({"mean": mean, "covariance": covariance}, partial)
         return mean, covariance
 
 
