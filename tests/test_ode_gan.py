@@ -254,6 +254,33 @@ def test_step_size_follows_its_schedule_across_a_resume(tmp_path: Any) -> None:
     assert seen[2] == 0.01  # the configuration wins over the checkpoint
 
 
+def test_tied_layers_move_together() -> None:
+    """A layer that is used twice, and a weight that sits in two layers, are one set of parameters in every stage."""
+    module = smooth(integrator="heun")
+    critic = MLPCritic(width=2, depth=3)
+    critic.net[2] = critic.net[0]
+    critic.net[4].weight = critic.net[0].weight
+    critic.net[1] = critic.net[3] = critic.net[5] = nn.Tanh()
+    tied = Replay(module.generator, critic, step_size=0.1, penalty_weight=0.0, integrator="heun")
+    y, n = joint(tied), tied.D.num
+    train(tied)
+    draw = tied.drawn[0]
+
+    def field(y: Tensor) -> Tensor:
+        for network, part in ((tied.D, y[:n]), (tied.G, y[n:])):
+            for parameter, piece in zip(network.parameters, network.pieces(part), strict=True):
+                parameter.data.copy_(piece)
+        fake, real = critic(tied.generator(draw.z)), critic(draw.x)
+        g_G = torch.autograd.grad(generator_loss(fake), tied.G.parameters, retain_graph=True)
+        g_D = torch.autograd.grad(discriminator_loss(real, fake), tied.D.parameters)
+        return -torch.cat([g.flatten() for g in (*g_D, *g_G)])
+
+    end = joint(tied)
+    k1 = field(y)
+    k2 = field(y + 0.1 * k1)
+    torch.testing.assert_close(end, y + 0.05 * (k1 + k2), rtol=0, atol=1e-13)
+
+
 class TestBatchNorm:
     """Stages use the batch; running statistics move once per iteration."""
 

@@ -23,7 +23,7 @@ class FlatNetwork:
     """Evaluates a network at parameters that are not its own: nothing is written to it, so nothing has to be restored.
 
     Args:
-        network: Its trainable parameters are looked up now, their values whenever a method is called.
+        network: Its parameters and buffers are looked up now, their values whenever a method is called.
 
     Attributes:
         parameters: The trainable parameters.
@@ -32,10 +32,15 @@ class FlatNetwork:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-        self.names, self.parameters = [name for name, _ in named], [p for _, p in named]
+        names: dict[nn.Parameter, list[str]] = {}  # tied weights have several
+        for path, module in network.named_modules():
+            for key, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad:
+                    names.setdefault(parameter, []).append(f"{path}.{key}" if path else key)
+        self.parameters, self.names = list(names), list(names.values())
         self.sizes = [p.numel() for p in self.parameters]
         self.num = sum(self.sizes)
+        self.buffer_names = [name for name, _ in network.named_buffers()]
 
     def __call__(self, theta: Tensor, buffers: dict[str, Tensor], *args: Tensor) -> Tensor:
         """The network at its arguments with parameters theta (num,), differentiable in theta.
@@ -45,8 +50,9 @@ class FlatNetwork:
             buffers: Used, and written in training mode, in place of the network's own.
             args: What the network's forward takes.
         """
-        parameters = dict(zip(self.names, self.pieces(theta), strict=True))
-        return functional_call(self.network, {**parameters, **buffers}, args)
+        parts = zip(self.names, self.pieces(theta), strict=True)
+        parameters = {name: piece for names, piece in parts for name in names}
+        return functional_call(self.network, {**parameters, **buffers}, args, tie_weights=False)
 
     def vector(self) -> Tensor:
         """A copy of all trainable parameters (num,)."""
@@ -58,12 +64,13 @@ class FlatNetwork:
 
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the buffers, such as the running statistics of batch norm, for one evaluation."""
-        return {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        return {name: self.network.get_buffer(name).clone() for name in self.buffer_names}
 
     @torch.no_grad()
     def commit(self, buffers: dict[str, Tensor], where: Tensor) -> None:
         """Take over buffers that an evaluation has updated, where the scalar `where` is true."""
-        for name, buffer in self.network.named_buffers():
+        for name in self.buffer_names:
+            buffer = self.network.get_buffer(name)
             buffer.copy_(torch.where(where, buffers[name], buffer))
 
 
