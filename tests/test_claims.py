@@ -13,10 +13,10 @@ from problems import ROOT, fit
 from pt_flows.cli import main
 from pt_flows.contracts import Batch
 from pt_flows.data import Toy2D
-from pt_flows.methods import W1FE
+from pt_flows.methods import ODEGAN, W1FE
 from pt_flows.methods.base import AlternatingModule, Terms
 from pt_flows.metrics import ExactWasserstein, ModeCoverage
-from pt_flows.nets import MLPCritic, ResidualMLPGenerator
+from pt_flows.nets import MLPCritic, MLPGenerator, ResidualMLPGenerator
 from pt_flows.state.noise import generator_at
 
 pytestmark = pytest.mark.slow
@@ -78,6 +78,28 @@ def test_recipe_ends_near_the_floor() -> None:
         assert found["w2_512"] <= 1.4 * found["w2_512_floor"], weights
 
 
+def sixteen(penalty_weight: float, steps: int = 10_000) -> dict[str, float]:
+    """The released notebook's setting with the joint field, RK4 and h = 0.1; the best of the last four evaluations."""
+    L.seed_everything(0, verbose=False)
+    torch.set_num_threads(1)
+    G = MLPGenerator(latent_dim=32, width=25, depth=2, init_std="fan_in")
+    module = ODEGAN(G, MLPCritic(width=25, depth=2, init_std="fan_in"), 0.1, "rk4", penalty_weight)
+    data, found = Toy2D("grid16", batch_size=512, iterations_per_block=100), []
+    for last in range(steps - 1_500, steps + 1, 500):
+        fit(module, data, max_steps=last)
+        metric = ModeCoverage(num_std=4.0)
+        metric.prepare(data, 2000)
+        metric.update(module.sample(2000, rng=generator_at("cpu", "claims"), weights="raw"))
+        found.append(metric.compute())
+    return max(found, key=lambda numbers: numbers["modes"])
+
+
+def test_ode_gan_finds_the_modes_and_loses_them_without_its_regulariser() -> None:
+    """At 10,000 iterations at least 14 of 16 modes with λ = 0.07, at most 4 without."""
+    assert sixteen(0.07)["modes"] >= 14
+    assert sixteen(0.0)["modes"] <= 4
+
+
 def last_distance(root: str) -> float:
     import csv
 
@@ -86,12 +108,14 @@ def last_distance(root: str) -> float:
     return [float(r[key]) for r in csv.DictReader(file.open()) if r.get(key)][-1]
 
 
-@pytest.mark.parametrize("method", ["wgan_gp", "w1_fe"])
-def test_cifar10_distance_falls(method: str, cifar_root: Path) -> None:
-    """A minute of the small recipe on real images takes noise clearly towards them."""
+@pytest.mark.parametrize(
+    ("method", "steps", "share"), [("wgan_gp", 250, 0.85), ("w1_fe", 250, 0.85), ("ode_gan", 600, 0.92)]
+)
+def test_cifar10_distance_falls(method: str, steps: int, share: float, cifar_root: Path) -> None:
+    """A minute or two of the small recipe on real images takes noise clearly towards them."""
     arguments = ["fit", "--config", str(ROOT / f"configs/cifar10/{method}_small.yaml"), "--trainer.accelerator", "cpu"]
     arguments += ["--data.root", str(cifar_root), "--evaluation.num_samples", "400"]
     arguments += ["--evaluation.metrics.num_reference", "2000", "--evaluation.every_n_iterations", "0"]
-    for steps in ("5", "250"):
-        assert main([*arguments, "--trainer.max_steps", steps, "--run.root", steps]) == 0
-    assert last_distance("250") < 0.85 * last_distance("5")
+    for num, root in ((5, "start"), (steps, "end")):
+        assert main([*arguments, "--trainer.max_steps", str(num), "--run.root", root]) == 0
+    assert last_distance("end") < share * last_distance("start")
