@@ -421,6 +421,9 @@ def test_diagnostics_mean_what_they_say() -> None:
     ("arguments", "message"),
     [
         ({"integrator": "rk5"}, "integrator must be one of euler, heun, rk4, bogacki_shampine, got 'rk5'"),
+        ({"objective": "hinge"}, "objective must be one of non_saturating, saturating, wasserstein, got 'hinge'"),
+        ({"stage_batches": "Fresh"}, "stage_batches must be one of shared, fresh, got 'Fresh'"),
+        ({"penalty_placement": "last"}, "penalty_placement must be one of after_step, first_stage"),
         ({"step_size": 0.0}, "step_size must be positive, got 0.0"),
         ({"step_size": -0.1}, "step_size must be positive"),
         ({"step_size": float("nan")}, "step_size must be positive, got nan"),

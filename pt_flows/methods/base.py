@@ -505,6 +505,17 @@ def positive(key: str, value: float) -> None:
         raise UserError(f"{key} must be positive, got {value}")
 
 
+def one_of(key: str, value: str, choices: Iterable[str]) -> None:
+    """Check a word from the user.
+
+    Raises:
+        UserError: `value` is not among the choices.
+    """
+    choices = list(choices)
+    if value not in choices:
+        raise UserError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
+
+
 def _nothing() -> None: ...
 
 

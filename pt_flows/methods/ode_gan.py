@@ -15,7 +15,7 @@ this is the joint field. The average of G's weights is an addition (`evaluation.
 
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -28,10 +28,12 @@ from pt_flows.contracts import Batch, CriticNet, GeneratorNet, UserError
 from pt_flows.functional.integrators import TABLEAUS, Integrator, combine, rk_stages, step_error
 from pt_flows.functional.objectives import Objective, discriminator_loss, generator_loss
 from pt_flows.functional.schedules import piecewise_constant
-from pt_flows.methods.base import AdversarialModule, Terms, at_least, positive
+from pt_flows.methods.base import AdversarialModule, Terms, at_least, one_of, positive
 from pt_flows.state.distributed import mean_over_ranks
 from pt_flows.state.flat import FlatNetwork, refuse_unsteady_layers
 
+StageBatches = Literal["shared", "fresh"]
+PenaltyPlacement = Literal["after_step", "first_stage"]
 PLAYERS = ("discriminator", "generator")
 Buffers = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Of the discriminator and of the generator, by name."""
@@ -79,15 +81,17 @@ class ODEGAN(AdversarialModule):
         objective: Objective = "non_saturating",
         step_size_boundaries: Sequence[int] = (),
         step_size_factors: Sequence[float] = (1.0,),
-        stage_batches: Literal["shared", "fresh"] = "shared",
-        penalty_placement: Literal["after_step", "first_stage"] = "after_step",
+        stage_batches: StageBatches = "shared",
+        penalty_placement: PenaltyPlacement = "after_step",
         ema_decay: float = 0.999,
     ) -> None:
         super().__init__(generator, critic, ema_decay)
         positive("model.step_size", step_size)
         at_least("model.penalty_weight", penalty_weight, 0)
-        if integrator not in TABLEAUS:
-            raise UserError(f"model.integrator must be one of {', '.join(TABLEAUS)}, got {integrator!r}")
+        one_of("model.integrator", integrator, TABLEAUS)
+        one_of("model.objective", objective, get_args(Objective))
+        one_of("model.stage_batches", stage_batches, get_args(StageBatches))
+        one_of("model.penalty_placement", penalty_placement, get_args(PenaltyPlacement))
         if len(step_size_factors) != len(step_size_boundaries) + 1 or list(step_size_boundaries) != sorted(
             step_size_boundaries
         ):
