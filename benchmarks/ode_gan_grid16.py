@@ -24,6 +24,7 @@ from pt_flows.evaluation.sample import load_method
 from pt_flows.state.noise import generator_at
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "toy2d" / "ode_gan.yaml"
+MODES, GOOD = "eval/modes_4std", "eval/high_quality_4std"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Case:
     def curve(file: Path) -> list[dict[str, str]]:
         """The evaluations of a run."""
         with file.open() as rows:
-            return [row for row in csv.DictReader(rows) if row.get("eval/modes")]
+            return [row for row in csv.DictReader(rows) if row.get(MODES)]
 
 
 CASES = [Case("rk4", 0.07, seed, 60_000) for seed in range(5)]
@@ -92,14 +93,12 @@ def table(runs: Path) -> None:
         folder = case.folder(runs)
         assert folder is not None
         curve = Case.curve(folder / "metrics.csv")
-        at = {
-            int(row["iteration"]): f"{float(row['eval/modes']):.0f}, {float(row['eval/high_quality']):.0%}"
-            for row in curve
-        }
+        modes = {int(row["iteration"]): float(row[MODES]) for row in curve}
+        at = {int(r["iteration"]): f"{float(r[MODES]):.0f}, {float(r[GOOD]):.0%}" for r in curve}
         with (folder / "metrics.csv").open() as rows:
             seconds = max(float(row["cost/seconds"] or 0) for row in csv.DictReader(rows))
         cells = [case.integrator, case.penalty_weight, case.seed, *(at.get(mark, "") for mark in marks)]
-        cells += [at[case.iterations], f"{min(number(r, 'modes') for r in curve[-10:]):.0f}", f"{seconds / 60:.1f}"]
+        cells += [at[case.iterations], f"{min(list(modes.values())[-10:]):.0f}", f"{seconds / 60:.1f}"]
         print("|", *(f"{cell} |" for cell in cells))
 
 
@@ -113,7 +112,7 @@ def curves(runs: Path, path: Path) -> None:
         assert folder is not None
         rows = Case.curve(folder / "metrics.csv")
         x = [int(row["iteration"]) / 1000 for row in rows]
-        for axis, key in zip(axes[:, titles.index(case.title)], ("eval/modes", "eval/high_quality"), strict=True):
+        for axis, key in zip(axes[:, titles.index(case.title)], (MODES, GOOD), strict=True):
             axis.plot(x, [float(row[key]) for row in rows], lw=1.2, label=f"seed {case.seed}")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)

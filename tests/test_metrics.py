@@ -170,6 +170,10 @@ def test_mode_coverage_counts_what_it_says() -> None:
     metric.update(torch.cat([centres[:3].repeat(10, 1), centres[3:4] + torch.tensor([0.31, 0.0])]))
     metric.update(torch.full((9, 2), 7.0))
     assert metric.compute() == {"modes": 3.0, "modes_of": 8.0, "high_quality": pytest.approx(30 / 40)}
+    wider = ModeCoverage(num_std=4.0)
+    wider.prepare(Toy2D("ring8"), 1)
+    wider.update(centres[3:4] + torch.tensor([0.31, 0.0]))
+    assert wider.compute() == {"modes_4std": 1.0, "modes_of": 8.0, "high_quality_4std": 1.0}
     moons = ModeCoverage()
     moons.prepare(Toy2D("moons"), 10)
     moons.update(torch.zeros(3, 2))

@@ -35,9 +35,14 @@ class ModeCoverage(SampleMetric):
         self.add_state("total", default=torch.zeros(()), dist_reduce_fx="sum")
 
     @property
+    def suffix(self) -> str:
+        """What tells another radius than the usual one apart, such as `_4std`."""
+        return "" if self.num_std == 3 else f"_{self.num_std:g}std"
+
+    @property
     def key(self) -> str:
-        """Number of modes."""
-        return "modes"
+        """Number of modes: `modes`, or such as `modes_4std`."""
+        return f"modes{self.suffix}"
 
     def update(self, x: Tensor) -> None:
         """Take generated samples (B, 2)."""
@@ -48,11 +53,11 @@ class ModeCoverage(SampleMetric):
             self.counts += torch.bincount(good, minlength=len(self.centres))
 
     def compute(self) -> dict[str, float]:
-        """`modes`, `modes_of` (how many there are) and `high_quality` (share in [0, 1])."""
+        """`modes`, `modes_of` (how many there are) and `high_quality` (share in [0, 1]), with the radius if unusual."""
         if self.centres is None:
             return {}
         return {
-            "modes": float((self.counts > 0).sum()),
+            self.key: float((self.counts > 0).sum()),
             "modes_of": float(len(self.centres)),
-            "high_quality": float(self.counts.sum() / self.total),
+            f"high_quality{self.suffix}": float(self.counts.sum() / self.total),
         }
