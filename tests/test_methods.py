@@ -113,6 +113,22 @@ def test_learning_rates_come_from_the_configuration(name: str, tmp_path: Path) -
     assert seen == [0.5 * schedule(2), 0.5 * schedule(3)]
 
 
+class Halving(WGANGP):
+    """With schedules of another kind."""
+
+    def configure_optimizers(self) -> Any:
+        optimizers, _ = super().configure_optimizers()
+        return optimizers, [torch.optim.lr_scheduler.StepLR(optimizer, 2) for optimizer in optimizers]
+
+
+def test_other_schedules_go_on_from_their_saved_state(tmp_path: Path) -> None:
+    make = lambda: Halving(MLPGenerator(width=8), MLPCritic(width=8), Adam, Adam, num_critic_steps=1)
+    fit(make(), data(iterations_per_block=1), max_steps=3).save_checkpoint(tmp_path / "a.ckpt")
+    resumed = make()
+    fit(resumed, data(iterations_per_block=1), max_steps=5, ckpt_path=tmp_path / "a.ckpt")
+    assert resumed.schedulers[0].get_last_lr() == [pytest.approx(1e-5)]
+
+
 def test_a_loaded_module_goes_on_counting() -> None:
     """Without ckpt_path too: fit stops at max_steps iterations and does not wait for more."""
     first, again = build("WGANGP"), build("WGANGP")

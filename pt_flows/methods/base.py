@@ -57,6 +57,7 @@ class GenerativeModule(L.LightningModule, ABC):
         self.noise = NoiseStream("training")
         self._terms: list[Terms] = []
         self._flushed = (0, 0.0)
+        self._configured: list[list[dict[str, Any]]] = []
         self._since: float | None = None
 
     # ------------------------------------------------------------------------------------- what a method provides
@@ -253,22 +254,27 @@ class GenerativeModule(L.LightningModule, ABC):
     def on_fit_start(self) -> None:
         """Begin the first interval of the log where the run begins."""
         self._flushed = (self.iteration, self.seconds)
-        self._configured = [[dict(group, params=None) for group in o.param_groups] for o in self.trainer.optimizers]
-        self._base_lrs = [list(scheduler.base_lrs) for scheduler in self.schedulers]
+        self._configured = [
+            [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+            for optimizer in self.trainer.optimizers
+        ]
 
     def on_train_start(self) -> None:
         """Count on from the module's iteration; let the configuration's learning rates win over a checkpoint's."""
         total = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
         total.ready = total.completed = self.iteration
-        for optimizer, groups in zip(self.trainer.optimizers, self._configured, strict=True):
+        schedulers = {id(scheduler.optimizer): scheduler for scheduler in self.schedulers}
+        for optimizer, groups in zip(self.trainer.optimizers, self._configured, strict=False):
+            scheduler = schedulers.get(id(optimizer))
+            if scheduler is not None and not isinstance(scheduler, LambdaLR):
+                continue  # how far it has come is known to its saved state alone
             for group, configured in zip(optimizer.param_groups, groups, strict=True):
-                group.update({key: value for key, value in configured.items() if key != "params"})
-        for scheduler, base_lrs in zip(self.schedulers, self._base_lrs, strict=True):
-            if isinstance(scheduler, LambdaLR):
-                factors = [factor(self.iteration) for factor in scheduler.lr_lambdas]
-                scheduler.last_epoch, scheduler.base_lrs = self.iteration, base_lrs
-                scheduler._last_lr = [base * factor for base, factor in zip(base_lrs, factors, strict=True)]
-                for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+                group.update(configured)
+            if scheduler is not None:
+                base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+                rates = [lr * factor(self.iteration) for lr, factor in zip(base_lrs, scheduler.lr_lambdas, strict=True)]
+                scheduler.last_epoch, scheduler.base_lrs, scheduler._last_lr = self.iteration, base_lrs, rates
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate
 
     def on_train_end(self) -> None:
