@@ -137,6 +137,11 @@ def test_controller_aims_below_the_tolerance() -> None:
     assert next_step_size(0.1, math.inf, 2) == next_step_size(0.1, math.nan, 2) == pytest.approx(0.02)
 
 
+def test_no_time_means_no_change() -> None:
+    y = torch.randn(3)
+    assert torch.equal(solve_adaptively(lambda t, y: y, y, 1.0, 1.0), y)
+
+
 def test_solvers_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
         solve(lambda t, y: y, torch.ones(1), 0.0, 1.0, 0)

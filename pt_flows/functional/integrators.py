@@ -162,8 +162,8 @@ def solve(field: Field, y: Tensor, t0: float, t1: float, num_steps: int, tableau
 def next_step_size(h: float, error_ratio: float, order: int) -> float:
     """The controller: the step size at which the error would be a little below its tolerance.
 
-    h (1 / ratio)^{1/(p+1)} with p the lower order of the pair, times 0.9, between a fifth and five times h; ten times
-    for an error of zero is not trusted either (Hairer, Nørsett, Wanner 1993, Eq. II.4.13).
+    0.9 h ratio^{-1/(p+1)} with p the lower order of the pair, but at least a fifth and at most five times h; a fifth
+    where the error is not finite (Hairer, Nørsett, Wanner 1993, section II.4).
 
     Args:
         h: Step size that was tried.
@@ -204,21 +204,22 @@ def solve_adaptively(
     """
     if not (rtol > 0 and atol > 0):
         raise ValueError(f"rtol and atol must be positive, got {rtol} and {atol}")
+    if t0 == t1:
+        return y
     t, h, known = t0, (t1 - t0) / 100, []
     first_same_as_last = tableau.a[-1] == tableau.b
     for _ in range(max_num_steps):
-        if t == t1:
-            return y
         last = abs(t1 - t) <= abs(h) * (1 + 1e-9)
         h = t1 - t if last else h
         stages = rk_stages(field, t, y, h, tableau, len(tableau.a), known)
         new = y.add(combine(tableau.b, stages), alpha=h)
         scale = atol + rtol * torch.maximum(y.abs(), new.abs())
         ratio = float((step_error(stages, h, tableau) / scale).square().mean().sqrt())
+        if ratio <= 1 and last:
+            return new
         known = stages[:1]
         if ratio <= 1:
-            t, y = t1 if last else t + h, new
-            known = stages[-1:] if first_same_as_last else []
+            t, y, known = t + h, new, stages[-1:] if first_same_as_last else []
         h = next_step_size(h, ratio, min(tableau.order, tableau.companion_order))
     raise RuntimeError(
         f"the solution from t = {t0} to {t1} stands at t = {t:.6g} after {max_num_steps} steps (step size {h:.3g}); "
