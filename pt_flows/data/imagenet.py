@@ -56,7 +56,8 @@ class ImageNet(ArrayImages):
             raise UserError(
                 f"no images in {folder} ({error}); data.root must hold train/<class>/*.JPEG and val/<class>/*.JPEG"
             ) from error
-        self.num_classes = 1 + max(label for _, label in files)
+        if split == "train":
+            self.num_classes = 1 + max(label for _, label in files)
         images = torch.empty(len(files), 3, self.image_size, self.image_size, dtype=torch.uint8)
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(self.decode, (path for path, _ in files))
