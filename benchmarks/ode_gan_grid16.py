@@ -75,8 +75,8 @@ class Case:
             return [row for row in csv.DictReader(rows) if row.get(MODES)]
 
 
-CASES = [Case("rk4", 0.07, seed, 45_000) for seed in range(5)]
-CASES += [Case(name, 0.07, 0, 45_000) for name in ("heun", "euler")]
+CASES = [Case("rk4", 0.07, seed, 60_000) for seed in range(5)]
+CASES += [Case(name, 0.07, 0, 60_000) for name in ("heun", "euler")]
 CASES += [Case("rk4", 0.0, 0, 20_000)]
 
 
