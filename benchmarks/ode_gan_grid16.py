@@ -47,7 +47,8 @@ class Case:
     def folder(self, runs: Path) -> Path | None:
         """Where it was trained to its end, if it was."""
         for file in (runs / self.name).glob("*/*/metrics.csv"):
-            if self.curve(file)[-1:] and int(self.curve(file)[-1]["iteration"]) == self.iterations:
+            rows = self.curve(file)
+            if rows and int(rows[-1]["iteration"]) == self.iterations:
                 return file.parent
         return None
 
@@ -80,7 +81,7 @@ CASES += [Case(name, 0.07, 0, 60_000) for name in ("heun", "euler")]
 CASES += [Case("rk4", 0.0, 0, 20_000)]
 
 
-def table(runs: Path) -> None:
+def table(folders: dict[Case, Path]) -> None:
     """Modes and share of good samples on the way and at the end."""
     marks = (10_000, 20_000, 40_000)
     print(
@@ -89,27 +90,22 @@ def table(runs: Path) -> None:
         "end | fewest modes in last ten | minutes |",
     )
     print("|", "--- |" * (6 + len(marks)))
-    for case in CASES:
-        folder = case.folder(runs)
-        assert folder is not None
+    for case, folder in folders.items():
         curve = Case.curve(folder / "metrics.csv")
-        modes = {int(row["iteration"]): float(row[MODES]) for row in curve}
         at = {int(r["iteration"]): f"{float(r[MODES]):.0f}, {float(r[GOOD]):.0%}" for r in curve}
         with (folder / "metrics.csv").open() as rows:
             seconds = max(float(row["cost/seconds"] or 0) for row in csv.DictReader(rows))
         cells = [case.integrator, case.penalty_weight, case.seed, *(at.get(mark, "") for mark in marks)]
-        cells += [at[case.iterations], f"{min(list(modes.values())[-10:]):.0f}", f"{seconds / 60:.1f}"]
+        cells += [at[case.iterations], f"{min(float(r[MODES]) for r in curve[-10:]):.0f}", f"{seconds / 60:.1f}"]
         print("|", *(f"{cell} |" for cell in cells))
 
 
-def curves(runs: Path, path: Path) -> None:
+def curves(folders: dict[Case, Path], path: Path) -> None:
     """Modes and share of good samples over the iterations, a panel for each setting."""
     titles = list(dict.fromkeys(case.title for case in CASES))
     figure = Figure(figsize=(3.2 * len(titles), 4.6), layout="constrained")
     axes = figure.subplots(2, len(titles), sharex=True, sharey="row", squeeze=False)
-    for case in CASES:
-        folder = case.folder(runs)
-        assert folder is not None
+    for case, folder in folders.items():
         rows = Case.curve(folder / "metrics.csv")
         x = [int(row["iteration"]) / 1000 for row in rows]
         for axis, key in zip(axes[:, titles.index(case.title)], (MODES, GOOD), strict=True):
@@ -125,12 +121,10 @@ def curves(runs: Path, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def samples(runs: Path, path: Path) -> None:
+def samples(folders: dict[Case, Path], path: Path) -> None:
     """Samples of the first seed of every setting beside the target."""
     panels = {"target": Toy2D("grid16").reference("test", 5000)}
-    for case in CASES:
-        folder = case.folder(runs)
-        assert folder is not None
+    for case, folder in folders.items():
         if case.seed == 0:
             module = load_method(folder / "checkpoints" / "last.ckpt")
             panels[case.title] = module.sample(5000, rng=generator_at("cpu", "pictures"))
@@ -145,9 +139,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(lambda case: case.train(arguments.runs), CASES))
-    table(arguments.runs)
-    curves(arguments.runs, arguments.out / "ode_gan_grid16_curves.png")
-    samples(arguments.runs, arguments.out / "ode_gan_grid16_samples.png")
+    folders = {case: folder for case in CASES if (folder := case.folder(arguments.runs))}
+    table(folders)
+    curves(folders, arguments.out / "ode_gan_grid16_curves.png")
+    samples(folders, arguments.out / "ode_gan_grid16_samples.png")
 
 
 if __name__ == "__main__":

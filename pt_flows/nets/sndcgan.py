@@ -5,8 +5,6 @@ ODE-GAN's released code. At 32 pixels and width 64 the pair has 3,812,355 and 2,
 that code has two logits instead of one, and 8,193 parameters more.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +69,7 @@ class SNDCGANCritic(CriticNet):
             c = width * 2**i
             layers += [nn.Conv2d(c, c, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
             layers += [nn.Conv2d(c, 2 * c, 3, padding=1), nn.LeakyReLU(0.1)]
-        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(math.prod((width * 2**k, 4, 4)), 1))
+        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * 2**k * 16, 1))
         fan_in_(self.net)
 
     def forward(self, x: Tensor) -> Tensor:
