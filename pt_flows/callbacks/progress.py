@@ -62,12 +62,10 @@ class Progress(ProgressBar):
 
     def judge(self, trainer: L.Trainer, iteration: int) -> None:
         """Say once, early, when a CPU will need hours for what is a GPU's work."""
-        start, since = self._start
-        elapsed = time.monotonic() - since
-        if self._judged or elapsed < SECONDS_TO_JUDGE:
+        if self._judged or time.monotonic() - self._start[1] < SECONDS_TO_JUDGE:
             return
         self._judged = True
-        left = (trainer.max_steps - iteration) * elapsed / max(iteration - start, 1)
+        left = (trainer.max_steps - iteration) / self.rate(iteration)
         if trainer.strategy.root_device.type == "cpu" and left > LONG:
             tqdm.write(
                 f"note: on this CPU {trainer.max_steps} iterations will take about {left / LONG:.0f} hours; a recipe "
@@ -75,10 +73,14 @@ class Progress(ProgressBar):
                 file=sys.stderr,
             )
 
+    def rate(self, iteration: int) -> float:
+        """Iterations per second since the start."""
+        start, since = self._start
+        return max(iteration - start, 1) / (time.monotonic() - since)
+
     def line(self, trainer: L.Trainer, iteration: int) -> None:
         """One line for a log file."""
-        start, since = self._start
-        rate = (iteration - start) / (time.monotonic() - since)
+        rate = self.rate(iteration)
         left = "" if trainer.max_steps < 1 else f", {tqdm.format_interval((trainer.max_steps - iteration) / rate)} left"
         total = "" if trainer.max_steps < 1 else f" of {trainer.max_steps}"
         print(
