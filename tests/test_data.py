@@ -217,6 +217,18 @@ def test_imagenet_cuts_and_reduces_larger_images(tmp_path: Path) -> None:
     assert image[1, :, 6:].max() < 25
 
 
+def test_imagenet_numbers_classes_as_in_training(tmp_path: Path) -> None:
+    """In either split, whichever is read first, and where the test split lacks a class."""
+    write_class_folders(tmp_path, num_classes=3, size=8)
+    shutil.rmtree(tmp_path / "val" / "n00000001")
+    data = ImageNet(str(tmp_path), image_size=8)
+    assert data.arrays("test")[1].tolist() == [0] * 4 + [2] * 4
+    assert data.num_classes == 3
+    shutil.move(tmp_path / "val" / "n00000002", tmp_path / "val" / "other")
+    with pytest.raises(UserError, match=r"val has the class folder 'other', .*train has not"):
+        data.load("test")
+
+
 def test_imagenet_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no images in .*train .*data.root must hold train/<class>"):
         ImageNet(str(tmp_path)).setup("fit")

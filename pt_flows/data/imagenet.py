@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from pt_flows.contracts import UserError
 from pt_flows.data.base import Split
@@ -21,7 +21,7 @@ class ImageNet(ArrayImages):
     """ImageNet in its usual layout, `train/<class>/*.JPEG` and `val/<class>/*.JPEG`, decoded once and held in memory.
 
     An image takes 3 · size² bytes: all of ImageNet 16 GB at 64 pixels and 63 GB at 128. Labels number the class folders
-    in alphabetical order. Images of another size are cut to their central square and reduced (Lanczos).
+    of `train` in alphabetical order. Images of another size are cut to their central square and reduced (Lanczos).
 
     Args:
         root: Folder that holds `train` and `val`; default `imagenet<image_size>` in $PT_FLOWS_DATA, else in `data`.
@@ -49,15 +49,18 @@ class ImageNet(ArrayImages):
         Raises:
             UserError: The folder is missing or has no images, or a file can not be used; says which.
         """
-        folder = self.root / FOLDERS[split]
+        folder, training = self.root / FOLDERS[split], self.root / FOLDERS["train"]
         try:
-            files = ImageFolder(str(folder)).samples
+            present, _ = find_classes(folder)
+            _, labels = find_classes(training if training.is_dir() else folder)
+            files = make_dataset(folder, {name: labels[name] for name in present}, IMG_EXTENSIONS)
         except FileNotFoundError as error:
             raise UserError(
                 f"no images in {folder} ({error}); data.root must hold train/<class>/*.JPEG and val/<class>/*.JPEG"
             ) from error
-        if split == "train":
-            self.num_classes = 1 + max(label for _, label in files)
+        except KeyError as error:
+            raise UserError(f"{folder} has the class folder {error}, {training} has not; remove or rename it") from error
+        self.num_classes = len(labels)
         images = torch.empty(len(files), 3, self.image_size, self.image_size, dtype=torch.uint8)
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(self.decode, (path for path, _ in files))
