@@ -25,7 +25,7 @@ from pt_flows.cli_errors import explain
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data.base import FlowData
 from pt_flows.evaluation.sample import sample
-from pt_flows.methods.base import AdversarialModule, GenerativeModule
+from pt_flows.methods.base import GenerativeModule
 from pt_flows.runs import (
     MetricsCSV,
     RunOptions,
@@ -194,8 +194,6 @@ class FlowCLI(LightningCLI):
 
 def networks(model: GenerativeModule) -> dict[str, Any]:
     """The networks of a method by name, without the averaged copy."""
-    if isinstance(model, AdversarialModule):
-        return {"generator": model.generator, "critic": model.critic}
     return {name: net for name, net in model.named_children() if name != "ema"}
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from pt_flows.data import Shapes32, Toy2D
 from pt_flows.data.base import FlowData
-from pt_flows.methods import ODEGAN, W1FE, WGANGP
-from pt_flows.methods.base import AdversarialModule
+from pt_flows.methods import ODEGAN, W1FE, W2FE, WGANGP, JSFlow, MinibatchW2FE
+from pt_flows.methods.base import AdversarialModule, GeneratorModule
 from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +23,13 @@ ALTERNATING: dict[str, Any] = {"generator_optimizer": Adam, "critic_optimizer": 
 METHODS: dict[str, dict[str, Any]] = {
     "WGANGP": {"cls": WGANGP, **ALTERNATING, "generator_batch_multiple": 2, "lr_decay": "linear"},
     "W1FE": {"cls": W1FE, **ALTERNATING, "persistence": 3, "reduction": "mean", "lr_decay": "linear"},
+    "W2FE": {"cls": W2FE, **ALTERNATING, "persistence": 2, "interpolated_weight": 10.0, "excess_weight": 1.0,
+             "inequality_weight": 10.0, "equality_weight": 1.0, "lr_decay": "linear"},
+    "W2FE-mean": {"cls": W2FE, **ALTERNATING, "persistence": 3, "persistence_decay": "linear", "rematch": True,
+                  "potential_side": "mean", "inequality_weight": 1.0, "equality_weight": 0.0},
+    "MinibatchW2FE": {"cls": MinibatchW2FE, "generator_optimizer": Adam, "persistence": 2, "lr_decay": "linear"},
+    "MinibatchW2FE-entropic": {"cls": MinibatchW2FE, "generator_optimizer": Adam, "entropy": 0.1},
+    "JSFlow": {"cls": JSFlow, **ALTERNATING, "persistence": 2, "step_size_decay": "linear"},
     "ODEGAN": {"cls": ODEGAN, "step_size": 0.05, "penalty_weight": 0.1, "step_size_boundaries": [2],
                "step_size_factors": [0.5, 1.0]},
     "ODEGAN-released": {"cls": ODEGAN, "step_size": 0.05, "penalty_weight": 0.1, "integrator": "heun",
@@ -31,7 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
 """Every method, with arguments that exercise it; the contract tests run over all of them."""
 
 
-def build(name: str, images: bool = False, seed: int = 0, **overrides: Any) -> AdversarialModule:
+def build(name: str, images: bool = False, seed: int = 0, **overrides: Any) -> GeneratorModule:
     """A small method on toys or images; without batch norm, so that every parameter has a gradient of its own."""
     L.seed_everything(seed, verbose=False)
     if images:
@@ -39,7 +46,10 @@ def build(name: str, images: bool = False, seed: int = 0, **overrides: Any) -> A
     else:
         G, D = MLPGenerator(width=16, depth=2), MLPCritic(width=16, depth=2)
     arguments = {**METHODS[name], "ema_decay": 0.9, **overrides}
-    return arguments.pop("cls")(G, D, **arguments)
+    cls = arguments.pop("cls")
+    if cls is W2FE:
+        arguments["excess"] = DCGANCritic(width=4) if images else MLPCritic(width=16, depth=2)
+    return cls(*([G, D] if issubclass(cls, AdversarialModule) else [G]), **arguments)
 
 
 def data(images: bool = False, **arguments: Any) -> FlowData:

@@ -225,7 +225,7 @@ def test_imagenet_numbers_classes_as_in_training(tmp_path: Path) -> None:
     assert data.arrays("test")[1].tolist() == [0] * 4 + [2] * 4
     assert data.num_classes == 3
     shutil.move(tmp_path / "val" / "n00000002", tmp_path / "val" / "other")
-    with pytest.raises(UserError, match=r"val has the class folder 'other', .*train has not"):
+    with pytest.raises(UserError, match=r"val has a class folder 'other', .*train has not"):
         data.load("test")
 
 

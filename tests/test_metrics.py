@@ -12,11 +12,11 @@ from torch import Tensor, nn
 import pt_flows.metrics.features as features_module
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data import Shapes32, Toy2D
+from pt_flows.functional.transport import exact_wasserstein
 from pt_flows.metrics import ExactWasserstein, FrechetDistance, InceptionFeatures, Lite0Features, ModeCoverage
 from pt_flows.metrics.base import as_uint8
 from pt_flows.metrics.features import FeatureNet
 from pt_flows.metrics.frechet import frechet_distance, moments
-from pt_flows.metrics.wasserstein import exact_wasserstein
 
 
 class RandomFeatures(FeatureNet):

@@ -59,7 +59,7 @@ class ImageNet(ArrayImages):
                 f"no images in {folder} ({error}); data.root must hold train/<class>/*.JPEG and val/<class>/*.JPEG"
             ) from error
         except KeyError as error:
-            raise UserError(f"{folder} has the class folder {error}, {training} has not; remove or rename it") from error
+            raise UserError(f"{folder} has a class folder {error}, {training} has not; rename or remove it") from error
         self.num_classes = len(labels)
         images = torch.empty(len(files), 3, self.image_size, self.image_size, dtype=torch.uint8)
         with ThreadPoolExecutor() as pool:

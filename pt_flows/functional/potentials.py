@@ -69,3 +69,51 @@ def regression_loss(
     """
     squares = (y - zeta).square().flatten(1)
     return squares.sum(1).mean() if reduction == "sum" else squares.mean()
+
+
+# ----------------------------------------------------------------------------------------- the pair of potentials of W2
+
+
+def quadratic_cost(x: Float[Tensor, "B *event"], y: Float[Tensor, "B *event"]) -> Float[Tensor, " B"]:
+    """c(x_i, y_i) = ½‖x_i - y_i‖² of paired samples; of all pairs, `transport.half_squared_distances`.
+
+    Example:
+        >>> quadratic_cost(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
+        tensor([12.5000])
+    """
+    return 0.5 * (x - y).flatten(1).square().sum(1)
+
+
+def inequality_penalty(phi: Float[Tensor, "*n"], psi: Float[Tensor, "*n"], cost: Float[Tensor, "*n"]) -> Tensor:
+    """Mean of max(0, φ + ψ - c)² over pairs: by how much the dual constraint is broken.
+
+    Leygonie et al. 2019, Adversarial Computation of Optimal Transport Maps, arXiv:1906.09691.
+
+    Args:
+        phi: Potential of the data's side at the pairs.
+        psi: Potential of the particles' side at the pairs.
+        cost: c(x, y) of the pairs.
+
+    Example:
+        >>> inequality_penalty(torch.tensor([1.0, 2.0]), torch.zeros(2), torch.tensor([2.0, 0.0]))
+        tensor(2.)
+    """
+    return (phi + psi - cost).clamp(min=0).square().mean()
+
+
+def equality_penalty(own: Potential, other: Potential, x: Float[Tensor, "B *event"]) -> Tensor:
+    """Mean of (φ(x) + ψ(Tx) - c(x, Tx))² with Tx = x - ∇φ(x): potentials are tight along the map they define.
+
+    Differentiable through the map, which costs second derivatives. Computed outside autocast.
+    Leygonie et al. 2019, arXiv:1906.09691.
+
+    Args:
+        own: The potential of x's side.
+        other: The potential of the other side.
+        x: Samples, constants.
+    """
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_(True)
+    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+        value = own(x)
+        (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+        return (value + other(x - slope) - 0.5 * slope.flatten(1).square().sum(1)).square().mean()

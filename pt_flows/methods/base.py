@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from pt_flows.contracts import Batch, CriticNet, DivergenceError, GeneratorNet, Shape, UserError, Weights
+from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity
 from pt_flows.functional.schedules import Decay, decay_factor
-from pt_flows.state.distributed import mean_over_ranks, world
+from pt_flows.functional.transport import assignment
+from pt_flows.state.distributed import all_ranks, mean_over_ranks, world
 from pt_flows.state.ema import EMA
 from pt_flows.state.noise import NoiseStream, fold, run_seed
 
@@ -189,6 +191,12 @@ class GenerativeModule(L.LightningModule, ABC):
         if decay != "constant" and self.trainer.max_steps < 1:
             raise UserError(f"model.{key}: {decay} needs an end of the run; set trainer.max_steps (iterations)")
 
+    def decayed(self, optimizer: torch.optim.Optimizer, decay: Decay) -> LambdaLR:
+        """A schedule of learning rates over the planned run, stepped once per iteration."""
+        num_iterations = max(self.trainer.max_steps, 1)
+        factor: Callable[[int], float] = lambda t: decay_factor(decay, t / num_iterations)
+        return LambdaLR(optimizer, factor)
+
     def step_down(self, loss: Tensor, optimizer: LightningOptimizer) -> None:
         """One optimizer step on a loss, for that optimizer's parameters only, averaged over ranks.
 
@@ -318,41 +326,18 @@ class GenerativeModule(L.LightningModule, ABC):
             )
 
 
-class AdversarialModule(GenerativeModule):
-    """Base of methods with a generator G and a critic (or discriminator) D: the two players, and drawing from G.
-
-    Both networks are class-conditional (`num_classes` above zero: they take labels after their input) or neither is.
+class GeneratorModule(GenerativeModule):
+    """Base of methods that train a generator G from latents, or from data of another domain, to samples.
 
     Args:
-        generator: G, latents to samples.
-        critic: D, samples to one value each.
+        generator: G.
         ema_decay: Decay of the average of G's weights.
     """
 
-    def __init__(self, generator: GeneratorNet, critic: CriticNet, ema_decay: float = 0.999) -> None:
+    def __init__(self, generator: GeneratorNet, ema_decay: float = 0.999) -> None:
         super().__init__(ema_decay)
-        if generator.event_shape != critic.event_shape:
-            raise UserError(
-                f"model.generator makes samples of shape {generator.event_shape}, model.critic takes "
-                f"{critic.event_shape}; give both the same image_size, num_channels or event_shape"
-            )
-        if generator.num_classes != critic.num_classes:
-            raise UserError(
-                f"model.generator has num_classes {generator.num_classes}, model.critic {critic.num_classes}; give "
-                "both the number of classes of the data, or 0 for an unconditional model"
-            )
-        self.generator, self.critic = generator, critic
+        self.generator = generator
         self.ema = EMA(generator, self.ema_decay)
-
-    def setup(self, stage: str) -> None:
-        """Refuse data whose labels the networks can not take."""
-        super().setup(stage)
-        classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", self.num_classes)
-        if self.num_classes and classes != self.num_classes:
-            raise UserError(
-                f"the networks have num_classes {self.num_classes}, the data have {classes or 'no'} classes; set "
-                "num_classes of model.generator and model.critic to that of the data"
-            )
 
     @property
     def averaged_network(self) -> GeneratorNet:
@@ -415,6 +400,75 @@ class AdversarialModule(GenerativeModule):
         self.generator.train(was_training)
         return samples
 
+    def persistent_fit(
+        self,
+        optimizer: LightningOptimizer,
+        z: Tensor,
+        y: Tensor,
+        zeta: Tensor,
+        num_steps: int,
+        reduction: Reduction = "sum",
+        rematch: bool = False,
+    ) -> Terms:
+        """K optimizer steps of G, from y = G(z), on the squared distance to the targets: the same z and ζ each time.
+
+        Args:
+            optimizer: G's.
+            z: Latents (B, *latent_shape).
+            y: G(z), with its graph: the first step needs no second forward pass.
+            zeta: Targets ζ (B, *event), constants.
+            num_steps: K.
+            reduction: As in `regression_loss`.
+            rematch: Before every step after the first, pair targets and outputs anew by optimal assignment over all
+                ranks.
+
+        Returns:
+            `loss_G` of the last step and `loss_G_first` of the first.
+        """
+        first = loss = regression_loss(y, zeta, reduction)
+        self.step_down(loss, optimizer)
+        for _ in range(num_steps - 1):
+            y = self.generator(z)
+            loss = regression_loss(y, matched(y, zeta) if rematch else zeta, reduction)
+            self.step_down(loss, optimizer)
+        return {"loss_G": loss.detach(), "loss_G_first": first.detach()}
+
+
+class AdversarialModule(GeneratorModule):
+    """Base of methods with a generator G and a critic (or discriminator) D: the two players, and drawing from G.
+
+    Both networks are class-conditional (`num_classes` above zero: they take labels after their input) or neither is.
+
+    Args:
+        generator: G, latents to samples.
+        critic: D, samples to one value each.
+        ema_decay: Decay of the average of G's weights.
+    """
+
+    def __init__(self, generator: GeneratorNet, critic: CriticNet, ema_decay: float = 0.999) -> None:
+        super().__init__(generator, ema_decay)
+        if generator.event_shape != critic.event_shape:
+            raise UserError(
+                f"model.generator makes samples of shape {generator.event_shape}, model.critic takes "
+                f"{critic.event_shape}; give both the same image_size, num_channels or event_shape"
+            )
+        if generator.num_classes != critic.num_classes:
+            raise UserError(
+                f"model.generator has num_classes {generator.num_classes}, model.critic {critic.num_classes}; give "
+                "both the number of classes of the data, or 0 for an unconditional model"
+            )
+        self.critic = critic
+
+    def setup(self, stage: str) -> None:
+        """Refuse data whose labels the networks can not take."""
+        super().setup(stage)
+        classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", self.num_classes)
+        if self.num_classes and classes != self.num_classes:
+            raise UserError(
+                f"the networks have num_classes {self.num_classes}, the data have {classes or 'no'} classes; set "
+                "num_classes of model.generator and model.critic to that of the data"
+            )
+
 
 class AlternatingModule(AdversarialModule):
     """Base of adversarial methods that fit the critic for some steps, then move the generator, each by its optimizer.
@@ -460,6 +514,11 @@ class AlternatingModule(AdversarialModule):
         G, D = cast(list[LightningOptimizer], self.optimizers())
         return G, D
 
+    @property
+    def critic_parameters(self) -> Iterable[nn.Parameter]:
+        """What the critic's optimizer moves."""
+        return self.critic.parameters()
+
     @abstractmethod
     def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
         """What D minimises under `loss_D`, and what else is worth logging.
@@ -484,11 +543,99 @@ class AlternatingModule(AdversarialModule):
         self.needs_an_end("lr_decay", self.lr_decay)
         optimizers = [
             self.generator_optimizer(self.generator.parameters()),
-            self.critic_optimizer(self.critic.parameters()),
+            self.critic_optimizer(self.critic_parameters),
         ]
-        num_iterations = max(self.trainer.max_steps, 1)
-        factor: Callable[[int], float] = lambda t: decay_factor(self.lr_decay, t / num_iterations)
-        return optimizers, [LambdaLR(optimizer, factor) for optimizer in optimizers]
+        return optimizers, [self.decayed(optimizer, self.lr_decay) for optimizer in optimizers]
+
+
+class FlowModule(AlternatingModule):
+    """Base of Wasserstein gradient flows: particles follow a potential, the generator follows the particles.
+
+    An iteration fits the critic to the law of the moment (`critic_loss`), moves fresh particles by one forward Euler
+    step along the gradient of `potential`, and regresses the generator onto them for K steps. A flow says what the
+    critic minimises and, where it is not the critic itself, which function of it moves particles.
+
+    Args:
+        generator: G, latents to samples.
+        critic: f, samples to one value each; without batch norm, which would break its gradients.
+        generator_optimizer: Makes G's optimizer from its parameters; its state is kept between iterations.
+        critic_optimizer: Makes the critic's optimizer from its parameters.
+        num_critic_steps: Critic steps per iteration, each on a fresh minibatch.
+        step_size: ε; of a Wasserstein-1 flow in data units, of a Wasserstein-2 flow the share of the way to the data.
+            No effect at K = 1 with Adam, which cancels constant factors.
+        persistence: K, optimizer steps of G towards the same targets.
+        reduction: Squared distance summed over coordinates (formula) or averaged (released code).
+        rematch: Pair targets and outputs anew before every inner step after the first, by optimal assignment.
+        lr_decay: How both learning rates fall over the run.
+        step_size_decay: How ε falls over the run.
+        persistence_decay: How K falls over the run, to one at the least.
+        ema_decay: Decay of the average of G's weights.
+    """
+
+    def __init__(
+        self,
+        generator: GeneratorNet,
+        critic: CriticNet,
+        generator_optimizer: OptimizerCallable,
+        critic_optimizer: OptimizerCallable,
+        num_critic_steps: int = 5,
+        step_size: float = 1.0,
+        persistence: int = 5,
+        reduction: Reduction = "sum",
+        rematch: bool = False,
+        lr_decay: Decay = "constant",
+        step_size_decay: Decay = "constant",
+        persistence_decay: Decay = "constant",
+        ema_decay: float = 0.999,
+    ) -> None:
+        super().__init__(
+            generator, critic, generator_optimizer, critic_optimizer, num_critic_steps, lr_decay, ema_decay
+        )
+        at_least("model.persistence", persistence, 1)
+        positive("model.step_size", step_size)
+        self.step_size, self.persistence, self.rematch = step_size, persistence, rematch
+        self.step_size_decay: Decay = step_size_decay
+        self.persistence_decay: Decay = persistence_decay
+        self.reduction: Reduction = reduction
+
+    def potential(self, y: Tensor) -> Tensor:
+        """The function (B, *event) to (B,) whose gradient moves particles, high on data; here the critic itself."""
+        return self.critic(y)
+
+    @property
+    def euler_step(self) -> float:
+        """ε of this iteration."""
+        return self.step_size * decay_factor(self.step_size_decay, self.progress)
+
+    @property
+    def inner_steps(self) -> int:
+        """K of this iteration."""
+        return max(1, round(self.persistence * decay_factor(self.persistence_decay, self.progress)))
+
+    def iterate(self, minibatches: Sequence[Batch]) -> Terms:
+        """Critic phase, one Euler step of the particles, K regression steps of the generator."""
+        optimizer_G, _ = self.optimizer_pair()
+
+        terms = self.fit_critic(minibatches)  # the potential of the law of the moment
+
+        z = self.latents(len(minibatches[0][0]))
+        y = self.generator(z)
+        zeta = euler_target(y, velocity(self.potential, y), self.euler_step)  # ζ = y + ε ∇f(y)
+        fit = self.persistent_fit(optimizer_G, z, y, zeta, self.inner_steps, self.reduction, self.rematch)
+        return terms | fit
+
+    def configure_optimizers(self) -> Any:
+        """Both optimizers with their schedules."""
+        self.needs_an_end("step_size_decay", self.step_size_decay)
+        self.needs_an_end("persistence_decay", self.persistence_decay)
+        return super().configure_optimizers()
+
+
+def matched(y: Tensor, zeta: Tensor) -> Tensor:
+    """The targets in the order that pairs them with y at the least cost, over all ranks."""
+    rank, everything = world()[0], all_ranks(zeta)
+    i = assignment(all_ranks(y.detach()), everything)
+    return everything[i[rank * len(y) : (rank + 1) * len(y)]]
 
 
 def at_least(key: str, value: float, least: float) -> None:

@@ -1,34 +1,14 @@
 """Exact Wasserstein distances between samples on the plane."""
 
-from typing import Any
-
-import ot
 import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from pt_flows.contracts import UserError
+from pt_flows.functional.transport import exact_wasserstein
 from pt_flows.metrics.base import RealData, SampleMetric, count_name
 
 NUM_FLOOR_DRAWS = 4
-
-
-def exact_wasserstein(x: Tensor, y: Tensor, p: int) -> float:
-    """W_p between the uniform laws on two point sets, by the network simplex (POT).
-
-    Args:
-        x: (n, d).
-        y: (m, d).
-        p: Power of the Euclidean cost; 1 or 2.
-
-    Example:
-        >>> exact_wasserstein(torch.zeros(3, 2), torch.tensor([[3.0, 4.0]]), p=2)
-        5.0
-    """
-    cost = torch.cdist(x.double().cpu(), y.double().cpu(), compute_mode="donot_use_mm_for_euclid_dist") ** p
-    a, b = (torch.full((n,), 1 / n, dtype=torch.float64) for n in cost.shape)
-    value: Any = ot.emd2(a.numpy(), b.numpy(), cost.numpy(), numItermax=1_000_000)
-    return max(float(value), 0.0) ** (1 / p)
 
 
 class ExactWasserstein(SampleMetric):

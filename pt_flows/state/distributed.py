@@ -32,3 +32,21 @@ def mean_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     flat /= num_ranks
     pieces = flat.split([t.numel() for t in tensors])
     return [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)]
+
+
+def all_ranks(values: Tensor) -> Tensor:
+    """This tensor of every rank, joined along the first axis; itself on one process.
+
+    Gradients reach this rank's part only, times the number of ranks: averaged over ranks, as gradients are, that is the
+    gradient of a loss on the joined tensor.
+
+    Args:
+        values: (B, ...), of the same shape on all ranks.
+    """
+    rank, num_ranks = world()
+    if num_ranks == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(num_ranks)]
+    dist.all_gather(parts, values.detach().contiguous())
+    parts[rank] = values + (num_ranks - 1) * (values - values.detach())
+    return torch.cat(parts)

@@ -1,0 +1,188 @@
+"""Exact and closed-form optimal transport: between samples, on the line, between Gaussians.
+
+Costs are ½‖x - y‖² for potentials, as in the W2 flow; distances are the usual W_p of the Euclidean distance. Optimal
+plans between samples come from POT's network simplex, on the CPU in float64.
+"""
+
+from typing import Any, NamedTuple
+
+import ot
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# ------------------------------------------------------------------------------------------------------ between samples
+
+
+def exact_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], p: int) -> float:
+    """W_p between the uniform laws on two point sets.
+
+    Args:
+        x: Points.
+        y: Points.
+        p: Power of the Euclidean cost; 1 or 2.
+
+    Example:
+        >>> exact_wasserstein(torch.zeros(3, 2), torch.tensor([[3.0, 4.0]]), p=2)
+        5.0
+    """
+    cost = _distances(x, y) ** p
+    value: Any = ot.emd2(*_uniform(cost), cost.numpy(), numItermax=1_000_000)
+    return max(float(value), 0.0) ** (1 / p)
+
+
+def assignment(y: Float[Tensor, "n *event"], x: Float[Tensor, "n *event"]) -> Int[Tensor, " n"]:
+    """Indices i such that the pairs (y, x[i]) have the least sum of squared distances.
+
+    Args:
+        y: Points.
+        x: As many points.
+
+    Example:
+        >>> assignment(torch.tensor([[0.0], [5.0]]), torch.tensor([[6.0], [1.0]]))
+        tensor([1, 0])
+    """
+    cost = _distances(y, x) ** 2
+    plan: Any = ot.emd(*_uniform(cost), cost.numpy(), numItermax=1_000_000)
+    return torch.from_numpy(plan).argmax(1).to(y.device)
+
+
+def sorting_map(y: Float[Tensor, " n"], x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The optimal map on the line: the value of x that has the rank of each y.
+
+    Example:
+        >>> sorting_map(torch.tensor([0.5, -1.0, 2.0]), torch.tensor([10.0, 30.0, 20.0]))
+        tensor([20., 10., 30.])
+    """
+    return torch.empty_like(x).index_copy_(0, y.argsort(), x.sort().values)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    x, y = (points.detach().flatten(1).double().cpu() for points in (x, y))
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _uniform(cost: Tensor) -> list[Any]:
+    return [torch.full((n,), 1 / n, dtype=torch.float64).numpy() for n in cost.shape]
+
+
+# ---------------------------------------------------------------------------------------------------- between Gaussians
+
+
+class Gaussian(NamedTuple):
+    """N(mean, covariance): mean (d,), covariance (d, d) positive definite."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def moments(y: Float[Tensor, "n d"]) -> Gaussian:
+    """The Gaussian with a sample's mean and covariance (divided by n)."""
+    centred = y - y.mean(0)
+    return Gaussian(y.mean(0), centred.T @ centred / len(y))
+
+
+def symmetric_sqrt(a: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """Positive square root of a symmetric positive semidefinite matrix."""
+    values, vectors = torch.linalg.eigh(a)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def gaussian_map(law: Gaussian, target: Gaussian) -> Float[Tensor, "d d"]:
+    """Matrix A of the optimal map T(y) = b + A (y - m): A = Σ^{-1/2} (Σ^{1/2} Σ_d Σ^{1/2})^{1/2} Σ^{-1/2}.
+
+    Args:
+        law: N(m, Σ), where mass comes from.
+        target: N(b, Σ_d), where it goes.
+    """
+    root = symmetric_sqrt(law.covariance)
+    inverse = torch.linalg.inv(root)
+    return inverse @ symmetric_sqrt(root @ target.covariance @ root) @ inverse
+
+
+def bures_distance(a: Float[Tensor, "d d"], b: Float[Tensor, "d d"]) -> Tensor:
+    """Bures distance of two covariances: W2 of centred Gaussians, √(tr a + tr b - 2 tr (a^{1/2} b a^{1/2})^{1/2}).
+
+    Example:
+        >>> bures_distance(torch.diag(torch.tensor([4.0, 9.0])), torch.eye(2))
+        tensor(2.2361)
+    """
+    root = symmetric_sqrt(a)
+    cross = symmetric_sqrt(root @ b @ root)
+    return (a.trace() + b.trace() - 2 * cross.trace()).clamp(min=0).sqrt()
+
+
+def gaussian_wasserstein2(law: Gaussian, target: Gaussian) -> Tensor:
+    """W2 of two Gaussians: √(‖m - b‖² + Bures²)."""
+    return torch.hypot((law.mean - target.mean).norm(), bures_distance(law.covariance, target.covariance))
+
+
+# ----------------------------------------------------------------------------------------------------- exact potentials
+
+
+class GaussianPotential(NamedTuple):
+    """The exact potential of two Gaussians for the cost ½‖x - y‖², as a critic: f = -ψ, so that y + ∇f(y) = T(y).
+
+    f(y) = ½ (y - m)ᵀ(A - I)(y - m) + (b - m)ᵀ y up to a constant, A as in `gaussian_map`.
+
+    Args:
+        law: N(m, Σ), the particles' law.
+        target: N(b, Σ_d), the data's.
+    """
+
+    law: Gaussian
+    target: Gaussian
+
+    def __call__(self, y: Float[Tensor, "B d"]) -> Float[Tensor, " B"]:
+        """Values at y."""
+        m, b = self.law.mean, self.target.mean
+        a = gaussian_map(self.law, self.target) - torch.eye(len(m)).to(m)
+        return 0.5 * (((y - m) @ a) * (y - m)).sum(1) + y @ (b - m)
+
+
+class EntropicPotential(NamedTuple):
+    """A potential given by its dual values on data points, as a critic: f = -ψ, ψ the soft c-transform of φ.
+
+    f(y) = γ log Σ_j exp((φ_j - ½‖x_j - y‖²) / γ). Then y + ∇f(y) is a weighted mean of the data points: the barycentric
+    projection of the entropic plan (Seguy et al. 2018, arXiv:1711.02283).
+
+    Args:
+        x: Data points (n, *event).
+        phi: Dual values φ_j (n,).
+        entropy: Temperature γ in units of the cost.
+    """
+
+    x: Tensor
+    phi: Tensor
+    entropy: float
+
+    def __call__(self, y: Float[Tensor, "B *event"]) -> Float[Tensor, " B"]:
+        """Values at y."""
+        return self.entropy * ((self.phi - half_squared_distances(y, self.x)) / self.entropy).logsumexp(1)
+
+
+def half_squared_distances(y: Float[Tensor, "B *event"], x: Float[Tensor, "n *event"]) -> Float[Tensor, "B n"]:
+    """The cost ½‖y_i - x_j‖² of all pairs, differentiable."""
+    y, x = y.flatten(1), x.flatten(1)
+    return 0.5 * (y.square().sum(1)[:, None] + x.square().sum(1)) - y @ x.T
+
+
+def entropic_potential(
+    y: Float[Tensor, "m *event"], x: Float[Tensor, "n *event"], entropy: float, num_steps: int = 200
+) -> EntropicPotential:
+    """The Kantorovich potential of entropic transport between two point sets, by Sinkhorn's iteration on logarithms.
+
+    Peyré and Cuturi 2019, Computational Optimal Transport, Section 4.4, arXiv:1803.00567.
+
+    Args:
+        y: Particles.
+        x: Data.
+        entropy: Temperature in units of the cost.
+        num_steps: Sweeps over both sides.
+    """
+    cost = half_squared_distances(y, x)
+    phi = x.new_zeros(len(x))
+    for _ in range(num_steps):
+        psi = -entropy * ((phi - cost) / entropy).logsumexp(1)
+        phi = -entropy * ((psi[:, None] - cost) / entropy).logsumexp(0)
+    return EntropicPotential(x, phi, entropy)
