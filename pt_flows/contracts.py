@@ -4,8 +4,9 @@ Networks, data and methods never import one another; they meet in the configurat
 makes them fit: the shape a network declares, the batch a method receives, the error a user sees.
 """
 
-from typing import Literal
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
@@ -21,6 +22,16 @@ class UserError(ValueError):
 
 class DivergenceError(RuntimeError):
     """A run that can not go on because a quantity stopped being finite."""
+
+
+class Source(Protocol):
+    """Data that a generator may start from instead of noise."""
+
+    event_shape: Shape
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent samples (num, *event) on the generator's device."""
+        ...
 
 
 class GeneratorNet(nn.Module):

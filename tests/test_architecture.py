@@ -15,11 +15,11 @@ MAY_IMPORT = {
     "state": {"contracts", "functional"},
     "nets": {"contracts", "functional"},
     "data": {"contracts", "functional", "progress", "state"},
-    "metrics": {"contracts", "files", "functional", "progress"},
+    "metrics": {"contracts", "files", "functional", "progress", "state"},
     "methods": {"contracts", "functional", "state"},
     "runs": {"contracts", "files"},
     "callbacks": {"contracts", "files", "methods", "metrics", "progress", "state"},
-    "evaluation": {"callbacks", "contracts", "methods", "metrics", "progress", "runs", "state"},
+    "evaluation": {"callbacks", "contracts", "data", "methods", "metrics", "progress", "runs", "state"},
 }
 FUNCTIONAL_MAY_USE = {"bisect", "collections", "dataclasses", "itertools", "jaxtyping", "math", "torch", "typing"}
 OPTIMAL_TRANSPORT = {"transport.py": {"ot"}}

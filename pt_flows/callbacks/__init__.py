@@ -2,7 +2,8 @@
 
 from pt_flows.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from pt_flows.callbacks.evaluate import Evaluate
+from pt_flows.callbacks.flow import FlowPicture
 from pt_flows.callbacks.pictures import Pictures
 from pt_flows.callbacks.progress import Progress
 
-__all__ = ["AtomicCheckpointIO", "Checkpoints", "Evaluate", "Pictures", "Progress"]
+__all__ = ["AtomicCheckpointIO", "Checkpoints", "Evaluate", "FlowPicture", "Pictures", "Progress"]

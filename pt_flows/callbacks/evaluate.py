@@ -1,6 +1,7 @@
 """Measure generated samples on a schedule, and in `validate` and `test`."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
 from pt_flows.contracts import UserError, Weights
-from pt_flows.methods.base import GenerativeModule
+from pt_flows.methods.base import GenerativeModule, GeneratorModule
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.progress import track
 from pt_flows.state.distributed import world
@@ -107,6 +108,8 @@ class Evaluate(EveryIterations):
         """All numbers of the current weights."""
         for metric in self.metrics:
             metric.reset()
+            if isinstance(module, GeneratorModule):
+                metric.update_map(partial(module.push, weights=self.weights))
         total = -(-self.num_samples // CHUNK)
         chunks = evaluation_samples(module, self.num_samples, self.weights, "evaluation")
         for x in track(chunks, "evaluating", total, quiet=world()[0] > 0):

@@ -13,7 +13,7 @@ from torchvision.utils import make_grid, save_image
 
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
 from pt_flows.contracts import UserError, Weights
-from pt_flows.methods.base import GenerativeModule
+from pt_flows.methods.base import GenerativeModule, GeneratorModule
 from pt_flows.state.noise import generator_at
 
 
@@ -106,15 +106,21 @@ class Pictures(EveryIterations):
     @torch.no_grad()
     def draw(self, trainer: L.Trainer, module: GenerativeModule, path: Path) -> None:
         """Write the picture of the current weights."""
+        before, samples = self.before_and_after(module, self.num_images if len(module.event_shape) == 3 else 5000)
         if len(module.event_shape) == 3:
-            save_grid(one_process_samples(module, self.num_images, self.weights), path)
+            if before is not None and before.shape == samples.shape:  # pairs, left before and right after
+                samples = torch.stack([before, samples], 1).flatten(0, 1)[: 2 * (self.num_images // 2)]
+            save_grid(samples, path)
         elif tuple(module.event_shape) == (2,):
             data: Any = getattr(trainer, "datamodule", None)
-            target = {"target": data.reference("test", 5000)} if hasattr(data, "reference") else {}
-            samples = one_process_samples(module, 5000, self.weights)
-            save_density(target | {f"iteration {module.iteration}": samples}, path)
+            panels = {"target": data.reference("test", 5000)} if hasattr(data, "reference") else {}
+            panels |= {"source": before} if before is not None and before.shape[1:] == (2,) else {}
+            save_density(panels | {f"iteration {module.iteration}": samples}, path)
 
-
-def one_process_samples(module: GenerativeModule, num: int, weights: Weights) -> Tensor:
-    """Samples from the pictures' fixed latents, on the host."""
-    return module.sample(num, rng=generator_at("cpu", "pictures"), weights=weights).cpu()
+    def before_and_after(self, module: GenerativeModule, num: int) -> tuple[Tensor | None, Tensor]:
+        """Samples from the pictures' fixed latents, on the host; before them, for maps between domains, the source's."""
+        rng = generator_at("cpu", "pictures")
+        if not isinstance(module, GeneratorModule) or module.source is None:
+            return None, module.sample(num, rng=rng, weights=self.weights).cpu()
+        before = module.source.sample(num, rng)
+        return before, module.push(before.to(module.device), self.weights).cpu()

@@ -52,6 +52,13 @@ class FlowData(L.LightningDataModule, ABC):
             UserError: More samples are asked for than the split has.
         """
 
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent training samples (num, *event) as a method sees them, on the generator's device.
+
+        Data that offer it can be the source of a map between domains.
+        """
+        raise UserError(f"{type(self).__name__} can not be a source: it does not draw single samples")
+
     @property
     def share(self) -> slice:
         """Where this rank's samples lie in a global minibatch."""

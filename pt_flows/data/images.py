@@ -99,10 +99,19 @@ class ArrayImages(FlowData):
         if len(batch) != 3:
             return batch
         x, y, flip = batch
-        x = x.to(torch.get_default_dtype()) / 127.5 - 1
-        if self.flip:
-            x = torch.where(flip[..., None, None, None], x.flip(-1), x)
-        return x, y
+        return as_float(x, flip if self.flip else None), y
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Images float (num, C, H, W) drawn with replacement, half of them mirrored if the set is."""
+        images, _ = self.arrays("train")
+        i = torch.randint(len(images), (num,), generator=rng, device=rng.device)
+        flip = torch.rand(num, generator=rng, device=rng.device) < 0.5 if self.flip else None
+        return as_float(images[i.to(images.device)].to(rng.device), flip)
+
+    def labelled(self, split: Split) -> tuple[Tensor, Tensor]:
+        """All images of a split, float (N, C, H, W) in [-1, 1], and their labels (N,), on the host."""
+        images, labels = self.arrays(split)
+        return as_float(images.cpu()), labels.cpu()
 
     def reference(self, split: Split, num: int | None = None) -> Tensor:
         """The split's images uint8 on the host; the first `num` of one fixed random order."""
@@ -114,6 +123,12 @@ class ArrayImages(FlowData):
             raise UserError(f"{num} real images are asked for, the {split} split of {name} has {len(images)}")
         order = torch.randperm(len(images), generator=generator_at("cpu", "reference", split))
         return images[order[:num]]
+
+
+def as_float(images: Tensor, flip: Tensor | None = None) -> Tensor:
+    """Images uint8 (..., C, H, W) as floats in [-1, 1], mirrored where `flip` (...) says so."""
+    x = images.to(torch.get_default_dtype()) / 127.5 - 1
+    return x if flip is None else torch.where(flip[..., None, None, None], x.flip(-1), x)
 
 
 def data_root(root: str | None) -> Path:

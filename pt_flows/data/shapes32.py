@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from pt_flows.contracts import UserError
 from pt_flows.data.base import Split
 from pt_flows.data.images import ArrayImages
 from pt_flows.state.noise import generator_at
 
 NUM_IMAGES: dict[Split, int] = {"train": 10_000, "test": 2_000}
 SIZE = 32
+Style = Literal["paint", "sketch"]
 
 # signed distance of a point (u, v) from each shape of radius about one, negative inside
 SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -31,11 +34,11 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def draw_shapes(num: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_shapes(num: int, rng: torch.Generator, style: Style = "paint") -> tuple[Tensor, Tensor]:
     """Random shapes on shaded grounds: images uint8 (num, 3, 32, 32) and labels int64 (num,).
 
     Kind, place, size, turn, colour of the shape and of both ends of the ground's shading are random; edges are smooth
-    over one pixel.
+    over one pixel. A sketch is the same shape in dark outline on paper.
     """
     label = torch.randint(len(SHAPES), (num,), generator=rng)
     unit = lambda *shape: torch.rand(num, *shape, generator=rng)
@@ -49,7 +52,11 @@ def draw_shapes(num: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     distance = torch.empty(num, SIZE * SIZE)
     for k, shape in enumerate(SHAPES.values()):
         distance[label == k] = shape(u[label == k], v[label == k])
-    inside = (0.5 - distance * radius * SIZE / 2).clamp(0, 1)[:, None]
+    pixels = distance * radius * SIZE / 2
+    if style == "sketch":
+        image = (0.95 - 0.85 * (1.5 - pixels.abs()).clamp(0, 1))[:, None].expand(-1, 3, -1)
+        return (255 * image).round().to(torch.uint8).reshape(num, 3, SIZE, SIZE), label
+    inside = (0.5 - pixels).clamp(0, 1)[:, None]
     shade = (0.5 + 0.35 * (slope.cos() * x + slope.sin() * y)).clamp(0, 1)[:, None]
     back = shade * ground[:, 0, :, None] + (1 - shade) * ground[:, 1, :, None]
     image = inside * colour[:, :, None] + (1 - inside) * back
@@ -63,20 +70,27 @@ class Shapes32(ArrayImages):
         batch_size: Images of one minibatch over all ranks.
         flip: Mirror half of the training images left to right.
         iterations_per_block: Iterations that one Lightning step runs.
+        style: "paint", filled on a coloured ground, or "sketch", in outline on paper: two domains to move between.
     """
 
     event_shape = (3, SIZE, SIZE)
     num_classes = 10
 
-    def __init__(self, batch_size: int = 64, flip: bool = True, iterations_per_block: int = 1) -> None:
+    def __init__(
+        self, batch_size: int = 64, flip: bool = True, iterations_per_block: int = 1, style: Style = "paint"
+    ) -> None:
         super().__init__(batch_size, flip, iterations_per_block)
+        if style not in get_args(Style):
+            raise UserError(f"data.style must be one of {', '.join(get_args(Style))}, got {style!r}")
+        self.style: Style = style
 
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
         """Images uint8 (N, 3, 32, 32) and labels (N,)."""
-        return drawn(split)
+        return drawn(split, self.style)
 
 
 @cache
-def drawn(split: Split) -> tuple[Tensor, Tensor]:
-    """The set's images and labels, drawn once per process; not to be written to."""
-    return draw_shapes(NUM_IMAGES[split], generator_at("cpu", "shapes32", split))
+def drawn(split: Split, style: Style) -> tuple[Tensor, Tensor]:
+    """The set's images and labels, drawn once per process; not to be written to. No shape is in both styles."""
+    stream = ("shapes32", split) if style == "paint" else ("shapes32", split, style)
+    return draw_shapes(NUM_IMAGES[split], generator_at("cpu", *stream), style)

@@ -78,6 +78,10 @@ class Toy2D(FlowData):
         x = x[:, self.share]
         return x, torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device)
 
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Fresh samples (num, 2)."""
+        return self.law.sample(num, rng)
+
     def reference(self, split: Split, num: int | None = None) -> Tensor:
         """Fixed samples (num, 2); "test" is independent of "train"."""
         return self.law.sample(num or 10_000, generator_at("cpu", "reference", self.target, split))

@@ -2,18 +2,21 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 
 from pt_flows.callbacks.pictures import save_density, save_grid
 from pt_flows.contracts import UserError, Weights
+from pt_flows.data.base import FlowData
 from pt_flows.methods.base import GenerativeModule
 from pt_flows.metrics.base import as_uint8
 from pt_flows.progress import track
-from pt_flows.runs import read_checkpoint
+from pt_flows.runs import read_checkpoint, run_folder_of
 from pt_flows.state.noise import generator_at
 
 
@@ -36,7 +39,30 @@ def load_method(ckpt: Path) -> GenerativeModule:
             f"{ckpt} was trained with {class_path}, which can not be imported ({error}); put its folder on PYTHONPATH"
         ) from error
     module: Any = LightningModule.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True)
+    if getattr(module, "moves_data", False):
+        module.source = cast(Any, data_of_run(ckpt)).source
     return module.eval()
+
+
+def data_of_run(ckpt: Path) -> FlowData:
+    """The data that a checkpoint of a run folder was trained on, loaded.
+
+    Raises:
+        UserError: The checkpoint lies outside its run folder.
+    """
+    folder = run_folder_of(ckpt)
+    if folder is None:
+        raise UserError(
+            f"{ckpt} is needed together with its data, which the config.yaml of its run folder names; leave it in "
+            "runs/<experiment>/<run>/checkpoints"
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(FlowData, "data")
+    section = {"data": yaml.safe_load((folder / "config.yaml").read_text())["data"]}
+    data: FlowData = cast(Any, parser.instantiate_classes(parser.parse_object(section))).data
+    data.prepare_data()
+    data.setup("test")
+    return data
 
 
 def sample(

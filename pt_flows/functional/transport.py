@@ -27,7 +27,7 @@ def exact_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], p: int) 
         5.0
     """
     cost = _distances(x, y) ** p
-    value: Any = ot.emd2(*_uniform(cost), cost.numpy(), numItermax=1_000_000)
+    value: Any = ot.emd2(_uniform(len(x)), _uniform(len(y)), cost.numpy(), numItermax=1_000_000)
     return max(float(value), 0.0) ** (1 / p)
 
 
@@ -43,7 +43,7 @@ def assignment(y: Float[Tensor, "n *event"], x: Float[Tensor, "n *event"]) -> In
         tensor([1, 0])
     """
     cost = _distances(y, x) ** 2
-    plan: Any = ot.emd(*_uniform(cost), cost.numpy(), numItermax=1_000_000)
+    plan: Any = ot.emd(_uniform(len(y)), _uniform(len(x)), cost.numpy(), numItermax=1_000_000)
     return torch.from_numpy(plan).argmax(1).to(y.device)
 
 
@@ -62,8 +62,8 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _uniform(cost: Tensor) -> list[Any]:
-    return [torch.full((n,), 1 / n, dtype=torch.float64).numpy() for n in cost.shape]
+def _uniform(num: int) -> Any:
+    return torch.full((num,), 1 / num, dtype=torch.float64).numpy()
 
 
 # ---------------------------------------------------------------------------------------------------- between Gaussians

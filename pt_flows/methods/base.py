@@ -24,7 +24,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from pt_flows.contracts import Batch, CriticNet, DivergenceError, GeneratorNet, Shape, UserError, Weights
+from pt_flows.contracts import Batch, CriticNet, DivergenceError, GeneratorNet, Shape, Source, UserError, Weights
 from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity
 from pt_flows.functional.schedules import Decay, decay_factor
 from pt_flows.functional.transport import assignment
@@ -291,11 +291,11 @@ class GenerativeModule(L.LightningModule, ABC):
 
     # -------------------------------------------------------------------------------------------------- checkpoints
 
-    def get_extra_state(self) -> dict[str, float]:
+    def get_extra_state(self) -> dict[str, Any]:
         """The iteration and the seconds of training, kept beside the weights."""
         return {"iteration": self.iteration, "seconds": self.seconds}
 
-    def set_extra_state(self, state: dict[str, float]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue counting where the checkpoint was written."""
         self.iteration, self.seconds = int(state["iteration"]), float(state["seconds"])
 
@@ -338,6 +338,19 @@ class GeneratorModule(GenerativeModule):
         super().__init__(ema_decay)
         self.generator = generator
         self.ema = EMA(generator, self.ema_decay)
+        self.source: Source | None = None
+        self.moves_data = False
+
+    def setup(self, stage: str) -> None:
+        """Take the source of data that have one; refuse one that the generator can not start from."""
+        super().setup(stage)
+        self.source = getattr(getattr(self.trainer, "datamodule", None), "source", None)
+        self.moves_data = self.source is not None
+        if self.source is not None and tuple(self.source.event_shape) != tuple(self.generator.latent_shape):
+            raise UserError(
+                f"model.generator starts from shape {tuple(self.generator.latent_shape)}, data.source has samples of "
+                f"shape {tuple(self.source.event_shape)}; give the generator the source's shape"
+            )
 
     @property
     def averaged_network(self) -> GeneratorNet:
@@ -355,7 +368,9 @@ class GeneratorModule(GenerativeModule):
         return self.generator.num_classes
 
     def latents(self, num: int) -> Tensor:
-        """Fresh latents z (num, *latent_shape) of this iteration."""
+        """Fresh latents z (num, *latent_shape) of this iteration: noise, or samples of the data's source."""
+        if self.source is not None:
+            return self.noise.draw(self.source.sample, num)
         return self.generator.latent_std * self.noise.normal(num, *self.generator.latent_shape)
 
     @torch.no_grad()
@@ -370,13 +385,39 @@ class GeneratorModule(GenerativeModule):
             UserError: Labels that do not fit: for an unconditional model, of another number, or out of range.
         """
         at_least("num", num, 1)
-        device = rng.device if rng is not None else self.device
-        z = torch.randn(num, *self.generator.latent_shape, generator=rng, device=device)
+        rng = rng or torch.Generator(self.device).manual_seed(int(torch.randint(2**62, ())))
+        z = self.starting_points(num, rng)
         if y is None and self.num_classes:
-            y = torch.randint(self.num_classes, (num,), generator=rng, device=device)
+            y = torch.randint(self.num_classes, (num,), generator=rng, device=rng.device)
         if y is not None:
             y = self._checked_labels(y, num)
-        return self.push(self.generator.latent_std * z.to(next(self.generator.parameters())), weights, y)
+        return self.push(z.to(next(self.generator.parameters())), weights, y)
+
+    def starting_points(self, num: int, rng: torch.Generator) -> Tensor:
+        """Latents (num, *latent_shape) to sample from: noise, or samples of the data's source.
+
+        Raises:
+            UserError: The generator was trained to move data, and there are none here.
+        """
+        if self.source is not None:
+            return self.source.sample(num, rng)
+        if self.moves_data:
+            raise UserError(
+                "this generator was trained to move samples of another data set: set its `source`, or give the samples "
+                "to push(x)"
+            )
+        return self.generator.latent_std * torch.randn(
+            num, *self.generator.latent_shape, generator=rng, device=rng.device
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Also whether the generator starts from data."""
+        return super().get_extra_state() | {"moves_data": self.moves_data}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Also whether the generator starts from data."""
+        super().set_extra_state(state)
+        self.moves_data = bool(state.get("moves_data", False))
 
     def _checked_labels(self, y: Tensor, num: int) -> Tensor:
         if not self.num_classes:

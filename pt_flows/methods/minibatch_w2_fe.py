@@ -65,6 +65,11 @@ class MinibatchW2FE(GeneratorModule):
         self.step_size_decay: Decay = step_size_decay
         self.reduction: Reduction = reduction
 
+    @property
+    def share_of_the_way(self) -> float:
+        """ε of this iteration."""
+        return self.step_size * decay_factor(self.step_size_decay, self.progress)
+
     def velocity(self, x: Tensor, y: Tensor) -> Tensor:
         """-∇ψ at particles y, ψ the potential from particles to data x, over all ranks."""
         if self.entropy == 0:
@@ -78,8 +83,7 @@ class MinibatchW2FE(GeneratorModule):
         z = self.latents(len(x))
         y = self.generator(z)
         v = self.velocity(x, y.detach())
-        h = self.step_size * decay_factor(self.step_size_decay, self.progress)
-        zeta = euler_target(y, v, h)  # ζ = y - ε ∇ψ(y)
+        zeta = euler_target(y, v, self.share_of_the_way)  # ζ = y - ε ∇ψ(y)
         cost = 0.5 * v.flatten(1).square().sum(1).mean()
         return {"dual": cost} | self.persistent_fit(optimizer, z, y, zeta, self.persistence, self.reduction)
 

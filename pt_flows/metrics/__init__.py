@@ -3,6 +3,14 @@
 from pt_flows.metrics.features import InceptionFeatures, Lite0Features
 from pt_flows.metrics.frechet import FrechetDistance
 from pt_flows.metrics.modes import ModeCoverage
+from pt_flows.metrics.transfer import TransferAccuracy
 from pt_flows.metrics.wasserstein import ExactWasserstein
 
-__all__ = ["ExactWasserstein", "FrechetDistance", "InceptionFeatures", "Lite0Features", "ModeCoverage"]
+__all__ = [
+    "ExactWasserstein",
+    "FrechetDistance",
+    "InceptionFeatures",
+    "Lite0Features",
+    "ModeCoverage",
+    "TransferAccuracy",
+]

@@ -1,6 +1,7 @@
 """What every metric of generated samples has in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -42,6 +43,13 @@ class SampleMetric(Metric, ABC):
 
         Raises:
             UserError: The metric does not apply, or something that it needs is missing.
+        """
+
+    def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
+        """For metrics of a map between domains, called once before `update`: take what the generator makes of inputs.
+
+        Args:
+            push: Moves source samples (B, *event) on the metric's device; every rank may move all or a share.
         """
 
     @property

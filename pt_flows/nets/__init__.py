@@ -4,8 +4,10 @@ from pt_flows.nets.dcgan import DCGANCritic, DCGANGenerator
 from pt_flows.nets.mlp import MLPCritic, MLPGenerator, ResidualMLPGenerator
 from pt_flows.nets.resnet import ResNetCritic, ResNetGenerator
 from pt_flows.nets.sndcgan import SNDCGANCritic, SNDCGANGenerator
+from pt_flows.nets.transport import ConvTransportMap
 
 __all__ = [
+    "ConvTransportMap",
     "DCGANCritic",
     "DCGANGenerator",
     "MLPCritic",

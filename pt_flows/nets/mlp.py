@@ -109,6 +109,7 @@ class ResidualMLPGenerator(GeneratorNet):
         batch_norm: Batch norm before each ReLU.
         init_std: Standard deviation of H's normal weights.
         latent_std: Standard deviation of the source N(0, latent_std² I).
+        bound: Largest move of a coordinate: bound · tanh H(z) in place of H(z); 2 for digits in the released code.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class ResidualMLPGenerator(GeneratorNet):
         batch_norm: bool = True,
         init_std: float = 0.01,
         latent_std: float = 0.05,
+        bound: float | None = None,
     ) -> None:
         super().__init__()
         self.latent_shape, self.event_shape, self.latent_std = (
@@ -127,8 +129,9 @@ class ResidualMLPGenerator(GeneratorNet):
             latent_std,
         )
         dim = math.prod(self.event_shape)
-        self.net = mlp(dim, dim, width, depth, batch_norm, init_std)
+        self.net, self.bound = mlp(dim, dim, width, depth, batch_norm, init_std), bound
 
     def forward(self, z: Tensor) -> Tensor:
         """Samples (B, *event_shape) from latents of the same shape."""
-        return torch.add(z, self.net(z.flatten(1)).view_as(z))
+        move = self.net(z.flatten(1)).view_as(z)
+        return torch.add(z, move if self.bound is None else self.bound * move.tanh())

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -53,12 +54,18 @@ class NoiseStream:
 
     def normal(self, num: int, *shape: int) -> Tensor:
         """Standard normal (num, *shape): this rank's share of the draw for all ranks."""
-        rank, num_ranks = world()
-        everything = torch.randn(num * num_ranks, *shape, generator=self.rng, device=self.rng.device)
-        return everything[rank * num : (rank + 1) * num]
+        return self.draw(lambda n, rng: torch.randn(n, *shape, generator=rng, device=rng.device), num)
 
     def uniform(self, num: int, *shape: int) -> Tensor:
         """Uniform on [0, 1), (num, *shape): this rank's share of the draw for all ranks."""
+        return self.draw(lambda n, rng: torch.rand(n, *shape, generator=rng, device=rng.device), num)
+
+    def draw(self, sample: Callable[[int, torch.Generator], Tensor], num: int) -> Tensor:
+        """`num` samples of any law (num, ...): this rank's share of the draw for all ranks.
+
+        Args:
+            sample: Draws a number of samples with a generator, on its device.
+            num: Samples for this rank.
+        """
         rank, num_ranks = world()
-        everything = torch.rand(num * num_ranks, *shape, generator=self.rng, device=self.rng.device)
-        return everything[rank * num : (rank + 1) * num]
+        return sample(num * num_ranks, self.rng)[rank * num : (rank + 1) * num]

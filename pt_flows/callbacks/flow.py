@@ -1,0 +1,158 @@
+"""A picture of a flow on the plane: paths of particles, level lines of the potential, the distance over time."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from pt_flows.callbacks.schedule import EveryIterations, as_flow
+from pt_flows.contracts import UserError
+from pt_flows.functional.transport import exact_wasserstein
+from pt_flows.methods.base import GeneratorModule
+from pt_flows.state.noise import generator_at
+
+NUM_MEASURED = 512
+GRID = 64
+
+
+class FlowPicture(EveryIterations):
+    """Follows particles G(z) of fixed z, as the last weights have them, and draws `pictures/flow.png` at the end.
+
+    Left are their paths from start to end over the target, with level lines of the potential at the last record; right
+    is W2 to the target on a logarithmic axis, beside the factor Π(1 - ε) by which exact Euler steps of the
+    Wasserstein-2 flow would shrink it (W2-FE only), and the floor, real against real. One process draws for all.
+
+    Args:
+        every_n_iterations: How often particles are recorded.
+        num_particles: How many paths are drawn.
+        animate: Also write `pictures/flow.gif`, one frame per record.
+    """
+
+    def __init__(self, every_n_iterations: int = 10, num_particles: int = 128, animate: bool = False) -> None:
+        super().__init__(every_n_iterations)
+        if num_particles < 1:
+            raise UserError(f"num_particles of FlowPicture must be at least 1, got {num_particles}")
+        self.num_particles, self.animate = num_particles, animate
+        self.left = 1.0
+        self.records: list[dict[str, Any]] = []
+        self._before = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything recorded, so that a continued run draws whole paths."""
+        return {"left": self.left, "records": self.records}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what was recorded."""
+        self.left, self.records = state_dict["left"], state_dict["records"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fix what is followed; record the start."""
+        super().on_train_start(trainer, pl_module)
+        module = self.checked(pl_module)
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self.target = data.reference("test", NUM_MEASURED)
+        centre = (self.target.amax(0) + self.target.amin(0)) / 2
+        half = 0.65 * float((self.target.amax(0) - self.target.amin(0)).max())
+        self.frame = (centre - half, centre + half)
+        self.floor = exact_wasserstein(data.reference("train", NUM_MEASURED), self.target, p=2)
+        self.z = module.starting_points(max(NUM_MEASURED, self.num_particles), generator_at("cpu", "flow"))
+        self._before = module.iteration
+        if not self.records and trainer.is_global_zero:
+            self.record(module)
+
+    def checked(self, pl_module: L.LightningModule) -> GeneratorModule:
+        """The module, if its samples lie in the plane."""
+        module = as_flow(pl_module)
+        if not isinstance(module, GeneratorModule) or tuple(module.event_shape) != (2,):
+            raise UserError("FlowPicture draws generators of points in the plane; remove it from trainer.callbacks")
+        return module
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Record where it is due; draw after the last iteration."""
+        module = self.checked(pl_module)
+        share = getattr(module, "share_of_the_way", math.nan)
+        self.left *= max(1.0 - share, 0.0) ** (module.iteration - self._before)
+        self._before = module.iteration
+        if not self.due(trainer, module) or not trainer.is_global_zero:
+            return
+        self.record(module)
+        if module.iteration == trainer.max_steps:
+            folder = Path(trainer.default_root_dir) / "pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            self.draw(folder / "flow.png")
+            if self.animate:
+                self.write_animation(folder / "flow.gif")
+
+    @torch.no_grad()
+    def record(self, module: GeneratorModule) -> None:
+        """Where particles are, what the potential looks like, how far it is."""
+        y = module.push(self.z.to(module.device), "raw").cpu()
+        (left, bottom), (right, top) = (corner.tolist() for corner in self.frame)
+        grid = torch.cartesian_prod(torch.linspace(left, right, GRID), torch.linspace(bottom, top, GRID))
+        potential = getattr(module, "potential", None)
+        levels = None if potential is None else potential(grid.to(module.device)).cpu().view(GRID, GRID).T
+        self.records.append(
+            {
+                "iteration": module.iteration,
+                "particles": y[: self.num_particles],
+                "levels": levels,
+                "w2": exact_wasserstein(y[:NUM_MEASURED], self.target, p=2),
+                "left": self.left,
+            }
+        )
+
+    def axes(self) -> tuple[Any, Any, Any]:
+        """A figure with the plane and the distance."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9.5, 4.6), layout="constrained")
+        plane, distance = figure.subplots(1, 2, width_ratios=(1, 1.05))
+        iterations = [r["iteration"] for r in self.records]
+        distance.semilogy(iterations, [r["w2"] for r in self.records], c="#d95f02", label="measured")
+        line = [(r["iteration"], self.records[0]["w2"] * r["left"]) for r in self.records]
+        shown = [(i, w2) for i, w2 in line if w2 > 0.5 * self.floor]
+        if len(shown) > 1:
+            distance.semilogy(*zip(*shown, strict=True), "k--", lw=1, label="exact Euler steps, Π(1 - ε)")
+        distance.axhline(self.floor, c="grey", lw=1, ls=":", label="floor, real against real")
+        distance.set(xlabel="iteration", ylabel=f"W2 of {NUM_MEASURED} samples")
+        distance.legend(frameon=False, fontsize=9)
+        return figure, plane, distance
+
+    def draw_plane(self, plane: Any, last: int) -> None:
+        """Paths up to a record over the target and the potential of that moment."""
+        paths = torch.stack([r["particles"] for r in self.records[: last + 1]])
+        record = self.records[last]
+        (left, bottom), (right, top) = (corner.tolist() for corner in self.frame)
+        if record["levels"] is not None:
+            x, y = torch.linspace(left, right, GRID), torch.linspace(bottom, top, GRID)
+            plane.contour(x, y, record["levels"], levels=24, colors="#9ecae1", linewidths=0.6, linestyles="solid")
+        plane.scatter(*self.target.T, s=4, c="#bbbbbb", linewidths=0, label="target")
+        plane.plot(paths[..., 0], paths[..., 1], c="#7570b3", lw=0.5, alpha=0.6)
+        plane.scatter(*paths[0].T, s=6, c="#1b9e77", linewidths=0, zorder=3, label="start")
+        plane.scatter(*paths[-1].T, s=8, c="#d95f02", linewidths=0, zorder=4, label=f"iteration {record['iteration']}")
+        plane.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
+        plane.legend(loc="upper right", fontsize=8, markerscale=1.5, framealpha=0.8)
+
+    def draw(self, path: Path) -> None:
+        """The picture of the whole run."""
+        figure, plane, _ = self.axes()
+        self.draw_plane(plane, len(self.records) - 1)
+        figure.savefig(path, dpi=110)
+
+    def write_animation(self, path: Path) -> None:
+        """One frame per record, twelve a second."""
+        from matplotlib.animation import FuncAnimation, PillowWriter
+
+        figure, plane, distance = self.axes()
+        marker = distance.axvline(0, c="#1b9e77", lw=1)
+
+        def frame(i: int) -> None:
+            plane.clear()
+            self.draw_plane(plane, i)
+            marker.set_xdata([self.records[i]["iteration"]] * 2)
+
+        FuncAnimation(figure, frame, frames=len(self.records)).save(str(path), writer=PillowWriter(fps=12), dpi=70)  # pyright: ignore[reportArgumentType]

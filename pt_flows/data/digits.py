@@ -1,0 +1,71 @@
+"""Handwritten digits of two postal services, at one size: the domains that transport maps are compared on."""
+
+from typing import Literal, get_args
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.datasets import MNIST, USPS
+
+from pt_flows.contracts import UserError
+from pt_flows.data.base import Split
+from pt_flows.data.images import ArrayImages, data_root
+
+DigitsName = Literal["mnist", "usps"]
+SIZE = 16
+
+
+class Digits(ArrayImages):
+    """MNIST (60,000 and 10,000) or USPS (7,291 and 2,007 digits), grey, 16x16; MNIST is reduced with antialiasing.
+
+    Args:
+        name: Which set.
+        root: Folder that holds (or will hold) `MNIST/raw`, or `usps.bz2` and `usps.t.bz2`; default $PT_FLOWS_DATA, else
+            `data`.
+        batch_size: Images of one minibatch over all ranks.
+        iterations_per_block: Iterations that one Lightning step runs.
+    """
+
+    event_shape = (1, SIZE, SIZE)
+    num_classes = 10
+
+    def __init__(
+        self, name: DigitsName = "mnist", root: str | None = None, batch_size: int = 64, iterations_per_block: int = 1
+    ) -> None:
+        super().__init__(batch_size, flip=False, iterations_per_block=iterations_per_block)
+        if name not in get_args(DigitsName):
+            raise UserError(f"data.name must be one of {', '.join(get_args(DigitsName))}, got {name!r}")
+        self.name, self.root = name, data_root(root)
+
+    def prepare_data(self) -> None:
+        """Download once per machine, if it is not there yet."""
+        for split in ("train", "test"):
+            self.read(split, download=True)
+
+    def load(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Images uint8 (N, 1, 16, 16) and labels (N,).
+
+        Raises:
+            UserError: Files are missing or damaged.
+        """
+        data = self.read(split)
+        images = torch.as_tensor(data.data)[:, None]
+        if images.shape[-1] != SIZE:
+            images = interpolate(images.float(), (SIZE, SIZE), mode="bilinear", antialias=True).round().to(torch.uint8)
+        return images, torch.as_tensor(data.targets)
+
+    def read(self, split: Split, download: bool = False) -> MNIST | USPS:
+        """The split as torchvision has it.
+
+        Raises:
+            UserError: It is not there and could not be downloaded, or is damaged.
+        """
+        try:
+            return (MNIST if self.name == "mnist" else USPS)(str(self.root), train=split == "train", download=download)
+        except (URLError, OSError, RuntimeError, ValueError, EOFError) as error:
+            files = "MNIST/raw with its four files" if self.name == "mnist" else "usps.bz2 and usps.t.bz2"
+            raise UserError(
+                f"{self.name}: can not be read from {self.root} or downloaded ({error}); put {files} there, or set "
+                "data.root or $PT_FLOWS_DATA to the folder that holds them"
+            ) from error

@@ -1,0 +1,69 @@
+"""Two data sets, one to start from and one to reach: for generators that are maps between domains."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pt_flows.contracts import UserError
+from pt_flows.data.base import BlockLoader, FlowData, Split
+
+
+class TwoDomains(FlowData):
+    """Serves the target; the method draws what the generator starts from out of `source`, where noise would come from.
+
+    Batch size and block length are the target's. Source samples are drawn with replacement, as noise is.
+
+    Args:
+        source: Data that the generator moves.
+        target: Data that it should reach.
+    """
+
+    source: FlowData
+
+    def __init__(self, source: FlowData, target: FlowData) -> None:
+        super().__init__(target.batch_size, target.iterations_per_block)
+        self.source, self.target = source, target
+        self.event_shape, self.num_classes = target.event_shape, target.num_classes
+        if target.num_classes and source.num_classes and target.num_classes != source.num_classes:
+            raise UserError(
+                f"data.source has {source.num_classes} classes, data.target {target.num_classes}; labels are compared "
+                "across domains, so both must have the same"
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        """What a metric may look for beyond the contract, such as `law` or `arrays`, is the target's."""
+        if name.startswith("_") or "target" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.target, name)
+
+    def prepare_data(self) -> None:
+        """Download either, where it must be."""
+        for data in (self.source, self.target):
+            data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Load both, so that missing files are noticed before anything is computed."""
+        for data in (self.source, self.target):
+            data.setup(stage)
+
+    def train_dataloader(self) -> BlockLoader:
+        """The target's blocks."""
+        self.target.trainer = self.trainer
+        return self.target.train_dataloader()
+
+    def draw(self, iteration: int, num_minibatches: int) -> tuple[Tensor, ...]:
+        """The target's."""
+        return self.target.draw(iteration, num_minibatches)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """The target's."""
+        return self.target.on_after_batch_transfer(batch, dataloader_idx)
+
+    def reference(self, split: Split, num: int | None = None) -> Tensor:
+        """The target's."""
+        return self.target.reference(split, num)
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """The target's."""
+        return self.target.sample(num, rng)

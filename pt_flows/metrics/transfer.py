@@ -1,0 +1,89 @@
+"""Whether a map between domains keeps what an image shows: nearest-neighbour accuracy across domains."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pt_flows.contracts import UserError
+from pt_flows.metrics.base import RealData, SampleMetric
+from pt_flows.state.distributed import world
+
+CHUNK = 1_000
+
+
+def nearest_labels(
+    queries: Float[Tensor, "n *event"], points: Float[Tensor, "m *event"], labels: Int[Tensor, " m"]
+) -> Int[Tensor, " n"]:
+    """The label of each query's nearest point in Euclidean distance.
+
+    Example:
+        >>> nearest_labels(torch.tensor([[0.2], [0.9]]), torch.tensor([[0.0], [1.0]]), torch.tensor([3, 7]))
+        tensor([3, 7])
+    """
+    points = points.flatten(1)
+    nearest = [torch.cdist(chunk, points).argmin(1) for chunk in queries.flatten(1).split(CHUNK)]
+    return labels[torch.cat(nearest)]
+
+
+class TransferAccuracy(SampleMetric):
+    """Share of the target's test images whose nearest moved source image has their label, on whole data sets.
+
+    The classifier is one nearest neighbour among all labelled training images of the source, moved by the generator; it
+    is asked about the whole test split of the target. `transfer_accuracy_1nn_source` is the same without the map. As in
+    Leygonie et al. 2019, arXiv:1906.09691, and Seguy et al. 2018, arXiv:1711.02283.
+    """
+
+    higher_is_better = True
+    right: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("right", default=torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("total", default=torch.zeros(()), dist_reduce_fx="sum")
+
+    def prepare(self, data: RealData, num_samples: int) -> None:
+        """Take labelled images of both domains."""
+        source: Any = getattr(data, "source", None)
+        if source is None or not hasattr(source, "labelled") or not hasattr(data, "labelled"):
+            raise UserError(
+                "TransferAccuracy compares labelled images of two domains; the data must be TwoDomains with labelled "
+                "images on both sides, such as Digits or Shapes32"
+            )
+        self.points, self.labels = source.labelled("train")
+        self.queries, self.answers = data.labelled("test")  # pyright: ignore[reportAttributeAccessIssue]
+        if self.points.shape[1:] != self.queries.shape[1:]:
+            raise UserError(
+                f"TransferAccuracy measures distances between images of one shape, the source has "
+                f"{tuple(self.points.shape[1:])}, the target {tuple(self.queries.shape[1:])}"
+            )
+        self.unmoved = self.accuracy(self.points)
+
+    @property
+    def key(self) -> str:
+        """Runs are ranked by the accuracy with the map."""
+        return "transfer_accuracy_1nn"
+
+    def accuracy(self, points: Tensor) -> float:
+        """Share of right answers with these labelled points."""
+        right = nearest_labels(self.queries, points, self.labels) == self.answers
+        return float(right.float().mean())
+
+    def update(self, x: Tensor) -> None:
+        """Nothing: generated samples have no labels."""
+
+    def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
+        """Move the labelled images and answer this rank's share of the questions."""
+        device = self.right.device
+        moved = torch.cat([push(chunk.to(device)).cpu() for chunk in self.points.split(CHUNK)])
+        rank, num_ranks = world()
+        queries, answers = self.queries[rank::num_ranks], self.answers[rank::num_ranks]
+        self.right += (nearest_labels(queries, moved, self.labels) == answers).sum()
+        self.total += len(queries)
+
+    def compute(self) -> dict[str, float]:
+        """Accuracy with the map and without it, in [0, 1]."""
+        return {self.key: float(self.right / self.total), f"{self.key}_source": self.unmoved}
