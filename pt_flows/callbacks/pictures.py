@@ -118,7 +118,7 @@ class Pictures(EveryIterations):
             save_density(panels | {f"iteration {module.iteration}": samples}, path)
 
     def before_and_after(self, module: GenerativeModule, num: int) -> tuple[Tensor | None, Tensor]:
-        """Samples from the pictures' fixed latents, on the host; before them, for maps between domains, the source's."""
+        """Samples from the pictures' fixed latents, on the host; before them, for maps of data, the source's."""
         rng = generator_at("cpu", "pictures")
         if not isinstance(module, GeneratorModule) or module.source is None:
             return None, module.sample(num, rng=rng, weights=self.weights).cpu()

@@ -21,6 +21,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -498,7 +499,7 @@ class AdversarialModule(GeneratorModule):
                 f"model.generator has num_classes {generator.num_classes}, model.critic {critic.num_classes}; give "
                 "both the number of classes of the data, or 0 for an unconditional model"
             )
-        self.critic = critic
+        self.critic = one_valued(critic)
 
     def setup(self, stage: str) -> None:
         """Refuse data whose labels the networks can not take."""
@@ -672,6 +673,20 @@ class FlowModule(AlternatingModule):
         return super().configure_optimizers()
 
 
+def one_valued(net: CriticNet) -> CriticNet:
+    """The network, which from now on refuses to give other than one value per sample."""
+    net.register_forward_hook(_check_values)
+    return net
+
+
+def _check_values(net: nn.Module, inputs: tuple[Tensor, ...], values: Tensor) -> None:
+    if values.shape != inputs[0].shape[:1]:
+        raise UserError(
+            f"{type(net).__name__} gives shape {tuple(values.shape)} for {len(inputs[0])} samples; a critic must give "
+            "one value per sample: let its last layer have one output, and squeeze that axis"
+        )
+
+
 def matched(y: Tensor, zeta: Tensor) -> Tensor:
     """The targets in the order that pairs them with y at the least cost, over all ranks."""
     rank, everything = world()[0], all_ranks(zeta)
@@ -697,6 +712,14 @@ def positive(key: str, value: float) -> None:
     """
     if not value > 0:
         raise UserError(f"{key} must be positive, got {value}")
+
+
+def within_the_way(key: str, step_size: float) -> None:
+    """Warn of a step of the Wasserstein-2 flow that is longer than the way to the data."""
+    if step_size > 1:
+        rank_zero_warn(
+            f"{key} is {step_size}: above 1 a step passes the data, and from 2 on particles run away from them"
+        )
 
 
 def one_of(key: str, value: str, choices: Iterable[str]) -> None:

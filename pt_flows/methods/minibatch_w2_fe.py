@@ -24,7 +24,7 @@ from pt_flows.contracts import Batch, GeneratorNet
 from pt_flows.functional.potentials import Reduction, euler_target, velocity
 from pt_flows.functional.schedules import Decay, decay_factor
 from pt_flows.functional.transport import entropic_potential
-from pt_flows.methods.base import GeneratorModule, Terms, at_least, matched, positive
+from pt_flows.methods.base import GeneratorModule, Terms, at_least, matched, positive, within_the_way
 from pt_flows.state.distributed import all_ranks
 
 
@@ -59,6 +59,7 @@ class MinibatchW2FE(GeneratorModule):
         at_least("model.entropy", entropy, 0)
         at_least("model.persistence", persistence, 1)
         positive("model.step_size", step_size)
+        within_the_way("model.step_size", step_size)
         self.generator_optimizer, self.entropy = generator_optimizer, entropy
         self.step_size, self.persistence = step_size, persistence
         self.lr_decay: Decay = lr_decay

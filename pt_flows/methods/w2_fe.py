@@ -22,16 +22,19 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from pt_flows.contracts import CriticNet, UserError
 from pt_flows.functional.penalties import interpolate
 from pt_flows.functional.potentials import equality_penalty, inequality_penalty, quadratic_cost
-from pt_flows.functional.transport import half_squared_distances
-from pt_flows.methods.base import FlowModule, Terms, at_least, one_of
+from pt_flows.functional.transport import exact_wasserstein, half_squared_distances
+from pt_flows.methods.base import FlowModule, Terms, at_least, one_of, one_valued, within_the_way
 from pt_flows.state.distributed import all_ranks
 
 Side = Literal["fake", "real", "mean"]
+ROWS_TO_WARN = 5
+"""So many rows of the log in a row must show a dual that is far off."""
 
 
 class W2FE(FlowModule):
@@ -45,8 +48,8 @@ class W2FE(FlowModule):
         excess: e, a network like the critic.
         inequality_weight: Weight of the inequality, over all pairs of the minibatch; the released code, which takes
             paired samples only, has 200 in the plane and 10 for images.
-        interpolated_weight: Weight of the inequality between points on the segments of paired samples, as the released
-            code has it beside the other.
+        interpolated_weight: The same between points on the segments of paired samples, which tells near pairs apart:
+            without it particles gather in the middle of modes.
         equality_weight: Weight of both equality penalties; 0 saves their second derivatives.
         excess_weight: Weight of the penalty on e > 0; 0 in the plane, 10 for images in the released code.
         potential_side: What moves particles: "fake" -∇ψ, the formula; "real" ∇φ, the released code; "mean" half of
@@ -59,7 +62,7 @@ class W2FE(FlowModule):
         *args: Any,
         excess: CriticNet,
         inequality_weight: float = 200.0,
-        interpolated_weight: float = 0.0,
+        interpolated_weight: float = 200.0,
         equality_weight: float = 200.0,
         excess_weight: float = 0.0,
         potential_side: Side = "fake",
@@ -76,8 +79,11 @@ class W2FE(FlowModule):
         for name, weight in weights.items():
             at_least(f"model.{name}_weight", weight, 0)
         one_of("model.potential_side", potential_side, ("fake", "real", "mean"))
-        self.excess = excess
+        within_the_way("model.step_size", self.step_size)
+        self.excess = one_valued(excess)
         self.penalty_weights, self.potential_side = weights, potential_side
+        self._latest: tuple[Tensor, Tensor] | None = None
+        self._rows_far_off = 0
 
     @property
     def critic_parameters(self) -> Iterable[nn.Parameter]:
@@ -100,6 +106,7 @@ class W2FE(FlowModule):
 
     def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
         """The penalised dual of ½ W2² on data x and particles y."""
+        self._latest = x, y
         phi, psi, weights = self.critic, self.psi, self.penalty_weights
         phi_x, psi_y = phi(x), psi(y)
         dual = phi_x.mean() + psi_y.mean()
@@ -114,3 +121,21 @@ class W2FE(FlowModule):
             penalties["excess"] = self.excess(y).clamp(min=0).square().mean()
         weighted = [weights[name] * penalty for name, penalty in penalties.items()]
         return {"loss_D": sum(weighted, -dual), "dual": dual} | penalties
+
+    def write(self, values: dict[str, float]) -> None:
+        """On vectors, log the exact ½ W2² of the last minibatch beside the dual, and warn where they stay apart."""
+        if "train/dual" in values and self._latest is not None and len(self.event_shape) == 1:
+            x, y = self._latest
+            values = values | {"train/dual_exact": 0.5 * exact_wasserstein(x, y, p=2) ** 2}
+            self._judge(values["train/dual"], values["train/dual_exact"], 0.5 * float(x.var(0).sum()))
+        super().write(values)
+
+    def _judge(self, dual: float, exact: float, scale: float) -> None:
+        self._rows_far_off = self._rows_far_off + 1 if abs(dual - exact) > 0.5 * exact + 0.1 * scale else 0
+        if self._rows_far_off == ROWS_TO_WARN:
+            weight = self.penalty_weights["inequality"]
+            rank_zero_warn(
+                f"the dual of φ and ψ, {dual:.3g}, stays far from ½ W2² of the same samples, {exact:.3g} (iteration "
+                f"{self.iteration}): particles will not go to the data. Where it is too large, raise model."
+                f"inequality_weight ({weight:g}); where it is too small, lower that, or give the critic more steps"
+            )

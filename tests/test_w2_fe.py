@@ -1,0 +1,353 @@
+"""Flows of the Wasserstein-2 loss and their kin: identities, refusals, maps between domains."""
+
+import bz2
+import gzip
+import struct
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from problems import Adam, build, data, fit, weights
+from torch import Tensor
+
+from pt_flows.callbacks import FlowPicture
+from pt_flows.contracts import Batch, CriticNet, UserError
+from pt_flows.data import Digits, Shapes32, Toy2D, TwoDomains
+from pt_flows.functional.objectives import generator_loss
+from pt_flows.functional.potentials import euler_target, regression_loss, velocity
+from pt_flows.functional.transport import exact_wasserstein
+from pt_flows.methods import W2FE
+from pt_flows.methods.base import Terms
+from pt_flows.metrics import TransferAccuracy
+from pt_flows.metrics.transfer import nearest_labels
+from pt_flows.nets import ConvTransportMap, DCGANCritic, MLPCritic, MLPGenerator, ResidualMLPGenerator
+
+# --------------------------------------------------------------------------------------------- persistence one is a GAN
+
+
+class W2GAN(W2FE):
+    """Leygonie et al. 2019: the generator descends the mean of ψ."""
+
+    def iterate(self, minibatches: list[Batch]) -> Terms:  # type: ignore[override]
+        optimizer_G, _ = self.optimizer_pair()
+        terms = self.fit_critic(minibatches)
+        z = self.latents(len(minibatches[0][0]))
+        self.step_down(self.psi(self.generator(z)).mean(), optimizer_G)
+        return terms
+
+
+def w2(cls: type[W2FE] = W2FE, **arguments: Any) -> W2FE:
+    L.seed_everything(0, verbose=False)
+    G, phi, e = MLPGenerator(width=16), MLPCritic(width=16), MLPCritic(width=16)
+    settings = {"num_critic_steps": 2, "inequality_weight": 10.0, "equality_weight": 1.0, "reduction": "sum"}
+    return cls(G, phi, excess=e, **{"generator_optimizer": Adam, "critic_optimizer": Adam, **settings, **arguments})
+
+
+def test_first_gradient_is_that_of_w2_gan() -> None:
+    """∇ (1/m) Σ ‖G - ζ‖² = 2ε ∇ (1/m) Σ ψ(G(z_i)) (statement T6), to 1e-12."""
+    torch.set_default_dtype(torch.float64)
+    module, z, h = w2(), torch.randn(9, 2), 0.37
+    parameters = list(module.generator.parameters())
+    y = module.generator(z)
+    ours = torch.autograd.grad(regression_loss(y, euler_target(y, velocity(module.potential, y), h)), parameters)
+    theirs = torch.autograd.grad(module.psi(module.generator(z)).mean(), parameters)
+    assert all((a - 2 * h * b).abs().max() < 1e-12 for a, b in zip(ours, theirs, strict=True))
+
+
+def test_whole_runs_of_persistence_one_are_w2_gan() -> None:
+    """With SGD whose rate takes up the factor 2ε, the same weights to 1e-12.
+
+    (Adam would blow up the rounding in the one gradient that is zero, that of φ's constant.)
+    """
+    torch.set_default_dtype(torch.float64)
+    h, lr, found = 0.25, 1e-2, []
+    slow = partial(torch.optim.SGD, lr=1e-3)
+    for cls, rate in ((W2FE, lr / (2 * h)), (W2GAN, lr)):
+        fast = partial(torch.optim.SGD, lr=rate)
+        module = w2(cls, persistence=1, step_size=h, generator_optimizer=fast, critic_optimizer=slow)
+        fit(module, data(), max_steps=10, precision="64-true")
+        found.append(weights(module))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-12)
+
+
+def test_js_flow_of_persistence_one_is_the_minimax_gan() -> None:
+    torch.set_default_dtype(torch.float64)
+    module: Any = build("JSFlow")
+    parameters, z, h = list(module.generator.parameters()), torch.randn(9, 2), 0.37
+    y = module.generator(z)
+    ours = torch.autograd.grad(regression_loss(y, euler_target(y, velocity(module.potential, y), h)), parameters)
+    logits = module.critic(module.generator(z))
+    theirs = torch.autograd.grad(generator_loss(logits, "saturating"), parameters)
+    assert all((a - h * b).abs().max() < 1e-12 for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("side", ["fake", "real", "mean"])
+def test_sides(side: str) -> None:
+    module, y = w2(potential_side=side), torch.randn(5, 2)
+    fake, real = velocity(lambda u: -module.psi(u), y), velocity(module.critic, y)
+    expected = {"fake": fake, "real": real, "mean": (fake + real) / 2}[side]
+    torch.testing.assert_close(velocity(module.potential, y), expected, rtol=0, atol=1e-6)
+
+
+def test_rematching_pairs_without_crossing() -> None:
+    """Targets shuffled among particles that stand on them: rematched, nothing is left to do."""
+    module: Any = build("MinibatchW2FE")
+    losses = []
+
+    class Probe(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            z = torch.randn(32, 2)
+            y = pl_module.generator(z)
+            zeta = y.detach().flip(0)
+            for rematch in (False, True):
+                frozen = torch.optim.SGD(pl_module.generator.parameters(), lr=0.0)
+                terms = pl_module.persistent_fit(frozen, z, pl_module.generator(z), zeta, 2, rematch=rematch)
+                losses.append(float(terms["loss_G"]))
+
+    fit(module, data(iterations_per_block=1), max_steps=1, callbacks=[Probe()])
+    assert losses[0] > 1e-3
+    assert losses[1] < 1e-10
+
+
+def test_persistence_falls_to_one() -> None:
+    module = w2(persistence=10, persistence_decay="linear")
+    seen = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            seen.append(module.inner_steps)
+
+    fit(module, data(iterations_per_block=1), max_steps=5, callbacks=[Watch()])
+    assert seen == [10, 8, 6, 4, 2]
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+class TwoValues(CriticNet):
+    """A potential that forgets to return one value per sample."""
+
+    event_shape = (2,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"step_size": 0.0}, "step_size must be positive"),
+        ({"persistence": 0}, "persistence must be at least 1"),
+        ({"inequality_weight": -1.0}, "inequality_weight must be at least 0"),
+        ({"potential_side": "left"}, "potential_side must be one of fake, real, mean, got 'left'"),
+    ],
+)
+def test_bad_numbers_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        w2(**arguments)
+
+
+def test_steps_beyond_the_data_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"step_size is 1\.5: above 1 a step passes the data"):
+        w2(step_size=1.5)
+    with pytest.warns(UserWarning, match="above 1 a step passes the data"):
+        build("MinibatchW2FE", step_size=1.5)
+
+
+def test_networks_of_another_shape_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"model.excess takes samples of shape \(3, 32, 32\), model.generator makes \(2,\)"
+    ):
+        W2FE(MLPGenerator(), MLPCritic(), Adam, Adam, excess=DCGANCritic(width=4))
+
+
+@pytest.mark.parametrize("method", ["W1FE", "WGANGP", "JSFlow"])
+def test_potentials_with_several_values_are_refused(method: str) -> None:
+    cls: Any = type(build(method))
+    module = cls(MLPGenerator(), TwoValues(), Adam, Adam)
+    with pytest.raises(UserError, match=r"TwoValues gives shape \(16, 2\) for 16 samples; .* one value per sample"):
+        fit(module, data(), max_steps=1)
+
+
+def test_an_excess_with_several_values_is_refused() -> None:
+    module = W2FE(MLPGenerator(), MLPCritic(), Adam, Adam, excess=TwoValues())
+    with pytest.raises(UserError, match=r"TwoValues gives shape \(16, 2\) for 16 samples"):
+        fit(module, data(), max_steps=1)
+
+
+def test_a_dual_that_is_far_off_is_warned_of() -> None:
+    """A penalty far too weak lets the dual run away; a sound one does not warn."""
+    with pytest.warns(UserWarning, match=r"stays far from ½ W2².*model.inequality_weight \(0.01\)"):
+        fit(w2(inequality_weight=0.01, equality_weight=0.0), data(), max_steps=150, log_every_n_steps=10)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*stays far from")
+        module = w2(inequality_weight=200.0, equality_weight=0.0, num_critic_steps=5)
+        fit(module, data(batch_size=128), max_steps=150, log_every_n_steps=10)
+
+
+# --------------------------------------------------------------------------------------------------------- two domains
+
+
+def test_a_map_starts_from_the_source() -> None:
+    """Generator inputs are source samples, in training and in sampling, the same for one process and a resumed run."""
+    domains = TwoDomains(Toy2D("moons"), Toy2D("ring8", batch_size=16))
+    module: Any = build("W1FE")
+    module.generator = ResidualMLPGenerator(init_std=0.0, batch_norm=False)  # the identity
+    module.source, module.moves_data = domains.source, True
+    x = module.sample(400, rng=torch.Generator().manual_seed(0), weights="raw")
+    assert exact_wasserstein(x, Toy2D("moons").reference("test", 400), p=2) < 0.25
+    module.noise.seek(3)
+    assert exact_wasserstein(module.latents(400), Toy2D("moons").reference("test", 400), p=2) < 0.25
+
+
+@pytest.mark.parametrize("name", ["W2FE", "MinibatchW2FE"])
+def test_maps_train_resume_and_sample(name: str, tmp_path: Path) -> None:
+    def run(steps: int, **arguments: Any) -> Any:
+        module = build(name)
+        fit(module, TwoDomains(Toy2D("moons"), Toy2D("ring8", batch_size=16)), max_steps=steps, **arguments)
+        return module
+
+    whole = run(4)
+    half = build(name)
+    trainer = fit(half, TwoDomains(Toy2D("moons"), Toy2D("ring8", batch_size=16, iterations_per_block=1)), max_steps=4,
+                  limit_train_batches=2, max_epochs=1)  # fmt: skip
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = build(name)
+    fit(
+        resumed,
+        TwoDomains(Toy2D("moons"), Toy2D("ring8", batch_size=16)),
+        max_steps=4,
+        ckpt_path=tmp_path / "half.ckpt",
+    )
+    assert torch.equal(weights(resumed), weights(whole))
+    again = build(name)
+    again.load_state_dict(whole.state_dict())
+    with pytest.raises(UserError, match="trained to move samples of another data set"):
+        again.sample(5)
+    assert again.push(torch.zeros(5, 2)).shape == (5, 2)
+
+
+def test_a_source_of_another_shape_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"generator starts from shape \(2,\), data.source has samples of shape \(3, 32"
+    ):
+        fit(build("W1FE"), TwoDomains(Shapes32(), Toy2D(batch_size=16)), max_steps=1)
+
+
+def test_domains_with_other_classes_are_refused() -> None:
+    class Five(Shapes32):
+        num_classes = 5
+
+    with pytest.raises(UserError, match=r"data.source has 10 classes, data.target 5"):
+        TwoDomains(Shapes32(), Five())
+
+
+def test_nearest_labels_against_brute_force() -> None:
+    points, queries = torch.randn(50, 3, 2), torch.randn(2100, 3, 2)
+    labels = torch.randint(10, (50,))
+    distances = (queries[:, None] - points).flatten(2).square().sum(2)
+    assert torch.equal(nearest_labels(queries, points, labels), labels[distances.argmin(1)])
+
+
+def test_transfer_accuracy_of_known_maps() -> None:
+    """The identity between equal domains is nearly always right; a map that mixes labels up is not."""
+    domains = TwoDomains(Shapes32(style="sketch"), Shapes32(style="sketch", batch_size=8))
+    metric = TransferAccuracy()
+    metric.prepare(domains, 10)
+    metric.update_map(lambda x: x)
+    values = metric.compute()
+    assert values["transfer_accuracy_1nn"] == pytest.approx(values["transfer_accuracy_1nn_source"])
+    assert values["transfer_accuracy_1nn"] > 0.3
+    metric.reset()
+    metric.update_map(lambda x: x.roll(1, 0))
+    assert metric.compute()["transfer_accuracy_1nn"] < 0.2
+    with pytest.raises(UserError, match="must be TwoDomains with labelled"):
+        TransferAccuracy().prepare(Toy2D(), 10)
+
+
+def write_usps(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, num in (("usps.bz2", 30), ("usps.t.bz2", 12)):
+        rows = [
+            " ".join([str(i % 10 + 1), *(f"{j + 1}:{v:.4f}" for j, v in enumerate(rng.uniform(-1, 1, 256)))])
+            for i in range(num)
+        ]
+        (root / name).write_bytes(bz2.compress("\n".join(rows).encode()))
+
+
+def write_mnist(root: Path) -> None:
+    rng, folder = np.random.default_rng(0), root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for prefix, num in (("train", 40), ("t10k", 20)):
+        images, labels = rng.integers(0, 256, (num, 28, 28), dtype=np.uint8), np.arange(num, dtype=np.uint8) % 10
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, num, 28, 28) + images.tobytes())
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, num) + labels.tobytes())
+        for kind in ("images-idx3", "labels-idx1"):
+            file = folder / f"{prefix}-{kind}-ubyte"
+            (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+
+
+def test_digits_of_both_kinds_train_a_map(tmp_path: Path) -> None:
+    write_usps(tmp_path)
+    write_mnist(tmp_path)
+    mnist, usps = Digits("mnist", str(tmp_path), batch_size=8), Digits("usps", str(tmp_path), batch_size=8)
+    for digits, num in ((mnist, (40, 20)), (usps, (30, 12))):
+        for split, n in zip(("train", "test"), num, strict=True):
+            images, labels = digits.load(split)  # pyright: ignore[reportArgumentType]
+            assert images.shape == (n, 1, 16, 16)
+            assert images.dtype == torch.uint8
+            assert labels[:3].tolist() == [0, 1, 2]
+    G = ResidualMLPGenerator((1, 16, 16), width=16, bound=2.0)
+    module = W2FE(G, MLPCritic((1, 16, 16), 16), Adam, Adam, excess=MLPCritic((1, 16, 16), 16), num_critic_steps=1)
+    fit(module, TwoDomains(mnist, usps), max_steps=2)
+    assert module.sample(3).shape == (3, 1, 16, 16)
+
+
+def test_digits_say_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"usps: can not be read from .*put usps.bz2 and usps.t.bz2 there"):
+        Digits("usps", str(tmp_path)).setup("fit")
+    with pytest.raises(UserError, match=r"mnist: can not be read from .*put MNIST/raw with its four files there"):
+        Digits("mnist", str(tmp_path)).setup("fit")
+    with pytest.raises(UserError, match=r"data.name must be one of mnist, usps, got 'svhn'"):
+        Digits("svhn")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_image_map_starts_as_the_identity() -> None:
+    net = ConvTransportMap(image_size=16, width=4)
+    z = torch.randn(2, 3, 16, 16)
+    assert torch.equal(net(z), z)
+    module = W2FE(net, DCGANCritic(16, width=4), Adam, Adam, excess=DCGANCritic(16, width=4))
+    assert module.sample(2).std() == pytest.approx(1.0, abs=0.1)
+
+
+# --------------------------------------------------------------------------------------------------------------- flow
+
+
+def test_the_flow_picture_follows_a_resumed_run(tmp_path: Path) -> None:
+    def run(steps: int, ckpt_path: Path | None = None) -> FlowPicture:
+        picture = FlowPicture(every_n_iterations=2, num_particles=20, animate=True)
+        module = build("MinibatchW2FE", step_size=0.1, lr_decay="constant")
+        trainer = fit(module, data(iterations_per_block=2), max_steps=steps, ckpt_path=ckpt_path, callbacks=[picture],
+                      default_root_dir=str(tmp_path))  # fmt: skip
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        return picture
+
+    whole = run(8)
+    assert [r["iteration"] for r in whole.records] == [0, 2, 4, 6, 8]
+    assert whole.records[-1]["left"] == pytest.approx(0.9**8)
+    assert (tmp_path / "pictures/flow.png").stat().st_size > 10_000
+    assert (tmp_path / "pictures/flow.gif").read_bytes()[:3] == b"GIF"
+    run(4)
+    resumed = run(8, tmp_path / "a.ckpt")
+    assert [r["w2"] for r in resumed.records] == [r["w2"] for r in whole.records]
+    with pytest.raises(UserError, match="FlowPicture draws generators of points in the plane"):
+        fit(build("W1FE", images=True), data(images=True), max_steps=1, callbacks=[FlowPicture()])
