@@ -1,5 +1,7 @@
 """Small modules, data and runs that the tests share."""
 
+import bz2
+import struct
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,3 +91,19 @@ def write_class_folders(root: Path, num_classes: int = 2, size: int = 64, num_im
             for i in range(num_images):
                 pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.JPEG")
+
+
+def write_digits(root: Path) -> None:
+    """Random digits in the files of USPS (30 and 12) and MNIST (40 and 20)."""
+    rng, folder = np.random.default_rng(0), root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name, num in (("usps.bz2", 30), ("usps.t.bz2", 12)):
+        pixels = rng.uniform(-1, 1, (num, 256))
+        rows = [
+            " ".join([str(i % 10 + 1), *(f"{j}:{v:.4f}" for j, v in enumerate(row, 1))]) for i, row in enumerate(pixels)
+        ]
+        (root / name).write_bytes(bz2.compress("\n".join(rows).encode()))
+    for prefix, num in (("train", 40), ("t10k", 20)):
+        images, labels = rng.integers(0, 256, (num, 28, 28), dtype=np.uint8), np.arange(num, dtype=np.uint8) % 10
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, num, 28, 28) + images.tobytes())
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, num) + labels.tobytes())

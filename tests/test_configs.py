@@ -3,12 +3,21 @@
 from pathlib import Path
 
 import pytest
-from problems import ROOT, write_class_folders
+import yaml
+from problems import ROOT, write_class_folders, write_digits
 
 from pt_flows.cli import main
 
 RECIPES = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in ("data", "metrics"))
-SMALL_NETS = ["--model.generator.width", "8", "--model.critic.width", "8"]
+
+
+def small(recipe: Path) -> list[str]:
+    """Flags that make networks and minibatches of a recipe small."""
+    config = yaml.safe_load(recipe.read_text())
+    nets = [key for key in ("generator", "critic", "excess") if key in config["model"]["init_args"]]
+    flags = [flag for key in nets for flag in (f"--model.{key}.width", "8")]
+    batch = "data.target.init_args.batch_size" if config["data"]["class_path"] == "TwoDomains" else "data.batch_size"
+    return [*flags, f"--{batch}", "4"]
 
 
 def name(path: Path) -> str:
@@ -24,13 +33,15 @@ def test_recipe_parses_and_says_what_it_is(recipe: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
 def test_recipe_trains(recipe: Path) -> None:
-    images, layers = recipe.parent.name != "toy2d", []
+    images, layers, arguments = recipe.parent.name != "toy2d", [], small(recipe)
     if recipe.parent.name == "cifar10":
         layers = ["--config", str(ROOT / "configs/data/shapes32.yaml")]
     elif recipe.parent.name == "imagenet":
         write_class_folders(Path("images"), num_classes=3, size=64)
         layers = ["--data.root", "images", "--model.generator.num_classes", "3", "--model.critic.num_classes", "3"]
-    arguments = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--data.batch_size", "4", *SMALL_NETS]
+    elif recipe.parent.name == "digits":
+        write_digits(Path("data"))
+    arguments += ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]
     arguments += ["--evaluation.metrics", "[]"] if images else ["--evaluation.num_samples", "20"]
     assert main(["fit", "--config", str(recipe), *layers, *arguments]) == 0
     assert len(list(Path("runs").glob("*/*/checkpoints/last.ckpt"))) == 1
@@ -42,7 +53,7 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "my_methods.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     recipe = str(ROOT / "configs/toy2d/wgan_gp.yaml")
-    arguments = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--data.batch_size", "4", *SMALL_NETS]
+    arguments = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", *small(Path(recipe))]
     arguments += ["--evaluation.num_samples", "20", "--model", "my_methods.HingeGAN"]
     assert main(["fit", "--config", recipe, *arguments]) == 0
     (folder,) = Path("runs").glob("toy2d-hingegan/*")

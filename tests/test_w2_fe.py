@@ -1,18 +1,14 @@
 """Flows of the Wasserstein-2 loss and their kin: identities, refusals, maps between domains."""
 
-import bz2
-import gzip
-import struct
 import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
-from problems import Adam, build, data, fit, weights
+from problems import Adam, build, data, fit, weights, write_digits
 from torch import Tensor
 
 from pt_flows.callbacks import FlowPicture
@@ -274,31 +270,8 @@ def test_transfer_accuracy_of_known_maps() -> None:
         TransferAccuracy().prepare(Toy2D(), 10)
 
 
-def write_usps(root: Path) -> None:
-    rng = np.random.default_rng(0)
-    for name, num in (("usps.bz2", 30), ("usps.t.bz2", 12)):
-        rows = [
-            " ".join([str(i % 10 + 1), *(f"{j + 1}:{v:.4f}" for j, v in enumerate(rng.uniform(-1, 1, 256)))])
-            for i in range(num)
-        ]
-        (root / name).write_bytes(bz2.compress("\n".join(rows).encode()))
-
-
-def write_mnist(root: Path) -> None:
-    rng, folder = np.random.default_rng(0), root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    for prefix, num in (("train", 40), ("t10k", 20)):
-        images, labels = rng.integers(0, 256, (num, 28, 28), dtype=np.uint8), np.arange(num, dtype=np.uint8) % 10
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, num, 28, 28) + images.tobytes())
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, num) + labels.tobytes())
-        for kind in ("images-idx3", "labels-idx1"):
-            file = folder / f"{prefix}-{kind}-ubyte"
-            (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
-
-
 def test_digits_of_both_kinds_train_a_map(tmp_path: Path) -> None:
-    write_usps(tmp_path)
-    write_mnist(tmp_path)
+    write_digits(tmp_path)
     mnist, usps = Digits("mnist", str(tmp_path), batch_size=8), Digits("usps", str(tmp_path), batch_size=8)
     for digits, num in ((mnist, (40, 20)), (usps, (30, 12))):
         for split, n in zip(("train", "test"), num, strict=True):

@@ -53,11 +53,12 @@ class FlowPicture(EveryIterations):
         module = self.checked(pl_module)
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self.target = data.reference("test", NUM_MEASURED)
-        centre = (self.target.amax(0) + self.target.amin(0)) / 2
-        half = 0.65 * float((self.target.amax(0) - self.target.amin(0)).max())
-        self.frame = (centre - half, centre + half)
         self.floor = exact_wasserstein(data.reference("train", NUM_MEASURED), self.target, p=2)
         self.z = module.starting_points(max(NUM_MEASURED, self.num_particles), generator_at("cpu", "flow"))
+        start = self.records[0]["particles"] if self.records else module.push(self.z.to(module.device), "raw").cpu()
+        seen = torch.cat([self.target, start])
+        centre, half = (seen.amax(0) + seen.amin(0)) / 2, 0.55 * float((seen.amax(0) - seen.amin(0)).max())
+        self.frame = (centre - half, centre + half)
         self._before = module.iteration
         if not self.records and trainer.is_global_zero:
             self.record(module)

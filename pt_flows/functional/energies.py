@@ -46,6 +46,28 @@ class GaussianMixture:
 
 
 @dataclass(frozen=True, eq=False)
+class Normal:
+    """One Gaussian with correlated coordinates: its distance to another one is known in closed form.
+
+    Args:
+        mean: (2,).
+        covariance: (2, 2), positive definite.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent samples (num, 2)."""
+        root = torch.linalg.cholesky(self.covariance).to(rng.device)
+        return self.mean.to(rng.device) + torch.randn(num, 2, generator=rng, device=rng.device) @ root.T
+
+    def log_prob(self, x: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+        """Log density in nats."""
+        return torch.distributions.MultivariateNormal(self.mean.to(x), self.covariance.to(x)).log_prob(x)
+
+
+@dataclass(frozen=True, eq=False)
 class Rings:
     """Equal mixture of circles with a Gaussian radius (DA-EBM's four rings).
 

@@ -1,0 +1,218 @@
+"""Particle flows on the ring of eight: persistence, methods and estimators under the same conditions.
+
+Trains every case for the same number of iterations with the networks, batch and optimizers of
+configs/toy2d/w2_fe.yaml, some side by side on one thread each, then prints a table and writes pictures: W2 over time,
+and samples. Cases that are there already are not repeated.
+
+    python benchmarks/w2_fe_ring8.py [--jobs 2] [--runs runs/ring8] [--out .] [--seeds 5]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from matplotlib.figure import Figure
+
+from pt_flows.callbacks.pictures import save_density
+from pt_flows.contracts import Batch
+from pt_flows.data import Toy2D
+from pt_flows.functional.transport import exact_wasserstein
+from pt_flows.methods import W1FE, W2FE, JSFlow, MinibatchW2FE
+from pt_flows.methods.base import FlowModule, GeneratorModule, Terms
+from pt_flows.metrics import ModeCoverage
+from pt_flows.nets import MLPCritic, ResidualMLPGenerator
+from pt_flows.state.noise import generator_at
+
+ITERATIONS, MARKS, NUM, MANY = 600, (50, 100, 200, 400, 600), 512, 4000
+SETTINGS = {"reduction": "mean", "ema_decay": 0.99, "lr_decay": "cosine"}
+
+
+class Repeated(FlowModule):
+    """The generator step of the host GAN, K times on the same latents: what persistent training is not."""
+
+    def iterate(self, minibatches: Sequence[Batch]) -> Terms:
+        """Critic phase, then K steps up the potential."""
+        optimizer_G, _ = self.optimizer_pair()
+        terms = self.fit_critic(minibatches)
+        z = self.latents(len(minibatches[0][0]))
+        for _ in range(self.inner_steps):
+            self.step_down(-self.potential(self.generator(z)).mean(), optimizer_G)
+        return terms
+
+
+class RepeatedW2(Repeated, W2FE):
+    """W2-GAN's generator step, repeated."""
+
+
+class RepeatedW1(Repeated, W1FE):
+    """WGAN-LP's generator step, repeated."""
+
+
+def cases() -> dict[str, tuple[str, type[GeneratorModule], dict[str, Any]]]:
+    """Name to (title, method, arguments)."""
+    w2 = {"inequality_weight": 200.0, "interpolated_weight": 200.0, "equality_weight": 0.0}
+    found: dict[str, Any] = {}
+    for K in (1, 3, 5, 10, 20):
+        title = "W2-GAN (W2-FE, K = 1)" if K == 1 else f"W2-FE, K = {K}"
+        found[f"w2-{K}"] = (title, W2FE, w2 | {"persistence": K})
+    for K in (5, 20):
+        found[f"repeated-w2-{K}"] = (f"W2-GAN's step {K} times", RepeatedW2, w2 | {"persistence": K})
+    found["w2-falling"] = ("W2-FE, K = 20 falling to 1", W2FE, w2 | {"persistence": 20, "persistence_decay": "cosine"})
+    found["w1-1"] = ("WGAN-LP (W1-FE, K = 1)", W1FE, {"persistence": 1})
+    found["w1-5"] = ("W1-FE, K = 5, ε = 0.1", W1FE, {"persistence": 5, "step_size": 0.1})
+    found["js-5"] = ("JS flow, K = 5, ε = 0.1", JSFlow, {"persistence": 5, "step_size": 0.1})
+    found["minibatch-5"] = ("W2-FE by exact transport, K = 5", MinibatchW2FE, {"persistence": 5})
+    found["plain-5"] = ("W2-FE, K = 5, no term between samples", W2FE, w2 | {"interpolated_weight": 0.0})
+    found["equal-5"] = ("W2-FE, K = 5, with equality terms", W2FE, w2 | {"equality_weight": 200.0})
+    found["real-5"] = ("W2-FE, K = 5, released side (+∇φ)", W2FE, w2 | {"potential_side": "real"})
+    found["mean-5"] = ("W2-FE, K = 5, mean of both sides", W2FE, w2 | {"potential_side": "mean"})
+    return found
+
+
+class Watch(L.Callback):
+    """W1 and W2 of the averaged weights on the way."""
+
+    def __init__(self, data: Toy2D) -> None:
+        self.real = data.reference("test", NUM)
+        self.rows: list[tuple[int, float, float, float]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *arguments: Any) -> None:
+        if pl_module.iteration in MARKS:
+            x = pl_module.sample(NUM, rng=generator_at("cpu", "evaluation", 0))
+            pl_module._tick()
+            self.rows.append(
+                (pl_module.iteration, pl_module.seconds, *(exact_wasserstein(x, self.real, p) for p in (1, 2)))
+            )
+
+
+def train(name: str, seed: int) -> dict[str, Any]:
+    """Train one case and measure it."""
+    torch.set_num_threads(1)
+    L.seed_everything(seed, verbose=False)
+    _, cls, arguments = cases()[name]
+    G = ResidualMLPGenerator(batch_norm=False, init_std=0.05)
+    adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
+    critic = lambda: MLPCritic(init_std=0.1)
+    players = [G] if cls is MinibatchW2FE else [G, critic()]
+    arguments = SETTINGS | arguments | {"generator_optimizer": adam}
+    arguments |= {"critic_optimizer": adam} if len(players) == 2 else {}
+    arguments |= {"excess": critic()} if issubclass(cls, W2FE) else {}
+    module, data = cls(*players, **arguments), Toy2D("ring8", batch_size=512)
+    watch = Watch(data)
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, max_epochs=-1, max_steps=ITERATIONS, callbacks=[watch],
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    x = module.sample(MANY, rng=generator_at("cpu", "many"))
+    coverage = ModeCoverage()
+    coverage.prepare(data, MANY)
+    coverage.update(x)
+    centres = data.law.centres  # pyright: ignore[reportAttributeAccessIssue]
+    distance, nearest = torch.cdist(x, centres).min(1)
+    near = [x[(nearest == k) & (distance < 0.3)] for k in range(len(centres))]
+    width = statistics.fmean(float(points.var(0).mean().sqrt()) if len(points) > 1 else 0.0 for points in near)
+    w2_many = exact_wasserstein(x, data.reference("test", MANY), p=2)
+    return coverage.compute() | {
+        "rows": watch.rows, "w2_many": w2_many, "width": width / 0.1, "seconds": module.seconds,
+        "images": module.images_seen, "samples": x[:2000].tolist(),
+    }  # fmt: skip
+
+
+def floors() -> tuple[float, float]:
+    """W2 of real against real, for few and for many points, and for few with equal shares of the modes."""
+    data = Toy2D("ring8")
+    few, many = (
+        statistics.fmean(
+            exact_wasserstein(x, data.reference("test", n), 2) for x in data.reference("train", 4 * n).split(n)
+        )
+        for n in (NUM, MANY)
+    )
+    return few, many
+
+
+def table(results: dict[str, list[dict[str, Any]]]) -> None:
+    """Medians over seeds, worst in brackets."""
+    few, many = floors()
+    print(f"W2 floors, real against real: {few:.3f} for {NUM} points, {many:.3f} for {MANY}\n")
+    print(f"| method | seeds | W1, 200 it. | W2 / floor, {NUM} | W2 / floor, {MANY} | modes | good | width | seconds |")
+    print("|", "--- |" * 9)
+    for name, runs in results.items():
+        if not runs:
+            continue
+        median = lambda values, worst=max: f"{statistics.median(values):.2f} ({worst(values):.2f})"
+        at_200 = [row[2] for r in runs for row in r["rows"] if row[0] == 200]
+        cells = [cases()[name][0], len(runs), median(at_200), median([r["rows"][-1][3] / few for r in runs])]
+        cells += [median([r["w2_many"] / many for r in runs]), f"{min(r['modes'] for r in runs):.0f}/8"]
+        cells += [f"{statistics.median(r['high_quality'] for r in runs):.0%}", median([r["width"] for r in runs], min)]
+        cells += [f"{statistics.median(r['seconds'] for r in runs):.0f}"]
+        print("|", *(f"{cell} |" for cell in cells))
+
+
+def pictures(results: dict[str, list[dict[str, Any]]], out: Path) -> None:
+    """W2 over seconds for each K, and samples of the first seed."""
+    few, _ = floors()
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axis, x, label in zip(
+        figure.subplots(1, 2, sharey=True), (0, 1), ("iterations", "seconds of training"), strict=True
+    ):
+        for name, runs in results.items():
+            if name.startswith(("w2-", "w1-", "minibatch")) and runs:
+                rows = [
+                    [statistics.median(r["rows"][i][k] for r in runs) for k in (0, 1, 3)] for i in range(len(MARKS))
+                ]
+                axis.semilogy(
+                    [r[x] for r in rows], [r[2] for r in rows], marker="o", ms=3, lw=1, label=cases()[name][0]
+                )
+        axis.axhline(few, c="grey", lw=1, ls=":")
+        axis.set_xlabel(label)
+    axis.legend(fontsize=7, frameon=False)
+    figure.get_axes()[0].set_ylabel(f"W2 of {NUM} samples, median of seeds")
+    figure.savefig(out / "w2_fe_ring8_curves.png", dpi=110)
+    panels = {"target": Toy2D("ring8").reference("test", 2000)}
+    shown = ("w2-1", "w2-5", "plain-5", "minibatch-5", "w1-5")
+    panels |= {cases()[n][0]: torch.tensor(results[n][0]["samples"]) for n in shown if results[n]}
+    save_density(panels, out / "w2_fe_ring8_samples.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "ring8")
+    parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--one", nargs=2, metavar=("CASE", "SEED"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    file = lambda name, seed: arguments.runs / f"{name}-s{seed}.json"
+    if arguments.one:
+        name, seed = arguments.one[0], int(arguments.one[1])
+        file(name, seed).write_text(json.dumps(train(name, seed)))
+        return
+    wanted = [(name, seed) for seed in range(arguments.seeds) for name in cases() if not file(name, seed).is_file()]
+
+    def start(case: tuple[str, int]) -> None:
+        command = [sys.executable, __file__, "--runs", str(arguments.runs), "--one", case[0], str(case[1])]
+        subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, stderr=subprocess.DEVNULL)
+        print(f"{case[0]}, seed {case[1]}: done", file=sys.stderr, flush=True)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(start, wanted))
+    found = {name: [file(name, seed) for seed in range(arguments.seeds)] for name in cases()}
+    results = {name: [json.loads(f.read_text()) for f in files if f.is_file()] for name, files in found.items()}
+    table(results)
+    pictures(results, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
