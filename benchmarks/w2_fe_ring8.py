@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from pt_flows.callbacks.pictures import save_density
 from pt_flows.contracts import Batch
 from pt_flows.data import Toy2D
+from pt_flows.functional.schedules import decay_factor
 from pt_flows.functional.transport import exact_wasserstein
 from pt_flows.methods import W1FE, W2FE, JSFlow, MinibatchW2FE
 from pt_flows.methods.base import FlowModule, GeneratorModule, Terms
@@ -130,7 +131,7 @@ def train(name: str, seed: int) -> dict[str, Any]:
 
 
 def floors() -> tuple[float, float]:
-    """W2 of real against real, for few and for many points, and for few with equal shares of the modes."""
+    """W2 of real against real, for few and for many points."""
     data = Toy2D("ring8")
     few, many = (
         statistics.fmean(
@@ -141,12 +142,18 @@ def floors() -> tuple[float, float]:
     return few, many
 
 
+def generator_steps(arguments: dict[str, Any]) -> int:
+    """Optimizer steps of the generator in a run."""
+    decay, K = arguments.get("persistence_decay", "constant"), arguments["persistence"]
+    return sum(max(1, round(K * decay_factor(decay, t / ITERATIONS))) for t in range(ITERATIONS))
+
+
 def table(results: dict[str, list[dict[str, Any]]]) -> None:
     """Medians over seeds, worst in brackets."""
     few, many = floors()
     print(f"W2 floors, real against real: {few:.3f} for {NUM} points, {many:.3f} for {MANY}\n")
-    print(f"| method | seeds | W1, 200 it. | W2 / floor, {NUM} | W2 / floor, {MANY} | modes | good | width | seconds |")
-    print("|", "--- |" * 9)
+    print(f"| method | seeds | W1, 200 it. | W2 / floor, {NUM} | W2 / floor, {MANY} | modes | good | width |", end="")
+    print(" G steps | images, million | seconds |\n|", "--- |" * 11)
     for name, runs in results.items():
         if not runs:
             continue
@@ -155,6 +162,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> None:
         cells = [cases()[name][0], len(runs), median(at_200), median([r["rows"][-1][3] / few for r in runs])]
         cells += [median([r["w2_many"] / many for r in runs]), f"{min(r['modes'] for r in runs):.0f}/8"]
         cells += [f"{statistics.median(r['high_quality'] for r in runs):.0%}", median([r["width"] for r in runs], min)]
+        cells += [generator_steps(cases()[name][2]), f"{runs[0]['images'] / 1e6:.2f}"]
         cells += [f"{statistics.median(r['seconds'] for r in runs):.0f}"]
         print("|", *(f"{cell} |" for cell in cells))
 

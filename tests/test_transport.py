@@ -6,6 +6,7 @@ from itertools import pairwise, permutations
 
 import pytest
 import torch
+from problems import ROOT
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -157,6 +158,15 @@ def test_euler_steps_shrink_the_distance_by_their_factor(d: int) -> None:
         torch.testing.assert_close(after.covariance, covariance, rtol=0, atol=1e-10)
         ratio = gaussian_wasserstein2(after, target) / start
         assert abs(float(ratio) - (1 - h) ** n) < 1e-10
+
+
+def test_the_example_of_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/flows.md: twenty steps of 0.1 leave 0.9^20 of the distance."""
+    torch.set_default_dtype(torch.float32)
+    exec((ROOT / "docs/flows.md").read_text().split("```python\n")[1].split("```")[0], {})
+    printed = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(printed) == 20
+    assert printed[-1] / printed[0] == pytest.approx(0.9**19, rel=1e-3)
 
 
 def test_a_whole_step_lands_on_the_data() -> None:
