@@ -176,7 +176,8 @@ def last_distance(root: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("method", "steps", "share"), [("wgan_gp", 250, 0.85), ("w1_fe", 250, 0.85), ("ode_gan", 600, 0.92)]
+    ("method", "steps", "share"),
+    [("wgan_gp", 250, 0.85), ("w1_fe", 250, 0.85), ("w2_fe", 250, 0.85), ("ode_gan", 600, 0.92)],
 )
 def test_cifar10_distance_falls(method: str, steps: int, share: float, cifar_root: Path) -> None:
     """A minute or two of the small recipe on real images takes noise clearly towards them."""

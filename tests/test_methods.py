@@ -273,8 +273,9 @@ def test_half_precision_is_refused() -> None:
         module.setup("fit")
 
 
-def test_bfloat16_trains_with_a_float32_penalty() -> None:
-    module = build("W1FE")
+@pytest.mark.parametrize("name", ["W1FE", "W2FE", "MinibatchW2FE-entropic"])
+def test_bfloat16_trains_with_a_float32_penalty(name: str) -> None:
+    module = build(name)
     fit(module, data(), max_steps=2, precision="bf16-mixed")
     assert bool(weights(module).isfinite().all())
 

@@ -260,11 +260,13 @@ def test_transfer_accuracy_of_known_maps() -> None:
     metric = TransferAccuracy()
     metric.prepare(domains, 10)
     metric.update_map(lambda x: x)
+    metric.update(torch.zeros(1))
     values = metric.compute()
     assert values["transfer_accuracy_1nn"] == pytest.approx(values["transfer_accuracy_1nn_source"])
     assert values["transfer_accuracy_1nn"] > 0.3
     metric.reset()
     metric.update_map(lambda x: x.roll(1, 0))
+    metric.update(torch.zeros(1))
     assert metric.compute()["transfer_accuracy_1nn"] < 0.2
     with pytest.raises(UserError, match="must be TwoDomains with labelled"):
         TransferAccuracy().prepare(Toy2D(), 10)

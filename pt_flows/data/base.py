@@ -74,13 +74,17 @@ class FlowData(L.LightningDataModule, ABC):
         """Blocks from the module's iteration on."""
         assert self.trainer is not None
         self.rank, self.num_ranks = world()
-        self.device = self.trainer.strategy.root_device
+        self.place(self.trainer.strategy.root_device)
         if self.batch_size % self.num_ranks:
             raise UserError(
                 f"data.batch_size ({self.batch_size}) is the global batch and must divide by the number of processes "
                 f"({self.num_ranks})"
             )
         return BlockLoader(self, self.trainer)
+
+    def place(self, device: torch.device) -> None:
+        """Draw on this device from now on."""
+        self.device = device
 
     def val_dataloader(self) -> DataLoader[int]:
         """One step: evaluation happens in a callback, on `reference` samples."""

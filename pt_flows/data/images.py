@@ -59,13 +59,12 @@ class ArrayImages(FlowData):
         """None where the images are on the device; else two processes that gather minibatches on the host."""
         return 0 if self.arrays("train")[0].device == self.device else 2
 
-    def train_dataloader(self):
-        """Blocks from the module's iteration on, gathered on the device if the images fit there."""
-        loader = super().train_dataloader()
+    def place(self, device: torch.device) -> None:
+        """Draw on this device from now on, with the images on it if they fit there."""
+        super().place(device)
         if self.resident:
             images, labels = self.arrays("train")
-            self._arrays["train"] = (images.to(self.device), labels.to(self.device))
-        return loader
+            self._arrays["train"] = (images.to(device), labels.to(device))
 
     def permutation(self, epoch: int) -> Tensor:
         """Order of the images in an epoch, a function of (seed, epoch)."""

@@ -25,17 +25,14 @@ class TwoDomains(FlowData):
         super().__init__(target.batch_size, target.iterations_per_block)
         self.source, self.target = source, target
         self.event_shape, self.num_classes = target.event_shape, target.num_classes
+        for name in ("law", "labelled"):  # what metrics may look for is the target's
+            if hasattr(target, name):
+                setattr(self, name, getattr(target, name))
         if target.num_classes and source.num_classes and target.num_classes != source.num_classes:
             raise UserError(
                 f"data.source has {source.num_classes} classes, data.target {target.num_classes}; labels are compared "
                 "across domains, so both must have the same"
             )
-
-    def __getattr__(self, name: str) -> Any:
-        """What a metric may look for beyond the contract, such as `law` or `arrays`, is the target's."""
-        if name.startswith("_") or "target" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.target, name)
 
     def prepare_data(self) -> None:
         """Download either, where it must be."""
@@ -46,9 +43,12 @@ class TwoDomains(FlowData):
         """Load both, so that missing files are noticed before anything is computed."""
         for data in (self.source, self.target):
             data.setup(stage)
+        self.num_classes = self.target.num_classes
 
     def train_dataloader(self) -> BlockLoader:
-        """The target's blocks."""
+        """The target's blocks; the source goes to the training device as well."""
+        assert self.trainer is not None
+        self.source.place(self.trainer.strategy.root_device)
         self.target.trainer = self.trainer
         return self.target.train_dataloader()
 

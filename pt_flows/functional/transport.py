@@ -162,9 +162,10 @@ class EntropicPotential(NamedTuple):
 
 
 def half_squared_distances(y: Float[Tensor, "B *event"], x: Float[Tensor, "n *event"]) -> Float[Tensor, "B n"]:
-    """The cost ½‖y_i - x_j‖² of all pairs, differentiable."""
-    y, x = y.flatten(1), x.flatten(1)
-    return 0.5 * (y.square().sum(1)[:, None] + x.square().sum(1)) - y @ x.T
+    """The cost ½‖y_i - x_j‖² of all pairs, differentiable; computed outside autocast."""
+    y, x = (points.flatten(1).to(torch.promote_types(points.dtype, torch.float32)) for points in (y, x))
+    with torch.autocast(y.device.type, enabled=False):
+        return 0.5 * (y.square().sum(1)[:, None] + x.square().sum(1)) - y @ x.T
 
 
 def entropic_potential(

@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -105,8 +106,13 @@ class W2FE(FlowModule):
         return self.critic(y) - share * self.excess(y) if share else self.critic(y)
 
     def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
-        """The penalised dual of ½ W2² on data x and particles y."""
-        self._latest = x, y
+        """The penalised dual of ½ W2² on data x and particles y, outside autocast: differences of large values."""
+        self._latest = x, y.to(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.penalised_dual(*self._latest)
+
+    def penalised_dual(self, x: Tensor, y: Tensor) -> Terms:
+        """-E φ(x) - E ψ(y) with its penalties, and its parts."""
         phi, psi, weights = self.critic, self.psi, self.penalty_weights
         phi_x, psi_y = phi(x), psi(y)
         dual = phi_x.mean() + psi_y.mean()
