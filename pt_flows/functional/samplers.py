@@ -1,0 +1,197 @@
+r"""Markov chains that leave exp(-U) invariant: Langevin steps, Gibbs draws of a label, and their composition.
+
+A chain is a small tuple of tensors; every step is a pure function of it, an energy and a random generator. Energies go
+down: the law is proportional to exp(-U / temperature). A step of size s drifts by s²/2 along -∇U and adds noise of
+standard deviation s. All chains of a batch move at once, each with its own step size and label if wanted, and no step
+waits for the device.
+
+Nothing reaches the energy's parameters: gradients are taken with respect to the points alone, outside autocast, and
+also inside `torch.inference_mode`. The energy must be a fixed function of its arguments during a step (no dropout, no
+batch statistics).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Energy = Callable[[Tensor], Tensor]
+"""U(x): (B, *event) to (B,)."""
+
+LabelledEnergy = Callable[[Tensor, Tensor], Tensor]
+"""U(x, t): (B, *event) and labels (B,) to (B,)."""
+
+
+class Chain(NamedTuple):
+    """Where the chains are: points x (B, *event), their energies (B,) and gradients ∇U (B, *event)."""
+
+    x: Tensor
+    energy: Tensor
+    gradient: Tensor
+
+
+def chain_at(energy: Energy, x: Float[Tensor, "B *event"]) -> Chain:
+    """Chains at given points.
+
+    Args:
+        energy: U.
+        x: Starting points.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+        x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).clone().requires_grad_(True)
+        u = energy(x)
+        (gradient,) = torch.autograd.grad(u.sum(), x)
+    return Chain(x.detach(), u.detach().to(torch.promote_types(u.dtype, torch.float32)), gradient)
+
+
+class Proposal(NamedTuple):
+    """A Langevin proposal and log min(1, α) (B,), the logarithm of its probability of acceptance."""
+
+    chain: Chain
+    log_acceptance: Tensor
+
+
+def propose(
+    energy: Energy, chain: Chain, step_size: Tensor | float, rng: torch.Generator, temperature: float = 1.0
+) -> Proposal:
+    """One Langevin proposal x' = x - (s²/2) ∇U(x) + s z.
+
+    The exact ratio, from the noise z' = -z + (s/2) (∇U(x) + ∇U(x')) that would lead back:
+    log α = U(x) - U(x') + ½ ‖z‖² - ½ ‖z'‖² (Roberts and Tweedie 1996).
+
+    Args:
+        energy: U.
+        chain: Where the chains are.
+        step_size: s, one for all or (B,).
+        rng: On the chains' device.
+        temperature: U is divided by it.
+    """
+    x, u, g = chain
+    s = torch.as_tensor(step_size, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
+    z = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+    moved = chain_at(energy, x - 0.5 * s.square() * g / temperature + s * z)
+    back = 0.5 * s * (g + moved.gradient) / temperature - z
+    squares = lambda noise: noise.flatten(1).square().sum(1)
+    log_alpha = (u - moved.energy) / temperature + 0.5 * (squares(z) - squares(back))
+    return Proposal(moved, log_alpha.clamp(max=0.0))
+
+
+def ula_step(
+    energy: Energy, chain: Chain, step_size: Tensor | float, rng: torch.Generator, temperature: float = 1.0
+) -> tuple[Chain, Float[Tensor, " B"]]:
+    """Unadjusted Langevin: every proposal is taken, which biases the law (on N(0, 1) to variance 1 / (1 - s²/4)).
+
+    Returns:
+        The chains, and the probability (B,) with which a Metropolis test would have accepted.
+    """
+    proposal = propose(energy, chain, step_size, rng, temperature)
+    return proposal.chain, proposal.log_acceptance.exp()
+
+
+def mala_step(
+    energy: Energy, chain: Chain, step_size: Tensor | float, rng: torch.Generator, temperature: float = 1.0
+) -> tuple[Chain, Float[Tensor, " B"]]:
+    """Metropolis-adjusted Langevin: leaves exp(-U / temperature) exactly invariant.
+
+    A proposal whose energy is not finite is refused.
+
+    Returns:
+        The chains, and the probability of acceptance (B,).
+    """
+    moved, log_acceptance = propose(energy, chain, step_size, rng, temperature)
+    uniform = torch.rand(log_acceptance.shape, generator=rng, dtype=log_acceptance.dtype, device=log_acceptance.device)
+    accept = uniform.log() < log_acceptance  # a ratio that is not a number compares false
+    where = lambda new, old: torch.where(accept.reshape(-1, *[1] * (new.dim() - 1)), new, old)
+    return Chain(*map(where, moved, chain)), log_acceptance.exp().nan_to_num(0.0)
+
+
+def gibbs_labels(
+    energy: LabelledEnergy,
+    x: Float[Tensor, "B *event"],
+    num_labels: int,
+    rng: torch.Generator,
+    temperature: float = 1.0,
+    chunk: int = 4096,
+) -> Int[Tensor, " B"]:
+    """Exact draws of the label given x, with probabilities proportional to exp(-U(x, t) / temperature).
+
+    All labels of all chains are evaluated in one batch, in chunks of at most `chunk` rows.
+
+    Args:
+        energy: U(x, t).
+        x: Points.
+        num_labels: Labels are 0 ... num_labels - 1.
+        rng: On the points' device.
+        temperature: U is divided by it.
+        chunk: Rows of one call of the energy.
+    """
+    labels = torch.arange(num_labels, device=x.device)
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        pieces = [
+            energy(part.repeat_interleave(num_labels, 0), labels.repeat(len(part))).view(-1, num_labels)
+            for part in x.split(max(1, chunk // num_labels))
+        ]
+    logits = -torch.cat(pieces).to(torch.promote_types(pieces[0].dtype, torch.float32)) / temperature
+    return torch.multinomial(logits.softmax(1), 1, generator=rng).squeeze(1)
+
+
+class Transition(NamedTuple):
+    """Chains after a transition, and what happened at each label.
+
+    Attributes:
+        x: Points (B, *event).
+        t: Labels (B,).
+        accepted: Sum of acceptance probabilities of the Langevin steps at each label (num_labels,).
+        tried: Number of Langevin steps at each label (num_labels,).
+    """
+
+    x: Tensor
+    t: Tensor
+    accepted: Tensor
+    tried: Tensor
+
+
+def mgms(
+    energy: LabelledEnergy,
+    x: Float[Tensor, "B *event"],
+    t: Int[Tensor, " B"],
+    step_sizes: Float[Tensor, " L"],
+    num_steps: int,
+    rng: torch.Generator,
+    metropolis: bool = True,
+    temperature: float = 1.0,
+    chunk: int = 4096,
+) -> Transition:
+    """MALA within Gibbs: Langevin steps in x at fixed labels, then one exact draw of the labels.
+
+    Zhang, Tan and Ou 2023, Persistently Trained, Diffusion-assisted Energy-based Models, arXiv:2304.10707. Leaves the
+    joint law exp(-U(x, t)) invariant; labels jump freely, which carries chains between modes that are joined at another
+    label. (The released code's acceptance ratio for several labels has s² where s belongs and samples another law.)
+
+    Args:
+        energy: U(x, t).
+        x: Points.
+        t: Labels; the label before the jump sets the step size and is what acceptance is counted under.
+        step_sizes: s of each label.
+        num_steps: Langevin steps per transition.
+        rng: On the points' device.
+        metropolis: Accept or refuse proposals; otherwise take all of them.
+        temperature: U is divided by it.
+        chunk: As for `gibbs_labels`.
+    """
+    step, s = mala_step if metropolis else ula_step, step_sizes[t]
+    with torch.inference_mode(False):
+        labels = t.clone()
+    at_t = lambda points: energy(points, labels)
+    chain = chain_at(at_t, x)
+    total = torch.zeros_like(chain.energy)
+    for _ in range(num_steps):
+        chain, acceptance = step(at_t, chain, s, rng, temperature)
+        total = total + acceptance
+    zeros = torch.zeros(len(step_sizes), dtype=total.dtype, device=total.device)
+    accepted = zeros.index_add(0, t, total)
+    tried = zeros.index_add(0, t, torch.full_like(total, num_steps))
+    jumped = gibbs_labels(energy, chain.x, len(step_sizes), rng, temperature, chunk)
+    return Transition(chain.x, jumped, accepted, tried)
