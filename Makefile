@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(STAMP)  ## train W1-FE and WGAN-GP on the ring of eight: minutes on two CPU cores, a table and a picture
+demo: $(STAMP)  ## train W1-FE, W2-FE and WGAN-GP on the ring of eight: minutes on two CPU cores, a table and pictures
 	$(BIN)/python benchmarks/demo.py $(ARGS)
 
 train-cifar: $(STAMP)  ## the full recipe on CIFAR-10 (a GPU's work); see METHOD, DATASET, METRIC, DATA_DIR, ARGS
