@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pt_flows.functional.energies import GaussianMixture
+from pt_flows.functional.energies import DoubleWell, Funnel, GaussianMixture, Rosenbrock, score
 from pt_flows.functional.noising import squared_cumulative
 from pt_flows.functional.samplers import (
     Chain,
@@ -204,6 +204,62 @@ def test_no_number_is_read_back_within_a_transition(monkeypatch: pytest.MonkeyPa
     for name in ("item", "__bool__", "__float__", "__int__", "tolist", "cpu"):
         monkeypatch.setattr(Tensor, name, lambda *_: pytest.fail("a transition reads a number back"))
     mgms(energy, x, t, s, 3, rng())
+
+
+LAWS = {
+    "funnel": (Funnel(1.0), (-6.0, 6.0), (-60.0, 60.0), (1500, 6001)),
+    "rosenbrock": (Rosenbrock(), (-5.0, 7.0), (-5.0, 50.0), (1501, 3001)),
+    "double well": (DoubleWell(), (-3.0, 3.0), (-7.0, 7.0), (1001, 701)),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_laws_are_normalised_and_drawn_exactly(name: str) -> None:
+    """The density integrates to one; moments of samples are those of the density within 5 standard errors."""
+    torch.set_default_dtype(torch.float64)
+    law, x_range, y_range, (n, m) = LAWS[name]
+    u, v = torch.linspace(*x_range, n), torch.linspace(*y_range, m)
+    points = torch.cartesian_prod(u, v)
+    p = law.log_prob(points).exp() * (u[1] - u[0]) * (v[1] - v[0])
+    assert float(p.sum()) == pytest.approx(1.0, abs=2e-3)
+    x = law.sample(200_000, rng())
+    for f in (lambda x: x[:, 0], lambda x: x[:, 0].abs(), lambda x: x[:, 0].square(), lambda x: x[:, 1].abs().sqrt()):
+        values, truth = f(x), float((p * f(points)).sum() / p.sum())
+        assert abs(float(values.mean()) - truth) < 5 * float(values.std()) / math.sqrt(len(x)) + 1e-3
+
+
+@pytest.mark.parametrize(("name", "step_size"), [("rosenbrock", 0.15), ("double well", 0.3), ("funnel", 0.3)])
+def test_mala_leaves_laws_as_they_are(name: str, step_size: float) -> None:
+    """From exact samples; the funnel in its neck-free part, where the step is short enough."""
+    law = LAWS[name][0]
+    start = law.sample(6000, rng())
+    x, acceptance = run(mala_step, lambda x: -law.log_prob(x), start, step_size, 100)
+    assert 0.6 < acceptance < 1
+    fresh = law.sample(200_000, rng(7))
+    for f in (lambda x: x[:, 0], lambda x: x[:, 0].square(), lambda x: (x[:, 1] > 0.5).float()):
+        ours, truth = (f(points) * ((points[:, 0] > -1) | (name != "funnel")) for points in (x, fresh))
+        error = float(truth.std()) * math.sqrt(1 / 6000 + 1 / 200_000)
+        assert abs(float(ours.mean() - truth.mean())) < 5 * error
+
+
+def test_diffused_mixtures() -> None:
+    mixture = GaussianMixture(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), 0.3)
+    later = mixture.diffused(0.6, 0.8)
+    x = 0.6 * mixture.sample(100_000, rng()) + 0.8 * torch.randn(100_000, 2, generator=rng(1))
+    y = later.sample(100_000, rng(2))
+    for f in (lambda x: x, lambda x: x.square(), lambda x: x[:, :1] * x[:, 1:]):
+        error = f(x).std(0) * math.sqrt(2 / 100_000)
+        assert bool(((f(x).mean(0) - f(y).mean(0)).abs() < 5 * error).all())
+
+
+def test_scores_are_slopes_of_the_density() -> None:
+    torch.set_default_dtype(torch.float64)
+    for law in (Funnel(), Rosenbrock(), DoubleWell(), GaussianMixture(torch.eye(2), 0.5)):
+        x, h = torch.randn(10, 2), 1e-5
+        for k in range(2):
+            shift = h * torch.eye(2)[k]
+            slope = (law.log_prob(x + shift) - law.log_prob(x - shift)) / (2 * h)
+            torch.testing.assert_close(score(law.log_prob, x)[:, k], slope, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

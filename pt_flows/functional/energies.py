@@ -5,6 +5,7 @@ and `log_prob` where the density is known.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +44,10 @@ class GaussianMixture:
         squares = torch.cdist(x, self.centres.to(x)).square() / self.std**2
         log_components = -0.5 * squares - math.log(2 * math.pi * self.std**2)
         return log_components.logsumexp(1) - math.log(len(self.centres))
+
+    def diffused(self, a: float, b: float) -> "GaussianMixture":
+        """The law of a x + b ε with x of this law and ε standard normal: a mixture again."""
+        return GaussianMixture(a * self.centres, math.hypot(a * self.std, b))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +152,98 @@ class Spirals:
         t = 3 * math.pi * torch.rand(num, generator=rng, device=rng.device).sqrt()
         curve = torch.stack([-t * t.cos(), t * t.sin()], 1) * (arm / 3)[:, None]
         return curve + 0.1 * torch.randn(num, 2, generator=rng, device=rng.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Funnel:
+    """Neal's funnel: x_1 ~ N(0, scale²), x_2 ~ N(0, e^{x_1}), so that good step sizes differ by orders of magnitude.
+
+    Neal 2003, Slice Sampling, Section 8.
+
+    Args:
+        scale: Standard deviation of x_1.
+    """
+
+    scale: float = 3.0
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent samples (num, 2)."""
+        z = torch.randn(num, 2, generator=rng, device=rng.device)
+        return torch.stack([self.scale * z[:, 0], (self.scale * z[:, 0] / 2).exp() * z[:, 1]], 1)
+
+    def log_prob(self, x: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+        """Log density in nats."""
+        v, y = x.unbind(1)
+        squares = (v / self.scale).square() + y.square() * (-v).exp()
+        return -0.5 * (squares + v) - math.log(2 * math.pi * self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Rosenbrock:
+    """A curved valley: x_1 ~ N(1, 1/2a), x_2 ~ N(x_1², 1/2b), so U = a (x_1 - 1)² + b (x_2 - x_1²)² up to a constant.
+
+    Args:
+        a: Stiffness along the valley.
+        b: Stiffness across it.
+    """
+
+    a: float = 0.5
+    b: float = 5.0
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent samples (num, 2)."""
+        z = torch.randn(num, 2, generator=rng, device=rng.device)
+        x = 1 + z[:, 0] / math.sqrt(2 * self.a)
+        return torch.stack([x, x.square() + z[:, 1] / math.sqrt(2 * self.b)], 1)
+
+    def log_prob(self, x: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+        """Log density in nats."""
+        u = self.a * (x[:, 0] - 1).square() + self.b * (x[:, 1] - x[:, 0].square()).square()
+        return 0.5 * math.log(self.a * self.b) - math.log(math.pi) - u
+
+
+class DoubleWell:
+    """U = depth (x_1² - 1)² + ½ x_2² up to a constant: two wells at ±1 behind a barrier of the given height.
+
+    The first coordinate is normalised and inverted on a grid, to about 1e-6.
+
+    Args:
+        depth: Height of the barrier between the wells, in nats.
+    """
+
+    def __init__(self, depth: float = 4.0) -> None:
+        self.depth = depth
+        self.grid = torch.linspace(-4, 4, 80_001, dtype=torch.float64)
+        density = (-depth * (self.grid.square() - 1).square()).exp()
+        cumulative = torch.cumulative_trapezoid(density, self.grid)
+        self.log_mass = float(cumulative[-1].log())
+        self.cumulative = torch.cat([cumulative.new_zeros(1), cumulative / cumulative[-1]])
+
+    def sample(self, num: int, rng: torch.Generator) -> Tensor:
+        """Independent samples (num, 2)."""
+        u = torch.rand(num, generator=rng, device=rng.device, dtype=torch.float64)
+        grid, cumulative = self.grid.to(rng.device), self.cumulative.to(rng.device)
+        i = torch.searchsorted(cumulative, u).clamp(1, len(grid) - 1)
+        share = (u - cumulative[i - 1]) / (cumulative[i] - cumulative[i - 1]).clamp(min=1e-300)
+        x = (grid[i - 1] + share * (grid[i] - grid[i - 1])).to(torch.get_default_dtype())
+        return torch.stack([x, torch.randn(num, generator=rng, device=rng.device)], 1)
+
+    def log_prob(self, x: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+        """Log density in nats."""
+        u = self.depth * (x[:, 0].square() - 1).square() + 0.5 * x[:, 1].square()
+        return -u - self.log_mass - 0.5 * math.log(2 * math.pi)
+
+
+def score(log_prob: Callable[[Tensor], Tensor], x: Float[Tensor, "B *event"]) -> Float[Tensor, "B *event"]:
+    """The score ∇ log p(x) of a law with a density, exact to rounding.
+
+    Example:
+        >>> score(Funnel(1.0).log_prob, torch.tensor([[0.0, 2.0]]))
+        tensor([[ 1.5000, -2.0000]])
+    """
+    x = x.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(log_prob(x).sum(), x)
+    return gradient
 
 
 def ring_of_eight(radius: float, std: float) -> GaussianMixture:
