@@ -61,7 +61,7 @@ class RepeatedW1(Repeated, W1FE):
 
 def cases() -> dict[str, tuple[str, type[GeneratorModule], dict[str, Any]]]:
     """Name to (title, method, arguments)."""
-    w2 = {"inequality_weight": 200.0, "interpolated_weight": 200.0, "equality_weight": 0.0}
+    w2 = {"inequality_weight": 200.0, "interpolated_weight": 200.0, "equality_weight": 0.0, "persistence": 5}
     found: dict[str, Any] = {}
     for K in (1, 3, 5, 10, 20):
         title = "W2-GAN (W2-FE, K = 1)" if K == 1 else f"W2-FE, K = {K}"
