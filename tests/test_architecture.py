@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "metrics": {"contracts", "files", "functional", "progress", "state"},
     "methods": {"contracts", "functional", "state"},
     "runs": {"contracts", "files"},
-    "callbacks": {"contracts", "files", "methods", "metrics", "progress", "state"},
+    "callbacks": {"contracts", "files", "functional", "methods", "metrics", "progress", "state"},
     "evaluation": {"callbacks", "contracts", "data", "methods", "metrics", "progress", "runs", "state"},
 }
 FUNCTIONAL_MAY_USE = {"bisect", "collections", "dataclasses", "itertools", "jaxtyping", "math", "torch", "typing"}

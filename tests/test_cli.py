@@ -183,7 +183,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["fit", "--config", TOY, "--model.step_size", "abc"], r"model.step_size: expected a float, got 'abc'"),
     (["fit", "--config", TOY, "--model.penalty", "three"], r"model.penalty: expected one of 'one_sided', 'two_sided'"),
     (["fit", "--config", TOY, "--data.target", "ring9"], r"data.target: expected one of 'ring8'"),
-    (["fit", "--config", TOY, "--model", "W2GAN"], r"model: there is no class 'W2GAN'; .*W1FE, WGANGP"),
+    (["fit", "--config", TOY, "--model", "StyleGAN"], r"model: there is no class 'StyleGAN'; .*W1FE, .*WGANGP"),
     (["fit", "--config", TOY, "--model.critic", "MLPCritik"], r"no class 'MLPCritik'; did you mean MLPCritic\?"),
     (["fit", "--config", TOY, "--data", "CIFAR11"], r"data: there is no class 'CIFAR11'; did you mean CIFAR10\?"),
     (["fit", "--config", TOY, "--evaluation.metrics", "[Fid]"], r"there is no class 'Fid'; .*FrechetDistance"),

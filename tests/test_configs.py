@@ -32,7 +32,7 @@ def test_recipe_parses_and_says_what_it_is(recipe: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
-def test_recipe_trains(recipe: Path) -> None:
+def test_recipe_trains(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, layers, arguments = recipe.parent.name != "toy2d", [], small(recipe)
     if recipe.parent.name == "cifar10":
         layers = ["--config", str(ROOT / "configs/data/shapes32.yaml")]
@@ -40,7 +40,8 @@ def test_recipe_trains(recipe: Path) -> None:
         write_class_folders(Path("images"), num_classes=3, size=64)
         layers = ["--data.root", "images", "--model.generator.num_classes", "3", "--model.critic.num_classes", "3"]
     elif recipe.parent.name == "digits":
-        write_digits(Path("data"))
+        write_digits(Path("digits"))
+        monkeypatch.setenv("PT_FLOWS_DATA", "digits")
     arguments += ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]
     arguments += ["--evaluation.metrics", "[]"] if images else ["--evaluation.num_samples", "20"]
     assert main(["fit", "--config", str(recipe), *layers, *arguments]) == 0

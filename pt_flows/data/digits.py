@@ -65,7 +65,8 @@ class Digits(ArrayImages):
             return (MNIST if self.name == "mnist" else USPS)(str(self.root), train=split == "train", download=download)
         except (URLError, OSError, RuntimeError, ValueError, EOFError) as error:
             files = "MNIST/raw with its four files" if self.name == "mnist" else "usps.bz2 and usps.t.bz2"
+            reason = str(error).splitlines()[0].rstrip(":")
             raise UserError(
-                f"{self.name}: can not be read from {self.root} or downloaded ({error}); put {files} there, or set "
+                f"{self.name}: can not be read from {self.root} or downloaded ({reason}); put {files} there, or set "
                 "data.root or $PT_FLOWS_DATA to the folder that holds them"
             ) from error

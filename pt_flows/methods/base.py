@@ -683,7 +683,7 @@ def _check_values(net: nn.Module, inputs: tuple[Tensor, ...], values: Tensor) ->
     if values.shape != inputs[0].shape[:1]:
         raise UserError(
             f"{type(net).__name__} gives shape {tuple(values.shape)} for {len(inputs[0])} samples; a critic must give "
-            "one value per sample: let its last layer have one output, and squeeze that axis"
+            "one value per sample: squeeze an axis of length one; of two softmax logits take logit_real - logit_fake"
         )
 
 

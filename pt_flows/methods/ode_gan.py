@@ -295,11 +295,6 @@ class ODEGAN(AdversarialModule):
                     f"model.{name} gives two answers to one input in training mode, so the field would differ between "
                     "the stages of a step; take out what is random or keeps a state in its forward"
                 )
-        if a.shape != (4,):
-            raise UserError(
-                f"model.critic gives values of shape {tuple(a.shape)} for 4 samples; ODE-GAN needs one logit each, "
-                "shape (4,): of two softmax logits take a = logit_real - logit_fake"
-            )
 
 
 def average(vector: Tensor) -> Tensor:
