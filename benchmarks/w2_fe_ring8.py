@@ -29,7 +29,7 @@ from pt_flows.data import Toy2D
 from pt_flows.functional.schedules import decay_factor
 from pt_flows.functional.transport import exact_wasserstein
 from pt_flows.methods import W1FE, W2FE, JSFlow, MinibatchW2FE
-from pt_flows.methods.base import FlowModule, GeneratorModule, Terms
+from pt_flows.methods.base import GeneratorModule, Terms
 from pt_flows.metrics import ModeCoverage
 from pt_flows.nets import MLPCritic, ResidualMLPGenerator
 from pt_flows.state.noise import generator_at
@@ -38,8 +38,8 @@ ITERATIONS, MARKS, NUM, MANY = 600, (50, 100, 200, 400, 600), 512, 4000
 SETTINGS = {"reduction": "mean", "ema_decay": 0.99, "lr_decay": "cosine"}
 
 
-class Repeated(FlowModule):
-    """The generator step of the host GAN, K times on the same latents: what persistent training is not."""
+class RepeatedW2(W2FE):
+    """W2-GAN's generator step, K times on the same latents: what persistent training is not."""
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Critic phase, then K steps up the potential."""
@@ -49,14 +49,6 @@ class Repeated(FlowModule):
         for _ in range(self.inner_steps):
             self.step_down(-self.potential(self.generator(z)).mean(), optimizer_G)
         return terms
-
-
-class RepeatedW2(Repeated, W2FE):
-    """W2-GAN's generator step, repeated."""
-
-
-class RepeatedW1(Repeated, W1FE):
-    """WGAN-LP's generator step, repeated."""
 
 
 def cases() -> dict[str, tuple[str, type[GeneratorModule], dict[str, Any]]]:

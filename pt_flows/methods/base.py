@@ -517,8 +517,8 @@ class AlternatingModule(AdversarialModule):
 
     Args:
         generator: G, latents to samples.
-        critic: D, samples to one value each.
-        generator_optimizer: Makes G's optimizer from its parameters.
+        critic: D, samples to one value each; without batch norm, which would break penalties on its gradients.
+        generator_optimizer: Makes G's optimizer from its parameters; its state is kept between iterations.
         critic_optimizer: Makes D's optimizer from its parameters.
         num_critic_steps: Critic steps per iteration, each on a fresh minibatch.
         lr_decay: How both learning rates fall over the run.
@@ -598,41 +598,29 @@ class FlowModule(AlternatingModule):
     critic minimises and, where it is not the critic itself, which function of it moves particles.
 
     Args:
-        generator: G, latents to samples.
-        critic: f, samples to one value each; without batch norm, which would break its gradients.
-        generator_optimizer: Makes G's optimizer from its parameters; its state is kept between iterations.
-        critic_optimizer: Makes the critic's optimizer from its parameters.
-        num_critic_steps: Critic steps per iteration, each on a fresh minibatch.
+        *args: As for AlternatingModule.
         step_size: ε; of a Wasserstein-1 flow in data units, of a Wasserstein-2 flow the share of the way to the data.
             No effect at K = 1 with Adam, which cancels constant factors.
         persistence: K, optimizer steps of G towards the same targets.
         reduction: Squared distance summed over coordinates (formula) or averaged (released code).
         rematch: Pair targets and outputs anew before every inner step after the first, by optimal assignment.
-        lr_decay: How both learning rates fall over the run.
         step_size_decay: How ε falls over the run.
         persistence_decay: How K falls over the run, to one at the least.
-        ema_decay: Decay of the average of G's weights.
+        **kwargs: As for AlternatingModule.
     """
 
     def __init__(
         self,
-        generator: GeneratorNet,
-        critic: CriticNet,
-        generator_optimizer: OptimizerCallable,
-        critic_optimizer: OptimizerCallable,
-        num_critic_steps: int = 5,
+        *args: Any,
         step_size: float = 1.0,
         persistence: int = 5,
         reduction: Reduction = "sum",
         rematch: bool = False,
-        lr_decay: Decay = "constant",
         step_size_decay: Decay = "constant",
         persistence_decay: Decay = "constant",
-        ema_decay: float = 0.999,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            generator, critic, generator_optimizer, critic_optimizer, num_critic_steps, lr_decay, ema_decay
-        )
+        super().__init__(*args, **kwargs)
         at_least("model.persistence", persistence, 1)
         positive("model.step_size", step_size)
         self.step_size, self.persistence, self.rematch = step_size, persistence, rematch

@@ -10,14 +10,13 @@ Departures: none.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from pt_flows.contracts import Batch, CriticNet, GeneratorNet
+from pt_flows.contracts import Batch
 from pt_flows.functional.penalties import gradient_norm, interpolate, two_sided_penalty
 from pt_flows.functional.potentials import wasserstein1_dual
-from pt_flows.functional.schedules import Decay
 from pt_flows.methods.base import AlternatingModule, Terms, at_least
 
 
@@ -25,32 +24,16 @@ class WGANGP(AlternatingModule):
     """Wasserstein GAN with the two-sided gradient penalty.
 
     Args:
-        generator: G, latents to samples.
-        critic: f, samples to one value each; without batch norm, which would break the penalty.
-        generator_optimizer: Makes G's optimizer from its parameters.
-        critic_optimizer: Makes f's optimizer from its parameters.
-        num_critic_steps: Critic steps per iteration (the paper's n_critic), each on a fresh minibatch.
+        *args: As for AlternatingModule.
         penalty_weight: λ; 10 in the paper, 0.1 in the released toys.
         generator_batch_multiple: Generator batch over critic batch; 2 in the released CIFAR-10 ResNet.
-        lr_decay: How both learning rates fall over the run.
-        ema_decay: Decay of the average of G's weights.
+        **kwargs: As for AlternatingModule.
     """
 
     def __init__(
-        self,
-        generator: GeneratorNet,
-        critic: CriticNet,
-        generator_optimizer: OptimizerCallable,
-        critic_optimizer: OptimizerCallable,
-        num_critic_steps: int = 5,
-        penalty_weight: float = 10.0,
-        generator_batch_multiple: int = 1,
-        lr_decay: Decay = "constant",
-        ema_decay: float = 0.999,
+        self, *args: Any, penalty_weight: float = 10.0, generator_batch_multiple: int = 1, **kwargs: Any
     ) -> None:
-        super().__init__(
-            generator, critic, generator_optimizer, critic_optimizer, num_critic_steps, lr_decay, ema_decay
-        )
+        super().__init__(*args, **kwargs)
         at_least("model.penalty_weight", penalty_weight, 0)
         at_least("model.generator_batch_multiple", generator_batch_multiple, 1)
         self.penalty_weight, self.generator_batch_multiple = penalty_weight, generator_batch_multiple
