@@ -11,6 +11,10 @@ _HOMES = {
     "AlternatingModule": "pt_flows.methods.base",
     "FlowModule": "pt_flows.methods.base",
     "GeneratorModule": "pt_flows.methods.base",
+    "EnergyModule": "pt_flows.methods.energy_base",
+    "DAEBM": "pt_flows.methods",
+    "ImprovedCD": "pt_flows.methods",
+    "PCD": "pt_flows.methods",
     "JSFlow": "pt_flows.methods",
     "MinibatchW2FE": "pt_flows.methods",
     "ODEGAN": "pt_flows.methods",
@@ -19,6 +23,7 @@ _HOMES = {
     "WGANGP": "pt_flows.methods",
     "GeneratorNet": "pt_flows.contracts",
     "CriticNet": "pt_flows.contracts",
+    "EnergyNet": "pt_flows.contracts",
     "UserError": "pt_flows.contracts",
 }
 

@@ -54,3 +54,17 @@ class CriticNet(nn.Module):
 
     event_shape: Shape
     num_classes: int = 0
+
+
+class EnergyNet(nn.Module):
+    """Base of energies U, with p(x) proportional to exp(-U(x)): maps (B, *event_shape) to one value per sample, (B,).
+
+    Where `takes_labels` is true, forward takes labels (B,) as well: U(x, t). Low on data; never -U.
+    """
+
+    event_shape: Shape
+    takes_labels: bool = False
+
+    def parts(self, x: Tensor) -> Tensor:
+        """The energies (B, S) whose sum is U(x); one column unless the energy is a product of experts."""
+        return self(x)[:, None]

@@ -145,7 +145,7 @@ def test_mgms_leaves_the_joint_law_invariant() -> None:
     x = (mean[t] + var[t].sqrt() * torch.randn(num, generator=g))[:, None]
     shares, means, ratios = [], [], []
     for i in range(32):
-        x, t, accepted, tried = mgms(energy, x, t, 0.8 * var.sqrt(), 6, g)
+        x, t, _, accepted, tried = mgms(energy, x, t, 0.8 * var.sqrt(), 6, g)
         if i >= 8:
             shares.append(7 * t.bincount(minlength=7) / num)
             means.append(torch.stack([x[t == k].mean() for k in range(7)]))
@@ -170,7 +170,7 @@ def test_labels_carry_chains_between_modes() -> None:
     start = torch.tensor([-1.0, 0.0]) + 0.1 * torch.randn(2000, 2, generator=rng())
     g, x, t = rng(1), start, torch.zeros(2000, dtype=torch.int64)
     for _ in range(30):
-        x, t, _, _ = mgms(energy, x, t, 0.8 * widths, 5, g)
+        x, t, *_ = mgms(energy, x, t, 0.8 * widths, 5, g)
     right = (x[t == 0, 0] > 0).float()
     assert float(right.mean()) == pytest.approx(0.5, abs=max(0.06, 5 * 0.5 / math.sqrt(len(right))))
     frozen = lambda points: energy(points, torch.zeros(2000, dtype=torch.int64))
@@ -188,7 +188,7 @@ def test_a_network_is_left_as_it_was() -> None:
     net[0].weight.requires_grad_(False)
     t = torch.arange(6) % 3
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        x, _, accepted, _ = mgms(energy, torch.zeros(6, 2), t + 0, torch.full((3,), 0.5), 4, rng())
+        x, _, _, accepted, _ = mgms(energy, torch.zeros(6, 2), t + 0, torch.full((3,), 0.5), 4, rng())
     again = mgms(energy, torch.zeros(6, 2), t, torch.full((3,), 0.5), 4, rng())
     assert torch.equal(x, again.x)
     assert x.dtype == accepted.dtype == torch.float32

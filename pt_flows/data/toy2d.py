@@ -9,6 +9,7 @@ from pt_flows.contracts import UserError
 from pt_flows.data.base import FlowData, Split
 from pt_flows.functional.energies import (
     Checkerboard,
+    GaussianMixture,
     Law,
     Normal,
     Rings,
@@ -25,6 +26,7 @@ ToyName = Literal[
     "ring8_narrow",
     "grid16",
     "grid25",
+    "unequal4",
     "gaussian",
     "moons",
     "swissroll",
@@ -38,7 +40,8 @@ def toy_law(name: ToyName) -> Law:
     """The law of a name, in the geometry of the paper that made it a benchmark.
 
     `ring8` is W1-FE's (radius 1, std 0.1), `ring8_narrow` and `grid25` are WGAN-GP's (std 0.02 / 1.414 at radius √2;
-    std 0.05 / 2.828), `grid16` is ODE-GAN's (std 0.02), `rings4` is DA-EBM's (radii 1 to 4, std 0.01). `gaussian` has
+    std 0.05 / 2.828), `grid16` is ODE-GAN's (std 0.02), `unequal4` has four modes with shares 0.4, 0.3, 0.2, 0.1
+    (std 0.3), `rings4` is DA-EBM's (radii 1 to 4, std 0.01). `gaussian` has
     mean (2, 1) and correlated coordinates, so that flows from N(0, I) have closed forms.
 
     Raises:
@@ -53,6 +56,9 @@ def toy_law(name: ToyName) -> Law:
             return square_grid([-1.5, -0.5, 0.5, 1.5], 0.02)
         case "grid25":
             return square_grid([2 * i / 2.828 for i in range(-2, 3)], 0.05 / 2.828)
+        case "unequal4":
+            centres = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
+            return GaussianMixture(centres, 0.3, (0.4, 0.3, 0.2, 0.1))
         case "gaussian":
             return Normal(torch.tensor([2.0, 1.0]), torch.tensor([[1.0, 0.6], [0.6, 0.7]]))
         case "moons":

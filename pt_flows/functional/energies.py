@@ -24,30 +24,37 @@ class Law(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class GaussianMixture:
-    """Equal mixture of isotropic Gaussians.
+    """Mixture of isotropic Gaussians.
 
     Args:
         centres: (K, 2).
         std: Standard deviation of every component, per coordinate.
+        weights: Share of each component, with sum one; all equal where none are given.
     """
 
     centres: Tensor
     std: float
+    weights: tuple[float, ...] | None = None
 
     def sample(self, num: int, rng: torch.Generator) -> Tensor:
         """Independent samples (num, 2)."""
-        k = torch.randint(len(self.centres), (num,), generator=rng, device=rng.device)
+        if self.weights is None:
+            k = torch.randint(len(self.centres), (num,), generator=rng, device=rng.device)
+        else:
+            shares = torch.tensor(self.weights, device=rng.device)
+            k = torch.multinomial(shares, num, replacement=True, generator=rng)
         return self.centres.to(rng.device)[k] + self.std * torch.randn(num, 2, generator=rng, device=rng.device)
 
     def log_prob(self, x: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
         """Log density in nats."""
         squares = torch.cdist(x, self.centres.to(x)).square() / self.std**2
         log_components = -0.5 * squares - math.log(2 * math.pi * self.std**2)
-        return log_components.logsumexp(1) - math.log(len(self.centres))
+        weights = self.weights or [1 / len(self.centres)] * len(self.centres)
+        return (log_components + torch.tensor(weights).to(x).log()).logsumexp(1)
 
     def diffused(self, a: float, b: float) -> "GaussianMixture":
         """The law of a x + b ε with x of this law and ε standard normal: a mixture again."""
-        return GaussianMixture(a * self.centres, math.hypot(a * self.std, b))
+        return GaussianMixture(a * self.centres, math.hypot(a * self.std, b), self.weights)
 
 
 @dataclass(frozen=True, eq=False)

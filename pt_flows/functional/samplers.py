@@ -11,7 +11,7 @@ batch statistics).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,38 @@ Energy = Callable[[Tensor], Tensor]
 
 LabelledEnergy = Callable[[Tensor, Tensor], Tensor]
 """U(x, t): (B, *event) and labels (B,) to (B,)."""
+
+Ratio = Literal["exact", "released"]
+
+
+class Draws(Protocol):
+    """A source of random numbers other than a torch.Generator, such as one that gives processes shares of one draw."""
+
+    def normal(self, num: int, *shape: int) -> Tensor:
+        """Standard normal (num, *shape)."""
+        ...
+
+    def uniform(self, num: int, *shape: int) -> Tensor:
+        """Uniform on [0, 1), (num, *shape)."""
+        ...
+
+
+Rng = torch.Generator | Draws
+"""What a sampler draws with, on the chains' device."""
+
+
+def normal_like(x: Tensor, rng: Rng) -> Tensor:
+    """Standard normal noise of the shape and type of x (B, ...)."""
+    if isinstance(rng, torch.Generator):
+        return torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+    return rng.normal(*x.shape).to(x)
+
+
+def uniform_like(x: Tensor, rng: Rng) -> Tensor:
+    """Numbers in [0, 1) of the shape and type of x (B, ...)."""
+    if isinstance(rng, torch.Generator):
+        return torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+    return rng.uniform(*x.shape).to(x)
 
 
 class Chain(NamedTuple):
@@ -54,7 +86,12 @@ class Proposal(NamedTuple):
 
 
 def propose(
-    energy: Energy, chain: Chain, step_size: Tensor | float, rng: torch.Generator, temperature: float = 1.0
+    energy: Energy,
+    chain: Chain,
+    step_size: Tensor | float,
+    rng: Rng,
+    temperature: float = 1.0,
+    ratio: Ratio = "exact",
 ) -> Proposal:
     """One Langevin proposal x' = x - (s²/2) ∇U(x) + s z.
 
@@ -67,31 +104,43 @@ def propose(
         step_size: s, one for all or (B,).
         rng: On the chains' device.
         temperature: U is divided by it.
+        ratio: "released": s² in place of s in z', the slip of DA-EBM's released code; samples about exp(-(2 - s) U).
     """
     x, u, g = chain
     s = torch.as_tensor(step_size, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
-    z = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+    z = normal_like(x, rng)
     moved = chain_at(energy, x - 0.5 * s.square() * g / temperature + s * z)
-    back = 0.5 * s * (g + moved.gradient) / temperature - z
+    lead_back = s if ratio == "exact" else s.square()
+    back = 0.5 * lead_back * (g + moved.gradient) / temperature - z
     squares = lambda noise: noise.flatten(1).square().sum(1)
     log_alpha = (u - moved.energy) / temperature + 0.5 * (squares(z) - squares(back))
     return Proposal(moved, log_alpha.clamp(max=0.0))
 
 
 def ula_step(
-    energy: Energy, chain: Chain, step_size: Tensor | float, rng: torch.Generator, temperature: float = 1.0
+    energy: Energy,
+    chain: Chain,
+    step_size: Tensor | float,
+    rng: Rng,
+    temperature: float = 1.0,
+    ratio: Ratio = "exact",
 ) -> tuple[Chain, Float[Tensor, " B"]]:
     """Unadjusted Langevin: every proposal is taken, which biases the law (on N(0, 1) to variance 1 / (1 - s²/4)).
 
     Returns:
         The chains, and the probability (B,) with which a Metropolis test would have accepted.
     """
-    proposal = propose(energy, chain, step_size, rng, temperature)
+    proposal = propose(energy, chain, step_size, rng, temperature, ratio)
     return proposal.chain, proposal.log_acceptance.exp()
 
 
 def mala_step(
-    energy: Energy, chain: Chain, step_size: Tensor | float, rng: torch.Generator, temperature: float = 1.0
+    energy: Energy,
+    chain: Chain,
+    step_size: Tensor | float,
+    rng: Rng,
+    temperature: float = 1.0,
+    ratio: Ratio = "exact",
 ) -> tuple[Chain, Float[Tensor, " B"]]:
     """Metropolis-adjusted Langevin: leaves exp(-U / temperature) exactly invariant.
 
@@ -100,32 +149,58 @@ def mala_step(
     Returns:
         The chains, and the probability of acceptance (B,).
     """
-    moved, log_acceptance = propose(energy, chain, step_size, rng, temperature)
-    uniform = torch.rand(log_acceptance.shape, generator=rng, dtype=log_acceptance.dtype, device=log_acceptance.device)
-    accept = uniform.log() < log_acceptance  # a ratio that is not a number compares false
+    moved, log_acceptance = propose(energy, chain, step_size, rng, temperature, ratio)
+    accept = uniform_like(log_acceptance, rng).log() < log_acceptance  # a ratio that is not a number compares false
     where = lambda new, old: torch.where(accept.reshape(-1, *[1] * (new.dim() - 1)), new, old)
     return Chain(*map(where, moved, chain)), log_acceptance.exp().nan_to_num(0.0)
 
 
-def gibbs_labels(
-    energy: LabelledEnergy,
+def langevin(
+    energy: Energy,
     x: Float[Tensor, "B *event"],
-    num_labels: int,
-    rng: torch.Generator,
+    step_size: Tensor | float,
+    num_steps: int,
+    rng: Rng,
+    metropolis: bool = True,
     temperature: float = 1.0,
-    chunk: int = 4096,
-) -> Int[Tensor, " B"]:
-    """Exact draws of the label given x, with probabilities proportional to exp(-U(x, t) / temperature).
+    ratio: Ratio = "exact",
+) -> tuple[Chain, Float[Tensor, " B"]]:
+    """Several Langevin steps in a row.
 
-    All labels of all chains are evaluated in one batch, in chunks of at most `chunk` rows.
+    Args:
+        energy: U.
+        x: Starting points.
+        step_size: s, one for all or (B,).
+        num_steps: How many steps.
+        rng: On the points' device.
+        metropolis: Accept or refuse proposals; otherwise take all of them.
+        temperature: U is divided by it.
+        ratio: As for `propose`.
+
+    Returns:
+        The chains, and the mean probability of acceptance (B,).
+    """
+    step, chain = mala_step if metropolis else ula_step, chain_at(energy, x)
+    total = torch.zeros_like(chain.energy)
+    for _ in range(num_steps):
+        chain, acceptance = step(energy, chain, step_size, rng, temperature, ratio)
+        total = total + acceptance
+    return chain, total / max(num_steps, 1)
+
+
+def label_logits(
+    energy: LabelledEnergy, x: Float[Tensor, "B *event"], num_labels: int, temperature: float = 1.0, chunk: int = 4096
+) -> Float[Tensor, "B L"]:
+    """-U(x, t) / temperature for every label: log p(t | x) up to a constant of each x.
+
+    All labels of all points are evaluated in one batch, in chunks.
 
     Args:
         energy: U(x, t).
         x: Points.
         num_labels: Labels are 0 ... num_labels - 1.
-        rng: On the points' device.
         temperature: U is divided by it.
-        chunk: Rows of one call of the energy.
+        chunk: Largest number of rows of one call of the energy.
     """
     labels = torch.arange(num_labels, device=x.device)
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -133,8 +208,30 @@ def gibbs_labels(
             energy(part.repeat_interleave(num_labels, 0), labels.repeat(len(part))).view(-1, num_labels)
             for part in x.split(max(1, chunk // num_labels))
         ]
-    logits = -torch.cat(pieces).to(torch.promote_types(pieces[0].dtype, torch.float32)) / temperature
-    return torch.multinomial(logits.softmax(1), 1, generator=rng).squeeze(1)
+    return -torch.cat(pieces).to(torch.promote_types(pieces[0].dtype, torch.float32)) / temperature
+
+
+def gibbs_labels(
+    energy: LabelledEnergy,
+    x: Float[Tensor, "B *event"],
+    num_labels: int,
+    rng: Rng,
+    temperature: float = 1.0,
+    chunk: int = 4096,
+) -> Int[Tensor, " B"]:
+    """Exact draws of the label given x, with probabilities proportional to exp(-U(x, t) / temperature).
+
+    Args:
+        energy: U(x, t).
+        x: Points.
+        num_labels: Labels are 0 ... num_labels - 1.
+        rng: On the points' device.
+        temperature: U is divided by it.
+        chunk: As for `label_logits`.
+    """
+    logits = label_logits(energy, x, num_labels, temperature, chunk)
+    below = logits.softmax(1).cumsum(1)[:, :-1]
+    return (uniform_like(logits[:, 0], rng)[:, None] >= below).sum(1)
 
 
 class Transition(NamedTuple):
@@ -143,12 +240,14 @@ class Transition(NamedTuple):
     Attributes:
         x: Points (B, *event).
         t: Labels (B,).
+        energy: U(x, t) (B,) at the labels before the jump.
         accepted: Sum of acceptance probabilities of the Langevin steps at each label (num_labels,).
         tried: Number of Langevin steps at each label (num_labels,).
     """
 
     x: Tensor
     t: Tensor
+    energy: Tensor
     accepted: Tensor
     tried: Tensor
 
@@ -159,16 +258,17 @@ def mgms(
     t: Int[Tensor, " B"],
     step_sizes: Float[Tensor, " L"],
     num_steps: int,
-    rng: torch.Generator,
+    rng: Rng,
     metropolis: bool = True,
     temperature: float = 1.0,
+    ratio: Ratio = "exact",
     chunk: int = 4096,
 ) -> Transition:
     """MALA within Gibbs: Langevin steps in x at fixed labels, then one exact draw of the labels.
 
     Zhang, Tan and Ou 2023, Persistently Trained, Diffusion-assisted Energy-based Models, arXiv:2304.10707. Leaves the
     joint law exp(-U(x, t)) invariant; labels jump freely, which carries chains between modes that are joined at another
-    label. (The released code's acceptance ratio for several labels has s² where s belongs and samples another law.)
+    label.
 
     Args:
         energy: U(x, t).
@@ -179,19 +279,15 @@ def mgms(
         rng: On the points' device.
         metropolis: Accept or refuse proposals; otherwise take all of them.
         temperature: U is divided by it.
+        ratio: As for `propose`.
         chunk: As for `gibbs_labels`.
     """
-    step, s = mala_step if metropolis else ula_step, step_sizes[t]
     with torch.inference_mode(False):
         labels = t.clone()
-    at_t = lambda points: energy(points, labels)
-    chain = chain_at(at_t, x)
-    total = torch.zeros_like(chain.energy)
-    for _ in range(num_steps):
-        chain, acceptance = step(at_t, chain, s, rng, temperature)
-        total = total + acceptance
-    zeros = torch.zeros(len(step_sizes), dtype=total.dtype, device=total.device)
-    accepted = zeros.index_add(0, t, total)
-    tried = zeros.index_add(0, t, torch.full_like(total, num_steps))
+    at_t: Energy = lambda points: energy(points, labels)
+    chain, acceptance = langevin(at_t, x, step_sizes[t], num_steps, rng, metropolis, temperature, ratio)
+    zeros = torch.zeros(len(step_sizes), dtype=acceptance.dtype, device=acceptance.device)
+    accepted = zeros.index_add(0, t, num_steps * acceptance)
+    tried = zeros.index_add(0, t, torch.full_like(acceptance, num_steps))
     jumped = gibbs_labels(energy, chain.x, len(step_sizes), rng, temperature, chunk)
-    return Transition(chain.x, jumped, accepted, tried)
+    return Transition(chain.x, jumped, chain.energy, accepted, tried)

@@ -13,9 +13,10 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from statistics import fmean
-from typing import Any, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import lightning as L
 import torch
@@ -49,6 +50,8 @@ class GenerativeModule(L.LightningModule, ABC):
     """
 
     ema: EMA[Any]
+    float32_only: ClassVar[bool] = False
+    """Whether iterations run outside autocast, because a step is made of small differences."""
 
     def __init__(self, ema_decay: float = 0.999) -> None:
         super().__init__()
@@ -113,13 +116,18 @@ class GenerativeModule(L.LightningModule, ABC):
         if shape is not None and tuple(shape) != tuple(self.event_shape):
             raise UserError(
                 f"model and data do not fit: the networks work on samples of shape {tuple(self.event_shape)}, "
-                f"{type(data).__name__} serves {tuple(shape)}; change model.generator and model.critic "
-                "(image_size, num_channels, event_shape) or data"
+                f"{type(data).__name__} serves {tuple(shape)}; change the networks of model (image_size, "
+                "num_channels, event_shape) or data"
             )
         if str(self.trainer.precision).startswith("16"):
             raise UserError(
                 f"trainer.precision: {self.trainer.precision} is not supported, because the gradients of penalties "
                 "overflow half precision; use bf16-mixed or 32-true"
+            )
+        if self.float32_only and self.trainer.precision == "bf16-true":
+            raise UserError(
+                "trainer.precision: bf16-true keeps numbers with 8 bits, and the small steps and differences of "
+                f"{type(self).__name__} would be rounded away; use 32-true, or bf16-mixed (it then computes in float32)"
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -128,10 +136,11 @@ class GenerativeModule(L.LightningModule, ABC):
         self._check_block(batch)
         self._count_iterations_only()
         torch.manual_seed(fold(run_seed(), "global", world()[0], self.iteration))  # dropout and users' own draws
-        for xs, ys in zip(*batch, strict=True):
-            self.noise.seek(self.iteration, self.device)
-            terms = self.iterate(list(zip(xs, ys, strict=True)))
-            self._finish_iteration(terms)
+        with torch.autocast(self.device.type, enabled=False) if self.float32_only else nullcontext():
+            for xs, ys in zip(*batch, strict=True):
+                self.noise.seek(self.iteration, self.device)
+                terms = self.iterate(list(zip(xs, ys, strict=True)))
+                self._finish_iteration(terms)
         self._tick()
         self._since = None
 
@@ -192,23 +201,34 @@ class GenerativeModule(L.LightningModule, ABC):
         if decay != "constant" and self.trainer.max_steps < 1:
             raise UserError(f"model.{key}: {decay} needs an end of the run; set trainer.max_steps (iterations)")
 
-    def decayed(self, optimizer: torch.optim.Optimizer, decay: Decay) -> LambdaLR:
-        """A schedule of learning rates over the planned run, stepped once per iteration."""
+    def decayed(self, optimizer: torch.optim.Optimizer, decay: Decay, warmup: int = 0) -> LambdaLR:
+        """A schedule of learning rates over the planned run, stepped once per iteration.
+
+        Args:
+            optimizer: Whose rates.
+            decay: How they fall.
+            warmup: Iterations over which they first rise in equal steps.
+        """
         num_iterations = max(self.trainer.max_steps, 1)
-        factor: Callable[[int], float] = lambda t: decay_factor(decay, t / num_iterations)
-        return LambdaLR(optimizer, factor)
+        rise: Callable[[int], float] = lambda t: min(1.0, (t + 1) / warmup) if warmup else 1.0
+        return LambdaLR(optimizer, lambda t: rise(t) * decay_factor(decay, t / num_iterations))
 
     def step_down(self, loss: Tensor, optimizer: LightningOptimizer) -> None:
         """One optimizer step on a loss, for that optimizer's parameters only, averaged over ranks.
 
         Other parameters receive no gradient, so nothing has to be frozen or set to zero around it.
         """
+        self.set_gradients(loss, optimizer)
+        optimizer.step()
+
+    def set_gradients(self, loss: Tensor, optimizer: LightningOptimizer) -> list[nn.Parameter]:
+        """The optimizer's parameters, with the loss's gradients averaged over ranks in `grad`."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         with torch.autocast(loss.device.type, enabled=False):  # backward in the precision that forward chose
             gradients = torch.autograd.grad(loss, parameters)
         for parameter, gradient in zip(parameters, mean_over_ranks(gradients), strict=True):
             parameter.grad = gradient
-        optimizer.step()
+        return parameters
 
     # ------------------------------------------------------------------------------------------ losses and logging
 
@@ -221,17 +241,15 @@ class GenerativeModule(L.LightningModule, ABC):
         if not self._terms:
             return
         first = self.iteration - len(self._terms) + 1
-        places = [(name, first + i) for i, terms in enumerate(self._terms) for name in terms]
-        values = torch.stack([value.float() for terms in self._terms for value in terms.values()]).tolist()
+        names = [list(terms) for terms in self._terms]
+        values = iter(torch.stack([value.float() for terms in self._terms for value in terms.values()]).tolist())
         self._terms.clear()
         by_name: dict[str, list[float]] = {}
-        for (name, iteration), value in zip(places, values, strict=True):
-            if not math.isfinite(value):
-                raise DivergenceError(
-                    f"{name.lstrip('_')} is {value} at iteration {iteration}; the last checkpoint is from before. "
-                    "Lower the learning rate or the step size, or raise the penalty weight"
-                )
-            by_name.setdefault(name, []).append(value)
+        for iteration, terms in enumerate(names, first):
+            numbers = {name: next(values) for name in terms}
+            self.check_terms(iteration, numbers)
+            for name, value in numbers.items():
+                by_name.setdefault(name, []).append(value)
         self._tick()
         before, since = self._flushed
         self._flushed = (self.iteration, self.seconds)
@@ -242,6 +260,19 @@ class GenerativeModule(L.LightningModule, ABC):
             | {"cost/images_seen": float(self.images_seen), "cost/seconds": self.seconds}
             | {"cost/iterations_per_second": rate}
         )
+
+    def check_terms(self, iteration: int, terms: dict[str, float]) -> None:
+        """Refuse to go on after an iteration whose terms show that the run is lost.
+
+        Raises:
+            DivergenceError: A term is not finite.
+        """
+        for name, value in terms.items():
+            if not math.isfinite(value):
+                raise DivergenceError(
+                    f"{name.lstrip('_')} is {value} at iteration {iteration}; the last checkpoint is from before. "
+                    "Lower the learning rate or the step size, or raise the penalty weight"
+                )
 
     @property
     def log_interval(self) -> int:
@@ -436,11 +467,8 @@ class GeneratorModule(GenerativeModule):
         inputs = zip(*(part.split(500) for part in (z, y) if part is not None), strict=True)
         if weights == "ema":
             return torch.cat([self.ema(*part) for part in inputs])
-        was_training = self.generator.training
-        self.generator.eval()
-        samples = torch.cat([self.generator(*part) for part in inputs])
-        self.generator.train(was_training)
-        return samples
+        with evaluation_mode(self.generator):
+            return torch.cat([self.generator(*part) for part in inputs])
 
     def persistent_fit(
         self,
@@ -661,7 +689,21 @@ class FlowModule(AlternatingModule):
         return super().configure_optimizers()
 
 
-def one_valued(net: CriticNet) -> CriticNet:
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """The network as one fixed function, for a while."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def one_valued(net: N) -> N:
     """The network, which from now on refuses to give other than one value per sample."""
     net.register_forward_hook(_check_values)
     return net
@@ -670,8 +712,9 @@ def one_valued(net: CriticNet) -> CriticNet:
 def _check_values(net: nn.Module, inputs: tuple[Tensor, ...], values: Tensor) -> None:
     if values.shape != inputs[0].shape[:1]:
         raise UserError(
-            f"{type(net).__name__} gives shape {tuple(values.shape)} for {len(inputs[0])} samples; a critic must give "
-            "one value per sample: squeeze an axis of length one; of two softmax logits take logit_real - logit_fake"
+            f"{type(net).__name__} gives shape {tuple(values.shape)} for {len(inputs[0])} samples; a critic or an "
+            "energy must give one value per sample: squeeze an axis of length one; of two softmax logits take "
+            "logit_real - logit_fake"
         )
 
 

@@ -70,6 +70,7 @@ class ODEGAN(AdversarialModule):
     """
 
     alive: Tensor
+    float32_only = True
 
     def __init__(
         self,
@@ -112,11 +113,6 @@ class ODEGAN(AdversarialModule):
     def minibatches_per_iteration(self) -> int:
         """One, or one for each stage."""
         return self.tableau.num_stages if self.fresh else 1
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Run a block outside autocast: with bf16-mixed, field and regulariser stay float32."""
-        with torch.autocast(self.device.type, enabled=False):
-            super().training_step(batch, batch_idx)
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """One Runge-Kutta step of both players, then the regulariser's step of D."""
@@ -269,11 +265,6 @@ class ODEGAN(AdversarialModule):
     def setup(self, stage: str) -> None:
         """Refuse what would make the field differ between stages, or lose its steps."""
         super().setup(stage)
-        if self.trainer.precision == "bf16-true":
-            raise UserError(
-                "trainer.precision: bf16-true keeps parameters with 8 bits, and a step h v of ODE-GAN would be rounded "
-                "away; use 32-true, or bf16-mixed (where ODE-GAN computes in float32)"
-            )
         if stage == "fit":
             for name, network in (("critic", self.critic), ("generator", self.generator)):
                 refuse_unsteady_layers(f"model.{name}", network)

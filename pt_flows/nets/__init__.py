@@ -1,6 +1,7 @@
 """Architectures only: constructors and forward, no losses. Importing this package makes their short names known."""
 
 from pt_flows.nets.dcgan import DCGANCritic, DCGANGenerator
+from pt_flows.nets.energy import MLPEnergy, MultiScaleEnergy, TimeMLPEnergy, TimeResNetEnergy
 from pt_flows.nets.mlp import MLPCritic, MLPGenerator, ResidualMLPGenerator
 from pt_flows.nets.resnet import ResNetCritic, ResNetGenerator
 from pt_flows.nets.sndcgan import SNDCGANCritic, SNDCGANGenerator
@@ -11,10 +12,14 @@ __all__ = [
     "DCGANCritic",
     "DCGANGenerator",
     "MLPCritic",
+    "MLPEnergy",
     "MLPGenerator",
+    "MultiScaleEnergy",
     "ResNetCritic",
     "ResNetGenerator",
     "ResidualMLPGenerator",
     "SNDCGANCritic",
     "SNDCGANGenerator",
+    "TimeMLPEnergy",
+    "TimeResNetEnergy",
 ]
