@@ -20,7 +20,15 @@ import pt_flows.data
 import pt_flows.methods
 import pt_flows.metrics
 import pt_flows.nets  # noqa: F401  short names are those of imported classes
-from pt_flows.callbacks import AtomicCheckpointIO, Checkpoints, Evaluate, FlowPicture, Pictures, Progress  # noqa: F401
+from pt_flows.callbacks import (  # noqa: F401
+    AtomicCheckpointIO,
+    ChainPicture,
+    Checkpoints,
+    Evaluate,
+    FlowPicture,
+    Pictures,
+    Progress,
+)
 from pt_flows.cli_errors import explain
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data.base import FlowData

@@ -1,6 +1,7 @@
 """Small modules, data and runs that the tests share."""
 
 import bz2
+import shutil
 import struct
 from functools import partial
 from pathlib import Path
@@ -94,7 +95,7 @@ def write_class_folders(root: Path, num_classes: int = 2, size: int = 64, num_im
 
 
 def write_digits(root: Path) -> None:
-    """Random digits in the files of USPS (30 and 12) and MNIST (40 and 20)."""
+    """Random digits in the files of USPS (30 and 12), MNIST and Fashion-MNIST (40 and 20)."""
     rng, folder = np.random.default_rng(0), root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for name, num in (("usps.bz2", 30), ("usps.t.bz2", 12)):
@@ -107,3 +108,4 @@ def write_digits(root: Path) -> None:
         images, labels = rng.integers(0, 256, (num, 28, 28), dtype=np.uint8), np.arange(num, dtype=np.uint8) % 10
         (folder / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, num, 28, 28) + images.tobytes())
         (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, num) + labels.tobytes())
+    shutil.copytree(root / "MNIST", root / "FashionMNIST")

@@ -14,8 +14,12 @@ RECIPES = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name
 def small(recipe: Path) -> list[str]:
     """Flags that make networks and minibatches of a recipe small."""
     config = yaml.safe_load(recipe.read_text())
-    nets = [key for key in ("generator", "critic", "excess") if key in config["model"]["init_args"]]
+    nets = [key for key in ("generator", "critic", "excess", "energy") if key in config["model"]["init_args"]]
     flags = [flag for key in nets for flag in (f"--model.{key}.width", "8")]
+    few = {"num_langevin_steps": 2, "num_sampling_rounds": 1, "num_sampling_steps": 2, "num_visits": 1, "num_levels": 3}
+    flags += [
+        flag for key, num in few.items() if key in config["model"]["init_args"] for flag in (f"--model.{key}", str(num))
+    ]
     batch = "data.target.init_args.batch_size" if config["data"]["class_path"] == "TwoDomains" else "data.batch_size"
     return [*flags, f"--{batch}", "4"]
 
@@ -39,7 +43,7 @@ def test_recipe_trains(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elif recipe.parent.name == "imagenet":
         write_class_folders(Path("images"), num_classes=3, size=64)
         layers = ["--data.root", "images", "--model.generator.num_classes", "3", "--model.critic.num_classes", "3"]
-    elif recipe.parent.name == "digits":
+    elif recipe.parent.name in ("digits", "mnist"):
         write_digits(Path("digits"))
         monkeypatch.setenv("PT_FLOWS_DATA", "digits")
     arguments += ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]

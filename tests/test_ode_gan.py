@@ -466,7 +466,10 @@ def with_old_spectral_norm() -> MLPCritic:
         (with_dropout, r"model.critic has a random layer, net.2 \(Dropout\)"),
         (with_old_spectral_norm, r"model.critic has spectral norm \(net.0\)"),
         (lambda: Dropping(width=6), "model.critic gives two answers to one input"),
-        (lambda: TwoLogits(width=6), r"TwoLogits gives shape \(4, 2\) for 4 samples; a critic or an energy must give one value"),
+        (
+            lambda: TwoLogits(width=6),
+            r"TwoLogits gives shape \(4, 2\) for 4 samples; a critic or an energy must give one value",
+        ),
     ],
 )
 def test_discriminators_that_are_not_one_function_are_refused(make: Any, message: str) -> None:

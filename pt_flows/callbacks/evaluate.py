@@ -11,6 +11,7 @@ from torch import Tensor
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
 from pt_flows.contracts import UserError, Weights
 from pt_flows.methods.base import GenerativeModule, GeneratorModule
+from pt_flows.methods.energy_base import EnergyModule
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.progress import track
 from pt_flows.state.distributed import world
@@ -110,6 +111,8 @@ class Evaluate(EveryIterations):
             metric.reset()
             if isinstance(module, GeneratorModule):
                 metric.update_map(partial(module.push, weights=self.weights))
+            if isinstance(module, EnergyModule):
+                metric.update_energy(partial(module.clean_energy, weights=self.weights))
         total = -(-self.num_samples // CHUNK)
         chunks = evaluation_samples(module, self.num_samples, self.weights, "evaluation")
         for x in track(chunks, "evaluating", total, quiet=world()[0] > 0):

@@ -1,10 +1,22 @@
 """Data, served as a function of (seed, iteration). Importing this package makes the short names known to the CLI."""
 
+from pt_flows.data.augmentation import ImageAugmentation
 from pt_flows.data.cifar10 import CIFAR10
 from pt_flows.data.digits import Digits
 from pt_flows.data.imagenet import ImageNet
+from pt_flows.data.mnist import MNIST, FashionMNIST
 from pt_flows.data.shapes32 import Shapes32
 from pt_flows.data.toy2d import Toy2D
 from pt_flows.data.two_domains import TwoDomains
 
-__all__ = ["CIFAR10", "Digits", "ImageNet", "Shapes32", "Toy2D", "TwoDomains"]
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Digits",
+    "FashionMNIST",
+    "ImageAugmentation",
+    "ImageNet",
+    "Shapes32",
+    "Toy2D",
+    "TwoDomains",
+]

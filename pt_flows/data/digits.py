@@ -1,7 +1,6 @@
 """Handwritten digits of two postal services, at one size: the domains that transport maps are compared on."""
 
 from typing import Literal, get_args
-from urllib.error import URLError
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from torchvision.datasets import MNIST, USPS
 
 from pt_flows.contracts import UserError
 from pt_flows.data.base import Split
-from pt_flows.data.images import ArrayImages, data_root
+from pt_flows.data.images import ArrayImages, data_root, read_set
 
 DigitsName = Literal["mnist", "usps"]
 SIZE = 16
@@ -56,17 +55,8 @@ class Digits(ArrayImages):
         return images, torch.as_tensor(data.targets)
 
     def read(self, split: Split, download: bool = False) -> MNIST | USPS:
-        """The split as torchvision has it.
-
-        Raises:
-            UserError: It is not there and could not be downloaded, or is damaged.
-        """
-        try:
-            return (MNIST if self.name == "mnist" else USPS)(str(self.root), train=split == "train", download=download)
-        except (URLError, OSError, RuntimeError, ValueError, EOFError) as error:
-            files = "MNIST/raw with its four files" if self.name == "mnist" else "usps.bz2 and usps.t.bz2"
-            reason = str(error).splitlines()[0].rstrip(":")
-            raise UserError(
-                f"{self.name}: can not be read from {self.root} or downloaded ({reason}); put {files} there, or set "
-                "data.root or $PT_FLOWS_DATA to the folder that holds them"
-            ) from error
+        """The split as torchvision has it."""
+        files = "MNIST/raw with its four files" if self.name == "mnist" else "usps.bz2 and usps.t.bz2"
+        dataset = MNIST if self.name == "mnist" else USPS
+        make = lambda: dataset(str(self.root), train=split == "train", download=download)
+        return read_set(make, self.name, self.root, files)

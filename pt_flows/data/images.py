@@ -2,7 +2,10 @@
 
 import os
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+from urllib.error import URLError
 
 import torch
 from torch import Tensor
@@ -128,6 +131,31 @@ def as_float(images: Tensor, flip: Tensor | None = None) -> Tensor:
     """Images uint8 (..., C, H, W) as floats in [-1, 1], mirrored where `flip` (...) says so."""
     x = images.to(torch.get_default_dtype()) / 127.5 - 1
     return x if flip is None else torch.where(flip[..., None, None, None], x.flip(-1), x)
+
+
+D = TypeVar("D")
+
+
+def read_set(make: Callable[[], D], name: str, root: Path, files: str) -> D:
+    """A data set as torchvision reads or downloads it.
+
+    Args:
+        make: Constructs it.
+        name: What it is called.
+        root: The folder it is looked for in.
+        files: What should lie there.
+
+    Raises:
+        UserError: It is not there and could not be downloaded, or is damaged.
+    """
+    try:
+        return make()
+    except (URLError, OSError, RuntimeError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise UserError(
+            f"{name}: can not be read from {root} or downloaded ({reason}); put {files} there, or set "
+            "data.root or $PT_FLOWS_DATA to the folder that holds them"
+        ) from error
 
 
 def data_root(root: str | None) -> Path:

@@ -185,9 +185,9 @@ class DAEBM(EnergyModule):
             return U(x, t)
 
     def clean_energy(self, x: Tensor, weights: Weights = "ema") -> Tensor:
-        """U(x, 0) (B,), 500 at a time; at the optimum -log q_0(x) + const."""
+        """U(x, 0) (B,), in chunks; at the optimum -log q_0(x) + const."""
         zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        parts = zip(x.split(500), zeros.split(500), strict=True)
+        parts = zip(x.split(self.chunk), zeros.split(self.chunk), strict=True)
         return torch.cat([self.energies(points, labels, weights) for points, labels in parts])
 
     def log_levels(self, x: Tensor, weights: Weights = "ema") -> Tensor:

@@ -8,6 +8,7 @@ A transition leaves parameters, their gradients and the network's mode as they w
 `inference_mode` and on averaged weights alike.
 """
 
+import math
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
@@ -128,9 +129,14 @@ class EnergyModule(GenerativeModule):
             yield network
 
     def clean_energy(self, x: Tensor, weights: Weights = "ema") -> Tensor:
-        """U of data (B,), without gradients, 500 at a time; the density is proportional to exp(-U)."""
+        """U of data (B,), without gradients, in chunks; the density is proportional to exp(-U)."""
         with self.fixed(weights) as U, torch.no_grad():
-            return torch.cat([U(part) for part in x.split(500)])
+            return torch.cat([U(part) for part in x.split(self.chunk)])
+
+    @property
+    def chunk(self) -> int:
+        """Points of one call of the energy where there are many: 500 images, more of what is small."""
+        return max(500, 20_000 // math.prod(self.event_shape))
 
     @torch.no_grad()
     def sample(

@@ -1,5 +1,6 @@
 """Metrics of generated samples. Importing this package makes their short names known to the CLI."""
 
+from pt_flows.metrics.density import GridKL
 from pt_flows.metrics.features import InceptionFeatures, Lite0Features
 from pt_flows.metrics.frechet import FrechetDistance
 from pt_flows.metrics.modes import ModeCoverage
@@ -9,6 +10,7 @@ from pt_flows.metrics.wasserstein import ExactWasserstein
 __all__ = [
     "ExactWasserstein",
     "FrechetDistance",
+    "GridKL",
     "InceptionFeatures",
     "Lite0Features",
     "ModeCoverage",

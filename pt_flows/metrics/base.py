@@ -52,6 +52,13 @@ class SampleMetric(Metric, ABC):
             push: Moves source samples (B, *event) on the metric's device; every rank may move all or a share.
         """
 
+    def update_energy(self, energy: Callable[[Tensor], Tensor]) -> None:
+        """For metrics of a density, called once before `update`: take the energy of data.
+
+        Args:
+            energy: U of points (B, *event) on the metric's device, (B,).
+        """
+
     @property
     @abstractmethod
     def key(self) -> str:

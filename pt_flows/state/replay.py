@@ -116,7 +116,7 @@ class ReplayBuffer(nn.Module):
         rng = generator_at("cpu", run_seed(), "replay", self.draws)
         slots = torch.randperm(len(self), generator=rng)[: num * num_ranks].to(self.labels.device)
         mine = slots[rank * num : (rank + 1) * num]
-        x, labels = self._read(mine, noise), self.labels[mine]
+        x, labels = self.read(mine, noise), self.labels[mine]
         if self.reinit_probability:
             assert fresh is not None
             renew = noise.uniform(num) < self.reinit_probability
@@ -132,7 +132,7 @@ class ReplayBuffer(nn.Module):
             num: At most `len(self)`.
             rng: On the buffer's device.
         """
-        return self._read(torch.randperm(len(self), generator=rng, device=rng.device)[:num], rng)
+        return self.read(torch.randperm(len(self), generator=rng, device=rng.device)[:num], rng)
 
     def write(self, drawn: Drawn, x: Tensor, labels: Tensor) -> None:
         """Put moved chains back where they were drawn from.
@@ -163,12 +163,18 @@ class ReplayBuffer(nn.Module):
             self.labels[rows] = labels[kept]
         self.added += len(x)
 
-    def _read(self, slots: Tensor, rng: Rng) -> Tensor:
+    def read(self, slots: Tensor, rng: Rng | None = None) -> Tensor:
+        """Points of given slots; of what is kept in 256 levels the middle, or uniform within each level.
+
+        Args:
+            slots: (num,).
+            rng: Draws within levels.
+        """
         points = self.points[slots]
         if points.dtype != torch.uint8:
             return points
         levels = points.to(torch.get_default_dtype())
-        return (levels + uniform_like(levels, rng)) / 128 - 1
+        return (levels + (0.5 if rng is None else uniform_like(levels, rng))) / 128 - 1
 
     def _stored(self, x: Tensor) -> Tensor:
         if self.points.dtype != torch.uint8:

@@ -1,0 +1,102 @@
+"""A picture of the chains of an energy-based model: where they are, at which labels, and how they move."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torchvision.utils import make_grid
+
+from pt_flows.callbacks.schedule import EveryIterations, as_flow
+from pt_flows.contracts import UserError
+from pt_flows.methods.da_ebm import DAEBM
+from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.state.noise import generator_at
+
+
+class ChainPicture(EveryIterations):
+    """Draws `pictures/chains_<iteration>.png` from the replay buffer as training left it.
+
+    For every method: a sample of the buffer (of its chains at label 0, where there are labels). For DA-EBM also the
+    share of each label beside the uniform one that a trained model has, step sizes and acceptance of every label, and
+    how often labels jump to which others.
+
+    Args:
+        every_n_iterations: How often, beside after the last iteration.
+        num_images: Images of the buffer that are shown.
+    """
+
+    def __init__(self, every_n_iterations: int = 1_000, num_images: int = 36) -> None:
+        super().__init__(every_n_iterations)
+        if num_images < 1:
+            raise UserError(f"num_images of ChainPicture must be at least 1, got {num_images}")
+        self.num_images = num_images
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw where it is due; one process draws for all."""
+        module = as_flow(pl_module)
+        if not isinstance(module, EnergyModule):
+            raise UserError("ChainPicture draws the chains of energy-based models; remove it from trainer.callbacks")
+        if self.due(trainer, module) and trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir) / "pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            self.draw(module, folder / f"chains_{module.iteration:08d}.png")
+
+    def draw(self, module: EnergyModule, path: Path) -> None:
+        """Write the picture of the chains at hand."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(13 if isinstance(module, DAEBM) else 4.6, 4), layout="constrained")
+        axes = figure.subplots(1, 4 if isinstance(module, DAEBM) else 1, squeeze=False)[0]
+        self.draw_points(module, axes[0])
+        if isinstance(module, DAEBM):
+            draw_labels(module, axes[1])
+            draw_steps(module, axes[2])
+            draw_jumps(module, axes[3])
+        figure.savefig(path, dpi=100)
+
+    def draw_points(self, module: EnergyModule, axis: Any) -> None:
+        """Images of the buffer, or its points in the plane."""
+        buffer = module.buffer
+        here = (buffer.labels[: len(buffer)] == 0).nonzero().squeeze(1).cpu()
+        order = torch.randperm(len(here), generator=generator_at("cpu", "chains"))
+        images = len(module.event_shape) == 3
+        x = buffer.read(here[order[: self.num_images if images else 2000]].to(buffer.labels.device)).float().cpu()
+        if images and len(x):
+            grid = make_grid(x.clamp(-1, 1) / 2 + 0.5, nrow=round(self.num_images**0.5), padding=1, pad_value=1.0)
+            axis.imshow(grid.permute(1, 2, 0))
+        elif x.shape[1:] == (2,):
+            axis.scatter(*x.T, s=2, c="#d95f02", alpha=0.6, linewidths=0)
+            axis.set_aspect("equal")
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(f"buffer at iteration {module.iteration}" + (", label 0" if isinstance(module, DAEBM) else ""))
+
+
+def draw_labels(module: DAEBM, axis: Any) -> None:
+    """Share of the buffer's chains at every label, in units of the uniform share."""
+    shares = module.buffer.labels.bincount(minlength=module.num_labels) * module.num_labels / module.buffer.size
+    axis.bar(range(module.num_labels), shares.cpu(), color="#7570b3")
+    axis.axhline(1, c="black", lw=1, ls="--")
+    axis.set(xlabel="label (0: data)", title="share of the buffer / uniform share")
+
+
+def draw_steps(module: DAEBM, axis: Any) -> None:
+    """Step size of every label with its cap, and the acceptance of the last window."""
+    steps, labels = module.step_sizes, range(module.num_labels)
+    axis.semilogy(labels, steps.values.cpu(), c="#1b9e77", label="step size")
+    axis.semilogy(labels, steps.caps.cpu(), c="#1b9e77", lw=0.8, ls=":", label="its cap")
+    axis.set(xlabel="label", title="step size (left), acceptance (right)")
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    right = axis.twinx()
+    right.plot(labels, steps.acceptance.cpu(), c="#d95f02", marker=".")
+    right.axhspan(steps.LOW, steps.HIGH, color="#d95f02", alpha=0.1, lw=0)
+    right.set_ylim(0, 1.02)
+
+
+def draw_jumps(module: DAEBM, axis: Any) -> None:
+    """Where chains of each label jump to, as shares of each row, of about the last ten windows."""
+    jumps = module.jumps.cpu()
+    axis.imshow(jumps / jumps.sum(1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0)
+    axis.set(xlabel="label after", ylabel="label before", title="jumps")

@@ -1,0 +1,58 @@
+"""MNIST and Fashion-MNIST at their own size, or padded to the size that convolutional networks halve well."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torchvision import datasets
+
+from pt_flows.contracts import UserError
+from pt_flows.data.base import Split
+from pt_flows.data.images import ArrayImages, data_root, read_set
+
+
+class MNIST(ArrayImages):
+    """Handwritten digits: 60,000 and 10,000 grey images in ten classes; downloaded when no file is there.
+
+    Args:
+        root: Folder that holds (or will hold) `MNIST/raw`; default $PT_FLOWS_DATA, else `data`.
+        image_size: 28, or 32 with two black pixels on every side.
+        batch_size: Images of one minibatch over all ranks.
+        iterations_per_block: Iterations that one Lightning step runs.
+    """
+
+    num_classes = 10
+    dataset: type[datasets.MNIST] = datasets.MNIST
+
+    def __init__(
+        self, root: str | None = None, image_size: int = 32, batch_size: int = 64, iterations_per_block: int = 1
+    ) -> None:
+        super().__init__(batch_size, flip=False, iterations_per_block=iterations_per_block)
+        if image_size not in (28, 32):
+            raise UserError(f"data.image_size must be 28 or 32, got {image_size}")
+        self.root, self.event_shape = data_root(root), (1, image_size, image_size)
+
+    def prepare_data(self) -> None:
+        """Download once per machine, if it is not there yet."""
+        for split in ("train", "test"):
+            self.read(split, download=True)
+
+    def load(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Images uint8 (N, 1, image_size, image_size) and labels (N,).
+
+        Raises:
+            UserError: Files are missing or damaged.
+        """
+        data, margin = self.read(split), (self.event_shape[-1] - 28) // 2
+        return pad(data.data[:, None], [margin] * 4), torch.as_tensor(data.targets)
+
+    def read(self, split: Split, download: bool = False) -> datasets.MNIST:
+        """The split as torchvision has it."""
+        name, files = self.dataset.__name__, f"{self.dataset.__name__}/raw with its four files"
+        make = lambda: self.dataset(str(self.root), train=split == "train", download=download)
+        return read_set(make, name, self.root, files)
+
+
+class FashionMNIST(MNIST):
+    """Photographs of clothes in the form of MNIST (Xiao et al. 2017, arXiv:1708.07747), in `FashionMNIST/raw`."""
+
+    dataset = datasets.FashionMNIST
