@@ -19,7 +19,7 @@ import yaml
 from pt_flows.callbacks.pictures import save_density
 from pt_flows.cli import main as pt_flows
 from pt_flows.data.toy2d import Toy2D
-from pt_flows.evaluation.sample import load_method
+from pt_flows.evaluation.load import load_method
 from pt_flows.state.noise import generator_at
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "toy2d"

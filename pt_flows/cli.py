@@ -1,4 +1,4 @@
-"""The command line: `pt-flows fit | validate | test | sample`."""
+"""The command line: `pt-flows fit | validate | test | sample | density | ood`."""
 
 import errno
 import logging
@@ -32,6 +32,7 @@ from pt_flows.callbacks import (  # noqa: F401
 from pt_flows.cli_errors import explain
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data.base import FlowData
+from pt_flows.evaluation.energy import density, ood
 from pt_flows.evaluation.sample import sample
 from pt_flows.methods.base import GenerativeModule
 from pt_flows.runs import (
@@ -52,6 +53,10 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows validate  --config FILE --ckpt_path FILE                        measure as during training
   pt-flows test      --config FILE --ckpt_path FILE                        measure against the test split
   pt-flows sample    CKPT [--n 64] [--out samples.png | samples.npz]       draw from a checkpoint
+  pt-flows sample    CKPT --long-run 100000 [--n 10]                       energies: long chains from data
+  pt-flows sample    CKPT --plus CKPT                                      energies: sample the sum of two
+  pt-flows density   CKPT                                                  DA-EBM: log-densities of test samples
+  pt-flows ood       CKPT [--against FashionMNIST]                         energies: tell outliers from test samples
 
   pt-flows fit --help              all keys              pt-flows fit --config FILE --print_config   the whole config
   pt-flows fit --model.help W1FE   a method's arguments  pt-flows fit --data.help Toy2D              a data set's
@@ -59,6 +64,9 @@ USAGE = """pt-flows: generative methods as discretised flows
 --ckpt_path takes a file, a run folder, or last / best of the newest run of the same data and model.
 """
 
+
+COMMANDS: dict[str, Callable[..., None]] = {"sample": sample, "density": density, "ood": ood}
+"""What is done with a finished run."""
 
 CAN_NOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
@@ -202,7 +210,7 @@ class FlowCLI(LightningCLI):
 
 def networks(model: GenerativeModule) -> dict[str, Any]:
     """The networks of a method by name, without the averaged copy."""
-    return {name: net for name, net in model.named_children() if name != "ema"}
+    return {name: net for name, net in model.named_children() if name != "ema" and any(True for _ in net.parameters())}
 
 
 @rank_zero_only
@@ -217,14 +225,16 @@ def run(argv: Sequence[str]) -> None:
         print(USAGE, end="")
         return
     command = argv[0]
-    if command == "sample":
-        parser = SampleParser(prog="pt-flows sample", description="Draw samples from a checkpoint.")
-        parser.add_function_arguments(sample, as_positional=True)
-        arguments = parser.parse_args(list(argv[1:]))
-        sample(**arguments.as_dict())
+    if command in COMMANDS:
+        about = (COMMANDS[command].__doc__ or "").partition("\n")[0]
+        parser = CommandParser(prog=f"pt-flows {command}", description=about)
+        parser.add_function_arguments(COMMANDS[command], as_positional=True)
+        arguments = parser.parse_args([with_underscores(word) for word in argv[1:]])
+        COMMANDS[command](**vars(parser.instantiate_classes(arguments)))
         return
     if command not in FlowCLI.subcommands():
-        raise UserError(f"there is no command {command!r}; there are fit, validate, test and sample (pt-flows --help)")
+        there_are = ", ".join([*FlowCLI.subcommands(), *COMMANDS])
+        raise UserError(f"there is no command {command!r}; there are {there_are} (pt-flows --help)")
     FlowCLI(
         GenerativeModule, FlowData,
         subclass_mode_model=True, subclass_mode_data=True,
@@ -235,8 +245,14 @@ def run(argv: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-class SampleParser(ArgumentParser):
-    """The parser of `sample`, with the same one-sentence errors."""
+def with_underscores(word: str) -> str:
+    """An option's name as functions have it: --long-run is --long_run."""
+    name, is_assigned, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + is_assigned + value if word.startswith("--") else word
+
+
+class CommandParser(ArgumentParser):
+    """The parser of a function, with the same one-sentence errors."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Explain what is wrong."""

@@ -1,7 +1,7 @@
 """One way to show that long work goes on and when it will end."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -29,3 +29,17 @@ def track(work: Iterable[T], text: str, total: int | None = None, quiet: bool = 
         maxinterval=interval,
         disable=quiet,
     )
+
+
+def track_shares(work: Iterable[tuple[float, T]], text: str) -> Iterator[T]:
+    """The same for work that says how much of it is done.
+
+    Args:
+        work: Pairs of the share done, rising to one, and a result.
+        text: What is being done.
+    """
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    with tqdm(desc=text, total=100, unit="%", leave=False, delay=3, mininterval=interval, maxinterval=interval) as bar:
+        for share, result in work:
+            bar.update(int(100 * share) - bar.n)
+            yield result

@@ -12,15 +12,26 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pt_flows.data import Shapes32, Toy2D
+from pt_flows.data import ImageAugmentation, Shapes32, Toy2D
 from pt_flows.data.base import FlowData
-from pt_flows.methods import ODEGAN, W1FE, W2FE, WGANGP, JSFlow, MinibatchW2FE
-from pt_flows.methods.base import AdversarialModule, GeneratorModule
-from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
+from pt_flows.methods import DAEBM, ODEGAN, PCD, W1FE, W2FE, WGANGP, ImprovedCD, JSFlow, MinibatchW2FE
+from pt_flows.methods.base import AdversarialModule
+from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.nets import (
+    DCGANCritic,
+    DCGANGenerator,
+    MLPCritic,
+    MLPEnergy,
+    MLPGenerator,
+    MultiScaleEnergy,
+    TimeMLPEnergy,
+    TimeResNetEnergy,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
 Adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
+CHAINS: dict[str, Any] = {"optimizer": Adam, "num_langevin_steps": 3, "buffer_size": 40, "max_energy_gap": 1e30}
 ALTERNATING: dict[str, Any] = {"generator_optimizer": Adam, "critic_optimizer": Adam, "num_critic_steps": 2}
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -37,13 +48,22 @@ METHODS: dict[str, dict[str, Any]] = {
                "step_size_factors": [0.5, 1.0]},
     "ODEGAN-released": {"cls": ODEGAN, "step_size": 0.05, "penalty_weight": 0.1, "integrator": "heun",
                         "stage_batches": "fresh", "penalty_placement": "first_stage"},
+    "DAEBM": {"cls": DAEBM, **CHAINS, "num_levels": 3, "data_scale": 0.5, "adapt_every": 2, "warmup": 2},
+    "DAEBM-released": {"cls": DAEBM, **CHAINS, "num_levels": 3, "acceptance_ratio": "released", "metropolis_from": 2,
+                       "on_divergence": "roll_back"},
+    "PCD": {"cls": PCD, **CHAINS, "metropolis": True, "reinit_probability": 0.3, "energy_l2": 0.1, "data_noise": 0.1},
+    "PCD-data": {"cls": PCD, **CHAINS, "start": "data", "temperature": 0.5, "lr_decay": "linear", "energy_l2": 0.1},
+    "ImprovedCD": {"cls": ImprovedCD, **CHAINS, "step_size": 0.1, "noise_std": 0.05, "num_references": 4,
+                   "min_history": 4, "kept_every": 2, "reinit_probability": 0.2, "clip_norm": 0.5},
 }  # fmt: skip
 """Every method, with arguments that exercise it; the contract tests run over all of them."""
 
 
-def build(name: str, images: bool = False, seed: int = 0, **overrides: Any) -> GeneratorModule:
+def build(name: str, images: bool = False, seed: int = 0, **overrides: Any) -> Any:
     """A small method on toys or images; without batch norm, so that every parameter has a gradient of its own."""
     L.seed_everything(seed, verbose=False)
+    if issubclass(METHODS[name]["cls"], EnergyModule):
+        return build_energy({**METHODS[name], "ema_decay": 0.9, **overrides}, images)
     if images:
         G, D = DCGANGenerator(width=4, latent_dim=8, batch_norm=False), DCGANCritic(width=4)
     else:
@@ -53,6 +73,18 @@ def build(name: str, images: bool = False, seed: int = 0, **overrides: Any) -> G
     if cls is W2FE:
         arguments["excess"] = DCGANCritic(width=4) if images else MLPCritic(width=16, depth=2)
     return cls(*([G, D] if issubclass(cls, AdversarialModule) else [G]), **arguments)
+
+
+def build_energy(arguments: dict[str, Any], images: bool) -> EnergyModule:
+    """A small energy-based model."""
+    cls = arguments.pop("cls")
+    if cls is DAEBM:
+        energy = TimeResNetEnergy(32, 3, width=4) if images else TimeMLPEnergy(width=16)
+    else:
+        energy = MultiScaleEnergy(32, 3, width=4, attention=False) if images else MLPEnergy(width=16, depth=2)
+    if cls is ImprovedCD and images:
+        arguments["augmentation"] = ImageAugmentation(min_area=0.5)
+    return cls(energy, **arguments)
 
 
 def data(images: bool = False, **arguments: Any) -> FlowData:

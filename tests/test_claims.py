@@ -13,7 +13,7 @@ from problems import ROOT, fit
 from pt_flows.cli import main
 from pt_flows.contracts import Batch
 from pt_flows.data import Toy2D
-from pt_flows.evaluation.sample import load_method
+from pt_flows.evaluation.load import load_method
 from pt_flows.functional.transport import Gaussian, exact_wasserstein, gaussian_wasserstein2, moments
 from pt_flows.methods import ODEGAN, W1FE, W2FE, MinibatchW2FE
 from pt_flows.methods.base import AlternatingModule, Terms

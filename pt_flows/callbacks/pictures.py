@@ -17,9 +17,9 @@ from pt_flows.methods.base import GenerativeModule, GeneratorModule
 from pt_flows.state.noise import generator_at
 
 
-def save_grid(x: Tensor, path: Path) -> None:
-    """A nearly square grid of images (B, C, H, W) in [-1, 1] as PNG, small images enlarged to be seen."""
-    columns = int(np.ceil(len(x) ** 0.5))
+def save_grid(x: Tensor, path: Path, columns: int | None = None) -> None:
+    """A grid of images (B, C, H, W) in [-1, 1] as PNG, nearly square where not told; small images are enlarged."""
+    columns = columns or int(np.ceil(len(x) ** 0.5))
     grid = make_grid(x.clamp(-1, 1).float().cpu() / 2 + 0.5, nrow=columns, padding=1, pad_value=1.0)
     enlarge = max(1, 64 // x.shape[-1])
     grid = grid.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)

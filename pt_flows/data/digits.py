@@ -35,7 +35,7 @@ class Digits(ArrayImages):
         super().__init__(batch_size, flip=False, iterations_per_block=iterations_per_block)
         if name not in get_args(DigitsName):
             raise UserError(f"data.name must be one of {', '.join(get_args(DigitsName))}, got {name!r}")
-        self.name, self.root = name, data_root(root)
+        self.digits, self.root = name, data_root(root)
 
     def prepare_data(self) -> None:
         """Download once per machine, if it is not there yet."""
@@ -56,7 +56,7 @@ class Digits(ArrayImages):
 
     def read(self, split: Split, download: bool = False) -> MNIST | USPS:
         """The split as torchvision has it."""
-        files = "MNIST/raw with its four files" if self.name == "mnist" else "usps.bz2 and usps.t.bz2"
-        dataset = MNIST if self.name == "mnist" else USPS
+        files = "MNIST/raw with its four files" if self.digits == "mnist" else "usps.bz2 and usps.t.bz2"
+        dataset = MNIST if self.digits == "mnist" else USPS
         make = lambda: dataset(str(self.root), train=split == "train", download=download)
-        return read_set(make, self.name, self.root, files)
+        return read_set(make, self.digits, self.root, files)

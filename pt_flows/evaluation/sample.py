@@ -1,68 +1,35 @@
 """Draw samples from a checkpoint; nothing else is needed."""
 
-from importlib import import_module
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
-import yaml
-from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from pt_flows.callbacks.pictures import save_density, save_grid
 from pt_flows.contracts import UserError, Weights
-from pt_flows.data.base import FlowData
+from pt_flows.evaluation.energy import compose, load_energy, walk_far
+from pt_flows.evaluation.load import data_of_run, device_named, load_method
 from pt_flows.methods.base import GenerativeModule
+from pt_flows.methods.energy_base import EnergyModule
 from pt_flows.metrics.base import as_uint8
-from pt_flows.progress import track
-from pt_flows.runs import read_checkpoint, run_folder_of
+from pt_flows.progress import track_shares
 from pt_flows.state.noise import generator_at
 
 
-def load_method(ckpt: Path) -> GenerativeModule:
-    """The method of a checkpoint that the CLI wrote, networks and weights included.
-
-    Raises:
-        UserError: The file is damaged, foreign, or of a module that was built by hand.
-    """
-    class_path = read_checkpoint(ckpt).get("hyper_parameters", {}).get("_class_path")
-    if class_path is None:
-        raise UserError(
-            f"{ckpt} does not say which networks it holds, because its module was built in Python: load it there with "
-            "load_from_checkpoint(path, generator=..., critic=...)"
-        )
-    try:
-        import_module(class_path.rpartition(".")[0])  # Lightning builds classes of imported modules only
-    except ImportError as error:
-        raise UserError(
-            f"{ckpt} was trained with {class_path}, which can not be imported ({error}); put its folder on PYTHONPATH"
-        ) from error
-    module: Any = LightningModule.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True)
-    if getattr(module, "moves_data", False):
-        module.source = cast(Any, data_of_run(ckpt)).source
-    return module.eval()
-
-
-def data_of_run(ckpt: Path) -> FlowData:
-    """The data that a checkpoint of a run folder was trained on, loaded.
-
-    Raises:
-        UserError: The checkpoint lies outside its run folder.
-    """
-    folder = run_folder_of(ckpt)
-    if folder is None:
-        raise UserError(
-            f"{ckpt} is needed together with its data, which the config.yaml of its run folder names; leave it in "
-            "runs/<experiment>/<run>/checkpoints"
-        )
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(FlowData, "data")
-    section = {"data": yaml.safe_load((folder / "config.yaml").read_text())["data"]}
-    data: FlowData = cast(Any, parser.instantiate_classes(parser.parse_object(section))).data
-    data.prepare_data()
-    data.setup("test")
-    return data
+def draw(module: GenerativeModule, n: int, seed: int, weights: Weights) -> Iterator[tuple[float, Tensor]]:
+    """Samples in pieces of 500 with the share done; of chains, also where they are in between."""
+    step = 500
+    for i in range(0, n, step):
+        num = min(step, n - i)
+        if isinstance(module, EnergyModule):
+            rng, x = generator_at(module.device, seed, "sample", i), torch.empty(0)
+            for share, x in module.sampling(num, rng, weights):
+                yield (i + 0.999 * share * num) / n, x[:0].cpu()
+        else:
+            x = module.sample(num, rng=generator_at("cpu", seed, "sample", i), weights=weights)
+        yield (i + num) / n, x.cpu()
 
 
 def sample(
@@ -72,34 +39,58 @@ def sample(
     seed: int = 0,
     weights: Weights = "ema",
     device: str = "auto",
+    plus: str | None = None,
+    long_run: int | None = None,
 ) -> None:
     """Draw samples from a checkpoint and write them to a file.
+
+    Energy-based models run chains from noise, with the step sizes that training found.
 
     Args:
         ckpt: A checkpoint, such as runs/<experiment>/<run>/checkpoints/last.ckpt.
         n: How many samples.
         out: .png for a grid (images) or a density (toys); .npz for an array `samples`, uint8 (n, H, W, C) or float32
             (n, 2).
-        seed: Seed of the latents.
+        seed: Seed of the latents, or of the chains of an energy-based model.
         weights: The moving average, or the raw weights of the last iteration.
         device: Where to compute; auto takes a GPU if there is one.
+        plus: A second checkpoint of an energy-based model: sample the sum of both energies.
+        long_run: Instead, walk n chains from test samples for so many Langevin steps (100000 is usual), write a picture
+            over time to `out` and a table beside it, and say how far energies drift. Needs the run folder.
+    """
+    target = checked_request(n, out, (".png", ".npz") if long_run is None else (".png",))
+    if long_run is not None and long_run < 1:
+        raise UserError(f"--long_run must be at least 1, got {long_run}")
+    if plus is None and long_run is None:
+        write_samples(load_method(Path(ckpt)).to(device_named(device)), n, target, seed, weights)
+        return
+    module = load_energy(Path(ckpt), device)
+    module = module if plus is None else compose(module, load_energy(Path(plus), device))
+    if long_run is None:
+        write_samples(module, n, target, seed, weights)
+    else:
+        walk_far(module, data_of_run(Path(ckpt)), n, long_run, target, seed, weights)
+
+
+def checked_request(n: int, out: str, suffixes: tuple[str, ...] = (".png", ".npz")) -> Path:
+    """The file to write.
+
+    Raises:
+        UserError: A number or file name that can not be.
     """
     if n < 1:
         raise UserError(f"--n must be at least 1, got {n}")
     target = Path(out)
-    if target.suffix not in (".png", ".npz"):
-        raise UserError(f"--out must end in .png or .npz, got {out}")
+    if target.suffix not in suffixes:
+        raise UserError(f"--out must end in {' or '.join(suffixes)}, got {out}")
     if not target.resolve().parent.is_dir():
         raise UserError(f"--out: there is no folder {target.resolve().parent}; make it first")
-    module = load_method(Path(ckpt)).to(_device(device))
-    step = 500
-    chunks = track(range(0, n, step), "sampling")
-    x = torch.cat(
-        [
-            module.sample(min(step, n - i), rng=generator_at("cpu", seed, "sample", i), weights=weights).cpu()
-            for i in chunks
-        ]
-    )
+    return target
+
+
+def write_samples(module: GenerativeModule, n: int, target: Path, seed: int, weights: Weights) -> None:
+    """Draw samples and write them, as `sample` says."""
+    x = torch.cat(list(track_shares(draw(module, n, seed, weights), "sampling")))
     images = len(module.event_shape) == 3
     if target.suffix == ".npz":
         array = as_uint8(x).permute(0, 2, 3, 1).numpy() if images else x.float().numpy()
@@ -111,14 +102,3 @@ def sample(
     else:
         raise UserError(f"samples of shape {module.event_shape} can not be drawn; write them to an .npz file")
     print(f"{n} samples of {type(module).__name__} after {module.iteration} iterations ({weights} weights): {target}")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {name} is not available here ({str(error).splitlines()[0]}); use cpu or cuda"
-        ) from error

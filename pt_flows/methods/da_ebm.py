@@ -40,6 +40,7 @@ from pt_flows.functional.samplers import (
 )
 from pt_flows.methods.base import Terms, at_least, one_of, positive
 from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.state.distributed import all_ranks
 from pt_flows.state.replay import ReplayBuffer, StepSizes
 
 PATIENCE = 20
@@ -150,7 +151,7 @@ class DAEBM(EnergyModule):
             if self.adapt_every and (self.iteration + 1) % self.adapt_every == 0:
                 self.step_sizes.adapt()
                 self.jumps *= 0.9
-        self.jumps.index_put_((t, moved.t), torch.ones((), device=t.device), accumulate=True)
+        self.jumps.index_put_((all_ranks(t), all_ranks(moved.t)), self.jumps.new_ones(()), accumulate=True)
         lost = ~moved.energy.isfinite()
         return {
             "acceptance": moved.accepted.sum() / moved.tried.sum(),

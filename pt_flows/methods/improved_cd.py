@@ -29,7 +29,6 @@ from pt_flows.functional.objectives import nearest_log_distance
 from pt_flows.functional.samplers import Chain, Rng, chain_at, normal_like, uniform_like
 from pt_flows.methods.base import Terms, at_least, positive
 from pt_flows.methods.energy_base import EnergyModule
-from pt_flows.state.distributed import world
 from pt_flows.state.noise import generator_at, run_seed
 from pt_flows.state.replay import ReplayBuffer
 
@@ -50,7 +49,7 @@ class ImprovedCD(EnergyModule):
         energy_l2: c.
         num_references: How many b_j there are.
         min_history: Samples that the history must have before L_ent counts.
-        num_kept: Samples that L_opt and L_ent look at; None for all of the minibatch.
+        kept_every: L_opt and L_ent look at every so many-th sample of a minibatch; 1 for all.
         augmentation: Moves a chain to another view of its sample, images (B, C, H, W) in [-1, 1] with a seed each.
         bounds: The box that samples are kept in, and noise is drawn from.
         buffer_size: Samples of the history.
@@ -71,7 +70,7 @@ class ImprovedCD(EnergyModule):
         energy_l2: float = 1.0,
         num_references: int = 100,
         min_history: int = 1_000,
-        num_kept: int | None = None,
+        kept_every: int = 1,
         augmentation: nn.Module | None = None,
         bounds: tuple[float, float] = (-1.0, 1.0),
         buffer_size: int = 10_000,
@@ -80,7 +79,7 @@ class ImprovedCD(EnergyModule):
         **kwargs: Any,
     ) -> None:
         for key, value in (("num_langevin_steps", num_langevin_steps), ("num_references", num_references),
-                           ("num_kept", num_kept or 1), ("num_sampling_rounds", num_sampling_rounds)):  # fmt: skip
+                           ("kept_every", kept_every), ("num_sampling_rounds", num_sampling_rounds)):  # fmt: skip
             at_least(f"model.{key}", value, 1)
         for key, value in (("noise_std", noise_std), ("opt_weight", opt_weight), ("entropy_weight", entropy_weight),
                            ("energy_l2", energy_l2), ("min_history", min_history)):  # fmt: skip
@@ -102,7 +101,7 @@ class ImprovedCD(EnergyModule):
         super().__init__(energy, optimizer, history, **kwargs)
         self.num_langevin_steps, self.step_size, self.noise_std = num_langevin_steps, step_size, noise_std
         self.opt_weight, self.entropy_weight, self.energy_l2 = opt_weight, entropy_weight, energy_l2
-        self.num_references, self.min_history, self.num_kept = num_references, min_history, num_kept
+        self.num_references, self.min_history, self.kept_every = num_references, min_history, kept_every
         self.bounds, self.num_sampling_rounds, self.images = bounds, num_sampling_rounds, images
         self.augmentation = augmentation
 
@@ -112,8 +111,8 @@ class ImprovedCD(EnergyModule):
         """Sample, with the last step differentiable; descend the four terms; remember the samples."""
         x_data = self.dequantised(minibatches[0][0])
         z = self.before_last_step(self.starts(len(x_data)))
-        x_hat = self.last_step(z[: self.num_kept and self.num_kept // world()[1]])
-        x_model = torch.cat([x_hat.detach(), self.step(z[len(x_hat) :]).detach()])
+        x_hat = self.last_step(z[:: self.kept_every])
+        x_model = x_hat.detach() if self.kept_every == 1 else self.step(z)
 
         E_data, E_model = self.energy.parts(torch.cat([x_data, x_model])).split(len(x_data))  # (B, scales)
         cd = E_data.mean() - E_model.mean()
@@ -169,8 +168,6 @@ class ImprovedCD(EnergyModule):
 
     def step(self, z: Tensor, weights: Weights = "raw") -> Tensor:
         """bound(z - λ ∇U(z))."""
-        if not len(z):
-            return z
         with self.fixed(weights) as U:
             return (z - self.step_size * chain_at(U, z).gradient).clamp(*self.bounds)
 

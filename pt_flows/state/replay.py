@@ -187,7 +187,7 @@ class StepSizes(nn.Module):
 
     Above the band a step grows by a tenth, below it shrinks by a sixth, as in DA-EBM's released code; it never exceeds
     its cap, since acceptance is high, whatever the step, while an energy is still flat. Labels that no chain had in a
-    window keep their step.
+    window keep their step. `acceptance` is that of the last window, for the eye.
 
     Args:
         initial: First step sizes (L,).
@@ -209,13 +209,12 @@ class StepSizes(nn.Module):
         self.register_buffer("caps", caps, persistent=False)
         self.register_buffer("accepted", torch.zeros_like(initial))
         self.register_buffer("tried", torch.zeros_like(initial))
-        self.register_buffer("acceptance", torch.full_like(initial, torch.nan))
+        self.register_buffer("acceptance", torch.full_like(initial, torch.nan), persistent=False)
 
     def record(self, accepted: Tensor, tried: Tensor) -> None:
         """Add the sums of a transition, each (L,), over all processes."""
-        accepted, tried = mean_over_ranks([accepted, tried])
-        self.accepted += accepted.to(self.accepted)
-        self.tried += tried.to(self.tried)
+        for total, mean in zip((self.accepted, self.tried), mean_over_ranks([accepted, tried]), strict=True):
+            total += world()[1] * mean.to(total)
 
     def adapt(self) -> None:
         """Move the steps by the acceptance since the last time, and begin a new window."""

@@ -1,0 +1,83 @@
+"""A finished run taken up again: its method, its data, and a device to put them on."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule
+
+from pt_flows.contracts import UserError
+from pt_flows.data.base import FlowData
+from pt_flows.methods.base import GenerativeModule
+from pt_flows.runs import read_checkpoint, run_folder_of
+
+
+def load_method(ckpt: Path) -> GenerativeModule:
+    """The method of a checkpoint that the CLI wrote, networks and weights included.
+
+    Raises:
+        UserError: The file is damaged, foreign, or of a module that was built by hand.
+    """
+    class_path = read_checkpoint(ckpt).get("hyper_parameters", {}).get("_class_path")
+    if class_path is None:
+        raise UserError(
+            f"{ckpt} does not say which networks it holds, because its module was built in Python: load it there with "
+            "load_from_checkpoint(path, generator=..., critic=...)"
+        )
+    try:
+        import_module(class_path.rpartition(".")[0])  # Lightning builds classes of imported modules only
+    except ImportError as error:
+        raise UserError(
+            f"{ckpt} was trained with {class_path}, which can not be imported ({error}); put its folder on PYTHONPATH"
+        ) from error
+    try:
+        module: Any = LightningModule.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True)
+    except (TypeError, ValueError) as error:
+        reason = next((line for line in str(error).splitlines() if "argument" in line), str(error).splitlines()[0])
+        raise UserError(
+            f"{ckpt} can not be built with this version of {class_path} ({reason.strip(' -')}); use the version that "
+            "environment.json of its run folder names"
+        ) from error
+    if getattr(module, "moves_data", False):
+        module.source = cast(Any, data_of_run(ckpt)).source
+    return module.eval()
+
+
+def data_of_run(ckpt: Path) -> FlowData:
+    """The data that a checkpoint of a run folder was trained on, loaded.
+
+    Raises:
+        UserError: The checkpoint lies outside its run folder.
+    """
+    folder = run_folder_of(ckpt)
+    if folder is None:
+        raise UserError(
+            f"{ckpt} is needed together with its data, which the config.yaml of its run folder names; leave it in "
+            "runs/<experiment>/<run>/checkpoints"
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(FlowData, "data")
+    section = {"data": yaml.safe_load((folder / "config.yaml").read_text())["data"]}
+    data: FlowData = cast(Any, parser.instantiate_classes(parser.parse_object(section))).data
+    data.prepare_data()
+    data.setup("test")
+    return data
+
+
+def device_named(name: str) -> torch.device:
+    """A device by its name; "auto" is a GPU if there is one.
+
+    Raises:
+        UserError: It is not available here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device {name} is not available here ({str(error).splitlines()[0]}); use cpu or cuda"
+        ) from error
