@@ -127,6 +127,8 @@ class ImprovedCD(EnergyModule):
 
     def opt_loss(self, x_hat: Tensor) -> Tensor:
         """L_opt: its value, and its gradient by the parameters inside x̂ alone, from v = ∇E(x̂) held constant."""
+        if not self.opt_weight:
+            return torch.zeros((), device=x_hat.device)
         E, v = self.mean_energy_at(x_hat)
         surrogate = (v * x_hat).flatten(1).sum(1).mean()
         return surrogate - surrogate.detach() + E.mean()
@@ -181,7 +183,8 @@ class ImprovedCD(EnergyModule):
         """x̂(θ) = bound(z - λ ∇U_θ(z)), with a graph to the parameters through the gradient."""
         z = z.detach().requires_grad_(True)
         with self.fixed() as U:
-            (gradient,) = torch.autograd.grad(U(z).sum(), z, create_graph=True)
+            needed = bool(self.opt_weight or self.entropy_weight)
+            (gradient,) = torch.autograd.grad(U(z).sum(), z, create_graph=needed)
         return (z - self.step_size * gradient).clamp(*self.bounds)
 
     def views(self, x: Tensor, rng: Rng) -> Tensor:
