@@ -13,10 +13,24 @@ import pt_flows.metrics.features as features_module
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data import Shapes32, Toy2D
 from pt_flows.functional.transport import exact_wasserstein
-from pt_flows.metrics import ExactWasserstein, FrechetDistance, InceptionFeatures, Lite0Features, ModeCoverage
+from pt_flows.metrics import (
+    ExactWasserstein,
+    FrechetDistance,
+    ImageQuality,
+    InceptionFeatures,
+    Lite0Features,
+    ModeCoverage,
+)
 from pt_flows.metrics.base import as_uint8
 from pt_flows.metrics.features import FeatureNet
 from pt_flows.metrics.frechet import frechet_distance, moments
+from pt_flows.metrics.quality import (
+    density_coverage,
+    inception_score,
+    kernel_distance,
+    polynomial_mmd,
+    precision_recall,
+)
 
 
 class RandomFeatures(FeatureNet):
@@ -253,3 +267,98 @@ def test_feature_networks_ignore_train_mode_and_refuse_floats() -> None:
     torch.testing.assert_close(net(images)[:1], alone, rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="want images uint8"):
         net(images.float())
+
+
+# ------------------------------------------------------------------------------------------- quality in feature space
+
+
+def test_polynomial_mmd_equals_a_plain_loop() -> None:
+    """Independent float64 code over all pairs; unbiased, so near zero for one law."""
+    g = np.random.default_rng(0)
+    x, y = g.normal(size=(30, 8)), g.normal(size=(20, 8)) + 0.3
+    k = lambda a, b: (float(a @ b) / 8 + 1) ** 3
+    xx = np.mean([k(x[i], x[j]) for i in range(30) for j in range(30) if i != j])
+    yy = np.mean([k(y[i], y[j]) for i in range(20) for j in range(20) if i != j])
+    xy = np.mean([k(a, b) for a in x for b in y])
+    assert polynomial_mmd(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(xx + yy - 2 * xy, rel=1e-9)
+
+
+def test_kernel_distance_is_that_of_torch_fidelity() -> None:
+    """On one block of all features; and within its error of zero for one law."""
+    from torch_fidelity.metric_kid import kernel_mmd
+
+    x, y = torch.randn(200, 16), torch.randn(200, 16) * 1.2
+    expected = kernel_mmd(x.double().numpy(), y.double().numpy())
+    assert kernel_distance(x, y)[0] == pytest.approx(expected, rel=1e-6)
+    value, error = kernel_distance(torch.randn(20_000, 8), torch.randn(20_000, 8))
+    assert abs(value) < 4 * error
+
+
+def test_inception_score_is_that_of_torch_fidelity() -> None:
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    logits = 3 * torch.randn(600, 12)
+    theirs = isc_features_to_metric(logits, splits=10, shuffle=False)
+    mean, std = inception_score(logits)
+    assert mean == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
+    assert std == pytest.approx(theirs["inception_score_std"], rel=1e-5)
+
+
+def test_precision_and_recall_are_those_of_torch_fidelity() -> None:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    fake, real = torch.randn(300, 6) * 0.7, torch.randn(250, 6)
+    settings = {"prc_neighborhood": 3, "prc_batch_size": 100, "save_cpu_ram": False, "verbose": False}
+    theirs = prc_features_to_metric(real, fake, **settings)
+    ours = precision_recall(fake, real)
+    found = {round(v, 6) for v in (theirs["precision"], theirs["recall"])}
+    assert {round(v, 6) for v in ours} == found
+    assert ours[0] > ours[1]  # narrow samples: precise, without variety
+
+
+def test_density_and_coverage_on_a_line() -> None:
+    """Real points 0 ... 9, k = 1: every ball reaches to the neighbour; fakes at 0.5 lie in two balls and cover two."""
+    real, fake = torch.arange(10.0)[:, None], torch.full((4, 1), 0.5)
+    assert density_coverage(fake, real, k=1) == (2.0, 0.2)
+    assert density_coverage(real, real, k=1)[1] == 1.0
+
+
+def test_quality_numbers_move_as_they_should() -> None:
+    """Metamorphic: order does not count, noise raises distances, duplicates lower coverage, a narrow set recall."""
+    datamodule = Shapes32()
+    datamodule.setup("fit")
+    real = datamodule.reference("test", 300).float() / 127.5 - 1
+
+    def measure(x: Tensor) -> dict[str, float]:
+        metric = ImageQuality(RandomFeatures(), "train", 1000)
+        metric.prepare(datamodule, len(x))
+        metric.reset()
+        for part in x.split(64):
+            metric.update(part)
+        return {key.split("_")[0]: value for key, value in metric.compute().items()}
+
+    plain, shuffled = measure(real), measure(real[torch.randperm(300)])
+    noisy, doubled = measure((real + 0.5 * torch.randn_like(real)).clamp(-1, 1)), measure(real[:30].repeat(10, 1, 1, 1))
+    for word in ("fd", "precision", "recall", "density", "coverage"):
+        assert shuffled[word] == pytest.approx(plain[word], rel=1e-6)
+    assert noisy["fd"] > plain["fd"]
+    assert noisy["kid"] > plain["kid"]
+    assert doubled["coverage"] < 0.5 * plain["coverage"]
+    assert doubled["recall"] < plain["recall"]
+
+
+def test_quality_agrees_with_the_distance_of_training() -> None:
+    datamodule = Shapes32()
+    datamodule.setup("fit")
+    x = torch.rand(120, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    results = []
+    for cls in (ImageQuality, FrechetDistance):
+        metric = cls(RandomFeatures(), "test", 500)
+        metric.prepare(datamodule, 120)
+        metric.reset()
+        metric.update(x)
+        results.append(metric.compute()[metric.key])
+        assert metric.key == "fd_random_120_test500"
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+    with pytest.raises(UserError, match="at least 7 images of each kind, got 5 generated"):
+        ImageQuality(RandomFeatures()).prepare(datamodule, 5)

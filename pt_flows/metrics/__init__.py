@@ -4,6 +4,7 @@ from pt_flows.metrics.density import GridKL
 from pt_flows.metrics.features import InceptionFeatures, Lite0Features
 from pt_flows.metrics.frechet import FrechetDistance
 from pt_flows.metrics.modes import ModeCoverage
+from pt_flows.metrics.quality import ImageQuality
 from pt_flows.metrics.transfer import TransferAccuracy
 from pt_flows.metrics.wasserstein import ExactWasserstein
 
@@ -11,6 +12,7 @@ __all__ = [
     "ExactWasserstein",
     "FrechetDistance",
     "GridKL",
+    "ImageQuality",
     "InceptionFeatures",
     "Lite0Features",
     "ModeCoverage",

@@ -57,6 +57,10 @@ class FeatureNet(nn.Module, ABC):
     def features(self, images: Tensor) -> Tensor:
         """Features of images uint8 (B, 3, H, W)."""
 
+    def logits(self, features: Tensor) -> Tensor | None:
+        """Class logits (B, classes) of features, which an inception score needs; None if the network has none."""
+        return None
+
 
 class InceptionFeatures(FeatureNet):
     """The 2015 Inception of the FID literature: 2048 pooled features, TF1 bilinear resize to 299, (x - 128) / 128.
@@ -94,6 +98,11 @@ class InceptionFeatures(FeatureNet):
     def features(self, images: Tensor) -> Tensor:
         """Pooled features (B, 2048)."""
         return self.net(images)[0]
+
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        """The 1008 logits without their bias, as in the original inception score."""
+        return features @ self.net.fc.weight.T
 
 
 def fetch_inception_weights() -> Path:
@@ -156,6 +165,11 @@ class Lite0Features(FeatureNet):
         """Pooled features (B, 1280)."""
         x = F.interpolate(images.float(), (self.size, self.size), mode="bilinear", antialias=True)
         return self.net.forward_head(self.net.forward_features((x - 127) / 128), pre_logits=True)
+
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        """The 1000 logits of ImageNet's classes."""
+        return self.net.classifier(features)
 
 
 _BLOCKS = [(stage, i) for stage, num in enumerate([1, 2, 2, 3, 3, 4, 1]) for i in range(num)]
