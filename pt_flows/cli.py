@@ -1,11 +1,14 @@
-"""The command line: `pt-flows fit | validate | test | sample | density | ood`."""
+"""The command line: `pt-flows fit | validate | test | sample | evaluate | compare | density | ood`."""
 
 import errno
+import json
 import logging
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from inspect import signature
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +35,9 @@ from pt_flows.callbacks import (  # noqa: F401
 from pt_flows.cli_errors import explain
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data.base import FlowData
+from pt_flows.evaluation.compare import compare
 from pt_flows.evaluation.energy import density, ood
+from pt_flows.evaluation.evaluate import evaluate
 from pt_flows.evaluation.sample import sample
 from pt_flows.methods.base import GenerativeModule
 from pt_flows.runs import (
@@ -55,6 +60,9 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows sample    CKPT [--n 64] [--out samples.png | samples.npz]       draw from a checkpoint
   pt-flows sample    CKPT --long-run 100000 [--n 10]                       energies: long chains from data
   pt-flows sample    CKPT --plus CKPT                                      energies: sample the sum of two
+  pt-flows evaluate  CKPT [--n 10000] [--split train] [--seeds 3]          every number, with its passport
+  pt-flows evaluate  --images DIR --ref DIR | CIFAR10                      the same for any generator's images
+  pt-flows compare   RUN RUN ... [--out FILE] [--plot FILE.png]            table and verdicts over runs of several seeds
   pt-flows density   CKPT                                                  DA-EBM: log-densities of test samples
   pt-flows ood       CKPT [--against FashionMNIST]                         energies: tell outliers from test samples
 
@@ -65,7 +73,13 @@ USAGE = """pt-flows: generative methods as discretised flows
 """
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"sample": sample, "density": density, "ood": ood}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "sample": sample,
+    "evaluate": evaluate,
+    "compare": compare,
+    "density": density,
+    "ood": ood,
+}
 """What is done with a finished run."""
 
 CAN_NOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
@@ -228,8 +242,14 @@ def run(argv: Sequence[str]) -> None:
     if command in COMMANDS:
         about = (COMMANDS[command].__doc__ or "").partition("\n")[0]
         parser = CommandParser(prog=f"pt-flows {command}", description=about)
-        parser.add_function_arguments(COMMANDS[command], as_positional=True)
-        arguments = parser.parse_args([with_underscores(word) for word in argv[1:]])
+        parser.add_function_arguments(COMMANDS[command], as_positional=False)
+        words = [with_underscores(word) for word in argv[1:]]
+        first = next(iter(signature(COMMANDS[command]).parameters.values()))
+        if words and not words[0].startswith("-"):  # what comes first is a place, which the parser takes by name
+            places = list(takewhile(lambda word: not word.startswith("-"), words))
+            value = json.dumps(places) if first.name == "runs" else places[0]
+            words = [f"--{first.name}", value, *(words[len(places) :] if first.name == "runs" else words[1:])]
+        arguments = parser.parse_args(words)
         COMMANDS[command](**vars(parser.instantiate_classes(arguments)))
         return
     if command not in FlowCLI.subcommands():

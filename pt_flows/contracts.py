@@ -14,6 +14,7 @@ Batch = tuple[Tensor, Tensor]
 """Data and labels `(x, y)`: x float (B, *event), images in [-1, 1], toys in data units; y int64 (B,), zeros if none."""
 
 Weights = Literal["ema", "raw"]
+Split = Literal["train", "test"]
 
 
 class UserError(ValueError):

@@ -1,6 +1,6 @@
 """Measure generated samples on a schedule, and in `validate` and `test`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -33,6 +33,29 @@ def evaluation_samples(module: GenerativeModule, num: int, weights: Weights, str
     rank, num_ranks = world()
     for chunk in range(rank, -(-num // CHUNK), num_ranks):
         yield module.sample(min(CHUNK, num - chunk * CHUNK), rng=generator_at("cpu", stream, chunk), weights=weights)
+
+
+def measured(
+    metrics: Sequence[SampleMetric], batches: Iterable[Tensor], module: GenerativeModule | None, weights: Weights
+) -> dict[str, float]:
+    """One pass over generated samples feeds every metric.
+
+    Args:
+        metrics: Prepared for as many samples.
+        batches: Generated samples (B, *event).
+        module: Where they come from, for metrics of a map or an energy; None for images of unknown origin.
+        weights: Averaged or raw.
+    """
+    for metric in metrics:
+        metric.reset()
+        if isinstance(module, GeneratorModule):
+            metric.update_map(partial(module.push, weights=weights))
+        if isinstance(module, EnergyModule):
+            metric.update_energy(partial(module.clean_energy, weights=weights))
+    for x in batches:
+        for metric in metrics:
+            metric.update(x)
+    return {key: value for metric in metrics for key, value in metric.compute().items()}
 
 
 class Evaluate(EveryIterations):
@@ -99,26 +122,15 @@ class Evaluate(EveryIterations):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate in `pt-flows test`: against the test split where a metric names a split."""
         for metric in self.metrics:
-            if hasattr(metric, "split"):
-                cast(Any, metric).split = "test"
+            metric.use_split("test")
         self.prepare(trainer)
         pl_module.log_dict(self.measure(as_flow(pl_module)))
 
     @torch.no_grad()
     def measure(self, module: GenerativeModule) -> dict[str, float]:
         """All numbers of the current weights."""
-        for metric in self.metrics:
-            metric.reset()
-            if isinstance(module, GeneratorModule):
-                metric.update_map(partial(module.push, weights=self.weights))
-            if isinstance(module, EnergyModule):
-                metric.update_energy(partial(module.clean_energy, weights=self.weights))
         total = -(-self.num_samples // CHUNK)
         chunks = evaluation_samples(module, self.num_samples, self.weights, "evaluation")
-        for x in track(chunks, "evaluating", total, quiet=world()[0] > 0):
-            for metric in self.metrics:
-                metric.update(x)
-        results: dict[str, float] = {}
-        for metric in self.metrics:
-            results |= {f"eval/{key}": value for key, value in metric.compute().items()}
-        return results
+        batches = track(chunks, "evaluating", total, quiet=world()[0] > 0)
+        found = measured(self.metrics, batches, module, self.weights)
+        return {f"eval/{key}": value for key, value in found.items()}

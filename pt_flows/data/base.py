@@ -3,17 +3,15 @@
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pt_flows.contracts import Shape, UserError
+from pt_flows.contracts import Shape, Split, UserError
 from pt_flows.state.distributed import world
-
-Split = Literal["train", "test"]
 
 
 class FlowData(L.LightningDataModule, ABC):

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.datasets import MNIST, USPS
 
-from pt_flows.contracts import UserError
-from pt_flows.data.base import Split
+from pt_flows.contracts import Split, UserError
 from pt_flows.data.images import ArrayImages, data_root, read_set
 
 DigitsName = Literal["mnist", "usps"]

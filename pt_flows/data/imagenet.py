@@ -9,8 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from pt_flows.contracts import UserError
-from pt_flows.data.base import Split
+from pt_flows.contracts import Split, UserError
 from pt_flows.data.images import ArrayImages, data_root
 from pt_flows.progress import track
 

@@ -10,8 +10,8 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import UserError
-from pt_flows.data.base import FlowData, Split
+from pt_flows.contracts import Split, UserError
+from pt_flows.data.base import FlowData
 from pt_flows.state.noise import generator_at, run_seed
 
 RESIDENT_SHARE = 0.25

@@ -8,8 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import UserError
-from pt_flows.data.base import Split
+from pt_flows.contracts import Split, UserError
 from pt_flows.data.images import ArrayImages
 from pt_flows.state.noise import generator_at
 

@@ -5,8 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import UserError
-from pt_flows.data.base import FlowData, Split
+from pt_flows.contracts import Split, UserError
+from pt_flows.data.base import FlowData
 from pt_flows.functional.energies import (
     Checkerboard,
     GaussianMixture,

@@ -15,6 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from statistics import fmean
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -26,7 +27,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from pt_flows.contracts import Batch, CriticNet, DivergenceError, GeneratorNet, Shape, Source, UserError, Weights
+from pt_flows.contracts import (
+    Batch,
+    CriticNet,
+    DivergenceError,
+    EnergyNet,
+    GeneratorNet,
+    Shape,
+    Source,
+    UserError,
+    Weights,
+)
 from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity
 from pt_flows.functional.schedules import Decay, decay_factor
 from pt_flows.functional.transport import assignment
@@ -60,10 +71,12 @@ class GenerativeModule(L.LightningModule, ABC):
         self.ema_decay = ema_decay
         self.iteration = 0
         self.seconds = 0.0
+        self.evaluations: dict[str, int] = {}
         self.noise = NoiseStream("training")
         self._terms: list[Terms] = []
         self._flushed = (0, 0.0)
         self._configured: list[list[dict[str, Any]]] = []
+        self._counters: list[Any] = []
         self._since: float | None = None
 
     # ------------------------------------------------------------------------------------- what a method provides
@@ -149,6 +162,11 @@ class GenerativeModule(L.LightningModule, ABC):
         if self._since is not None:
             now = time.perf_counter()
             self.seconds, self._since = self.seconds + now - self._since, now
+
+    def count(self, network: str, num: int) -> None:
+        """Count samples that a network evaluates in training, over all ranks: a cost that no machine changes."""
+        if self._since is not None:
+            self.evaluations[network] = self.evaluations.get(network, 0) + num * world()[1]
 
     def _check_block(self, batch: Batch) -> None:
         if batch[0].dim() != len(self.event_shape) + 3:
@@ -259,6 +277,7 @@ class GenerativeModule(L.LightningModule, ABC):
             | {f"train/lr_{i}": float(s.get_last_lr()[0]) for i, s in enumerate(self.schedulers)}
             | {"cost/images_seen": float(self.images_seen), "cost/seconds": self.seconds}
             | {"cost/iterations_per_second": rate}
+            | {f"cost/evaluations_{name}": float(num) for name, num in self.evaluations.items()}
         )
 
     def check_terms(self, iteration: int, terms: dict[str, float]) -> None:
@@ -294,6 +313,9 @@ class GenerativeModule(L.LightningModule, ABC):
     def on_fit_start(self) -> None:
         """Begin the first interval of the log where the run begins."""
         self._flushed = (self.iteration, self.seconds)
+        kinds = (GeneratorNet, CriticNet, EnergyNet)
+        networks = [(name, net) for name, net in self.named_children() if isinstance(net, kinds)]
+        self._counters = [net.register_forward_pre_hook(partial(self._counted, name)) for name, net in networks]
         self._configured = [
             [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for optimizer in self.trainer.optimizers
@@ -320,16 +342,22 @@ class GenerativeModule(L.LightningModule, ABC):
     def on_train_end(self) -> None:
         """Log what came after the last full interval."""
         self.flush_terms()
+        for counter in self._counters:
+            counter.remove()
+
+    def _counted(self, name: str, net: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.count(name, len(inputs[0]))
 
     # -------------------------------------------------------------------------------------------------- checkpoints
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The iteration and the seconds of training, kept beside the weights."""
-        return {"iteration": self.iteration, "seconds": self.seconds}
+        """The iteration and what training has cost so far, kept beside the weights."""
+        return {"iteration": self.iteration, "seconds": self.seconds, "evaluations": dict(self.evaluations)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue counting where the checkpoint was written."""
         self.iteration, self.seconds = int(state["iteration"]), float(state["seconds"])
+        self.evaluations = dict(state.get("evaluations", {}))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to write weights that are not finite; keep only what loads with `weights_only=True`.

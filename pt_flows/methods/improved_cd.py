@@ -114,7 +114,7 @@ class ImprovedCD(EnergyModule):
         x_hat = self.last_step(z[:: self.kept_every])
         x_model = x_hat.detach() if self.kept_every == 1 else self.step(z)
 
-        E_data, E_model = self.energy.parts(torch.cat([x_data, x_model])).split(len(x_data))  # (B, scales)
+        E_data, E_model = self.parts(torch.cat([x_data, x_model])).split(len(x_data))  # (B, scales)
         cd = E_data.mean() - E_model.mean()
         reg = E_data.square().mean() + E_model.square().mean()
         opt, ent = self.opt_loss(x_hat), self.entropy_loss(x_hat)
@@ -143,9 +143,15 @@ class ImprovedCD(EnergyModule):
 
     def mean_energy_at(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """E (B,) and its gradient (B, *event), constants."""
-        with self.fixed() as U:
-            chain = chain_at(lambda points: U.parts(points).mean(1), x)
+        with self.fixed():
+            chain = chain_at(lambda points: self.parts(points).mean(1), x)
         return chain.energy, chain.gradient
+
+    def parts(self, x: Tensor) -> Tensor:
+        """The energies (B, scales) whose sum is U."""
+        if type(self.energy).parts is not EnergyNet.parts:  # else it calls the network, which counts itself
+            self.count("energy", len(x))
+        return self.energy.parts(x)
 
     # ------------------------------------------------------------------------------------------------------ the sampler
 

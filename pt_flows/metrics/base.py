@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from pt_flows.contracts import Shape
+from pt_flows.contracts import Shape, Split
 
 
 class RealData(Protocol):
@@ -16,7 +16,7 @@ class RealData(Protocol):
 
     event_shape: Shape
 
-    def reference(self, split: str, num: int | None = None) -> Tensor:
+    def reference(self, split: Split, num: int | None = None) -> Tensor:
         """Fixed real samples: floats (num, 2) for toys, uint8 (num, C, H, W) for images."""
         ...
 
@@ -44,6 +44,11 @@ class SampleMetric(Metric, ABC):
         Raises:
             UserError: The metric does not apply, or something that it needs is missing.
         """
+
+    def use_split(self, split: Split) -> None:
+        """Measure against this split of the data from the next `prepare` on; nothing for metrics without splits."""
+        if hasattr(self, "split"):
+            self.split = split
 
     def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
         """For metrics of a map between domains, called once before `update`: take what the generator makes of inputs.

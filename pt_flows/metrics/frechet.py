@@ -8,14 +8,14 @@ import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from pt_flows.contracts import DivergenceError, UserError
+from pt_flows.contracts import DivergenceError, Split, UserError
 from pt_flows.files import replacing
 from pt_flows.metrics.base import RealData, SampleMetric, as_uint8, count_name
 from pt_flows.metrics.features import FeatureNet, Lite0Features
@@ -82,13 +82,14 @@ class FrechetDistance(SampleMetric):
     def __init__(
         self,
         features: FeatureNet | None = None,
-        split: Literal["train", "test"] = "train",
+        split: Split = "train",
         num_reference: int | None = None,
         batch_size: int = 100,
     ) -> None:
         super().__init__()
         self.features = features or Lite0Features()
-        self.split, self.num_reference, self.batch_size = split, num_reference, batch_size
+        self.split: Split = split
+        self.num_reference, self.batch_size = num_reference, batch_size
         d = self.features.dim
         self.add_state("total", torch.zeros(d, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("outer", torch.zeros(d, d, dtype=torch.float64), dist_reduce_fx="sum")

@@ -5,14 +5,13 @@ density and coverage, which tell quality from variety; and, for networks that cl
 """
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from pt_flows.contracts import DivergenceError, UserError
+from pt_flows.contracts import DivergenceError, Split, UserError
 from pt_flows.metrics.base import RealData, SampleMetric, as_uint8, count_name
 from pt_flows.metrics.features import FeatureNet, Lite0Features
 from pt_flows.metrics.frechet import frechet_distance, moments
@@ -137,13 +136,14 @@ class ImageQuality(SampleMetric):
     def __init__(
         self,
         features: FeatureNet | None = None,
-        split: Literal["train", "test"] = "train",
+        split: Split = "train",
         num_reference: int | None = None,
         batch_size: int = 100,
     ) -> None:
         super().__init__()
         self.features = features or Lite0Features()
-        self.split, self.num_reference, self.batch_size = split, num_reference, batch_size
+        self.split: Split = split
+        self.num_reference, self.batch_size = num_reference, batch_size
         self.add_state("found", [], dist_reduce_fx="cat")
 
     def prepare(self, data: RealData, num_samples: int) -> None:

@@ -1,0 +1,219 @@
+"""Measure a checkpoint, or images of any generator, and write every number down with its passport."""
+
+import inspect
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import pt_flows.data
+from pt_flows.callbacks.evaluate import CHUNK, evaluation_samples, measured
+from pt_flows.contracts import Split, UserError, Weights
+from pt_flows.data.base import FlowData
+from pt_flows.evaluation.images import ImageFiles
+from pt_flows.evaluation.load import data_of_run, device_named, load_method
+from pt_flows.evaluation.passport import Passport, file_digest, write_record
+from pt_flows.methods.base import GenerativeModule
+from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.metrics import ExactWasserstein, GridKL, ImageQuality, Lite0Features, ModeCoverage
+from pt_flows.metrics.base import RealData, SampleMetric
+from pt_flows.metrics.frechet import content_hash
+from pt_flows.progress import track
+from pt_flows.runs import environment, read_checkpoint, run_folder_of
+
+
+def evaluate(
+    ckpt: str | None = None,
+    images: str | None = None,
+    ref: str | None = None,
+    metrics: list[SampleMetric] | None = None,
+    n: int = 10_000,
+    split: Split = "train",
+    weights: Weights = "ema",
+    seeds: int = 1,
+    device: str = "auto",
+) -> None:
+    """Measure a checkpoint, or a set of images, and print and write all numbers with their passport.
+
+    A checkpoint's numbers go to `evaluations/` of its run folder, images' to `<images>.evaluation.json`. Sample i comes
+    from noise that depends on i and the sampling seed alone.
+
+    Args:
+        ckpt: A checkpoint in its run folder.
+        images: Instead of it, a folder of images or an .npz file with an array `samples`, uint8 (N, H, W, C).
+        ref: For images: what they are compared with: another folder or file, or a data set such as CIFAR10.
+        metrics: What to measure. Default for images: Fréchet distance, KID, inception score, precision, recall, density
+            and coverage in features of EfficientNet-Lite0 at 64 pixels; for toys: exact W1 and W2, modes, and the
+            density of energies.
+        n: How many generated samples; toys at most 5,000.
+        split: Real samples to compare with.
+        weights: The moving average, or the raw weights of the last iteration.
+        seeds: How many sampling seeds; each is measured apart.
+        device: Where to compute; auto takes a GPU if there is one.
+    """
+    if (ckpt is None) == (images is None):
+        raise UserError("evaluate takes a checkpoint, or --images with --ref")
+    if n < 2 or seeds < 1:
+        raise UserError(f"--n must be at least 2 and --seeds at least 1, got {n} and {seeds}")
+    where = device_named(device)
+    if images is not None:
+        evaluate_images(Path(images), ref, metrics, n, split, where)
+    else:
+        evaluate_checkpoint(Path(str(ckpt)), metrics, n, split, weights, seeds, where)
+
+
+def evaluate_checkpoint(
+    ckpt: Path,
+    metrics: list[SampleMetric] | None,
+    n: int,
+    split: Split,
+    weights: Weights,
+    seeds: int,
+    device: torch.device,
+) -> None:
+    """Measure samples of a checkpoint, for every sampling seed."""
+    module, saved = load_method(ckpt).to(device), read_checkpoint(ckpt)
+    folder, data = run_folder_of(ckpt), data_of_run(ckpt)
+    assert folder is not None, "data_of_run has found it"
+    toys = len(module.event_shape) != 3
+    n = min(n, 5_000) if toys else n
+    chosen = prepared(metrics or default_metrics(module, data, split), data, n, split, device)
+    for seed in range(seeds):
+        stream = "evaluation" if seed == 0 else f"evaluation-{seed}"
+        batches = track(evaluation_samples(module, n, weights, stream), "measuring", -(-n // CHUNK))
+        numbers = finite(chosen, batches, module, weights)
+        passport = Passport(
+            method=type(module).__name__,
+            data=type(data).__name__,
+            reference=reference_hash(data, split),
+            split=split,
+            num_samples=n,
+            features=feature_hashes(chosen),
+            weights=weights,
+            sampling_seed=seed,
+            training_seed=saved["pt_flows"].get("seed"),
+            iteration=module.iteration,
+            checkpoint=file_digest(ckpt),
+            device=environment(None)["device"] if device.type == "cuda" else str(device),
+            packages=environment(None)["packages"],
+            cost={"seconds": module.seconds, "iterations": float(module.iteration)}
+            | {f"evaluations_{name}": float(num) for name, num in module.evaluations.items()},
+        )
+        path = folder / "evaluations" / f"{module.iteration:08d}-{ckpt.stem}-{weights}-{split}-{n}-seed{seed}.json"
+        write_record(path, passport, numbers)
+        show(numbers, f"{type(module).__name__}, iteration {module.iteration}, {weights} weights, sampling seed {seed}")
+        print(f"wrote {path}")
+
+
+def evaluate_images(
+    path: Path, ref: str | None, metrics: list[SampleMetric] | None, n: int, split: Split, device: torch.device
+) -> None:
+    """Measure images of any generator."""
+    if ref is None:
+        raise UserError("--images needs --ref: a folder of images, an .npz file, or a data set such as CIFAR10")
+    generated, real = ImageFiles(path), named_reference(ref)
+    x = generated.reference("train", n)
+    if generated.event_shape != tuple(real.event_shape):
+        raise UserError(
+            f"{path} has images of shape {generated.event_shape}, {ref} of shape {tuple(real.event_shape)}; resize one"
+        )
+    chosen = prepared(metrics or [ImageQuality(Lite0Features(64), split)], real, n, split, device)
+    batches = (part.to(device).float() / 127.5 - 1 for part in x.split(CHUNK))
+    numbers = finite(chosen, track(batches, "measuring", -(-n // CHUNK)), None, "ema")
+    passport = Passport(
+        method="images",
+        data=type(real).__name__ if isinstance(real, FlowData) else str(ref),
+        reference=reference_hash(real, split),
+        split=split,
+        num_samples=n,
+        features=feature_hashes(chosen),
+        weights="",
+        sampling_seed=0,
+        training_seed=None,
+        iteration=0,
+        checkpoint=content_hash(x),
+        device=environment(None)["device"] if device.type == "cuda" else str(device),
+        packages=environment(None)["packages"],
+        cost={},
+    )
+    target = path.with_name(f"{path.name}.evaluation.json")
+    write_record(target, passport, numbers)
+    show(numbers, f"{n} images of {path}")
+    print(f"wrote {target}")
+
+
+def named_reference(ref: str) -> RealData:
+    """Images of a folder or file, or a data set by its name.
+
+    Raises:
+        UserError: There is neither.
+    """
+    if Path(ref).exists():
+        return ImageFiles(Path(ref))
+    names = [name for name in pt_flows.data.__all__ if inspect.isclass(getattr(pt_flows.data, name))]
+    kinds = {name: getattr(pt_flows.data, name) for name in names}
+    if not issubclass(kinds.get(ref, object), FlowData):
+        raise UserError(f"--ref: there is no folder, file or data set {ref}; data sets are {', '.join(names)}")
+    data: FlowData = kinds[ref]()
+    data.prepare_data()
+    data.setup("test")
+    return data
+
+
+def default_metrics(module: GenerativeModule, data: FlowData, split: Split) -> list[SampleMetric]:
+    """What is measured where nothing is said."""
+    if len(module.event_shape) == 3:
+        return [ImageQuality(Lite0Features(64), split)]
+    law: Any = getattr(data, "law", None)
+    chosen: list[SampleMetric] = [ExactWasserstein()]
+    chosen += [ModeCoverage()] if hasattr(law, "centres") else []
+    return [*chosen, GridKL()] if hasattr(law, "log_prob") and isinstance(module, EnergyModule) else chosen
+
+
+def prepared(
+    metrics: list[SampleMetric], data: RealData, n: int, split: Split, device: torch.device
+) -> list[SampleMetric]:
+    """The metrics with their references."""
+    for metric in metrics:
+        metric.use_split(split)
+        metric.to(device).prepare(data, n)
+        metric.to(device)
+    return metrics
+
+
+@torch.no_grad()
+def finite(
+    metrics: list[SampleMetric], batches: Iterable[Tensor], module: GenerativeModule | None, weights: Weights
+) -> dict[str, float]:
+    """The numbers of `measured`.
+
+    Raises:
+        UserError: One of them is not finite.
+    """
+    numbers = measured(metrics, batches, module, weights)
+    if broken := [key for key, value in numbers.items() if not math.isfinite(value)]:
+        raise UserError(
+            f"not finite: {', '.join(broken)}; nothing is written. Take more samples, or a model that has not diverged"
+        )
+    return numbers
+
+
+def reference_hash(data: RealData, split: Split) -> str:
+    """Hash of the real samples that numbers are measured against."""
+    return content_hash(data.reference(split))
+
+
+def feature_hashes(metrics: list[SampleMetric]) -> dict[str, str]:
+    """Feature networks by name, with the hash of their weights."""
+    networks = [metric.features for metric in metrics if hasattr(metric, "features")]
+    return {str(net.name): str(net.weights_hash)[:16] for net in networks}  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def show(numbers: dict[str, float], title: str) -> None:
+    """Print a table."""
+    print(title)
+    for key, value in numbers.items():
+        print(f"  {key:<40} {value:.5g}")

@@ -1,0 +1,95 @@
+"""Images of any generator, from a folder or an array file."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from pt_flows.contracts import Split, UserError
+from pt_flows.progress import track
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+class ImageFiles:
+    """A set of images that a metric can measure, or measure against.
+
+    Args:
+        path: A folder of images of one size and mode (searched through), or an .npz or .npy file with one array uint8
+            (N, H, W, C), under `samples` or alone.
+
+    Raises:
+        UserError: Nothing there, unreadable, or images that differ.
+    """
+
+    num_classes = 0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.suffix in (".npz", ".npy"):
+            self.images = from_array(path)
+        elif path.is_dir():
+            self.images = from_folder(path)
+        else:
+            raise UserError(f"there are no images at {path}; give a folder of images, or an .npz or .npy file")
+        self.event_shape = tuple(self.images.shape[1:])
+
+    def reference(self, split: Split, num: int | None = None) -> Tensor:
+        """The first `num` images uint8 (num, C, H, W); splits are all the same.
+
+        Raises:
+            UserError: There are fewer.
+        """
+        if num is not None and num > len(self.images):
+            raise UserError(f"{num} images are asked for, {self.path} has {len(self.images)}; lower --n")
+        return self.images[:num]
+
+
+def from_array(path: Path) -> Tensor:
+    """Images of an array file.
+
+    Raises:
+        UserError: It can not be read, or holds something else.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        array = (
+            loaded if isinstance(loaded, np.ndarray) else loaded["samples" if "samples" in loaded else loaded.files[0]]
+        )
+    except (OSError, ValueError, EOFError, IndexError) as error:
+        raise UserError(f"{path} can not be read as an array file ({error})") from error
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3) or not len(array):
+        raise UserError(
+            f"{path} holds {array.dtype} of shape {array.shape}; wanted are images uint8 (N, H, W, 3) or (N, H, W, 1)"
+        )
+    return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+
+
+def from_folder(folder: Path) -> Tensor:
+    """Images of a folder, in the order of their paths.
+
+    Raises:
+        UserError: There are none, one can not be read, or sizes or modes differ.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"{folder} has no images ({', '.join(SUFFIXES)})")
+    images, first = [], None
+    for file in track(files, "reading images"):
+        try:
+            with Image.open(file) as image:
+                kind = (image.size, "L" if image.mode == "L" else image.mode)
+                if image.mode not in ("L", "RGB"):
+                    raise UserError(f"{file} has mode {image.mode}; convert the images to RGB, or grey (L)")
+                images.append(np.asarray(image))
+        except (OSError, UnidentifiedImageError) as error:
+            raise UserError(f"{file} can not be read as an image ({error}); delete or replace it") from error
+        first = first or kind
+        if kind != first:
+            raise UserError(
+                f"{file} is {kind[0]} {kind[1]}, {files[0].name} is {first[0]} {first[1]}; give images of one kind"
+            )
+    array = np.stack(images)
+    return torch.from_numpy(array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)).contiguous()
