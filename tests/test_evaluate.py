@@ -1,0 +1,341 @@
+"""Numbers with their passports, and comparisons of runs."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from problems import ROOT, build, data, fit
+
+from pt_flows.cli import main
+from pt_flows.contracts import UserError
+from pt_flows.evaluation.compare import Run, find_runs, grouped, verdicts
+from pt_flows.evaluation.images import ImageFiles
+from pt_flows.evaluation.passport import read_record
+from pt_flows.evaluation.statistics import components, holm, mean_interval, seeds_needed, welch
+
+
+def train(recipe: str, root: Path, steps: int = 4, *more: str) -> Path:
+    """A short run by the command line: its folder."""
+    arguments = ["fit", "--config", str(ROOT / f"configs/{recipe}.yaml"), "--trainer.max_steps", str(steps)]
+    arguments += ["--run.root", str(root), "--run.wandb", "disabled", "--trainer.accelerator", "cpu"]
+    before = set(root.glob("*/*"))
+    assert main([*arguments, *more]) == 0
+    (folder,) = set(root.glob("*/*")) - before
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluate
+
+
+def test_a_toys_numbers_and_their_passport(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = train("toy2d/w1_fe", tmp_path, 4, "--evaluation.num_samples", "50")
+    ckpt = folder / "checkpoints/last.ckpt"
+    assert main(["evaluate", str(ckpt), "--n", "100", "--seeds", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "w2_100" in printed
+    first, second = sorted((folder / "evaluations").glob("*.json"))
+    passport, numbers = read_record(first)
+    assert (passport.method, passport.data, passport.iteration, passport.num_samples) == ("W1FE", "Toy2D", 4, 100)
+    assert (passport.sampling_seed, read_record(second)[0].sampling_seed) == (0, 1)
+    assert passport.cost["evaluations_critic"] > 0
+    assert passport.protocol == read_record(second)[0].protocol
+    assert numbers["w2_100"] != read_record(second)[1]["w2_100"]
+    once = json.loads(first.read_text())["numbers"]
+    assert main(["evaluate", "--ckpt", str(ckpt), "--n", "100"]) == 0
+    assert json.loads(first.read_text())["numbers"] == once
+
+
+def images(folder: Path, num: int, size: int = 32, mode: str = "RGB", seed: int = 0) -> Path:
+    """A folder of smooth random images."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for i in range(num):
+        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
+        small.convert(mode).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def test_images_of_any_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake, real = images(tmp_path / "fake", 30), images(tmp_path / "real", 40, seed=1)
+    assert main(["evaluate", "--images", str(fake), "--ref", str(real), "--n", "30"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("fd_lite0_64_30_train", "kid_", "is_", "precision_", "recall_", "density_", "coverage_"):
+        assert word in printed
+    by_folder = read_record(tmp_path / "fake.evaluation.json")[1]
+    np.savez(tmp_path / "fake.npz", samples=ImageFiles(fake).images.permute(0, 2, 3, 1).numpy())
+    assert main(["evaluate", "--images", str(tmp_path / "fake.npz"), "--ref", str(real), "--n", "30"]) == 0
+    assert read_record(tmp_path / "fake.npz.evaluation.json")[1] == by_folder
+
+
+def test_a_sampled_array_is_measured_like_its_checkpoint(tmp_path: Path) -> None:
+    """The same images give the same number by either way."""
+    folder = train("cifar10/wgan_gp_small", tmp_path, 2, "--config", str(ROOT / "configs/data/shapes32.yaml"),
+                   "--evaluation.metrics", "[]")  # fmt: skip
+    ckpt = str(folder / "checkpoints/last.ckpt")
+    metric = json.dumps([{"class_path": "FrechetDistance", "init_args": {"num_reference": 100}}])
+    assert main(["evaluate", ckpt, "--n", "40", "--metrics", metric, "--split", "test"]) == 0
+    (record,) = (folder / "evaluations").glob("*.json")
+    assert "fd_lite0_224_40_test100" in read_record(record)[1]
+    assert read_record(record)[0].features["lite0_224"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate"], "evaluate takes a checkpoint, or --images with --ref"),
+        (["evaluate", "--images", "fake"], "--images needs --ref"),
+        (["evaluate", "--images", "fake", "--ref", "nowhere"], "there is no folder, file or data set nowhere"),
+        (["evaluate", "--images", "nowhere", "--ref", "fake"], "there are no images at nowhere"),
+        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "999"], "999 images are asked for, fake has 8"),
+        (["evaluate", "--images", "fake", "--ref", "large", "--n", "8"], "images of shape (3, 32, 32), large of shape (3, 48, 48)"),
+        (["evaluate", "--images", "mixed", "--ref", "fake", "--n", "8"], "give images of one kind"),
+        (["evaluate", "--images", "grey_alpha", "--ref", "fake", "--n", "8"], "has mode LA"),
+        (["evaluate", "--images", "broken", "--ref", "fake", "--n", "8"], "can not be read as an image"),
+        (["evaluate", "--images", "empty", "--ref", "fake", "--n", "8"], "empty has no images"),
+        (["evaluate", "--images", "wrong.npz", "--ref", "fake", "--n", "8"], "holds float64 of shape (3,)"),
+        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "1"], "--n must be at least 2"),
+        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "5"], "at least 7 images of each kind"),
+    ],
+)  # fmt: skip
+def test_bad_images_are_one_sentence(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images(Path("fake"), 8)
+    images(Path("large"), 8, size=48)
+    images(Path("mixed"), 4)
+    images(Path("mixed/sub"), 4, size=40)
+    images(Path("grey_alpha"), 8, mode="LA")
+    images(Path("broken"), 3)
+    Path("broken/001.png").write_bytes(b"not an image")
+    Path("empty").mkdir()
+    np.savez("wrong.npz", samples=np.zeros(3))
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_passports_of_newer_versions_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    folder = train("toy2d/w1_fe", tmp_path, 2, "--evaluation.num_samples", "20")
+    assert main(["evaluate", str(folder / "checkpoints/last.ckpt"), "--n", "20"]) == 0
+    (record,) = (folder / "evaluations").glob("*.json")
+    content = json.loads(record.read_text())
+    for change, message in (
+        ({"format": 99}, "format 99, this version reads up to 1"),
+        ({"weights": None}, None),
+    ):
+        changed = {**content, "passport": content["passport"] | change}
+        if message:
+            record.write_text(json.dumps(changed))
+            with pytest.raises(UserError, match=message):
+                read_record(record)
+    record.write_text(record.read_text()[:40])
+    with pytest.raises(UserError, match="no evaluation of pt_flows or is damaged"):
+        read_record(record)
+    del content["passport"]["split"]
+    record.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="a passport without 'split'"):
+        read_record(record)
+
+
+def test_evaluations_count_as_cost() -> None:
+    """Samples that networks evaluate, with what the formula says; nothing outside training."""
+    module = build("WGANGP")
+    fit(module, data(), max_steps=3)
+    # a critic step: 16 real, 16 generated, 16 between them; a generator step: twice the batch through both
+    assert module.evaluations == {"generator": 3 * (2 * 16 + 32), "critic": 3 * (2 * 48 + 32)}
+    module.sample(10, weights="raw")
+    assert module.evaluations["generator"] == 3 * (2 * 16 + 32)
+    rk4 = build("ODEGAN")
+    fit(rk4, data(), max_steps=2)
+    assert rk4.evaluations["generator"] == 2 * 4 * 16
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_intervals_and_tests_are_those_of_the_textbooks() -> None:
+    mean, low, high = mean_interval([1.0, 2.0, 3.0])
+    half = 4.302652729911275 / math.sqrt(3)  # Student's 97.5 % point with two degrees of freedom
+    assert (mean, low, high) == pytest.approx((2, 2 - half, 2 + half))
+    assert math.isnan(mean_interval([1.0]).low)
+    assert welch([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == 1
+    assert welch([1.0, 1.0], [2.0, 2.0]) == 0
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_seeds_needed_have_the_promised_power() -> None:
+    """With as many runs as it says, four in five simulated comparisons see the gap."""
+    a, b = [0.0, 1.0, 2.0], [1.0, 2.0, 3.0]
+    n = seeds_needed(a, b, 0.05)
+    assert n is not None
+    rng = np.random.default_rng(0)
+    seen = np.mean([welch(rng.normal(0, 1, n).tolist(), rng.normal(1, 1, n).tolist()) < 0.05 for _ in range(1500)])
+    assert seen == pytest.approx(0.8, abs=0.04)
+    assert seeds_needed([0.0, 1.0], [0.0, 1.001], 0.05) is None
+
+
+def test_variances_of_nested_seeds_come_apart() -> None:
+    rng = np.random.default_rng(0)
+    runs = [[float(mean + 0.5 * e) for e in rng.normal(size=5)] for mean in rng.normal(0, 2, 400)]
+    found = components(runs)
+    assert found.training == pytest.approx(2, rel=0.1)
+    assert found.sampling == pytest.approx(0.5, rel=0.1)
+    assert math.isnan(components([[1.0], [2.0]]).sampling)
+
+
+# ------------------------------------------------------------------------------------------------------------- compare
+
+
+def fake_run(folder: Path, seed: int, method: str, values: list[float], key: str = "w2_1k", **model: Any) -> Path:
+    """A run folder as training leaves it."""
+    folder.mkdir(parents=True)
+    config = {"seed_everything": seed, "model": {"class_path": f"pt_flows.{method}", "init_args": model},
+              "data": {"class_path": "Toy2D"}, "run": {"root": str(folder)}, "trainer": {"max_steps": 100}}  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "environment.json").write_text(json.dumps({"seed": seed}))
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["iteration", f"eval/{key}", "cost/seconds", "cost/images_seen"])
+        writer.writeheader()
+        for i, value in enumerate(values, 1):
+            writer.writerow({"iteration": 10 * i, "cost/seconds": 60 * i, "cost/images_seen": 1000 * i})
+            writer.writerow({"iteration": 10 * i, f"eval/{key}": value})
+    return folder
+
+
+def simulated(root: Path, gap: float, seeds: int = 4) -> Path:
+    rng = np.random.default_rng(0)
+    for seed in range(seeds):
+        noise = float(0.1 * rng.normal())
+        fake_run(root / f"a{seed}", seed, "W1FE", [2.0, 1.2, 1.0 + noise], step_size=1.0)
+        fake_run(root / f"b{seed}", seed, "WGANGP", [2.5, 1.0, 1.0 + gap + noise])
+    return root
+
+
+def test_a_clear_gap_is_a_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = simulated(tmp_path, 1.0)
+    out, plot = str(tmp_path / "table"), str(tmp_path / "plot.png")
+    assert main(["compare", str(root), "--out", out, "--plot", plot, "--goal", "1.3"]) == 0
+    printed = capsys.readouterr().out
+    assert "W1FE is better than WGANGP" in printed
+    assert "| W1FE" in printed.splitlines()[4]  # the best comes first
+    rows = list(csv.DictReader(Path(out + ".csv").open()))
+    assert [row["runs"] for row in rows] == ["4", "4"]
+    assert rows[0]["minutes to 1.3"] == "2 (4 of 4)"
+    assert float(rows[1]["best"]) == 1.0
+    assert r"\toprule" in Path(out + ".tex").read_text()
+    assert Path(plot).stat().st_size > 10_000
+
+
+def test_a_small_gap_is_inconclusive_and_says_how_many_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(simulated(tmp_path, 0.05))]) == 0
+    printed = capsys.readouterr().out
+    assert "inconclusive" in printed
+    assert "runs of each would settle it" in printed
+
+
+def test_higher_is_better_where_it_is(tmp_path: Path) -> None:
+    for seed in range(3):
+        fake_run(tmp_path / f"a{seed}", seed, "W1FE", [0.9 + 0.01 * seed], "high_quality")
+        fake_run(tmp_path / f"b{seed}", seed, "WGANGP", [0.5 + 0.01 * seed], "high_quality")
+    groups = grouped(find_runs([str(tmp_path)]))
+    assert verdicts(groups, "high_quality", 0.05)[0].startswith("W1FE is better than WGANGP")
+
+
+def test_runs_of_one_configuration_are_one_group(tmp_path: Path) -> None:
+    for i, (seed, step) in enumerate([(0, 1.0), (1, 1.0), (0, 2.0)]):
+        fake_run(tmp_path / str(i), seed, "W1FE", [1.0], step_size=step)
+    groups = grouped(find_runs([str(tmp_path)]))
+    assert [(group.name, len(group.runs)) for group in groups] == [
+        ("W1FE (step_size=1.0)", 2), ("W1FE (step_size=2.0)", 1)
+    ]  # fmt: skip
+
+
+def test_a_single_run_gets_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_run(tmp_path / "a", 0, "W1FE", [1.0])
+    fake_run(tmp_path / "b", 0, "WGANGP", [1.0])
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "no verdict on W1FE, WGANGP: one run has no spread" in capsys.readouterr().out
+
+
+def test_two_protocols_are_never_one_column(tmp_path: Path) -> None:
+    """Neither by name nor where names agree and passports do not."""
+    fake_run(tmp_path / "a", 0, "W1FE", [1.0], "fd_lite0_64_1k_train")
+    fake_run(tmp_path / "b", 0, "WGANGP", [1.0], "fd_lite0_64_10k_train")
+    assert main(["compare", str(tmp_path)]) == 2
+    folders = [train("toy2d/w1_fe", tmp_path / "real", 2, "--evaluation.num_samples", "20", "--data.target", name)
+               for name in ("ring8", "grid25")]  # fmt: skip
+    for folder in folders:
+        assert main(["evaluate", str(folder / "checkpoints/last.ckpt"), "--n", "20"]) == 0
+    with pytest.raises(UserError, match=r"do not compare, their protocols differ \(reference: \w+ and \w+\)"):
+        from pt_flows.evaluation.compare import compare
+
+        compare(list(map(str, folders)), "w2_20")
+
+
+def test_thirty_runs_are_compared_quickly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them appear, with all pairs of methods."""
+    for i in range(30):
+        fake_run(tmp_path / str(i), i, ("W1FE", "WGANGP", "W2FE")[i % 3], [2.0, 1.0 + 0.1 * (i % 3) + 0.01 * i] * 50)
+    assert main(["compare", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("W2FE") >= 3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "metrics.csv").unlink(), "has no metrics.csv: the run has measured nothing yet"),
+        (lambda folder: (folder / "config.yaml").unlink(), "holds no run"),
+        (lambda folder: (folder / "environment.json").write_text("{"), "can not be read as a run"),
+        (
+            lambda folder: (folder / "metrics.csv").write_text("iteration,eval/w2_1k\n1,abc\n"),
+            "can not be read as a run",
+        ),
+        (lambda folder: (folder / "metrics.csv").write_text("iteration,eval/w2_1k\n1,nan\n"), "is not a number"),
+        (lambda folder: (folder / "metrics.csv").write_text("iteration\n1\n"), "no number in common"),
+    ],
+)
+def test_broken_runs_are_one_sentence(
+    spoil: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fake_run(tmp_path / "a", 0, "W1FE", [1.0])
+    spoil(folder)
+    assert main(["compare", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "there is no run folder nowhere"),
+        ([".", "--metric", "fd_x"], "has no fd_x; all runs have w2_1k"),
+        ([".", "--level", "0.9"], "--level must lie between 0 and 0.5"),
+        ([".", "--plot", "x.jpg"], "--plot must end in .png"),
+        ([".", "--out", "no/such/table"], "there is no folder"),
+    ],
+)
+def test_mistakes_in_a_comparison_are_one_sentence(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_run(tmp_path / "a", 0, "W1FE", [1.0])
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_is_what_its_folder_says(tmp_path: Path) -> None:
+    run = find_runs([str(fake_run(tmp_path / "a", 3, "W1FE", [2.0, 1.5]))])[0]
+    assert isinstance(run, Run)
+    assert (run.seed, run.keys, run.last("w2_1k")) == (3, {"w2_1k"}, [1.5])
+    assert [costs["cost/seconds"] for costs, _ in run.curve("w2_1k")] == [60, 120]
