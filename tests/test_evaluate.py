@@ -14,7 +14,7 @@ from problems import ROOT, build, data, fit
 
 from pt_flows.cli import main
 from pt_flows.contracts import UserError
-from pt_flows.evaluation.compare import Run, find_runs, grouped, verdicts
+from pt_flows.evaluation.compare import Run, compare, find_runs, grouped, verdicts
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.passport import read_record
 from pt_flows.evaluation.statistics import components, holm, mean_interval, seeds_needed, welch
@@ -95,7 +95,7 @@ def test_a_sampled_array_is_measured_like_its_checkpoint(tmp_path: Path) -> None
         (["evaluate", "--images", "fake", "--ref", "nowhere"], "there is no folder, file or data set nowhere"),
         (["evaluate", "--images", "nowhere", "--ref", "fake"], "there are no images at nowhere"),
         (["evaluate", "--images", "fake", "--ref", "fake", "--n", "999"], "999 images are asked for, fake has 8"),
-        (["evaluate", "--images", "fake", "--ref", "large", "--n", "8"], "images of shape (3, 32, 32), large of shape (3, 48, 48)"),
+        (["evaluate", "--images", "fake", "--ref", "large", "--n", "8"], "shape (3, 32, 32), large of shape (3, 48, 48)"),
         (["evaluate", "--images", "mixed", "--ref", "fake", "--n", "8"], "give images of one kind"),
         (["evaluate", "--images", "grey_alpha", "--ref", "fake", "--n", "8"], "has mode LA"),
         (["evaluate", "--images", "broken", "--ref", "fake", "--n", "8"], "can not be read as an image"),
@@ -228,7 +228,7 @@ def test_a_clear_gap_is_a_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr().out
     assert "W1FE is better than WGANGP" in printed
     assert "| W1FE" in printed.splitlines()[4]  # the best comes first
-    rows = list(csv.DictReader(Path(out + ".csv").open()))
+    rows = list(csv.DictReader(Path(out + ".csv").read_text().splitlines()))
     assert [row["runs"] for row in rows] == ["4", "4"]
     assert rows[0]["minutes to 1.3"] == "2 (4 of 4)"
     assert float(rows[1]["best"]) == 1.0
@@ -277,8 +277,6 @@ def test_two_protocols_are_never_one_column(tmp_path: Path) -> None:
     for folder in folders:
         assert main(["evaluate", str(folder / "checkpoints/last.ckpt"), "--n", "20"]) == 0
     with pytest.raises(UserError, match=r"do not compare, their protocols differ \(reference: \w+ and \w+\)"):
-        from pt_flows.evaluation.compare import compare
-
         compare(list(map(str, folders)), "w2_20")
 
 
