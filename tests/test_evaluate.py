@@ -95,7 +95,7 @@ def test_a_sampled_array_is_measured_like_its_checkpoint(tmp_path: Path) -> None
         (["evaluate", "--images", "fake", "--ref", "nowhere"], "there is no folder, file or data set nowhere"),
         (["evaluate", "--images", "nowhere", "--ref", "fake"], "there are no images at nowhere"),
         (["evaluate", "--images", "fake", "--ref", "fake", "--n", "999"], "999 images are asked for, fake has 8"),
-        (["evaluate", "--images", "fake", "--ref", "large", "--n", "8"], "shape (3, 32, 32), large of shape (3, 48, 48)"),
+        (["evaluate", "--images", "fake", "--ref", "large", "--n", "8"], "(3, 32, 32), large of shape (3, 48, 48)"),
         (["evaluate", "--images", "mixed", "--ref", "fake", "--n", "8"], "give images of one kind"),
         (["evaluate", "--images", "grey_alpha", "--ref", "fake", "--n", "8"], "has mode LA"),
         (["evaluate", "--images", "broken", "--ref", "fake", "--n", "8"], "can not be read as an image"),
