@@ -1,4 +1,4 @@
-"""The command line: `pt-flows fit | validate | test | sample | evaluate | compare | density | ood`."""
+"""The command line: `pt-flows fit | validate | test | sample | evaluate | compare | report | density | ood`."""
 
 import errno
 import json
@@ -38,6 +38,7 @@ from pt_flows.data.base import FlowData
 from pt_flows.evaluation.compare import compare
 from pt_flows.evaluation.energy import density, ood
 from pt_flows.evaluation.evaluate import evaluate
+from pt_flows.evaluation.report import report
 from pt_flows.evaluation.sample import sample
 from pt_flows.methods.base import GenerativeModule
 from pt_flows.runs import (
@@ -63,6 +64,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows evaluate  CKPT [--n 10000] [--split train] [--seeds 3]          every number, with its passport
   pt-flows evaluate  --images DIR --ref DIR | CIFAR10                      the same for any generator's images
   pt-flows compare   RUN RUN ... [--out FILE] [--plot FILE.png]            table and verdicts over runs of several seeds
+  pt-flows report    RUN RUN ... [--out report.html]                       the same with pictures, in one file to send
   pt-flows density   CKPT                                                  DA-EBM: log-densities of test samples
   pt-flows ood       CKPT [--against FashionMNIST]                         energies: tell outliers from test samples
 
@@ -77,6 +79,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "evaluate": evaluate,
     "compare": compare,
+    "report": report,
     "density": density,
     "ood": ood,
 }

@@ -1,8 +1,13 @@
 """Numbers with their passports, and comparisons of runs."""
 
+import base64
 import csv
+import io
 import json
 import math
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +342,65 @@ def test_a_run_is_what_its_folder_says(tmp_path: Path) -> None:
     assert isinstance(run, Run)
     assert (run.seed, run.keys, run.last("w2_1k")) == (3, {"w2_1k"}, [1.5])
     assert [costs["cost/seconds"] for costs, _ in run.curve("w2_1k")] == [60, 120]
+
+
+# -------------------------------------------------------------------------------------------------------------- report
+
+
+def written_report(tmp_path: Path) -> Path:
+    """A report over two methods with pictures, one evaluation, and a damaged picture."""
+    root = simulated(tmp_path / "runs", 1.0, seeds=2)
+    for i in range(12):
+        (root / "a0/pictures").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (20 * i, 0, 0)).save(root / f"a0/pictures/{i:08d}.png")
+    (root / "b0/pictures").mkdir()
+    (root / "b0/pictures/00000001.png").write_bytes(b"cut short")
+    target = tmp_path / "report.html"
+    assert main(["report", str(root), "--out", str(target)]) == 0
+    return target
+
+
+def test_a_report_is_one_file_with_everything_inside(tmp_path: Path) -> None:
+    text = written_report(tmp_path).read_text()
+    sources = re.findall(r'src="([^"]*)"', text)
+    assert len(sources) == 1 + 8  # the curves, and eight of twelve pictures
+    for source in sources:
+        kind, _, content = source.partition(",")
+        assert kind == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+            image.load()
+    assert not re.search(r"https?://|@import|url\(|<script|<link", text)
+    assert "W1FE is better than WGANGP" in text
+    assert "00000001.png can not be read" in text
+    assert "step_size: 1.0" in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_a_browser_decodes_every_picture_and_fetches_nothing(tmp_path: Path) -> None:
+    """At the width of a phone nothing but tables scrolls sideways."""
+    report = written_report(tmp_path)
+    check = """<script>window.onload = () => {
+        const bad = [...document.images].filter(i => !i.naturalWidth).length;
+        const fetched = performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length;
+        const wide = document.documentElement.scrollWidth > window.innerWidth;
+        document.title = `bad ${bad} of ${document.images.length} fetched ${fetched} wide ${wide}`; }</script>"""
+    page = tmp_path / "checked.html"
+    page.write_text(report.read_text().replace("</body>", check + "</body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--virtual-time-budget=5000"]
+    found = subprocess.run(
+        ["chromium", *flags, f"--user-data-dir={tmp_path}/profile", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    assert "<title>bad 0 of 9 fetched 0 wide false</title>" in found
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--out", "x.pdf"], "--out must end in .html"), (["--out", "no/such/x.html"], "there is no folder")],
+)
+def test_mistakes_in_a_report_are_one_sentence(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_run(tmp_path / "a", 0, "W1FE", [1.0])
+    assert main(["report", str(tmp_path), *words]) == 2
+    assert message in capsys.readouterr().err

@@ -305,7 +305,8 @@ def compare(
     if out is not None:
         write_files(Path(out), rows, text)
     if plot is not None:
-        draw(groups, key, Path(plot))
+        Path(plot).absolute().parent.mkdir(parents=True, exist_ok=True)
+        curves_figure(groups, key).savefig(plot, dpi=100)
         print(f"wrote {plot}")
 
 
@@ -335,8 +336,8 @@ def write_files(target: Path, rows: Sequence[dict[str, str]], text: str) -> None
     print(f"wrote {', '.join(str(target.with_suffix(suffix)) for suffix in ('.md', '.csv', '.tex'))}")
 
 
-def draw(groups: Sequence[Group], key: str, path: Path) -> None:
-    """Curves of every run against four costs; means over a group's runs are drawn thick at the end."""
+def curves_figure(groups: Sequence[Group], key: str) -> Any:
+    """Curves of every run against four costs, a colour for each group."""
     from matplotlib.figure import Figure
 
     axes_of = {
@@ -347,8 +348,8 @@ def draw(groups: Sequence[Group], key: str, path: Path) -> None:
             v for k, v in costs.items() if k.startswith("cost/evaluations_")
         ),
     }
-    figure = Figure(figsize=(14, 3.8), layout="constrained")
-    for axis, (label, of) in zip(figure.subplots(1, 4, sharey=True), axes_of.items(), strict=True):
+    figure = Figure(figsize=(10, 6.6), layout="constrained")
+    for axis, (label, of) in zip(figure.subplots(2, 2, sharey=True).flat, axes_of.items(), strict=True):
         for i, group in enumerate(groups):
             for j, run in enumerate(group.runs):
                 curve = run.curve(key)
@@ -356,10 +357,11 @@ def draw(groups: Sequence[Group], key: str, path: Path) -> None:
                 name = group.name if j == 0 else None
                 axis.plot(x, [v for _, v in curve], c=f"C{i}", lw=1.2, alpha=0.8, label=name)
         axis.set_xlabel(label)
+        axis.locator_params(axis="x", nbins=5)
         axis.grid(alpha=0.3)
-    figure.axes[0].set_ylabel(key)
+    for axis in figure.axes[::2]:
+        axis.set_ylabel(key)
     if all(v > 0 for group in groups for run in group.runs for _, v in run.curve(key)):
         figure.axes[0].set_yscale("log")
     figure.axes[-1].legend(frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    return figure
