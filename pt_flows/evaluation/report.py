@@ -36,7 +36,7 @@ h2 { font-size: 1.25rem; margin-top: 2.5rem; border-top: 1px solid var(--line); 
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .8rem; }
-code, h2, h3 { overflow-wrap: anywhere; }
+code, p, li, h1, h2, h3 { overflow-wrap: anywhere; }
 summary { cursor: pointer; margin: .5rem 0; } img { max-width: 100%; height: auto; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); gap: .8rem; }
 figure { margin: 0; } figcaption { font-size: .8rem; opacity: .8; overflow-wrap: anywhere; }
