@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from inspect import signature
+from inspect import Parameter, signature
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -243,17 +243,7 @@ def run(argv: Sequence[str]) -> None:
         return
     command = argv[0]
     if command in COMMANDS:
-        about = (COMMANDS[command].__doc__ or "").partition("\n")[0]
-        parser = CommandParser(prog=f"pt-flows {command}", description=about)
-        parser.add_function_arguments(COMMANDS[command], as_positional=False)
-        words = [with_underscores(word) for word in argv[1:]]
-        first = next(iter(signature(COMMANDS[command]).parameters.values()))
-        if words and not words[0].startswith("-"):  # what comes first is a place, which the parser takes by name
-            places = list(takewhile(lambda word: not word.startswith("-"), words))
-            value = json.dumps(places) if first.name == "runs" else places[0]
-            words = [f"--{first.name}", value, *(words[len(places) :] if first.name == "runs" else words[1:])]
-        arguments = parser.parse_args(words)
-        COMMANDS[command](**vars(parser.instantiate_classes(arguments)))
+        run_function(command, [with_underscores(word) for word in argv[1:]])
         return
     if command not in FlowCLI.subcommands():
         there_are = ", ".join([*FlowCLI.subcommands(), *COMMANDS])
@@ -266,6 +256,23 @@ def run(argv: Sequence[str]) -> None:
         trainer_defaults={"max_epochs": -1, "num_sanity_val_steps": 0, "enable_checkpointing": False,
                           "enable_model_summary": False},
     )  # fmt: skip
+
+
+def run_function(command: str, words: Sequence[str]) -> None:
+    """Call the function of a command; what stands before its first option is the function's first argument."""
+    function = COMMANDS[command]
+    first = next(iter(signature(function).parameters.values()))
+    places = list(takewhile(lambda word: not word.startswith("-"), words))
+    options = list(words[len(places) :])
+    given = places or {f"--{first.name}", "-h", "--help"} & {option.partition("=")[0] for option in options}
+    if first.default is Parameter.empty and not given:
+        raise UserError(f"pt-flows {command} needs {first.name.upper()} first; pt-flows {command} --help tells more")
+    if places:
+        value = [json.dumps(places)] if first.name == "runs" else places
+        options = [f"--{first.name}", *value, *options]
+    parser = CommandParser(prog=f"pt-flows {command}", description=(function.__doc__ or "").partition("\n")[0])
+    parser.add_function_arguments(function)
+    function(**vars(parser.instantiate_classes(parser.parse_args(options))))
 
 
 def with_underscores(word: str) -> str:

@@ -198,7 +198,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["fit", "--config", TOY, "--model.generator", "DCGANGenerator", "--model.generator.image_size", "48"], r"got 48"),
     (["fit", "--config", TOY, "--ckpt_path", "last"], r"no run under runs/toy2d-w1fe has checkpoints/last.ckpt"),
     (["fit", "--config", TOY, "--ckpt_path", "no.ckpt"], r"there is no checkpoint no.ckpt"),
-    (["train"], r"there is no command 'train'; there are fit, validate, test and sample"),
+    (["train"], r"there is no command 'train'; there are fit, validate, test, sample, evaluate, compare, report"),
     (["sample", "no.ckpt"], r"there is no checkpoint no.ckpt"),
     (["sample", "no.ckpt", "--n", "0"], r"--n must be at least 1, got 0"),
     (["sample", "no.ckpt", "--out", "a.jpg"], r"--out must end in .png or .npz"),
