@@ -1,7 +1,8 @@
-"""ODE-GAN on 16 Gaussians: integrators, seeds, and what becomes of it without the regulariser.
+"""ODE-GAN on 16 Gaussians: seeds, integrators, and what becomes of it without the regulariser.
 
-Runs the recipe configs/toy2d/ode_gan.yaml for every case through the command line, some side by side on one thread
-each, then prints a table and writes two pictures: modes and share of good samples over the iterations, and samples at
+Runs the recipe configs/toy2d/ode_gan.yaml for five seeds, and the released notebook's smaller networks for fewer
+iterations with every integrator and without the regulariser, through the command line, some side by side on one thread
+each; then prints a table and writes two pictures: modes and share of good samples over the iterations, and samples at
 the end. Runs that are there already are not repeated.
 
     python benchmarks/ode_gan_grid16.py [--jobs 2] [--runs runs/grid16] [--out .]
@@ -24,6 +25,8 @@ from pt_flows.evaluation.load import load_method
 from pt_flows.state.noise import generator_at
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "toy2d" / "ode_gan.yaml"
+SMALL = ["--model.step_size_boundaries", "[48000, 54000, 57000, 59000]"]
+SMALL += ["--model.step_size_factors", "[1.0, 0.5, 0.25, 0.1, 0.05]"]
 MODES, GOOD = "eval/modes_4std", "eval/high_quality_4std"
 
 
@@ -35,14 +38,15 @@ class Case:
     penalty_weight: float
     seed: int
     iterations: int
+    units: int = 64
 
     @property
     def name(self) -> str:
-        return f"{self.integrator}-{self.penalty_weight}-s{self.seed}"
+        return f"{self.units}-{self.integrator}-{self.penalty_weight}-s{self.seed}"
 
     @property
     def title(self) -> str:
-        return f"{self.integrator}, λ = {self.penalty_weight}"
+        return f"{self.units} units, {self.integrator}, λ = {self.penalty_weight:g}"
 
     def folder(self, runs: Path) -> Path | None:
         """Where it was trained to its end, if it was."""
@@ -67,6 +71,8 @@ class Case:
         command += ["--run.root", str(runs / self.name), "--seed_everything", str(self.seed)]
         command += ["--model.integrator", self.integrator, "--model.penalty_weight", str(self.penalty_weight)]
         command += ["--trainer.max_steps", str(self.iterations)]
+        if self.units != 64:
+            command += ["--model.generator.width", str(self.units), "--model.critic.width", str(self.units), *SMALL]
         subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
 
     @staticmethod
@@ -76,26 +82,27 @@ class Case:
             return [row for row in csv.DictReader(rows) if row.get(MODES)]
 
 
-CASES = [Case("rk4", 0.07, seed, 60_000) for seed in range(5)]
-CASES += [Case(name, 0.07, 0, 60_000) for name in ("heun", "euler")]
-CASES += [Case("rk4", 0.0, 0, 20_000)]
+CASES = [Case("rk4", 0.07, seed, 160_000) for seed in range(5)]
+CASES += [Case("rk4", 0.07, seed, 60_000, 25) for seed in range(5)]
+CASES += [Case(name, 0.07, 0, 60_000, 25) for name in ("heun", "euler")]
+CASES += [Case("rk4", 0.0, 0, 20_000, 25)]
 
 
 def table(folders: dict[Case, Path]) -> None:
     """Modes and share of good samples on the way and at the end."""
-    marks = (10_000, 20_000, 40_000)
+    marks = (10_000, 20_000, 40_000, 90_000)
     print(
-        "| integrator | λ | seed |",
+        "| units | integrator | λ | seed |",
         *(f"{mark // 1000}k |" for mark in marks),
         "end | fewest modes in last ten | minutes |",
     )
-    print("|", "--- |" * (6 + len(marks)))
+    print("|", "--- |" * (7 + len(marks)))
     for case, folder in folders.items():
         curve = Case.curve(folder / "metrics.csv")
         at = {int(r["iteration"]): f"{float(r[MODES]):.0f}, {float(r[GOOD]):.0%}" for r in curve}
         with (folder / "metrics.csv").open() as rows:
             seconds = max(float(row["cost/seconds"] or 0) for row in csv.DictReader(rows))
-        cells = [case.integrator, case.penalty_weight, case.seed, *(at.get(mark, "") for mark in marks)]
+        cells = [case.units, case.integrator, case.penalty_weight, case.seed, *(at.get(mark, "") for mark in marks)]
         cells += [at[case.iterations], f"{min(float(r[MODES]) for r in curve[-10:]):.0f}", f"{seconds / 60:.1f}"]
         print("|", *(f"{cell} |" for cell in cells))
 
