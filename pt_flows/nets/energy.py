@@ -52,18 +52,22 @@ class MLPEnergy(EnergyNet):
         event_shape: Shape of one sample.
         width: Units of a hidden layer.
         depth: Number of hidden layers.
+        input_scale: What points are multiplied by first. Softplus units bend over a distance of one: for data with finer
+            detail take the inverse of the scale at which the energy should bend.
     """
 
-    def __init__(self, event_shape: Sequence[int] = (2,), width: int = 128, depth: int = 3) -> None:
+    def __init__(
+        self, event_shape: Sequence[int] = (2,), width: int = 128, depth: int = 3, input_scale: float = 1.0
+    ) -> None:
         super().__init__()
-        self.event_shape = tuple(event_shape)
+        self.event_shape, self.input_scale = tuple(event_shape), input_scale
         widths = [math.prod(self.event_shape), *[width] * depth]
         layers = [m for a, b in zip(widths, widths[1:], strict=False) for m in (nn.Linear(a, b), nn.Softplus())]
         self.net = nn.Sequential(*layers, nn.Linear(width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """U (B,) at x (B, *event_shape)."""
-        return self.net(x.flatten(1)).squeeze(1)
+        return self.net(self.input_scale * x.flatten(1)).squeeze(1)
 
 
 class TimeMLPEnergy(EnergyNet):
@@ -75,13 +79,14 @@ class TimeMLPEnergy(EnergyNet):
     Args:
         event_shape: Shape of one sample.
         width: Units of a hidden layer.
+        input_scale: As for MLPEnergy; 1 in the released code.
     """
 
     takes_labels = True
 
-    def __init__(self, event_shape: Sequence[int] = (2,), width: int = 128) -> None:
+    def __init__(self, event_shape: Sequence[int] = (2,), width: int = 128, input_scale: float = 1.0) -> None:
         super().__init__()
-        self.event_shape = tuple(event_shape)
+        self.event_shape, self.input_scale = tuple(event_shape), input_scale
         self.embed = TimeEmbedding(128, width, nn.Softplus())
         self.layers = nn.ModuleList(nn.Linear(n, width) for n in (math.prod(self.event_shape), width, width))
         self.gates = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
@@ -92,7 +97,7 @@ class TimeMLPEnergy(EnergyNet):
         """U (B,) at x (B, *event_shape) and labels (B,)."""
         e = F.softplus(self.embed(t))
         first, second, third = (gate(e) for gate in self.gates)
-        h = F.softplus(self.layers[0](x.flatten(1)) * first)
+        h = F.softplus(self.layers[0](self.input_scale * x.flatten(1)) * first)
         h = F.softplus(self.layers[1](h)) * second
         h = F.softplus(self.layers[2](h)) * third
         return -self.last(h).squeeze(1)
