@@ -33,6 +33,7 @@ ToyName = Literal[
     "checkerboard",
     "spirals",
     "rings4",
+    "rings4_wide",
 ]
 
 
@@ -41,8 +42,8 @@ def toy_law(name: ToyName) -> Law:
 
     `ring8` is W1-FE's (radius 1, std 0.1), `ring8_narrow` and `grid25` are WGAN-GP's (std 0.02 / 1.414 at radius √2;
     std 0.05 / 2.828), `grid16` is ODE-GAN's (std 0.02), `unequal4` has four modes with shares 0.4, 0.3, 0.2, 0.1
-    (std 0.3), `rings4` is DA-EBM's (radii 1 to 4, std 0.01). `gaussian` has
-    mean (2, 1) and correlated coordinates, so that flows from N(0, I) have closed forms.
+    (std 0.3), `rings4` and `rings4_wide` are DA-EBM's (radii 1 to 4; std 0.01 in the published run, 0.15 by default in
+    its code). `gaussian` has mean (2, 1) and correlated coordinates, so that flows from N(0, I) have closed forms.
 
     Raises:
         UserError: No law has this name.
@@ -71,6 +72,8 @@ def toy_law(name: ToyName) -> Law:
             return Spirals()
         case "rings4":
             return Rings((1.0, 2.0, 3.0, 4.0), 0.01)
+        case "rings4_wide":
+            return Rings((1.0, 2.0, 3.0, 4.0), 0.15)
         case _:
             raise UserError(f"no toy is called {name!r}; there are {', '.join(get_args(ToyName))}")
 

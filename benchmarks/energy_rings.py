@@ -1,0 +1,57 @@
+"""What the chains of a DA-EBM on four rings do long after training: mass of every ring, shares of labels, KL.
+
+Chains of the buffer go on for many transitions with the stored steps. Printed at powers of ten are the share of each
+ring among the chains at label 0, and of each label, over the uniform one, averaged over the transitions since the row
+before. The KL divergence of the density is that of the checkpoint.
+
+    python benchmarks/energy_rings.py runs/toy2d-daebm/.../checkpoints/last.ckpt [--transitions 10000] [--chains 500]
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from pt_flows.evaluation.energy import load_energy
+from pt_flows.evaluation.load import data_of_run
+from pt_flows.functional.samplers import mgms
+from pt_flows.methods import DAEBM
+from pt_flows.metrics import GridKL
+from pt_flows.progress import track
+from pt_flows.state.noise import generator_at
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ckpt", type=Path)
+    parser.add_argument("--transitions", type=int, default=10_000)
+    parser.add_argument("--chains", type=int, default=500)
+    arguments = parser.parse_args()
+    module, data = load_energy(arguments.ckpt, "cpu"), data_of_run(arguments.ckpt)
+    assert isinstance(module, DAEBM)
+    divergence = GridKL(1000)
+    divergence.prepare(data, 1)
+    divergence.update_energy(module.clean_energy)
+    print(f"iteration {module.iteration}: KL(true | model at label 0) {float(divergence.divergence):.4f} nat")
+
+    x, t = module.buffer.points[: arguments.chains], module.buffer.labels[: arguments.chains]
+    x, t = (v[torch.randperm(len(v), generator=generator_at("cpu", "rings"))] for v in (x, t))
+    rng, s, K = generator_at("cpu", "rings", 1), module.step_sizes.values, module.num_langevin_steps
+    rings, labels, extreme = torch.zeros(4), torch.zeros(module.num_labels), 0.0
+    with module.fixed("ema") as U:
+        for i in track(range(1, arguments.transitions + 1), "transitions"):
+            x, t, *_ = mgms(U, x, t, s, K, rng)
+            r = x[t == 0].norm(dim=1)
+            rings += (r.clamp(1, 4) - 1).round().long().bincount(minlength=4)
+            labels += t.bincount(minlength=module.num_labels)
+            extreme = max(extreme, float(x.norm(dim=1).max()))
+            if i in (10, 100, 1000, arguments.transitions):
+                shares = [" ".join(f"{float(v):.2f}" for v in len(n) * n / n.sum()) for n in (rings, labels)]
+                print(
+                    f"{i:>7} transitions: rings {shares[0]}; labels {shares[1]}; largest norm {extreme:.1f}", flush=True
+                )
+                rings, labels = torch.zeros(4), torch.zeros(module.num_labels)
+
+
+if __name__ == "__main__":
+    main()
