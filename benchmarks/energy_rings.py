@@ -29,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     module, data = load_energy(arguments.ckpt, "cpu"), data_of_run(arguments.ckpt)
     assert isinstance(module, DAEBM)
-    divergence = GridKL(1000)
+    divergence = GridKL(400)
     divergence.prepare(data, 1)
     divergence.update_energy(module.clean_energy)
     print(f"iteration {module.iteration}: KL(true | model at label 0) {float(divergence.divergence):.4f} nat")

@@ -19,7 +19,9 @@ MAY_IMPORT = {
     "methods": {"contracts", "functional", "state"},
     "runs": {"contracts", "files"},
     "callbacks": {"contracts", "files", "functional", "methods", "metrics", "progress", "state"},
-    "evaluation": {"callbacks", "contracts", "data", "methods", "metrics", "progress", "runs", "state"},
+    "evaluation": {
+        "callbacks", "contracts", "data", "files", "functional", "methods", "metrics", "progress", "runs", "state",
+    },  # fmt: skip
 }
 FUNCTIONAL_MAY_USE = {"bisect", "collections", "dataclasses", "itertools", "jaxtyping", "math", "torch", "typing"}
 OPTIMAL_TRANSPORT = {"transport.py": {"ot"}}
