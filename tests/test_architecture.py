@@ -20,8 +20,17 @@ MAY_IMPORT = {
     "runs": {"contracts", "files"},
     "callbacks": {"contracts", "files", "functional", "methods", "metrics", "progress", "state"},
     "evaluation": {
-        "callbacks", "contracts", "data", "files", "functional", "methods", "metrics", "progress", "runs", "state",
-    },  # fmt: skip
+        "callbacks",
+        "contracts",
+        "data",
+        "files",
+        "functional",
+        "methods",
+        "metrics",
+        "progress",
+        "runs",
+        "state",
+    },
 }
 FUNCTIONAL_MAY_USE = {"bisect", "collections", "dataclasses", "itertools", "jaxtyping", "math", "torch", "typing"}
 OPTIMAL_TRANSPORT = {"transport.py": {"ot"}}

@@ -20,7 +20,8 @@ from pt_flows.data.base import BlockLoader, FlowData
 from pt_flows.data.toy2d import ToyName
 
 TOYS = get_args(ToyName)
-WITH_DENSITY = ["gaussian", "ring8", "ring8_narrow", "grid16", "grid25", "checkerboard", "rings4", "rings4_wide", "unequal4"]
+WITH_DENSITY = ["gaussian", "ring8", "ring8_narrow", "grid16", "grid25", "unequal4", "checkerboard", "rings4"]
+WITH_DENSITY += ["rings4_wide"]
 
 
 def serve(data: FlowData, start: int, stop: int, num_minibatches: int = 2) -> list[tuple[torch.Tensor, ...]]:

@@ -52,8 +52,8 @@ class MLPEnergy(EnergyNet):
         event_shape: Shape of one sample.
         width: Units of a hidden layer.
         depth: Number of hidden layers.
-        input_scale: What points are multiplied by first. Softplus units bend over a distance of one: for data with finer
-            detail take the inverse of the scale at which the energy should bend.
+        input_scale: What points are multiplied by first. Softplus units bend over a distance of one; for data with
+            finer detail take the inverse of the scale at which the energy should bend.
     """
 
     def __init__(
