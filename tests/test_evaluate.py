@@ -49,6 +49,7 @@ def test_a_toys_numbers_and_their_passport(tmp_path: Path, capsys: pytest.Captur
     assert (passport.method, passport.data, passport.iteration, passport.num_samples) == ("W1FE", "Toy2D", 4, 100)
     assert (passport.sampling_seed, read_record(second)[0].sampling_seed) == (0, 1)
     assert passport.cost["evaluations_critic"] > 0
+    assert passport.cost["images_seen"] == 4 * 5 * 512
     assert passport.protocol == read_record(second)[0].protocol
     assert numbers["w2_100"] != read_record(second)[1]["w2_100"]
     once = json.loads(first.read_text())["numbers"]

@@ -99,7 +99,11 @@ def evaluate_checkpoint(
             checkpoint=file_digest(ckpt),
             device=environment(None)["device"] if device.type == "cuda" else str(device),
             packages=environment(None)["packages"],
-            cost={"seconds": module.seconds, "iterations": float(module.iteration)}
+            cost={
+                "seconds": module.seconds,
+                "iterations": float(module.iteration),
+                "images_seen": float(module.iteration * module.minibatches_per_iteration * data.batch_size),
+            }
             | {f"evaluations_{name}": float(num) for name, num in module.evaluations.items()},
         )
         path = folder / "evaluations" / f"{module.iteration:08d}-{ckpt.stem}-{weights}-{split}-{n}-seed{seed}.json"
