@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from pt_flows.contracts import Split, UserError, Weights
 from pt_flows.data.base import FlowData
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.load import data_of_run, device_named, load_method
-from pt_flows.evaluation.passport import Passport, file_digest, write_record
+from pt_flows.evaluation.passport import Passport, write_record
 from pt_flows.methods.base import GenerativeModule
 from pt_flows.methods.energy_base import EnergyModule
 from pt_flows.metrics import ExactWasserstein, GridKL, ImageQuality, Lite0Features, ModeCoverage
 from pt_flows.metrics.base import RealData, SampleMetric
+from pt_flows.metrics.features import file_hash
 from pt_flows.metrics.frechet import content_hash
 from pt_flows.progress import track
 from pt_flows.runs import environment, read_checkpoint, run_folder_of
@@ -81,33 +83,32 @@ def evaluate_checkpoint(
     toys = len(module.event_shape) != 3
     n = min(n, 5_000) if toys else n
     chosen = prepared(metrics or default_metrics(module, data, split), data, n, split, device)
+    first = Passport(
+        method=type(module).__name__,
+        data=type(data).__name__,
+        reference=content_hash(data.reference(split)),
+        split=split,
+        num_samples=n,
+        features=feature_hashes(chosen),
+        weights=weights,
+        sampling_seed=0,
+        training_seed=saved["pt_flows"].get("seed"),
+        iteration=module.iteration,
+        checkpoint=file_hash(ckpt),
+        cost={
+            "seconds": module.seconds,
+            "iterations": float(module.iteration),
+            "images_seen": float(module.iteration * module.minibatches_per_iteration * data.batch_size),
+        }
+        | {f"evaluations_{name}": float(num) for name, num in module.evaluations.items()},
+        **machine(device),
+    )
     for seed in range(seeds):
         stream = "evaluation" if seed == 0 else f"evaluation-{seed}"
         batches = track(evaluation_samples(module, n, weights, stream), "measuring", -(-n // CHUNK))
         numbers = finite(chosen, batches, module, weights)
-        passport = Passport(
-            method=type(module).__name__,
-            data=type(data).__name__,
-            reference=reference_hash(data, split),
-            split=split,
-            num_samples=n,
-            features=feature_hashes(chosen),
-            weights=weights,
-            sampling_seed=seed,
-            training_seed=saved["pt_flows"].get("seed"),
-            iteration=module.iteration,
-            checkpoint=file_digest(ckpt),
-            device=environment(None)["device"] if device.type == "cuda" else str(device),
-            packages=environment(None)["packages"],
-            cost={
-                "seconds": module.seconds,
-                "iterations": float(module.iteration),
-                "images_seen": float(module.iteration * module.minibatches_per_iteration * data.batch_size),
-            }
-            | {f"evaluations_{name}": float(num) for name, num in module.evaluations.items()},
-        )
         path = folder / "evaluations" / f"{module.iteration:08d}-{ckpt.stem}-{weights}-{split}-{n}-seed{seed}.json"
-        write_record(path, passport, numbers)
+        write_record(path, replace(first, sampling_seed=seed), numbers)
         show(numbers, f"{type(module).__name__}, iteration {module.iteration}, {weights} weights, sampling seed {seed}")
         print(f"wrote {path}")
 
@@ -130,7 +131,7 @@ def evaluate_images(
     passport = Passport(
         method="images",
         data=type(real).__name__ if isinstance(real, FlowData) else str(ref),
-        reference=reference_hash(real, split),
+        reference=content_hash(real.reference(split)),
         split=split,
         num_samples=n,
         features=feature_hashes(chosen),
@@ -139,9 +140,8 @@ def evaluate_images(
         training_seed=None,
         iteration=0,
         checkpoint=content_hash(x),
-        device=environment(None)["device"] if device.type == "cuda" else str(device),
-        packages=environment(None)["packages"],
         cost={},
+        **machine(device),
     )
     target = path.with_name(f"{path.name}.evaluation.json")
     write_record(target, passport, numbers)
@@ -205,9 +205,10 @@ def finite(
     return numbers
 
 
-def reference_hash(data: RealData, split: Split) -> str:
-    """Hash of the real samples that numbers are measured against."""
-    return content_hash(data.reference(split))
+def machine(device: torch.device) -> dict[str, Any]:
+    """What measures: the device and the versions of packages."""
+    here = environment(None)
+    return {"device": here["device"] if device.type == "cuda" else str(device), "packages": here["packages"]}
 
 
 def feature_hashes(metrics: list[SampleMetric]) -> dict[str, str]:

@@ -80,7 +80,7 @@ def from_folder(folder: Path) -> Tensor:
     for file in track(files, "reading images"):
         try:
             with Image.open(file) as image:
-                kind = (image.size, "L" if image.mode == "L" else image.mode)
+                kind = (image.size, image.mode)
                 if image.mode not in ("L", "RGB"):
                     raise UserError(f"{file} has mode {image.mode}; convert the images to RGB, or grey (L)")
                 images.append(np.asarray(image))

@@ -1,6 +1,5 @@
 """What a number needs to be believed: how it was measured, of what, against what, and what it had cost to get there."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -90,9 +89,3 @@ def read_record(path: Path) -> tuple[Passport, dict[str, float]]:
         return Passport(**{field.name: passport[field.name] for field in fields(Passport)}), numbers
     except KeyError as error:
         raise UserError(f"{path} has a passport without {error}; measure again") from error
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
