@@ -1,4 +1,4 @@
-"""The command line: `pt-flows fit | validate | test | sample | evaluate | compare | report | density | ood`."""
+"""The command line: `pt-flows fit | validate | test | sample | evaluate | compare | report | ...`."""
 
 import errno
 import json
@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import pt_flows.data
@@ -37,7 +38,8 @@ from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data.base import FlowData
 from pt_flows.evaluation.compare import compare
 from pt_flows.evaluation.energy import density, ood
-from pt_flows.evaluation.evaluate import evaluate
+from pt_flows.evaluation.evaluate import evaluate, record_training
+from pt_flows.evaluation.neighbours import neighbours
 from pt_flows.evaluation.report import report
 from pt_flows.evaluation.sample import sample
 from pt_flows.methods.base import GenerativeModule
@@ -65,6 +67,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows evaluate  --images DIR --ref DIR | CIFAR10                      the same for any generator's images
   pt-flows compare   RUN RUN ... [--out FILE] [--plot FILE.png]            table and verdicts over runs of several seeds
   pt-flows report    RUN RUN ... [--out report.html]                       the same with pictures, in one file to send
+  pt-flows neighbours CKPT [--n 1000]                                      images: are training images repeated?
   pt-flows density   CKPT                                                  DA-EBM: log-densities of test samples
   pt-flows ood       CKPT [--against FashionMNIST]                         energies: tell outliers from test samples
 
@@ -82,6 +85,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "density": density,
     "ood": ood,
+    "neighbours": neighbours,
 }
 """What is done with a finished run."""
 
@@ -216,6 +220,7 @@ class FlowCLI(LightningCLI):
                 f"Continue with the same command and --ckpt_path {self.folder}"
             )
             raise SystemExit(128 + checkpoints.received)
+        self.record(module, checkpoints)
         shown = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("eval/")}
         for key, value in shown.items():
             say(f"  {key:<40} {value:.5g}")
@@ -223,6 +228,18 @@ class FlowCLI(LightningCLI):
         offline = sorted(self.folder.glob("wandb/offline-run-*"))
         if offline:
             say(f"W&B ran offline: `wandb sync {offline[-1]}` uploads it, `wandb leet {offline[-1]}` shows it here")
+
+    @rank_zero_only
+    def record(self, module: GenerativeModule, checkpoints: Checkpoints) -> None:
+        """Write the last evaluation with its passport to the run folder and to W&B's summary."""
+        last = next(c for c in self.trainer.callbacks if isinstance(c, Evaluate))  # pyright: ignore[reportAttributeAccessIssue]
+        ckpt = self.folder / "checkpoints" / "last.ckpt"
+        if last.latest_iteration != module.iteration or not ckpt.is_file():
+            return
+        records = record_training(self.folder, ckpt, module, self.datamodule, last)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary["evaluations"] = json.dumps(records)
 
 
 def networks(model: GenerativeModule) -> dict[str, Any]:

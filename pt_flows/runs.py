@@ -218,6 +218,10 @@ def wandb_key_configured() -> bool:
 class IterationWandbLogger(WandbLogger):
     """W&B with the iteration as the x axis of every chart."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._summarised: set[str] = set()
+
     @property
     def experiment(self) -> Any:
         """The W&B run; axes are defined when it starts."""
@@ -231,7 +235,11 @@ class IterationWandbLogger(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log with the iteration in the row."""
+        """Log with the iteration in the row; of measured numbers the summary keeps last, least and largest."""
+        for key in metrics:
+            if key.startswith("eval/") and key not in self._summarised:
+                self.experiment.define_metric(key, step_metric="iteration", summary="last,min,max")
+                self._summarised.add(key)
         super().log_metrics(dict(metrics) if step is None else {**metrics, "iteration": step}, step)
 
 

@@ -5,24 +5,31 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from problems import ROOT, build, data, fit
 
 from pt_flows.cli import main
 from pt_flows.contracts import UserError
-from pt_flows.evaluation.compare import Run, compare, find_runs, grouped, verdicts
+from pt_flows.data import Shapes32
+from pt_flows.evaluation.compare import Run, compare, find_runs, grouped, pareto_front, verdicts
 from pt_flows.evaluation.images import ImageFiles
+from pt_flows.evaluation.neighbours import nearest
 from pt_flows.evaluation.passport import read_record
 from pt_flows.evaluation.statistics import components, holm, mean_interval, seeds_needed, welch
+from pt_flows.metrics.features import file_hash
 
 
 def train(recipe: str, root: Path, steps: int = 4, *more: str) -> Path:
@@ -44,17 +51,28 @@ def test_a_toys_numbers_and_their_passport(tmp_path: Path, capsys: pytest.Captur
     assert main(["evaluate", str(ckpt), "--n", "100", "--seeds", "2"]) == 0
     printed = capsys.readouterr().out
     assert "w2_100" in printed
-    first, second = sorted((folder / "evaluations").glob("*.json"))
+    first, second = sorted((folder / "evaluations").glob("*-100-*.json"))
     passport, numbers = read_record(first)
     assert (passport.method, passport.data, passport.iteration, passport.num_samples) == ("W1FE", "Toy2D", 4, 100)
     assert (passport.sampling_seed, read_record(second)[0].sampling_seed) == (0, 1)
     assert passport.cost["evaluations_critic"] > 0
     assert passport.cost["images_seen"] == 4 * 5 * 512
-    assert passport.protocol == read_record(second)[0].protocol
+    assert passport.protocol("w2_100") == read_record(second)[0].protocol("w2_100")
     assert numbers["w2_100"] != read_record(second)[1]["w2_100"]
     once = json.loads(first.read_text())["numbers"]
     assert main(["evaluate", "--ckpt", str(ckpt), "--n", "100"]) == 0
     assert json.loads(first.read_text())["numbers"] == once
+
+
+def test_training_writes_its_last_numbers_as_evaluate_would(tmp_path: Path) -> None:
+    folder = train("toy2d/w1_fe", tmp_path, 4, "--evaluation.num_samples", "50")
+    (record,) = (folder / "evaluations").glob("*.json")
+    passport, numbers = read_record(record)
+    assert main(["evaluate", str(folder / "checkpoints/last.ckpt"), "--n", "50"]) == 0
+    assert list((folder / "evaluations").glob("*.json")) == [record]
+    again = read_record(record)
+    assert numbers.items() < again[1].items()  # evaluate measures more, and what was known stays
+    assert again[0] == replace(passport, measured=again[0].measured)
 
 
 def images(folder: Path, num: int, size: int = 32, mode: str = "RGB", seed: int = 0) -> Path:
@@ -128,6 +146,90 @@ def test_bad_images_are_one_sentence(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_number_does_not_depend_on_processes(tmp_path: Path) -> None:
+    """`torchrun` with two processes, 600 samples in chunks of 500 and 100: also the orders that KID and IS see."""
+    folder = train("cifar10/wgan_gp_small", tmp_path, 2, "--config", str(ROOT / "configs/data/shapes32.yaml"),
+                   "--evaluation.metrics", "[]")  # fmt: skip
+    metric = {"class_path": "ImageQuality", "init_args": {"num_reference": 600}}
+    metric["init_args"]["features"] = {"class_path": "Lite0Features", "init_args": {"size": 32}}
+    words = ["evaluate", str(folder / "checkpoints/last.ckpt"), "--n", "600", "--metrics", json.dumps([metric])]
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--", "pt_flows"]
+    found = []
+    for i, start in enumerate((["pt_flows"], launch)):
+        environment = os.environ | {"PT_FLOWS_CACHE": str(tmp_path / f"cache{i}"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", *start, *words], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("wrote") == 1
+        (record,) = (folder / "evaluations").glob("*.json")
+        found.append(read_record(record)[1])
+        record.unlink()
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():  # roots of singular covariances (600 samples, 1280 features) round at 1e-8
+        assert found[1][key] == pytest.approx(value, rel=1e-9, abs=1e-6), key
+
+
+def test_samples_carry_their_passport(tmp_path: Path) -> None:
+    folder = train("toy2d/w1_fe", tmp_path, 2, "--evaluation.metrics", "[]")
+    ckpt = folder / "checkpoints/last.ckpt"
+    assert main(["sample", str(ckpt), "--n", "5", "--out", str(tmp_path / "x.npz"), "--seed", "3"]) == 0
+    passport = json.loads(str(np.load(tmp_path / "x.npz")["passport"]))
+    assert (passport["method"], passport["sampling_seed"], passport["iteration"]) == ("W1FE", 3, 2)
+    assert passport["checkpoint"] == file_hash(ckpt)
+
+
+def test_full_numbers_come_at_milestones_and_at_the_end(tmp_path: Path) -> None:
+    full = json.dumps([{"class_path": "SampleDiscrepancy"}])
+    folder = train(
+        "toy2d/w1_fe", tmp_path, 6, "--evaluation.num_samples", "50", "--evaluation.every_n_iterations", "2",
+        "--evaluation.full_metrics", full, "--evaluation.full_num_samples", "90",
+        "--evaluation.full_every_n_iterations", "3", "--data.iterations_per_block", "1",
+    )  # fmt: skip
+    run = find_runs([str(folder)])[0]
+    at = lambda key: [int(costs["iteration"]) for costs, _ in run.curve(key)]
+    assert at("w2_50") == [2, 4, 6]
+    assert at("sliced_w2_90") == [3, 6]
+    assert sorted(passport.num_samples for passport, _ in run.records) == [50, 90]
+
+
+# -------------------------------------------------------------------------------------------------------- memorisation
+
+
+def test_nearest_images_are_those_of_all_distances() -> None:
+    from test_metrics import RandomFeatures
+
+    net = RandomFeatures()
+    images = Shapes32().reference("train", 330)
+    f = net(images)
+    distance, index = nearest(f[:7], images, net, 4)
+    expected = torch.cdist(f[:7].double(), f.double()).topk(4, largest=False)
+    assert torch.equal(index, expected.indices)
+    assert torch.allclose(distance.double(), expected.values, atol=1e-2)
+
+
+def test_a_generator_that_repeats_its_training_images_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train("cifar10/wgan_gp_small", tmp_path, 2, "--config", str(ROOT / "configs/data/shapes32.yaml"),
+                   "--evaluation.metrics", "[]")  # fmt: skip
+    ckpt = str(folder / "checkpoints/last.ckpt")
+    words = ["neighbours", ckpt, "--n", "20", "--show", "3", "--out", str(tmp_path / "n.png"),
+             "--features", '{"class_path": "Lite0Features", "init_args": {"size": 32}}']  # fmt: skip
+    assert main(words) == 0
+    assert "nearer than the nearest 1 % of test images 0.0%" in capsys.readouterr().out
+    width, height = Image.open(tmp_path / "n.png").size
+    assert width > 2 * height  # three rows of a sample and six neighbours
+    repeated = Shapes32().reference("train", 20).float() / 127.5 - 1
+    monkeypatch.setattr("pt_flows.evaluation.neighbours.evaluation_samples", lambda *a: iter([repeated]))
+    assert main(words) == 0
+    assert "nearer than the nearest 1 % of test images 100.0%" in capsys.readouterr().out
+    toy = train("toy2d/w1_fe", tmp_path, 2, "--evaluation.metrics", "[]")
+    assert main(["neighbours", str(toy / "checkpoints/last.ckpt")]) == 2
+    assert "neighbours compares images" in capsys.readouterr().err
 
 
 def test_passports_of_newer_versions_and_damaged_ones_are_refused(tmp_path: Path) -> None:
@@ -346,6 +448,55 @@ def test_a_run_is_what_its_folder_says(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- report
+
+
+def test_a_run_comes_from_wandb_as_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the logger sends is what the comparison reads; the service itself is played by a stand-in."""
+    folder = train("toy2d/w1_fe", tmp_path, 4, "--evaluation.num_samples", "50")
+    local = find_runs([str(folder)])[0]
+    records = [json.loads(file.read_text()) for file in (folder / "evaluations").glob("*.json")]
+
+    class Online:
+        config: ClassVar = local.config | {"environment": {"seed": 7}}
+        summary: ClassVar = {"evaluations": json.dumps(records)}
+
+        def scan_history(self) -> list[dict[str, Any]]:
+            return [{**row, "_step": 1, "samples": {"_type": "image"}} for row in local.rows]
+
+    class Api:
+        def run(self, path: str) -> Online:
+            assert path == "me/project/abc"
+            return Online()
+
+    monkeypatch.setattr("wandb.Api", Api)
+    (run,) = find_runs(["me/project/abc"])
+    assert (run.config, run.seed, run.records) == (local.config, 7, local.records)
+    assert run.curve("w2_50") == local.curve("w2_50")
+    assert len(grouped([local, run])) == 1
+    Online.config = {"model": {}}
+    with pytest.raises(UserError, match="was not made by pt_flows"):
+        find_runs(["me/project/abc"])
+
+
+def test_a_table_for_wandb_is_written_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = simulated(tmp_path / "runs", gap=3)
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert main(["compare", str(root), "--wandb", "project"]) == 0
+    tables = list(tmp_path.glob("wandb/offline-run-*/files/media/table/*.table.json"))
+    assert sorted(file.name.split("_")[0] for file in tables) == ["compare", "verdicts"]
+    compared = json.loads(next(file for file in tables if file.name.startswith("compare")).read_text())
+    assert compared["columns"][0] == "method"
+    assert len(compared["data"]) == 2
+
+
+def test_the_front_is_what_nothing_cheaper_equals() -> None:
+    points = [(1.0, 0.2), (2.0, 0.5), (3.0, 0.4), (2.0, 0.6), (math.nan, 9.0)]
+    assert pareto_front(points, higher=True) == [(1.0, 0.2), (2.0, 0.6)]
+    assert pareto_front(points, higher=False) == [(1.0, 0.2)]
+    assert pareto_front([], higher=False) == []
 
 
 def written_report(tmp_path: Path) -> Path:

@@ -1,5 +1,6 @@
 """Metrics against closed forms and independent code."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,25 @@ from torch import Tensor, nn
 import pt_flows.metrics.features as features_module
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data import Shapes32, Toy2D
-from pt_flows.functional.transport import exact_wasserstein
+from pt_flows.functional.transport import exact_wasserstein, gaussian_mmd, sliced_wasserstein
 from pt_flows.metrics import (
+    DINOv2Features,
     ExactWasserstein,
     FrechetDistance,
     ImageQuality,
     InceptionFeatures,
     Lite0Features,
     ModeCoverage,
+    SampleDiscrepancy,
 )
 from pt_flows.metrics.base import as_uint8
 from pt_flows.metrics.features import FeatureNet
-from pt_flows.metrics.frechet import frechet_distance, moments
+from pt_flows.metrics.frechet import frechet_distance, moments, symmetric_root
 from pt_flows.metrics.quality import (
-    density_coverage,
     inception_score,
     kernel_distance,
+    manifolds,
     polynomial_mmd,
-    precision_recall,
 )
 
 
@@ -89,8 +91,8 @@ def test_frechet_metric_equals_scipy_whatever_the_batches() -> None:
     net = RandomFeatures()
     expected = scipy_frechet(net(as_uint8(x)).double().numpy(), net(data.reference("train")).double().numpy())
     for batch in (7, 64, 100):
-        metric = prepared(batch_size=batch)
-        for part in x.split(batch + 3):
+        metric = prepared()
+        for part in x.split(batch):
             metric.update(part)
         assert metric.compute()["fd_random_300_train"] == pytest.approx(expected, rel=1e-6)
 
@@ -121,8 +123,8 @@ def test_reference_is_cached_by_content_and_survives_damage(
     monkeypatch.setenv("PT_FLOWS_CACHE", str(tmp_path))
     first = prepared().reference
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 2  # the reference and the floor's
-    monkeypatch.setattr(FrechetDistance, "sums", lambda *a: pytest.fail("measured again"))
+    assert len(files) == 3  # the reference with its root, and the floor's
+    monkeypatch.setattr(FrechetDistance, "real_features", lambda *a: pytest.fail("measured again"))
     assert torch.equal(prepared().reference[0], first[0])
     monkeypatch.undo()
     monkeypatch.setenv("PT_FLOWS_CACHE", str(tmp_path))
@@ -131,7 +133,7 @@ def test_reference_is_cached_by_content_and_survives_damage(
     assert torch.equal(prepared().reference[0], first[0])
     assert "can not be read" in capsys.readouterr().out
     prepared(num_reference=100)
-    assert len(list(tmp_path.iterdir())) == 3  # other images, another entry
+    assert len(list(tmp_path.iterdir())) == 5  # other images, other entries
 
 
 def test_names_carry_the_protocol() -> None:
@@ -237,7 +239,7 @@ def test_inception_equals_torch_fidelity_on_the_same_weights(tmp_path: Path, mon
     with torch.no_grad():
         expected = [torch.cat([theirs(part)[0] for part in images.split(10)]) for images in (x, real)]
     assert torch.equal(ours(x[:10]), expected[0][:10])
-    metric = FrechetDistance(ours, num_reference=20, batch_size=10)
+    metric = FrechetDistance(ours, num_reference=20)
     metric.prepare(data, 12)
     metric.update(x.float() / 127.5 - 1)
     statistics = [fid_features_to_statistics(f) for f in expected]
@@ -310,7 +312,7 @@ def test_precision_and_recall_are_those_of_torch_fidelity() -> None:
     fake, real = torch.randn(300, 6) * 0.7, torch.randn(250, 6)
     settings = {"prc_neighborhood": 3, "prc_batch_size": 100, "save_cpu_ram": False, "verbose": False}
     theirs = prc_features_to_metric(real, fake, **settings)
-    ours = precision_recall(fake, real)
+    ours = manifolds(fake, real)[:2]
     found = {round(v, 6) for v in (theirs["precision"], theirs["recall"])}
     assert {round(v, 6) for v in ours} == found
     assert ours[0] > ours[1]  # narrow samples: precise, without variety
@@ -319,8 +321,8 @@ def test_precision_and_recall_are_those_of_torch_fidelity() -> None:
 def test_density_and_coverage_on_a_line() -> None:
     """Real points 0 ... 9, k = 1: every ball reaches to the neighbour; fakes at 0.5 lie in two balls and cover two."""
     real, fake = torch.arange(10.0)[:, None], torch.full((4, 1), 0.5)
-    assert density_coverage(fake, real, k=1) == (2.0, 0.2)
-    assert density_coverage(real, real, k=1)[1] == 1.0
+    assert manifolds(fake, real, k_precision=1, k_coverage=1) == (1.0, 0.0, 2.0, 0.2)
+    assert manifolds(real, real, k_coverage=1).coverage == 1.0
 
 
 def test_quality_numbers_move_as_they_should() -> None:
@@ -335,7 +337,7 @@ def test_quality_numbers_move_as_they_should() -> None:
         metric.reset()
         for part in x.split(64):
             metric.update(part)
-        return {key.split("_")[0]: value for key, value in metric.compute().items()}
+        return {key.split("_")[0]: value for key, value in metric.compute().items() if not key.endswith("_floor")}
 
     plain, shuffled = measure(real), measure(real[torch.randperm(300)])
     noisy, doubled = measure((real + 0.5 * torch.randn_like(real)).clamp(-1, 1)), measure(real[:30].repeat(10, 1, 1, 1))
@@ -362,3 +364,108 @@ def test_quality_agrees_with_the_distance_of_training() -> None:
     assert results[0] == pytest.approx(results[1], rel=1e-6)
     with pytest.raises(UserError, match="at least 7 images of each kind, got 5 generated"):
         ImageQuality(RandomFeatures()).prepare(datamodule, 5)
+
+
+def test_features_are_summed_alike_in_any_batches() -> None:
+    f = torch.randn(300, RandomFeatures.dim)
+    values = []
+    for batch in (7, 64, 100):
+        metric = prepared()
+        for part in f.split(batch):
+            metric.take(part)
+        values.append(metric.compute()["fd_random_300_train"])
+    assert values[1:] == pytest.approx([values[0]] * 2, rel=1e-9)
+
+
+def test_a_known_root_saves_work_and_changes_nothing() -> None:
+    x, y = torch.randn(90, 12).double(), torch.randn(80, 12).double() @ torch.randn(12, 12).double()
+    (m, c), (m2, c2) = (moments(f.sum(0), f.T @ f, len(f)) for f in (x, y))
+    root = symmetric_root(c)
+    assert torch.allclose(root @ root, c, atol=1e-10)
+    assert frechet_distance(m, c, m2, c2, root) == pytest.approx(frechet_distance(m, c, m2, c2), rel=1e-12)
+    assert frechet_distance(m2, c2, m, c) == pytest.approx(frechet_distance(m, c, m2, c2), rel=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------------------- points
+
+
+def test_sliced_distance_of_a_translate_is_its_length_over_the_root_of_the_dimension() -> None:
+    """The mean of (θ·v)² over directions is |v|² / d."""
+    x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    assert sliced_wasserstein(x, x + torch.tensor([3.0, 4.0]), 4_000) == pytest.approx(5 / math.sqrt(2), rel=0.02)
+    assert sliced_wasserstein(x, x[torch.randperm(400)]) == pytest.approx(0, abs=1e-9)
+
+
+def test_gaussian_mmd_equals_a_plain_loop_and_is_unbiased() -> None:
+    g = np.random.default_rng(0)
+    x, y = g.normal(size=(12, 2)), g.normal(size=(15, 2)) + 0.5
+    distance = lambda a, b: float(np.linalg.norm(a - b))
+    median = float(np.sort([distance(y[i], y[j]) for i in range(15) for j in range(15) if i != j])[(15 * 14 - 1) // 2])
+    k = lambda a, b: np.mean([math.exp(-((distance(a, b) / (h * median)) ** 2) / 2) for h in (0.25, 0.5, 1, 2, 4)])
+    xx = np.mean([k(x[i], x[j]) for i in range(12) for j in range(12) if i != j])
+    yy = np.mean([k(y[i], y[j]) for i in range(15) for j in range(15) if i != j])
+    xy = np.mean([k(a, b) for a in x for b in y])
+    assert gaussian_mmd(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(xx + yy - 2 * xy, rel=1e-9)
+    equal = [gaussian_mmd(*torch.from_numpy(g.normal(size=(2, 60, 2)))) for _ in range(100)]
+    assert abs(np.mean(equal)) < 4 * np.std(equal) / 10
+
+
+def test_cheap_distances_see_a_lost_mode() -> None:
+    datamodule = Toy2D("ring8")
+    metric = SampleDiscrepancy()
+    metric.prepare(datamodule, 500)
+    found = []
+    for x in (datamodule.reference("train", 500), datamodule.reference("train", 2000)):
+        metric.reset()
+        metric.update(x if len(x) == 500 else x[x[:, 0] > 0][:500])
+        found.append(metric.compute())
+    for name in ("sliced_w2_500", "mmd2_500"):
+        assert found[1][name] > 5 * abs(found[0][name])
+        assert abs(found[0][name]) < 3 * abs(found[0][f"{name}_floor"]) + 1e-2
+
+
+# -------------------------------------------------------------------------------------------------------------- DINOv2
+
+
+def test_dinov2_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("timm.create_model", _no_network)
+    with pytest.raises(UserError, match=r"can not download its weights \(no network\); get the weights of timm"):
+        DINOv2Features()
+    with pytest.raises(UserError, match="no file nowhere"):
+        DINOv2Features("nowhere.pth")
+    with pytest.raises(UserError, match="no DINOv2 network resnet18"):
+        DINOv2Features(model="resnet18")
+
+
+def _no_network(*args: object, **kwargs: object) -> None:
+    raise OSError("no network")
+
+
+@pytest.mark.slow
+def test_dinov2_loads_a_file_of_timm_and_of_the_authors(tmp_path: Path) -> None:
+    """Random weights of the small network: the authors' names and position embeddings for 518 pixels are converted."""
+    import timm
+
+    model = "vit_small_patch14_dinov2"
+    net = timm.create_model(model, pretrained=False)
+    torch.save(net.state_dict(), tmp_path / "timm.pth")
+    authors = dict(net.state_dict())
+    authors["mask_token"] = torch.zeros(1, 384)  # theirs has it, timm's has not
+    torch.save(authors, tmp_path / "authors.pth")
+    ours, theirs = (DINOv2Features(str(tmp_path / name), model) for name in ("timm.pth", "authors.pth"))
+    images = Shapes32().reference("test", 4)
+    f = ours(images)
+    assert f.shape == (4, 384) == (4, ours.dim)
+    assert torch.equal(f, theirs(images))
+    assert (ours.name, ours.weights_hash) == ("dinov2_small", theirs.weights_hash)
+    assert ours.logits(f) is None
+    (tmp_path / "broken.pth").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="does not fit vit_small_patch14_dinov2"):
+        DINOv2Features(str(tmp_path / "broken.pth"), model)
+    metric = ImageQuality(ours, num_reference=8)
+    metric.prepare(Shapes32(), 8)
+    metric.reset()
+    metric.update(images.repeat(2, 1, 1, 1).float() / 127.5 - 1)
+    assert not any(key.startswith("is_") for key in metric.compute())

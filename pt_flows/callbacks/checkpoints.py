@@ -116,7 +116,9 @@ class Checkpoints(EveryIterations):
         if evaluate is None or evaluate.watched is None or evaluate.latest_iteration != iteration:
             return False
         key, higher_is_better = evaluate.watched
-        value = evaluate.latest[key]
+        value = evaluate.latest.get(key)
+        if value is None:  # a milestone between two points of the curve
+            return False
         if value != value:
             raise DivergenceError(f"{key} is not a number at iteration {iteration}; the last checkpoint is from before")
         better = self.best is None or (value > self.best if higher_is_better else value < self.best)

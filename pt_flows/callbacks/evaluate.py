@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
@@ -14,7 +14,7 @@ from pt_flows.methods.base import GenerativeModule, GeneratorModule
 from pt_flows.methods.energy_base import EnergyModule
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.progress import track
-from pt_flows.state.distributed import world
+from pt_flows.state.distributed import share_of, world
 from pt_flows.state.noise import generator_at
 
 CHUNK = 500
@@ -30,8 +30,7 @@ def evaluation_samples(module: GenerativeModule, num: int, weights: Weights, str
         weights: Averaged or raw.
         stream: Name of the noise; the same name gives the same latents in every run.
     """
-    rank, num_ranks = world()
-    for chunk in range(rank, -(-num // CHUNK), num_ranks):
+    for chunk in share_of(-(-num // CHUNK)):
         yield module.sample(min(CHUNK, num - chunk * CHUNK), rng=generator_at("cpu", stream, chunk), weights=weights)
 
 
@@ -58,16 +57,27 @@ def measured(
     return {key: value for metric in metrics for key, value in metric.compute().items()}
 
 
+class Tier(NamedTuple):
+    """Metrics that are measured together, on so many samples over all ranks."""
+
+    metrics: list[SampleMetric]
+    num_samples: int
+
+
 class Evaluate(EveryIterations):
     """One pass over generated samples feeds every metric; the numbers go to all loggers as `eval/<key>`.
 
-    The latents are the same at every evaluation and in every run, so that curves differ by weights alone.
+    The latents are the same at every evaluation and in every run, so that curves differ by weights alone. Two tiers: a
+    cheap curve, and full numbers at milestones and at the end.
 
     Args:
         metrics: What to measure; the first one ranks checkpoints.
         num_samples: Generated samples per evaluation, over all ranks.
         every_n_iterations: How often, beside after the last iteration.
         weights: The moving average, or the raw weights.
+        full_metrics: What to measure rarely, on more samples.
+        full_num_samples: Generated samples for them, over all ranks.
+        full_every_n_iterations: How often, beside after the last iteration; 0 for then only.
     """
 
     def __init__(
@@ -76,61 +86,88 @@ class Evaluate(EveryIterations):
         num_samples: int = 10_000,
         every_n_iterations: int = 5_000,
         weights: Weights = "ema",
+        full_metrics: list[SampleMetric] | None = None,
+        full_num_samples: int = 50_000,
+        full_every_n_iterations: int = 0,
     ) -> None:
         super().__init__(every_n_iterations)
-        if num_samples < 1:
-            raise UserError(f"evaluation.num_samples must be at least 1, got {num_samples}")
-        self.metrics, self.num_samples = metrics or [], num_samples
+        for key, num in (("num_samples", num_samples), ("full_num_samples", full_num_samples)):
+            if num < 1:
+                raise UserError(f"evaluation.{key} must be at least 1, got {num}")
+        self.curve, self.full = Tier(metrics or [], num_samples), Tier(full_metrics or [], full_num_samples)
+        self.milestones = EveryIterations(full_every_n_iterations)
         self.weights: Weights = weights
-        self.latest: dict[str, float] = {}
+        self.found: list[tuple[Tier, dict[str, float]]] = []
         self.latest_iteration = -1
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """The numbers of the last evaluation by their log keys."""
+        return {f"eval/{key}": value for _, numbers in self.found for key, value in numbers.items()}
 
     @property
     def watched(self) -> tuple[str, bool] | None:
         """Log key that ranks checkpoints, and whether higher is better; None without metrics."""
-        if not self.metrics:
+        if not self.curve.metrics:
             return None
-        return f"eval/{self.metrics[0].key}", bool(self.metrics[0].higher_is_better)
+        first = self.curve.metrics[0]
+        return f"eval/{first.key}", bool(first.higher_is_better)
+
+    @property
+    def tiers(self) -> list[Tier]:
+        """Those that measure anything."""
+        return [tier for tier in (self.curve, self.full) if tier.metrics]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prepare references before training, so that what is missing is missed at once."""
         self.prepare(trainer)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do not measure again what was measured before a resume."""
+        super().on_train_start(trainer, pl_module)
+        self.milestones.on_train_start(trainer, pl_module)
+
     def prepare(self, trainer: L.Trainer) -> None:
         """Give every metric its reference."""
         device = trainer.strategy.root_device
-        for metric in self.metrics:
-            metric.to(device).prepare(cast(Any, trainer).datamodule, self.num_samples)
-            metric.to(device)  # and what `prepare` added
+        for tier in self.tiers:
+            for metric in tier.metrics:
+                metric.to(device).prepare(cast(Any, trainer).datamodule, tier.num_samples)
+                metric.to(device)  # and what `prepare` added
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Evaluate where it is due."""
         module = as_flow(pl_module)
-        if self.metrics and self.due(trainer, module):
+        due = [(self.due(trainer, module), self.curve), (self.milestones.due(trainer, module), self.full)]
+        if tiers := [tier for now, tier in due if now and tier.metrics]:
             module.flush_terms()
-            self.latest, self.latest_iteration = self.measure(module), module.iteration
+            self.measure(module, tiers)
             module.write(self.latest)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate in `pt-flows validate`."""
         if trainer.state.fn == "validate":
             self.prepare(trainer)
-            pl_module.log_dict(self.measure(as_flow(pl_module)))
+            self.measure(as_flow(pl_module), self.tiers)
+            pl_module.log_dict(self.latest)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate in `pt-flows test`: against the test split where a metric names a split."""
-        for metric in self.metrics:
-            metric.use_split("test")
+        for tier in self.tiers:
+            for metric in tier.metrics:
+                metric.use_split("test")
         self.prepare(trainer)
-        pl_module.log_dict(self.measure(as_flow(pl_module)))
+        self.measure(as_flow(pl_module), self.tiers)
+        pl_module.log_dict(self.latest)
 
     @torch.no_grad()
-    def measure(self, module: GenerativeModule) -> dict[str, float]:
-        """All numbers of the current weights."""
-        total = -(-self.num_samples // CHUNK)
-        chunks = evaluation_samples(module, self.num_samples, self.weights, "evaluation")
-        batches = track(chunks, "evaluating", total, quiet=world()[0] > 0)
-        found = measured(self.metrics, batches, module, self.weights)
-        return {f"eval/{key}": value for key, value in found.items()}
+    def measure(self, module: GenerativeModule, tiers: Sequence[Tier]) -> None:
+        """Find all numbers of the current weights."""
+        self.found = []
+        for tier in tiers:
+            chunks = evaluation_samples(module, tier.num_samples, self.weights, "evaluation")
+            batches = track(chunks, "evaluating", len(share_of(-(-tier.num_samples // CHUNK))), quiet=world()[0] > 0)
+            self.found.append((tier, measured(tier.metrics, batches, module, self.weights)))
+        self.latest_iteration = module.iteration

@@ -4,7 +4,7 @@ import csv
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -13,10 +13,21 @@ from typing import Any
 import yaml
 
 from pt_flows.contracts import UserError
-from pt_flows.evaluation.passport import Passport, read_record
+from pt_flows.evaluation.passport import Passport, checked_record, read_record
 from pt_flows.evaluation.statistics import components, holm, mean_interval, seeds_needed, welch
+from pt_flows.runs import wandb_mode
 
-HIGHER_IS_BETTER = ("modes", "high_quality", "is_", "precision", "recall", "density", "coverage", "transfer_accuracy")
+HIGHER_IS_BETTER = (
+    "modes",
+    "high_quality",
+    "is_",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "transfer_accuracy",
+    "log_likelihood",
+)
 OWN = ("seed_everything", "run", "ckpt_path")
 """Keys of a configuration in which runs of one group may differ."""
 
@@ -66,15 +77,20 @@ class Run:
 
 
 def find_runs(paths: Sequence[str]) -> list[Run]:
-    """Runs of folders, and of folders of folders.
+    """Runs of folders, and of folders of folders, and of W&B paths (entity/project/run).
 
     Raises:
         UserError: A path without a run.
     """
     runs: dict[Path, Run] = {}
     for path in map(Path, paths):
+        if not path.is_dir() and len(path.parts) == 3 and not path.is_absolute():
+            runs[path] = online_run(str(path))
+            continue
         if not path.is_dir():
-            raise UserError(f"there is no run folder {path}; give run folders, or a folder above them")
+            raise UserError(
+                f"there is no run folder {path}; give run folders, a folder above them, or W&B paths entity/project/run"
+            )
         found = sorted(file.parent for file in path.rglob("config.yaml"))
         if not found:
             raise UserError(f"{path} holds no run: there is no config.yaml in or below it")
@@ -99,6 +115,33 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder} can not be read as a run ({error}); leave it out") from error
     records = [read_record(file) for file in sorted((folder / "evaluations").glob("*.json"))]
     return Run(folder, config, seed, rows, records)
+
+
+def online_run(path: str) -> Run:
+    """A run from W&B: what its run folder has sent there.
+
+    Args:
+        path: entity/project/run.
+
+    Raises:
+        UserError: It can not be reached, or is no run of pt_flows.
+    """
+    import wandb
+    from wandb.errors import Error
+
+    try:
+        run: Any = wandb.Api().run(path)
+        config, history = dict(run.config), list(run.scan_history())
+        records = json.loads(run.summary.get("evaluations", "[]"))
+    except (Error, ValueError, OSError) as error:
+        raise UserError(
+            f"there is no run folder {path}, and W&B has no such run that can be read ({str(error).splitlines()[0]})"
+        ) from error
+    if "model" not in config or "environment" not in config:
+        raise UserError(f"the W&B run {path} was not made by pt_flows: its config has no model and environment")
+    seed = config.pop("environment")["seed"]
+    rows = [{k: float(v) for k, v in row.items() if isinstance(v, int | float) and v is not None} for row in history]
+    return Run(Path(path), config, seed, rows, [checked_record(record, path) for record in records])
 
 
 # ------------------------------------------------------------------------------------------------------------- groups
@@ -178,7 +221,7 @@ def check_protocols(runs: Sequence[Run], key: str) -> None:
     Raises:
         UserError: Names the fields that differ.
     """
-    protocols = [(run, passport.protocol) for run in runs for passport, numbers in run.records if key in numbers]
+    protocols = [(run, passport.protocol(key)) for run in runs for passport, numbers in run.records if key in numbers]
     for run, protocol in protocols[1:]:
         first_run, first = protocols[0]
         if differing := [name for name in first if first[name] != protocol[name]]:
@@ -273,6 +316,7 @@ def compare(
     goal: float | None = None,
     out: str | None = None,
     plot: str | None = None,
+    wandb: str | None = None,
 ) -> None:
     """Compare runs by one number: a table, and a verdict for each pair of methods.
 
@@ -281,12 +325,14 @@ def compare(
     with Holm's correction for the number of pairs.
 
     Args:
-        runs: Run folders, or folders above them.
+        runs: Run folders, folders above them, or W&B paths entity/project/run.
         metric: The number, such as w2_1k or fd_lite0_64_10k_train; default one that all runs have.
         level: Chance of any wrong verdict among all pairs.
         goal: Also how long each took to reach this value.
         out: Also write the table to files of this name, as .md, .csv and .tex.
-        plot: Also draw the number against iterations, images, minutes and network evaluations; a .png.
+        plot: Also draw the number against iterations, images, minutes and network evaluations, and what is best at
+            its cost; a .png.
+        wandb: Also show the table in this W&B project.
     """
     if not 0 < level < 0.5:
         raise UserError(f"--level must lie between 0 and 0.5, got {level}")
@@ -308,6 +354,20 @@ def compare(
         Path(plot).absolute().parent.mkdir(parents=True, exist_ok=True)
         curves_figure(groups, key).savefig(plot, dpi=100)
         print(f"wrote {plot}")
+    if wandb is not None:
+        show_in_wandb(wandb, key, rows, sentences)
+
+
+def show_in_wandb(project: str, key: str, rows: Sequence[dict[str, str]], sentences: Sequence[str]) -> None:
+    """A W&B run with the table `compare` and the verdicts; offline where W&B is not set up."""
+    import wandb
+
+    tables = {"compare": rows, "verdicts": [{"verdict": sentence} for sentence in sentences] or [{"verdict": "none"}]}
+    with wandb.init(project=project, job_type="compare", name=f"compare {key}", mode=wandb_mode("auto")) as run:
+        for name, table in tables.items():
+            columns: Any = list(table[0])
+            run.log({name: wandb.Table(columns=columns, data=[list(row.values()) for row in table])})
+        print(f"W&B: {run.url or run.settings.sync_dir}")
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
@@ -336,26 +396,29 @@ def write_files(target: Path, rows: Sequence[dict[str, str]], text: str) -> None
     print(f"wrote {', '.join(str(target.with_suffix(suffix)) for suffix in ('.md', '.csv', '.tex'))}")
 
 
+COSTS: dict[str, Callable[[dict[str, float]], float]] = {
+    "iterations": lambda costs: costs.get("iteration", math.nan),
+    "images seen": lambda costs: costs.get("cost/images_seen", math.nan),
+    "minutes of training": lambda costs: costs.get("cost/seconds", math.nan) / 60,
+    "samples evaluated by networks": lambda costs: sum(v for k, v in costs.items() if "evaluations_" in k) or math.nan,
+}
+
+
 def curves_figure(groups: Sequence[Group], key: str) -> Any:
-    """Curves of every run against four costs, a colour for each group."""
+    """Curves of every run against four costs, a colour for each group, and the best of all that is had at each cost."""
     from matplotlib.figure import Figure
 
-    axes_of = {
-        "iterations": lambda costs: costs.get("iteration", math.nan),
-        "images seen": lambda costs: costs.get("cost/images_seen", math.nan),
-        "minutes of training": lambda costs: costs.get("cost/seconds", math.nan) / 60,
-        "samples evaluated by networks": lambda costs: sum(
-            v for k, v in costs.items() if k.startswith("cost/evaluations_")
-        ),
-    }
     figure = Figure(figsize=(10, 6.6), layout="constrained")
-    for axis, (label, of) in zip(figure.subplots(2, 2, sharey=True).flat, axes_of.items(), strict=True):
+    for axis, (label, of) in zip(figure.subplots(2, 2, sharey=True).flat, COSTS.items(), strict=True):
+        points: list[tuple[float, float]] = []
         for i, group in enumerate(groups):
             for j, run in enumerate(group.runs):
-                curve = run.curve(key)
-                x = [of(costs) for costs, _ in curve]
+                curve = [(of(costs), value) for costs, value in run.curve(key)]
                 name = group.name if j == 0 else None
-                axis.plot(x, [v for _, v in curve], c=f"C{i}", lw=1.2, alpha=0.8, label=name)
+                axis.plot(*zip(*curve, strict=True) if curve else ([], []), c=f"C{i}", lw=1.2, alpha=0.8, label=name)
+                points += curve
+        front = pareto_front(points, higher_is_better(key))
+        axis.plot([c for c, _ in front], [v for _, v in front], "k:", lw=1, drawstyle="steps-post", label="best so far")
         axis.set_xlabel(label)
         axis.locator_params(axis="x", nbins=5)
         axis.grid(alpha=0.3)
@@ -365,3 +428,17 @@ def curves_figure(groups: Sequence[Group], key: str) -> Any:
         figure.axes[0].set_yscale("log")
     figure.axes[-1].legend(frameon=False, fontsize=8)
     return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]], higher: bool) -> list[tuple[float, float]]:
+    """Of (cost, number) those that no cheaper or equally cheap one equals, by rising cost.
+
+    Example:
+        >>> pareto_front([(1, 5.0), (2, 6.0), (2, 3.0), (3, 4.0)], higher=False)
+        [(1, 5.0), (2, 3.0)]
+    """
+    sign, front = -1 if higher else 1, []
+    for c, v in sorted(points, key=lambda point: (point[0], sign * point[1])):
+        if c == c and (not front or sign * v < sign * front[-1][1]):
+            front.append((c, v))
+    return front

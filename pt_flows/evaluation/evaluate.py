@@ -11,20 +11,28 @@ import torch
 from torch import Tensor
 
 import pt_flows.data
-from pt_flows.callbacks.evaluate import CHUNK, evaluation_samples, measured
+from pt_flows.callbacks.evaluate import CHUNK, Evaluate, evaluation_samples, measured
 from pt_flows.contracts import Split, UserError, Weights
 from pt_flows.data.base import FlowData
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.load import data_of_run, device_named, load_method
-from pt_flows.evaluation.passport import Passport, write_record
+from pt_flows.evaluation.passport import Passport, feature_hashes, machine, passport_of, record_path, write_record
 from pt_flows.methods.base import GenerativeModule
 from pt_flows.methods.energy_base import EnergyModule
-from pt_flows.metrics import ExactWasserstein, GridKL, ImageQuality, Lite0Features, ModeCoverage
+from pt_flows.metrics import (
+    ExactWasserstein,
+    GridKL,
+    ImageQuality,
+    Lite0Features,
+    ModeCoverage,
+    SampleDiscrepancy,
+)
 from pt_flows.metrics.base import RealData, SampleMetric
-from pt_flows.metrics.features import file_hash
-from pt_flows.metrics.frechet import content_hash
+from pt_flows.metrics.reference import content_hash
 from pt_flows.progress import track
-from pt_flows.runs import environment, read_checkpoint, run_folder_of
+from pt_flows.runs import read_checkpoint, run_folder_of
+from pt_flows.state.distributed import launched, share_of, world
+from pt_flows.state.noise import run_seed
 
 
 def evaluate(
@@ -41,15 +49,15 @@ def evaluate(
     """Measure a checkpoint, or a set of images, and print and write all numbers with their passport.
 
     A checkpoint's numbers go to `evaluations/` of its run folder, images' to `<images>.evaluation.json`. Sample i comes
-    from noise that depends on i and the sampling seed alone.
+    from noise that depends on i and the sampling seed alone. Started by `torchrun`, its processes share the work.
 
     Args:
         ckpt: A checkpoint in its run folder.
         images: Instead of it, a folder of images or an .npz file with an array `samples`, uint8 (N, H, W, C).
         ref: For images: what they are compared with: another folder or file, or a data set such as CIFAR10.
         metrics: What to measure. Default for images: Fréchet distance, KID, inception score, precision, recall, density
-            and coverage in features of EfficientNet-Lite0 at 64 pixels; for toys: exact W1 and W2, modes, and the
-            density of energies.
+            and coverage in features of EfficientNet-Lite0 at 64 pixels; for toys: exact and sliced Wasserstein
+            distances, MMD, modes, and the density and log-likelihood of energies.
         n: How many generated samples; toys at most 5,000.
         split: Real samples to compare with.
         weights: The moving average, or the raw weights of the last iteration.
@@ -61,10 +69,11 @@ def evaluate(
     if n < 2 or seeds < 1:
         raise UserError(f"--n must be at least 2 and --seeds at least 1, got {n} and {seeds}")
     where = device_named(device)
-    if images is not None:
-        evaluate_images(Path(images), ref, metrics, n, split, where)
-    else:
-        evaluate_checkpoint(Path(str(ckpt)), metrics, n, split, weights, seeds, where)
+    with launched(where):
+        if images is not None:
+            evaluate_images(Path(images), ref, metrics, n, split, where)
+        else:
+            evaluate_checkpoint(Path(str(ckpt)), metrics, n, split, weights, seeds, where)
 
 
 def evaluate_checkpoint(
@@ -77,40 +86,18 @@ def evaluate_checkpoint(
     device: torch.device,
 ) -> None:
     """Measure samples of a checkpoint, for every sampling seed."""
-    module, saved = load_method(ckpt).to(device), read_checkpoint(ckpt)
+    module, seed = load_method(ckpt).to(device), read_checkpoint(ckpt)["pt_flows"].get("seed")
     folder, data = run_folder_of(ckpt), data_of_run(ckpt)
     assert folder is not None, "data_of_run has found it"
     toys = len(module.event_shape) != 3
     n = min(n, 5_000) if toys else n
     chosen = prepared(metrics or default_metrics(module, data, split), data, n, split, device)
-    first = Passport(
-        method=type(module).__name__,
-        data=type(data).__name__,
-        reference=content_hash(data.reference(split)),
-        split=split,
-        num_samples=n,
-        features=feature_hashes(chosen),
-        weights=weights,
-        sampling_seed=0,
-        training_seed=saved["pt_flows"].get("seed"),
-        iteration=module.iteration,
-        checkpoint=file_hash(ckpt),
-        cost={
-            "seconds": module.seconds,
-            "iterations": float(module.iteration),
-            "images_seen": float(module.iteration * module.minibatches_per_iteration * data.batch_size),
-        }
-        | {f"evaluations_{name}": float(num) for name, num in module.evaluations.items()},
-        **machine(device),
-    )
-    for seed in range(seeds):
-        stream = "evaluation" if seed == 0 else f"evaluation-{seed}"
-        batches = track(evaluation_samples(module, n, weights, stream), "measuring", -(-n // CHUNK))
-        numbers = finite(chosen, batches, module, weights)
-        path = folder / "evaluations" / f"{module.iteration:08d}-{ckpt.stem}-{weights}-{split}-{n}-seed{seed}.json"
-        write_record(path, replace(first, sampling_seed=seed), numbers)
-        show(numbers, f"{type(module).__name__}, iteration {module.iteration}, {weights} weights, sampling seed {seed}")
-        print(f"wrote {path}")
+    first = passport_of(module, ckpt, seed, weights, n, 0, data, split, chosen)
+    for i in range(seeds):
+        numbers = finite(chosen, progress(evaluation_samples(module, n, weights, stream(i)), n), module, weights)
+        passport = replace(first, sampling_seed=i)
+        title = f"{type(module).__name__}, iteration {module.iteration}, {weights} weights, sampling seed {i}"
+        conclude(record_path(folder, passport, ckpt), passport, numbers, title)
 
 
 def evaluate_images(
@@ -126,8 +113,9 @@ def evaluate_images(
             f"{path} has images of shape {generated.event_shape}, {ref} of shape {tuple(real.event_shape)}; resize one"
         )
     chosen = prepared(metrics or [ImageQuality(Lite0Features(64), split)], real, n, split, device)
-    batches = (part.to(device).float() / 127.5 - 1 for part in x.split(CHUNK))
-    numbers = finite(chosen, track(batches, "measuring", -(-n // CHUNK)), None, "ema")
+    parts = x.split(CHUNK)
+    batches = (parts[i].to(device).float() / 127.5 - 1 for i in share_of(len(parts)))
+    numbers = finite(chosen, progress(batches, n), None, "ema")
     passport = Passport(
         method="images",
         data=type(real).__name__ if isinstance(real, FlowData) else str(ref),
@@ -143,10 +131,7 @@ def evaluate_images(
         cost={},
         **machine(device),
     )
-    target = path.with_name(f"{path.name}.evaluation.json")
-    write_record(target, passport, numbers)
-    show(numbers, f"{n} images of {path}")
-    print(f"wrote {target}")
+    conclude(path.with_name(f"{path.name}.evaluation.json"), passport, numbers, f"{n} images of {path}")
 
 
 def named_reference(ref: str) -> RealData:
@@ -172,7 +157,7 @@ def default_metrics(module: GenerativeModule, data: FlowData, split: Split) -> l
     if len(module.event_shape) == 3:
         return [ImageQuality(Lite0Features(64), split)]
     law: Any = getattr(data, "law", None)
-    chosen: list[SampleMetric] = [ExactWasserstein()]
+    chosen: list[SampleMetric] = [ExactWasserstein(), SampleDiscrepancy()]
     chosen += [ModeCoverage()] if hasattr(law, "centres") else []
     return [*chosen, GridKL()] if hasattr(law, "log_prob") and isinstance(module, EnergyModule) else chosen
 
@@ -205,20 +190,41 @@ def finite(
     return numbers
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What measures: the device and the versions of packages."""
-    here = environment(None)
-    return {"device": here["device"] if device.type == "cuda" else str(device), "packages": here["packages"]}
+def stream(sampling_seed: int) -> str:
+    """Name of the noise of a sampling seed; of the first one that of training's evaluations."""
+    return "evaluation" if sampling_seed == 0 else f"evaluation-{sampling_seed}"
 
 
-def feature_hashes(metrics: list[SampleMetric]) -> dict[str, str]:
-    """Feature networks by name, with the hash of their weights."""
-    networks = [metric.features for metric in metrics if hasattr(metric, "features")]
-    return {str(net.name): str(net.weights_hash)[:16] for net in networks}  # pyright: ignore[reportAttributeAccessIssue]
+def progress(batches: Iterable[Tensor], n: int) -> Iterable[Tensor]:
+    """A bar over this process's batches, on the first process."""
+    return track(batches, "measuring", len(share_of(-(-n // CHUNK))), quiet=world()[0] > 0)
 
 
-def show(numbers: dict[str, float], title: str) -> None:
-    """Print a table."""
+def conclude(path: Path, passport: Passport, numbers: dict[str, float], title: str) -> None:
+    """Write the record and print the numbers, on the first process."""
+    if world()[0] > 0:
+        return
+    write_record(path, passport, numbers)
     print(title)
     for key, value in numbers.items():
         print(f"  {key:<40} {value:.5g}")
+    print(f"wrote {path}")
+
+
+def record_training(
+    folder: Path, ckpt: Path, module: GenerativeModule, data: FlowData, last: Evaluate
+) -> list[dict[str, Any]]:
+    """Write down the numbers of training's last evaluation with their passports, as `evaluate` would, and return them.
+
+    Args:
+        folder: The run folder.
+        ckpt: The checkpoint that was written with them.
+        module: The trained method.
+        data: What was measured against.
+        last: The callback that has measured.
+    """
+    records = []
+    for (metrics, num), numbers in last.found:
+        passport = passport_of(module, ckpt, run_seed(), last.weights, num, 0, data, metrics[0].split, metrics)
+        records.append(write_record(record_path(folder, passport, ckpt), passport, numbers))
+    return records

@@ -1,5 +1,6 @@
 """A finished run taken up again: its method, its data, and a device to put them on."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -68,13 +69,14 @@ def data_of_run(ckpt: Path) -> FlowData:
 
 
 def device_named(name: str) -> torch.device:
-    """A device by its name; "auto" is a GPU if there is one.
+    """A device by its name; "auto" is a GPU if there is one, and each process of `torchrun` takes its own.
 
     Raises:
         UserError: It is not available here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return own if torch.cuda.is_available() else torch.device("cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -1,5 +1,6 @@
 """Draw samples from a checkpoint; nothing else is needed."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from pt_flows.callbacks.pictures import save_density, save_grid
 from pt_flows.contracts import UserError, Weights
 from pt_flows.evaluation.energy import compose, load_energy, walk_far
 from pt_flows.evaluation.load import data_of_run, device_named, load_method
+from pt_flows.evaluation.passport import passport_of, stamped
 from pt_flows.methods.base import GenerativeModule
 from pt_flows.methods.energy_base import EnergyModule
 from pt_flows.metrics.base import as_uint8
 from pt_flows.progress import track_shares
+from pt_flows.runs import read_checkpoint
 from pt_flows.state.noise import generator_at
 
 
@@ -50,7 +53,7 @@ def sample(
         ckpt: A checkpoint, such as runs/<experiment>/<run>/checkpoints/last.ckpt.
         n: How many samples.
         out: .png for a grid (images) or a density (toys); .npz for an array `samples`, uint8 (n, H, W, C) or float32
-            (n, 2).
+            (n, 2), and `passport`, JSON that says where they come from.
         seed: Seed of the latents, or of the chains of an energy-based model.
         weights: The moving average, or the raw weights of the last iteration.
         device: Where to compute; auto takes a GPU if there is one.
@@ -62,12 +65,12 @@ def sample(
     if long_run is not None and long_run < 1:
         raise UserError(f"--long_run must be at least 1, got {long_run}")
     if plus is None and long_run is None:
-        write_samples(load_method(Path(ckpt)).to(device_named(device)), n, target, seed, weights)
+        write_samples(load_method(Path(ckpt)).to(device_named(device)), n, target, seed, weights, Path(ckpt))
         return
     module = load_energy(Path(ckpt), device)
     module = module if plus is None else compose(module, load_energy(Path(plus), device))
     if long_run is None:
-        write_samples(module, n, target, seed, weights)
+        write_samples(module, n, target, seed, weights, Path(ckpt))
     else:
         walk_far(module, data_of_run(Path(ckpt)), n, long_run, target, seed, weights)
 
@@ -88,13 +91,14 @@ def checked_request(n: int, out: str, suffixes: tuple[str, ...] = (".png", ".npz
     return target
 
 
-def write_samples(module: GenerativeModule, n: int, target: Path, seed: int, weights: Weights) -> None:
+def write_samples(module: GenerativeModule, n: int, target: Path, seed: int, weights: Weights, ckpt: Path) -> None:
     """Draw samples and write them, as `sample` says."""
     x = torch.cat(list(track_shares(draw(module, n, seed, weights), "sampling")))
     images = len(module.event_shape) == 3
     if target.suffix == ".npz":
         array = as_uint8(x).permute(0, 2, 3, 1).numpy() if images else x.float().numpy()
-        np.savez_compressed(target, samples=array, seed=seed, iteration=module.iteration, weights=weights)
+        passport = passport_of(module, ckpt, read_checkpoint(ckpt)["pt_flows"].get("seed"), weights, n, seed)
+        np.savez_compressed(target, samples=array, passport=json.dumps(stamped(passport)))
     elif images:
         save_grid(x, target)
     elif tuple(module.event_shape) == (2,):

@@ -1,14 +1,15 @@
 """Metrics of generated samples. Importing this package makes their short names known to the CLI."""
 
 from pt_flows.metrics.density import GridKL
-from pt_flows.metrics.features import InceptionFeatures, Lite0Features
+from pt_flows.metrics.features import DINOv2Features, InceptionFeatures, Lite0Features
 from pt_flows.metrics.frechet import FrechetDistance
 from pt_flows.metrics.modes import ModeCoverage
 from pt_flows.metrics.quality import ImageQuality
 from pt_flows.metrics.transfer import TransferAccuracy
-from pt_flows.metrics.wasserstein import ExactWasserstein
+from pt_flows.metrics.wasserstein import ExactWasserstein, SampleDiscrepancy
 
 __all__ = [
+    "DINOv2Features",
     "ExactWasserstein",
     "FrechetDistance",
     "GridKL",
@@ -16,5 +17,6 @@ __all__ = [
     "InceptionFeatures",
     "Lite0Features",
     "ModeCoverage",
+    "SampleDiscrepancy",
     "TransferAccuracy",
 ]

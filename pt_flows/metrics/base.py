@@ -32,6 +32,7 @@ class SampleMetric(Metric, ABC):
     full_state_update = False
     is_differentiable = False
     higher_is_better = False
+    split: Split = "train"
 
     @abstractmethod
     def prepare(self, data: RealData, num_samples: int) -> None:
@@ -46,9 +47,8 @@ class SampleMetric(Metric, ABC):
         """
 
     def use_split(self, split: Split) -> None:
-        """Measure against this split of the data from the next `prepare` on; nothing for metrics without splits."""
-        if hasattr(self, "split"):
-            self.split = split
+        """Measure against this split of the data from the next `prepare` on, if the metric knows splits."""
+        self.split = split
 
     def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
         """For metrics of a map between domains, called once before `update`: take what the generator makes of inputs.

@@ -4,25 +4,29 @@ Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule, arXiv:1706.085
 generated images and the training split as reference this is the FID of the literature.
 """
 
-import hashlib
-import os
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from pt_flows.contracts import DivergenceError, Split, UserError
-from pt_flows.files import replacing
 from pt_flows.metrics.base import RealData, SampleMetric, as_uint8, count_name
 from pt_flows.metrics.features import FeatureNet, Lite0Features
+from pt_flows.metrics.reference import cached, content_hash
 from pt_flows.progress import track
+from pt_flows.state.distributed import share_of, sum_over_ranks, world
 
-Moments = tuple[Tensor, Tensor]
-"""Mean (d,) and unbiased covariance (d, d), float64."""
+BATCH = 100
+"""Images per forward of a feature network. Fixed: a network's float32 results depend on it in the seventh digit."""
+
+
+class Moments(NamedTuple):
+    """Mean (d,) and unbiased covariance (d, d), float64 on the host."""
+
+    mean: Tensor
+    covariance: Tensor
 
 
 def frechet_distance(
@@ -30,6 +34,7 @@ def frechet_distance(
     covariance_1: Float[Tensor, "d d"],
     mean_2: Float[Tensor, " d"],
     covariance_2: Float[Tensor, "d d"],
+    root_1: Float[Tensor, "d d"] | None = None,
 ) -> float:
     """‖m₁ - m₂‖² + tr(C₁ + C₂ - 2 (C₁^½ C₂ C₁^½)^½), the squared W2 between two Gaussians.
 
@@ -41,6 +46,7 @@ def frechet_distance(
         covariance_1: C₁; may be singular.
         mean_2: m₂.
         covariance_2: C₂; may be singular.
+        root_1: C₁^½ where it is known, which saves the greater part of the work.
 
     Example:
         >>> eye = torch.eye(2)
@@ -48,17 +54,29 @@ def frechet_distance(
         27.0
     """
     m1, c1, m2, c2 = (t.double().cpu() for t in (mean_1, covariance_1, mean_2, covariance_2))
-    values, vectors = torch.linalg.eigh(c1)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root = symmetric_root(c1) if root_1 is None else root_1.double().cpu()
     product = root @ c2 @ root
     cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
     return float((m1 - m2).square().sum() + c1.trace() + c2.trace() - 2 * cross)
 
 
+def symmetric_root(c: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """C^½ of a covariance, whose negative eigenvalues are rounding and become zero."""
+    values, vectors = torch.linalg.eigh(c)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
 def moments(total: Tensor, outer: Tensor, num: Tensor | int) -> Moments:
     """Mean and unbiased covariance from Σ f, Σ f fᵀ and the number of samples."""
     mean = total / num
-    return mean, (outer - num * torch.outer(mean, mean)) / (num - 1)
+    return Moments(mean.cpu(), ((outer - num * torch.outer(mean, mean)) / (num - 1)).cpu())
+
+
+def accumulate(f: Tensor, total: Tensor, outer: Tensor) -> None:
+    """Add features (B, d) to the float64 sums Σ f and Σ f fᵀ, in place."""
+    f = f.double()
+    total += f.sum(0)
+    outer.addmm_(f.T, f)
 
 
 class FrechetDistance(SampleMetric):
@@ -72,7 +90,6 @@ class FrechetDistance(SampleMetric):
         features: The network; its name becomes part of the number's name.
         split: Real images to compare with.
         num_reference: How many of them; None for all, as the literature does. Fewer are named in the key.
-        batch_size: Images per forward of the network.
     """
 
     total: Tensor
@@ -84,12 +101,11 @@ class FrechetDistance(SampleMetric):
         features: FeatureNet | None = None,
         split: Split = "train",
         num_reference: int | None = None,
-        batch_size: int = 100,
     ) -> None:
         super().__init__()
         self.features = features or Lite0Features()
         self.split: Split = split
-        self.num_reference, self.batch_size = num_reference, batch_size
+        self.num_reference = num_reference
         d = self.features.dim
         self.add_state("total", torch.zeros(d, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("outer", torch.zeros(d, d, dtype=torch.float64), dist_reduce_fx="sum")
@@ -104,68 +120,72 @@ class FrechetDistance(SampleMetric):
         if num_samples < 2:
             raise UserError(f"evaluation.num_samples must be at least 2 for FrechetDistance, got {num_samples}")
         self.num_samples = num_samples
-        self.reference = self.cached_moments(data.reference(self.split, self.num_reference))
+        images = data.reference(self.split, self.num_reference)
+        self.reference, self.root = self.real_moments(images), self.real_root(images)
         other = "test" if self.split == "train" else "train"
         try:
-            self.floor = frechet_distance(*self.reference, *self.cached_moments(data.reference(other, num_samples)))
+            self.floor = self.distance_to(self.real_moments(data.reference(other, num_samples)))
         except UserError:  # the other split has fewer than n images: no floor at this n
             self.floor = None
 
     @property
-    def key(self) -> str:
-        """Such as `fd_inception_50k_train`: network, generated images, split, and the reference's size if not all."""
+    def suffix(self) -> str:
+        """Such as `inception_50k_train`: network, generated images, split, and the reference's size if not all."""
         subset = count_name(self.num_reference) if self.num_reference else ""
-        return f"fd_{self.features.name}_{count_name(self.num_samples)}_{self.split}{subset}"
+        return f"{self.features.name}_{count_name(self.num_samples)}_{self.split}{subset}"
+
+    @property
+    def key(self) -> str:
+        """Such as `fd_inception_50k_train`."""
+        return f"fd_{self.suffix}"
 
     def update(self, x: Tensor) -> None:
         """Take generated images (B, C, H, W) in [-1, 1]."""
         if not bool(x.isfinite().all()):
             raise DivergenceError(f"{int((~x.isfinite()).sum())} generated pixels are not finite; nothing to measure")
-        total, outer, num = self.sums(as_uint8(x).split(self.batch_size))
-        self.total += total
-        self.outer += outer
-        self.num += num
+        batches = as_uint8(x).split(BATCH)
+        self.take(torch.cat([self.features(images.to(self.device)) for images in batches]))
+
+    def take(self, f: Tensor) -> None:
+        """Add features (B, d) to what is known."""
+        accumulate(f, self.total, self.outer)
+        self.num += len(f)
 
     def compute(self) -> dict[str, float]:
         """The distance under `key`, and its floor."""
         if int(self.num) != self.num_samples:
             raise RuntimeError(f"{self.key}: {int(self.num)} samples were measured, {self.num_samples} are promised")
-        distance = frechet_distance(*self.reference, *moments(self.total, self.outer, self.num))
+        distance = self.distance_to(moments(self.total, self.outer, self.num))
         return {self.key: distance} | ({} if self.floor is None else {f"{self.key}_floor": self.floor})
 
-    def sums(self, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor, int]:
-        """Σ f, Σ f fᵀ and the count over batches of uint8 images."""
-        total, outer, num = torch.zeros_like(self.total), torch.zeros_like(self.outer), 0
-        for images in batches:
-            f = self.features(images.to(total.device)).double()
-            total, outer, num = total + f.sum(0), outer.addmm_(f.T, f), num + len(f)
-        return total, outer, num
+    def distance_to(self, other: Moments) -> float:
+        """Fréchet distance of the reference to other moments."""
+        return frechet_distance(*self.reference, *other, root_1=self.root)
 
-    def cached_moments(self, images: Tensor) -> Moments:
-        """Moments of real images uint8 (N, C, H, W), from the cache if these very images were measured before."""
-        path = cache_folder() / f"{self.features.name}-{self.features.weights_hash[:12]}-{content_hash(images)}.pt"
-        if path.is_file():
-            try:
-                saved: dict[str, Any] = torch.load(path, weights_only=True)
-                return saved["mean"], saved["covariance"]
-            except Exception as error:  # any damage: say so and measure again
-                tqdm.write(f"note: the cached statistics {path} can not be read ({error}); measuring again")
-        batches = track(images.split(self.batch_size), f"{self.features.name} features of {len(images)} real images")
-        mean, covariance = (t.cpu() for t in moments(*self.sums(batches)))
-        with replacing(path) as partial:
-            torch.save({"mean": mean, "covariance": covariance}, partial)
-        return mean, covariance
+    def real_moments(self, images: Tensor) -> Moments:
+        """Moments of real images uint8 (N, C, H, W)."""
 
+        def measure() -> Moments:
+            total, outer = torch.zeros_like(self.total), torch.zeros_like(self.outer)
+            for f in self.real_features(images):
+                accumulate(f, total, outer)
+            return moments(sum_over_ranks(total), sum_over_ranks(outer), len(images))
 
-def content_hash(images: Tensor) -> str:
-    """Sixteen hexadecimal digits that change with any pixel or the shape."""
-    digest = hashlib.blake2b(repr(tuple(images.shape)).encode(), digest_size=8)
-    digest.update(images.contiguous().numpy().data)
-    return digest.hexdigest()
+        return Moments(*cached(self.cache_name(images), Moments._fields, measure))
 
+    def real_root(self, images: Tensor) -> Tensor:
+        """Root of the covariance of real images, which every distance to them needs."""
+        name = f"{self.cache_name(images)}-root"
+        return cached(name, ("root",), lambda: (symmetric_root(self.real_moments(images).covariance),))[0]
 
-def cache_folder() -> Path:
-    """Where reference statistics are kept: $PT_FLOWS_CACHE, else pt_flows in the user's cache folder."""
-    if folder := os.environ.get("PT_FLOWS_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pt_flows"
+    def cache_name(self, images: Tensor) -> str:
+        """Name of what is computed from these very images with this network."""
+        return f"{self.features.name}-{self.features.weights_hash[:12]}-{content_hash(images)}"
+
+    def real_features(self, images: Tensor) -> Iterator[Tensor]:
+        """Features of this process's share of real images uint8 (N, C, H, W), in batches and in order."""
+        batches = images.split(BATCH)
+        own = [batches[i] for i in share_of(len(batches))]
+        text = f"{self.features.name} features of {len(images)} real images"
+        for batch in track(own, text, quiet=world()[0] > 0):
+            yield self.features(batch.to(self.device))

@@ -5,22 +5,26 @@ density and coverage, which tell quality from variety; and, for networks that cl
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from pt_flows.contracts import DivergenceError, Split, UserError
-from pt_flows.metrics.base import RealData, SampleMetric, as_uint8, count_name
-from pt_flows.metrics.features import FeatureNet, Lite0Features
-from pt_flows.metrics.frechet import frechet_distance, moments
-from pt_flows.progress import track
+from pt_flows.contracts import Split, UserError
+from pt_flows.metrics.base import RealData, count_name
+from pt_flows.metrics.features import FeatureNet
+from pt_flows.metrics.frechet import FrechetDistance
+from pt_flows.metrics.reference import cached
+from pt_flows.state.distributed import gathered
 from pt_flows.state.noise import generator_at
 
 KID_BLOCK = 1_000
-NEIGHBOURS = {"precision": 3, "coverage": 5}
 MANIFOLD = 10_000
+LEAST = 7
+"""Fewest images for which fifth neighbours mean anything."""
 ROWS = 1_000
 
 
@@ -77,109 +81,91 @@ def inception_score(logits: Float[Tensor, "n c"], num_splits: int = 10) -> tuple
     return float(values.mean()), float(values.std(correction=0))
 
 
-def radii(x: Float[Tensor, "n d"], k: int) -> Float[Tensor, " n"]:
-    """Distance of every point to its k-th nearest other one."""
-    return torch.cat([torch.cdist(part, x).kthvalue(k + 1, 1).values for part in x.split(ROWS)])
+def radii(x: Float[Tensor, "n d"], ks: Sequence[int]) -> list[Float[Tensor, " n"]]:
+    """Distances of every point to its k-th nearest other one, for each k."""
+    near = torch.cat([torch.cdist(part, x).topk(max(ks) + 1, largest=False).values for part in x.split(ROWS)])
+    return [near[:, k] for k in ks]
 
 
-def precision_recall(
-    fake: Float[Tensor, "n d"], real: Float[Tensor, "m d"], k: int = NEIGHBOURS["precision"]
-) -> tuple[float, float]:
-    """Share of generated points inside the real manifold, and of real ones inside the generated one.
+class Manifolds(NamedTuple):
+    """How two sets of points cover each other."""
 
-    A manifold is the union of balls around its points that reach to their k-th neighbour. Kynkäänniemi et al. 2019,
-    Improved Precision and Recall Metric for Assessing Generative Models, arXiv:1904.06991.
-
-    Args:
-        fake: Generated points.
-        real: Real points.
-        k: Which neighbour.
-    """
-    inside = lambda x, y, r: float(torch.cat([(torch.cdist(p, y) <= r).any(1) for p in x.split(ROWS)]).double().mean())
-    return inside(fake, real, radii(real, k)), inside(real, fake, radii(fake, k))
+    precision: float
+    recall: float
+    density: float
+    coverage: float
 
 
-def density_coverage(
-    fake: Float[Tensor, "n d"], real: Float[Tensor, "m d"], k: int = NEIGHBOURS["coverage"]
-) -> tuple[float, float]:
-    """In how many real balls a generated point lies, over k; and the share of real balls that hold a generated point.
+def manifolds(
+    fake: Float[Tensor, "n d"], real: Float[Tensor, "m d"], k_precision: int = 3, k_coverage: int = 5
+) -> Manifolds:
+    """Precision and recall, density and coverage.
 
-    Naeem et al. 2020, Reliable Fidelity and Diversity Metrics for Generative Models, arXiv:2002.09797.
+    A manifold is the union of balls around its points that reach to their k-th neighbour. Precision is the share of
+    generated points inside the real manifold, recall that of real ones inside the generated one (Kynkäänniemi et al.
+    2019, arXiv:1904.06991). Density is in how many real balls a generated point lies, over k, and coverage the share of
+    real balls that hold a generated point (Naeem et al. 2020, arXiv:2002.09797).
 
     Args:
         fake: Generated points.
         real: Real points.
-        k: Balls reach to the k-th neighbour.
+        k_precision: Which neighbour, for precision and recall.
+        k_coverage: Which neighbour, for density and coverage.
     """
-    r, balls, covered = radii(real, k), 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for part in fake.split(ROWS):
-        inside = torch.cdist(part, real) <= r
-        balls, covered = balls + int(inside.sum()), covered | inside.any(0)
-    return balls / (k * len(fake)), float(covered.double().mean())
+    real_small, real_large = radii(real, (k_precision, k_coverage))
+    (fake_small,) = radii(fake, (k_precision,))
+    inside, balls = 0, 0
+    recalled = covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    for points, reach in zip(fake.split(ROWS), fake_small.split(ROWS), strict=True):
+        distance = torch.cdist(points, real)
+        inside += int((distance <= real_small).any(1).sum())
+        recalled = recalled | (distance <= reach[:, None]).any(0)
+        held = distance <= real_large
+        balls, covered = balls + int(held.sum()), covered | held.any(0)
+    share = lambda flags: float(flags.double().mean())
+    return Manifolds(inside / len(fake), share(recalled), balls / (k_coverage * len(fake)), share(covered))
 
 
-class ImageQuality(SampleMetric):
+class ImageQuality(FrechetDistance):
     """Fréchet distance, KID, inception score, precision, recall, density and coverage in one pass.
 
-    Features of all images are kept, which training does not need: this is for `pt-flows evaluate`. Precision, recall,
-    density and coverage compare the first 10,000 images of each side at most, and say so in their names.
+    Features of the images are kept, which training does not need: this is for `pt-flows evaluate` and for rare
+    evaluations. The Fréchet distance is to all real images; KID compares with as many of them as are generated, drawn
+    once and for all, and precision, recall, density and coverage the first 10,000 of each side at most, which their
+    names say.
 
     Args:
         features: The network.
         split: Real images to compare with.
         num_reference: How many of them; None for all.
-        batch_size: Images per forward of the network.
     """
 
     found: list[Tensor] | Tensor
 
     def __init__(
-        self,
-        features: FeatureNet | None = None,
-        split: Split = "train",
-        num_reference: int | None = None,
-        batch_size: int = 100,
+        self, features: FeatureNet | None = None, split: Split = "train", num_reference: int | None = None
     ) -> None:
-        super().__init__()
-        self.features = features or Lite0Features()
-        self.split: Split = split
-        self.num_reference, self.batch_size = num_reference, batch_size
+        super().__init__(features, split, num_reference)
         self.add_state("found", [], dist_reduce_fx="cat")
 
     def prepare(self, data: RealData, num_samples: int) -> None:
-        """Compute features of the real images.
+        """Compute or read the moments of the reference, the floor, and features of some real images.
 
         Raises:
             UserError: The data are no images, or too few are asked for.
         """
-        if len(data.event_shape) != 3:
-            raise UserError(f"ImageQuality compares images, the data have shape {data.event_shape}")
-        least = max(NEIGHBOURS.values()) + 2
+        super().prepare(data, num_samples)
         images = data.reference(self.split, self.num_reference)
-        if min(num_samples, len(images)) < least:
+        if min(num_samples, len(images)) < LEAST:
             raise UserError(
-                f"ImageQuality needs at least {least} images of each kind, got {num_samples} generated and "
+                f"ImageQuality needs at least {LEAST} images of each kind, got {num_samples} generated and "
                 f"{len(images)} real ones"
             )
-        self.num_samples = num_samples
-        real = self.features_of(images, f"{self.features.name} features of {len(images)} real images")
-        self.real = real[torch.randperm(len(real), generator=generator_at("cpu", "reference", self.split))]
-
-    @property
-    def suffix(self) -> str:
-        """Network, number of generated images, split, and how many real ones if not all."""
-        subset = count_name(self.num_reference) if self.num_reference else ""
-        return f"{self.features.name}_{count_name(self.num_samples)}_{self.split}{subset}"
-
-    @property
-    def key(self) -> str:
-        """Runs are ranked by the Fréchet distance."""
-        return f"fd_{self.suffix}"
-
-    def features_of(self, images: Tensor, text: str = "features") -> Tensor:
-        """Features (N, d) float32 of images uint8 (N, C, H, W), on the host."""
-        batches = track(images.split(self.batch_size), text)
-        return torch.cat([self.features(batch.to(self.device)).float().cpu() for batch in batches])
+        order = torch.randperm(len(images), generator=generator_at("cpu", "reference", self.split))
+        some = images[order[:num_samples]]
+        nothing = torch.zeros(0, self.features.dim, device=self.device)
+        whole = lambda: (gathered(torch.cat([nothing, *self.real_features(some)])),)
+        (self.real,) = cached(f"{self.cache_name(some)}-features", ("features",), whole)
 
     def reset(self) -> None:
         """Begin again, with an empty batch: a process without samples of its own must take part in the gathering."""
@@ -187,29 +173,21 @@ class ImageQuality(SampleMetric):
         assert isinstance(self.found, list)
         self.found.append(torch.zeros(0, self.features.dim, device=self.device))
 
-    def update(self, x: Tensor) -> None:
-        """Take generated images (B, C, H, W) in [-1, 1]."""
-        if not bool(x.isfinite().all()):
-            raise DivergenceError(f"{int((~x.isfinite()).sum())} generated pixels are not finite; nothing to measure")
+    def take(self, f: Tensor) -> None:
+        """Add features (B, d) to what is known."""
+        super().take(f)
         assert isinstance(self.found, list)
-        for batch in as_uint8(x).split(self.batch_size):
-            self.found.append(self.features(batch.to(self.device)).float())
+        self.found.append(f)
 
     def compute(self) -> dict[str, float]:
         """Every number under its own name."""
-        fake, real = dim_zero_cat(self.found).cpu(), self.real
-        if len(fake) != self.num_samples:
-            raise RuntimeError(f"{self.key}: {len(fake)} samples were measured, {self.num_samples} are promised")
-        both = [moments(f.sum(0), f.T @ f, len(f)) for f in (fake.double(), real.double())]
+        values = super().compute()
+        fake, real = dim_zero_cat(self.found), self.real.to(self.device)
         distance, error = kernel_distance(fake, real)
-        values = {self.key: frechet_distance(*both[0], *both[1]), f"kid_{self.suffix}": distance}
+        values |= {f"kid_{self.suffix}": distance}
         values |= {} if math.isnan(error) else {f"kid_{self.suffix}_error": error}
-        if (logits := self.features.logits(fake.to(self.device))) is not None:
-            values[f"is_{self.suffix.rpartition('_')[0]}"] = inception_score(logits)[0]
+        if (logits := self.features.logits(fake)) is not None:
+            values[f"is_{self.features.name}_{count_name(len(fake))}"] = inception_score(logits)[0]
         n = min(MANIFOLD, len(fake), len(real))
-        some_fake, some_real = fake[:n].to(self.device), real[:n].to(self.device)
         name = f"{self.features.name}_{count_name(n)}_{self.split}"
-        precision, recall = precision_recall(some_fake, some_real)
-        density, coverage = density_coverage(some_fake, some_real)
-        found = {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
-        return values | {f"{word}_{name}": value for word, value in found.items()}
+        return values | {f"{word}_{name}": v for word, v in manifolds(fake[:n], real[:n])._asdict().items()}

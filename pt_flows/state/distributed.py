@@ -4,11 +4,15 @@ Gradients taken with `torch.autograd.grad` never reach the hooks of DistributedD
 by hand: one flat all-reduce per step, which is also several times faster than one per tensor.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 def world() -> tuple[int, int]:
@@ -16,6 +20,19 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+@contextmanager
+def launched(device: torch.device) -> Iterator[None]:
+    """The process group of a program that `torchrun` started; nothing where it runs alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def mean_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -50,3 +67,31 @@ def all_ranks(values: Tensor) -> Tensor:
     dist.all_gather(parts, values.detach().contiguous())
     parts[rank] = values + (num_ranks - 1) * (values - values.detach())
     return torch.cat(parts)
+
+
+def share_of(num: int) -> range:
+    """Which of `num` things this rank works on: shares in the order of ranks, so joined they are in order again."""
+    rank, num_ranks = world()
+    return range(rank * num // num_ranks, (rank + 1) * num // num_ranks)
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of this tensor over all ranks; itself on one process."""
+    if world()[1] > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def gathered(values: Tensor) -> Tensor:
+    """Rows (B_r, ...) of all ranks in their order; ranks may bring different numbers. Without gradients."""
+    return torch.cat(gather_all_tensors(values)) if world()[1] > 1 else values
+
+
+def true_everywhere(here: bool) -> bool:
+    """Whether something holds on every rank."""
+    if world()[1] == 1:
+        return here
+    votes: list[Any] = [None] * world()[1]
+    dist.all_gather_object(votes, here)
+    return all(votes)

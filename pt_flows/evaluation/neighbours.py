@@ -1,0 +1,99 @@
+"""Whether a generator repeats its training images: nearest neighbours in feature space."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pt_flows.callbacks.evaluate import CHUNK, evaluation_samples
+from pt_flows.callbacks.pictures import save_grid
+from pt_flows.contracts import UserError, Weights
+from pt_flows.evaluation.load import data_of_run, device_named, load_method
+from pt_flows.metrics.base import as_uint8
+from pt_flows.metrics.features import FeatureNet, Lite0Features
+from pt_flows.metrics.frechet import BATCH
+from pt_flows.progress import track
+
+COLUMNS = 6
+"""Neighbours shown beside each sample."""
+NEAR = 0.01
+"""A sample is suspicious if it is as near to a training image as this share of the test images."""
+
+
+def neighbours(
+    ckpt: str,
+    n: int = 1_000,
+    show: int = 10,
+    out: str = "neighbours.png",
+    features: FeatureNet | None = None,
+    weights: Weights = "ema",
+    device: str = "auto",
+) -> None:
+    """Look for training images that a generator has memorised.
+
+    Every sample's nearest training images are found in a feature space. The picture has the samples that are nearest to
+    one, a row for each with its neighbours. The same is done with as many test images, which can not have been
+    memorised: of samples that repeat nothing, about one in a hundred is nearer than the nearest hundredth of them.
+
+    Args:
+        ckpt: A checkpoint in its run folder.
+        n: How many samples, and test images.
+        show: Rows of the picture.
+        out: The picture to write; .png.
+        features: The feature network; default EfficientNet-Lite0 at 64 pixels.
+        weights: The moving average, or the raw weights of the last iteration.
+        device: Where to compute; auto takes a GPU if there is one.
+    """
+    if n < 1 or show < 1:
+        raise UserError(f"--n and --show must be at least 1, got {n} and {show}")
+    target = Path(out)
+    if target.suffix != ".png" or not target.absolute().parent.is_dir():
+        raise UserError(f"--out must be a .png in a folder that exists, got {out}")
+    where = device_named(device)
+    module, data = load_method(Path(ckpt)).to(where), data_of_run(Path(ckpt))
+    if len(module.event_shape) != 3:
+        raise UserError(f"neighbours compares images, {ckpt} makes samples of shape {module.event_shape}")
+    net = (features or Lite0Features(64)).to(where)
+    train, test = data.reference("train"), data.reference("test", n)
+    chunks = track(evaluation_samples(module, n, weights, "evaluation"), "sampling", -(-n // CHUNK))
+    samples = torch.cat([as_uint8(x).cpu() for x in chunks])
+
+    queries = torch.cat([net(images.to(where)) for images in torch.cat([samples, test]).split(BATCH)])
+    distance, index = nearest(queries, train, net, min(COLUMNS, len(train)))
+    generated, real = distance[:n, 0], distance[n:, 0]
+    threshold = real.quantile(NEAR)
+    suspicious = float((generated < threshold).float().mean())
+
+    order = generated.argsort()[:show]
+    rows = [torch.cat([samples[i : i + 1], train[index[i]]]) for i in order.tolist()]
+    save_grid(torch.cat(rows).float() / 127.5 - 1, target, columns=rows[0].shape[0])
+    print(
+        f"{n} samples and {n} test images against {len(train)} training images, {net.name} features\n"
+        f"  median distance to the nearest one       {float(generated.median()):.4g}, of test images "
+        f"{float(real.median()):.4g}\n"
+        f"  nearer than the nearest 1 % of test images {suspicious:.1%}\n"
+        f"  least distance                           {float(generated.min()):.4g}, of test images "
+        f"{float(real.min()):.4g}\n"
+        f"wrote {target}: the {len(rows)} nearest samples, each with its {rows[0].shape[0] - 1} nearest training images"
+    )
+
+
+@torch.no_grad()
+def nearest(queries: Tensor, images: Tensor, net: FeatureNet, k: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices (n, k) of the nearest images in feature space, nearest first.
+
+    Args:
+        queries: Features (n, d).
+        images: uint8 (N, C, H, W).
+        net: The feature network.
+        k: How many, at most N.
+    """
+    best = torch.full((len(queries), k), torch.inf, device=queries.device)
+    where = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
+    parts = images.split(BATCH)
+    for i, part in enumerate(track(parts, f"features of {len(images)} training images")):
+        distance = torch.cdist(queries, net(part.to(queries.device)))
+        indices = torch.arange(i * BATCH, i * BATCH + len(part), device=queries.device).expand(len(queries), -1)
+        best, chosen = torch.cat([best, distance], 1).topk(k, largest=False)
+        where = torch.cat([where, indices], 1).gather(1, chosen)
+    return best.cpu(), where.cpu()

@@ -1,0 +1,55 @@
+"""What is computed once from real images and kept on disk."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pt_flows.files import replacing
+from pt_flows.state.distributed import true_everywhere, world
+
+
+def content_hash(images: Tensor) -> str:
+    """Sixteen hexadecimal digits that change with any pixel or the shape."""
+    digest = hashlib.blake2b(repr(tuple(images.shape)).encode(), digest_size=8)
+    digest.update(images.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where reference statistics are kept: $PT_FLOWS_CACHE, else pt_flows in the user's cache folder."""
+    if folder := os.environ.get("PT_FLOWS_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pt_flows"
+
+
+def cached(name: str, fields: tuple[str, ...], measure: Callable[[], tuple[Tensor, ...]]) -> list[Tensor]:
+    """Tensors from a file of the cache, or measured and written there.
+
+    Over several processes they are read where every process finds them; else all measure together and the first one
+    writes.
+
+    Args:
+        name: Of the file, without its suffix; it must tell apart whatever the tensors depend on.
+        fields: Names of the tensors.
+        measure: Computes them, the same ones on every process.
+    """
+    path = cache_folder() / f"{name}.pt"
+    found: list[Tensor] | None = None
+    if path.is_file():
+        try:
+            saved = torch.load(path, weights_only=True)
+            found = [saved[field] for field in fields]
+        except Exception as error:  # any damage: say so and measure again
+            tqdm.write(f"note: the cached statistics {path} can not be read ({error}); measuring again")
+    if true_everywhere(found is not None) and found is not None:
+        return found
+    found = [tensor.cpu() for tensor in measure()]
+    if world()[0] == 0:
+        with replacing(path) as partial:
+            torch.save(dict(zip(fields, found, strict=True)), partial)
+    return found
