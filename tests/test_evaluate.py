@@ -220,13 +220,13 @@ def test_a_generator_that_repeats_its_training_images_is_found_out(
     words = ["neighbours", ckpt, "--n", "20", "--show", "3", "--out", str(tmp_path / "n.png"),
              "--features", '{"class_path": "Lite0Features", "init_args": {"size": 32}}']  # fmt: skip
     assert main(words) == 0
-    assert "nearer than the nearest 1 % of test images 0.0%" in capsys.readouterr().out
+    assert "below the smallest 1 % of test images: 0.0%" in capsys.readouterr().out
     width, height = Image.open(tmp_path / "n.png").size
     assert width > 2 * height  # three rows of a sample and six neighbours
     repeated = Shapes32().reference("train", 20).float() / 127.5 - 1
     monkeypatch.setattr("pt_flows.evaluation.neighbours.evaluation_samples", lambda *a: iter([repeated]))
     assert main(words) == 0
-    assert "nearer than the nearest 1 % of test images 100.0%" in capsys.readouterr().out
+    assert "below the smallest 1 % of test images: 100.0%" in capsys.readouterr().out
     toy = train("toy2d/w1_fe", tmp_path, 2, "--evaluation.metrics", "[]")
     assert main(["neighbours", str(toy / "checkpoints/last.ckpt")]) == 2
     assert "neighbours compares images" in capsys.readouterr().err

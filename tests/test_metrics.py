@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pt_flows.metrics.features as features_module
 from pt_flows.contracts import DivergenceError, UserError
-from pt_flows.data import Shapes32, Toy2D
+from pt_flows.data import CIFAR10, Shapes32, Toy2D
 from pt_flows.functional.transport import exact_wasserstein, gaussian_mmd, sliced_wasserstein
 from pt_flows.metrics import (
     DINOv2Features,
@@ -258,6 +258,26 @@ def test_lite0_knows_images_from_noise() -> None:
         metric.update((x + noise * torch.randn_like(x)).clamp(-1, 1))
         values.append(metric.compute()["fd_lite0_64_200_train500"])
     assert values[0] < 0.8 * values[1] < 0.8 * 0.8 * values[2]
+
+
+@pytest.mark.slow
+def test_cifar10_has_its_recorded_distances(cifar_root: Path) -> None:
+    """Reference values of the protocol fd_lite0_64_10k_train: the test split, the same blurred, and noise."""
+    from torchvision.transforms.functional import gaussian_blur
+
+    datamodule = CIFAR10(str(cifar_root))
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    metric = FrechetDistance(Lite0Features(64), "train")
+    metric.prepare(datamodule, 10_000)
+    test = datamodule.reference("test", 10_000)
+    noise = torch.randint(256, test.shape, generator=torch.Generator().manual_seed(0))
+    assert metric.floor == pytest.approx(44.795, rel=1e-4)
+    for images, expected in ((gaussian_blur(test.float(), [5, 5], [1.0, 1.0]), 479.484), (noise.float(), 3849.22)):
+        metric.reset()
+        for part in (images / 127.5 - 1).split(500):
+            metric.update(part)
+        assert metric.compute()["fd_lite0_64_10k_train"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.slow
