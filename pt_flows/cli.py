@@ -36,6 +36,7 @@ from pt_flows.callbacks import (  # noqa: F401
 from pt_flows.cli_errors import explain
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data.base import FlowData
+from pt_flows.data.prepared import prepare
 from pt_flows.evaluation.compare import compare
 from pt_flows.evaluation.energy import density, ood
 from pt_flows.evaluation.evaluate import evaluate, record_training
@@ -68,6 +69,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows compare   RUN RUN ... [--out FILE] [--plot FILE.png]            table and verdicts over runs of several seeds
   pt-flows report    RUN RUN ... [--out report.html]                       the same with pictures, in one file to send
   pt-flows neighbours CKPT [--n 1000]                                      images: are training images repeated?
+  pt-flows prepare   imagenet --root DIR --size 64 --out DIR               decode images once, for training to read
   pt-flows density   CKPT                                                  DA-EBM: log-densities of test samples
   pt-flows ood       CKPT [--against FashionMNIST]                         energies: tell outliers from test samples
 
@@ -86,8 +88,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "density": density,
     "ood": ood,
     "neighbours": neighbours,
+    "prepare": prepare,
 }
-"""What is done with a finished run."""
+"""What is done before and after training."""
 
 CAN_NOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "functional": set(),
     "state": {"contracts", "functional"},
     "nets": {"contracts", "functional"},
-    "data": {"contracts", "functional", "progress", "state"},
+    "data": {"contracts", "files", "functional", "progress", "state"},
     "metrics": {"contracts", "files", "functional", "progress", "state"},
     "methods": {"contracts", "functional", "state"},
     "runs": {"contracts", "files"},

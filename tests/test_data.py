@@ -1,10 +1,12 @@
 """Data as a function of (seed, iteration)."""
 
+import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, cast, get_args
 
 import lightning as L
 import numpy as np
@@ -14,6 +16,8 @@ from PIL import Image
 from problems import write_class_folders
 from torch.testing import assert_close as close
 
+import pt_flows.data.prepared as prepared
+from pt_flows.cli import main
 from pt_flows.contracts import UserError
 from pt_flows.data import CIFAR10, ImageNet, Shapes32, Toy2D
 from pt_flows.data.base import BlockLoader, FlowData
@@ -234,7 +238,7 @@ def test_imagenet_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no images in .*train .*data.root must hold train/<class>"):
         ImageNet(str(tmp_path)).setup("fit")
     write_class_folders(tmp_path, num_classes=1, size=32, num_images=1)
-    with pytest.raises(UserError, match=r"0.JPEG has 32x32 pixels, fewer than data.image_size \(64\)"):
+    with pytest.raises(UserError, match=r"0.JPEG has 32x32 pixels, fewer than the image size wanted \(64\)"):
         ImageNet(str(tmp_path)).setup("fit")
     broken = tmp_path / "train" / "n00000000" / "0.JPEG"
     broken.write_bytes(broken.read_bytes()[:200])
@@ -250,3 +254,139 @@ def test_real_imagenet_subset() -> None:
     images, labels = data.arrays("test")
     assert images.shape[1:] == (3, 64, 64)
     assert data.num_classes == len(set(labels.tolist())) == len(list((root / "val").iterdir()))
+
+
+# ----------------------------------------------------------------------------------------------------- prepared images
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "BLOCK", 5)
+
+
+def test_prepared_images_are_those_of_the_folders(
+    tmp_path: Path, small_blocks: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "images", tmp_path / "out"
+    write_class_folders(source, num_classes=3, size=20)
+    words = ["prepare", "imagenet", "--root", str(source), "--out", str(target), "--size", "16", "--workers", "2"]
+    assert main(words) == 0
+    assert "--data ImageNet --data.root" in capsys.readouterr().out
+    folders, arrays = (ImageNet(str(root), image_size=16, batch_size=5) for root in (source, target))
+    for split in ("train", "test"):
+        for a, b in zip(folders.arrays(split), arrays.arrays(split), strict=True):
+            assert torch.equal(a, b)
+    assert arrays.num_classes == 3
+    for a, b in zip(folders.draw(7, 2), arrays.draw(7, 2), strict=True):
+        assert torch.equal(a, b)
+    assert main(words) == 0
+    assert "train: 12 images are there and whole" in capsys.readouterr().out
+    assert main([*words, "--size", "8"]) == 2
+    assert "holds images of 16 pixels; choose another --out for 8" in capsys.readouterr().err
+
+
+def test_files_that_can_not_be_used_are_left_out_and_listed(tmp_path: Path, small_blocks: None) -> None:
+    """Truncated, no image, too small: out; CMYK and grey: made RGB. Every image keeps its label."""
+    source, target = tmp_path / "images", tmp_path / "out"
+    write_class_folders(source, num_classes=4, size=16)
+    bad = ["train/n00000000/0.JPEG", "train/n00000001/2.JPEG", "train/n00000003/3.JPEG", "train/n00000003/1.JPEG"]
+    whole = (source / bad[0]).read_bytes()
+    (source / bad[0]).write_bytes(whole[: len(whole) // 2])
+    (source / bad[1]).write_bytes(b"no image")
+    (source / bad[2]).write_bytes(b"")
+    Image.new("RGB", (9, 30)).save(source / bad[3])
+    for name, mode in (("train/n00000002/1.JPEG", "CMYK"), ("train/n00000002/2.JPEG", "L")):
+        with Image.open(source / name) as image:
+            image.convert(mode).save(source / name)
+    prepared.prepare("imagenet", str(source), str(target), 16, workers=1)
+    listed = (target / "skipped.txt").read_text().splitlines()
+    assert sorted(line.partition("\t")[0] for line in listed) == sorted(str(source / name) for name in bad)
+    assert "9x30 pixels" in "".join(listed)
+    images, labels, _ = prepared.read_prepared(target, "train", 16)
+    assert len(images) == len(labels) == 12
+    for name in bad:
+        (source / name).unlink()
+    left, of = ImageNet(str(source), image_size=16).load("train")
+    pairs = {(image.numpy().tobytes(), int(label)) for image, label in zip(images, labels, strict=True)}
+    assert pairs == {(image.numpy().tobytes(), int(label)) for image, label in zip(left, of, strict=True)}
+
+
+def test_an_interrupted_preparation_goes_on(
+    tmp_path: Path, small_blocks: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped after two of five blocks, and with half a line in its journal."""
+
+    class Interrupted:
+        def map(self, function: Any, *arguments: Any) -> Iterator[Any]:
+            for i, pair in enumerate(zip(*arguments, strict=True)):
+                if i == 2:
+                    raise KeyboardInterrupt
+                yield function(*pair)
+
+    source, target, other = tmp_path / "images", tmp_path / "out", tmp_path / "other"
+    write_class_folders(source, num_classes=6, size=8)
+    (source / "train/n00000000/1.JPEG").write_bytes(b"")
+    target.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        prepared.write_split(source, target, "train", 8, cast(Any, Interrupted()))
+    with (target / "train.journal").open("a") as journal:
+        journal.write("[10, [")
+    with pytest.raises(UserError, match="no images in"):
+        ImageNet(str(target), image_size=8).setup("fit")
+    prepared.prepare("imagenet", str(source), str(target), 8, workers=1)
+    assert "train: going on with 3 of 5 blocks" in capsys.readouterr().out
+    prepared.prepare("imagenet", str(source), str(other), 8, workers=1)
+    for name in ("index.json", "train.npy", "train.labels.npy", "test.npy", "skipped.txt"):
+        assert (target / name).read_bytes() == (other / name).read_bytes()
+    assert sorted(file.name for file in target.iterdir()) == sorted(file.name for file in other.iterdir())
+
+
+def test_damaged_prepared_images_are_one_sentence(tmp_path: Path, small_blocks: None) -> None:
+    source, target = tmp_path / "images", tmp_path / "out"
+    write_class_folders(source, num_classes=3, size=8)
+    prepared.prepare("imagenet", str(source), str(target), 8, workers=1)
+    data, path = ImageNet(str(target), image_size=8), target / "train.npy"
+    with pytest.raises(UserError, match=r"holds images of 8 pixels, data.image_size is 16"):
+        ImageNet(str(target), image_size=16).setup("fit")
+
+    content = path.read_bytes()
+    path.write_bytes(content[:-700] + bytes([content[-700] ^ 1]) + content[-699:])
+    with pytest.raises(UserError, match=r"train.npy is damaged: 1 of 3 checksums differ, first that of images 5 to 9"):
+        data.setup("fit")
+    path.write_bytes(content[:-1])
+    with pytest.raises(UserError, match=r"train.npy or its labels can not be read .*prepare the images again"):
+        data.setup("fit")
+    path.write_bytes(content)
+    data.setup("fit")
+
+    index = json.loads((target / "index.json").read_text())
+    for change, message in (
+        ({"format": 9}, "has format 9, this version reads up to 1"),
+        ({"splits": {}}, "has no train split; its preparation was not finished"),
+        ({"splits": index["splits"] | {"train": index["splits"]["train"] | {"num": 11}}}, "says 11 images of 8 pixels"),
+        ({"classes": ["a"]}, r"labels outside 0 \.\.\. 0"),
+    ):
+        (target / "index.json").write_text(json.dumps(index | change))
+        with pytest.raises(UserError, match=message):
+            ImageNet(str(target), image_size=8).setup("fit")
+    (target / "index.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        ImageNet(str(target), image_size=8).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "prepare needs DATA first"),
+        (["imagenet", "--root", "nowhere", "--out", "out"], "no images in nowhere/train"),
+        (["imagenet", "--root", "here", "--out", "here"], "--out must be another folder than --root"),
+        (["imagenet", "--root", "here", "--out", "out", "--size", "0"], "--size and --workers must be at least 1"),
+    ],
+)
+def test_mistakes_in_a_preparation_are_one_sentence(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1

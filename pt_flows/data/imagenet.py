@@ -1,29 +1,30 @@
 """ImageNet, or any images in one folder per class."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from pt_flows.contracts import Split, UserError
+from pt_flows.contracts import Split
+from pt_flows.data.class_folders import FOLDERS, decode, list_images
 from pt_flows.data.images import ArrayImages, data_root
+from pt_flows.data.prepared import read_prepared
 from pt_flows.progress import track
-
-FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 
 
 class ImageNet(ArrayImages):
-    """ImageNet in its usual layout, `train/<class>/*.JPEG` and `val/<class>/*.JPEG`, decoded once and held in memory.
+    """ImageNet, from its usual layout or prepared by `pt-flows prepare imagenet`.
 
-    An image takes 3 · size² bytes: all of ImageNet 16 GB at 64 pixels and 63 GB at 128. Labels number the class folders
-    of `train` in alphabetical order. Images of another size are cut to their central square and reduced (Lanczos).
+    Files of the usual layout, `train/<class>/*.JPEG` and `val/<class>/*.JPEG`, are decoded at every start and held in
+    memory: for subsets. Prepared images are checked at the start and read as training asks for them. An image takes
+    3 · size² bytes: all of ImageNet 16 GB at 64 pixels and 63 GB at 128. Labels number the class folders of `train` in
+    alphabetical order. Images of another size are cut to their central square and reduced (Lanczos).
 
     Args:
-        root: Folder that holds `train` and `val`; default `imagenet<image_size>` in $PT_FLOWS_DATA, else in `data`.
+        root: Folder that holds `train` and `val`, or prepared images; default `imagenet<image_size>` in
+            $PT_FLOWS_DATA, else in `data`.
         image_size: Height and width.
         batch_size: Images of one minibatch over all ranks.
         flip: Mirror half of the training images left to right.
@@ -48,39 +49,15 @@ class ImageNet(ArrayImages):
         Raises:
             UserError: The folder is missing or has no images, or a file can not be used; says which.
         """
-        folder, training = self.root / FOLDERS[split], self.root / FOLDERS["train"]
-        try:
-            present, _ = find_classes(folder)
-            _, labels = find_classes(training if training.is_dir() else folder)
-            files = make_dataset(folder, {name: labels[name] for name in present}, IMG_EXTENSIONS)
-        except FileNotFoundError as error:
-            raise UserError(
-                f"no images in {folder} ({error}); data.root must hold train/<class>/*.JPEG and val/<class>/*.JPEG"
-            ) from error
-        except KeyError as error:
-            raise UserError(f"{folder} has a class folder {error}, {training} has not; rename or remove it") from error
-        self.num_classes = len(labels)
+        if (self.root / "index.json").is_file():
+            images, labels, classes = read_prepared(self.root, split, self.image_size)
+            self.num_classes = len(classes)
+            return images, labels
+        files, labels, classes = list_images(self.root, split)
+        self.num_classes = len(classes)
         images = torch.empty(len(files), 3, self.image_size, self.image_size, dtype=torch.uint8)
         with ThreadPoolExecutor() as pool:
-            decoded = pool.map(self.decode, (path for path, _ in files))
-            for i, image in enumerate(track(decoded, f"reading {folder}", len(files))):
+            decoded = pool.map(partial(decode, size=self.image_size), files)
+            for i, image in enumerate(track(decoded, f"reading {self.root / FOLDERS[split]}", len(files))):
                 images[i] = torch.from_numpy(image).permute(2, 0, 1)
-        return images, torch.tensor([label for _, label in files])
-
-    def decode(self, path: str) -> np.ndarray:
-        """One image as RGB uint8 (size, size, 3).
-
-        Raises:
-            UserError: The file is damaged, or smaller than the images wanted.
-        """
-        size = self.image_size
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except OSError as error:
-            raise UserError(f"{path} can not be read ({error}); delete it or restore it, and start again") from error
-        if min(image.size) < size:
-            raise UserError(f"{path} has {image.size[0]}x{image.size[1]} pixels, fewer than data.image_size ({size})")
-        return np.array(
-            image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-        )
+        return images, torch.tensor(labels)

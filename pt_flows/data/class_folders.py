@@ -1,0 +1,59 @@
+"""Images in one folder per class: ImageNet's usual layout."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
+from pt_flows.contracts import Split, UserError
+
+FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
+
+
+class ClassFolders(NamedTuple):
+    """Image files with their labels, which number the classes in alphabetical order."""
+
+    files: list[str]
+    labels: list[int]
+    classes: list[str]
+
+
+def list_images(root: Path, split: Split) -> ClassFolders:
+    """The images of `train/<class>` or `val/<class>`; classes are those of `train` in both.
+
+    Raises:
+        UserError: The folder is missing, a class has no images, or the splits disagree about classes.
+    """
+    folder, training = root / FOLDERS[split], root / FOLDERS["train"]
+    try:
+        present, _ = find_classes(folder)
+        classes, numbers = find_classes(training if training.is_dir() else folder)
+        pairs = make_dataset(folder, {name: numbers[name] for name in present}, IMG_EXTENSIONS)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"no images in {folder} ({error}); data.root must hold train/<class>/*.JPEG and val/<class>/*.JPEG, or "
+            "what pt-flows prepare has made of them"
+        ) from error
+    except KeyError as error:
+        raise UserError(f"{folder} has a class folder {error}, {training} has not; rename or remove it") from error
+    return ClassFolders([path for path, _ in pairs], [label for _, label in pairs], classes)
+
+
+def decode(path: str, size: int) -> np.ndarray:
+    """One image as RGB uint8 (size, size, 3): its central square, reduced with Lanczos' filter.
+
+    Raises:
+        UserError: The file is damaged, or smaller than the images wanted.
+    """
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damage of different kinds
+        raise UserError(f"{path} can not be read ({error}); delete it or restore it, and start again") from error
+    if min(image.size) < size:
+        raise UserError(f"{path} has {image.size[0]}x{image.size[1]} pixels, fewer than the image size wanted ({size})")
+    return np.array(
+        image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    )

@@ -1,0 +1,257 @@
+"""Image folders turned once into arrays that training reads without decoding.
+
+    <out>/index.json         image size, classes, and of each split: how many images, checksums, skipped files
+    <out>/train.npy          uint8 (N, 3, size, size), and test.npy
+    <out>/train.labels.npy   int64 (N,), and test.labels.npy
+
+A .npy file is mapped into memory, and any image is one read of 3 · size² bytes: so batches are the same function of
+(seed, iteration) as in memory, shuffled over the whole set. An interrupted preparation goes on where it was.
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pt_flows.contracts import Split, UserError
+from pt_flows.data.class_folders import FOLDERS, decode, list_images
+from pt_flows.files import replacing
+from pt_flows.progress import track
+
+FORMAT = 1
+BLOCK = 1_024
+"""Images that one process writes at a time, and that one checksum covers."""
+
+
+def prepare(data: Literal["imagenet"], root: str, out: str, size: int = 64, workers: int | None = None) -> None:
+    """Decode and reduce images once, in parallel, for training to read.
+
+    Goes on where an interrupted one stopped. Files that can not be used are left out, and listed in `skipped.txt`. Run
+    again on what is finished, it checks every byte.
+
+    Args:
+        data: Layout of the images: imagenet, that is train/<class>/*.JPEG and val/<class>/*.JPEG.
+        root: Folder of the images.
+        out: Folder to write.
+        size: Height and width; larger images are cut to their central square and reduced.
+        workers: Processes; default one for each core.
+    """
+    if size < 1 or (workers is not None and workers < 1):
+        raise UserError(f"--size and --workers must be at least 1, got {size} and {workers}")
+    source, target = Path(root), Path(out)
+    if target.resolve() == source.resolve():
+        raise UserError(f"--out must be another folder than --root, got {out} for both")
+    target.mkdir(parents=True, exist_ok=True)
+    index = read_index(target) if (target / "index.json").is_file() else None
+    if index is not None and index["size"] != size:
+        raise UserError(f"{target} holds images of {index['size']} pixels; choose another --out for {size}")
+    splits: list[Split] = [split for split, folder in FOLDERS.items() if split == "train" or (source / folder).is_dir()]
+    index = index or {"format": FORMAT, "size": size, "classes": list_images(source, "train").classes, "splits": {}}
+    workers = workers or len(os.sched_getaffinity(0))
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload([__name__])  # imported once, not by every worker
+    with ProcessPoolExecutor(workers, mp_context=processes) as pool:
+        for split in splits:
+            if split in index["splits"]:
+                verify(target, index, split)
+                print(f"{split}: {index['splits'][split]['num']} images are there and whole")
+                continue
+            index["splits"][split] = write_split(source, target, split, size, pool)
+            with replacing(target / "index.json") as path:
+                path.write_text(json.dumps(index))
+    skipped = [f"{name}\t{why}\n" for entry in index["splits"].values() for name, why in entry["skipped"]]
+    (target / "skipped.txt").write_text("".join(skipped))
+    note = f"; {len(skipped)} files could not be used, see {target / 'skipped.txt'}" if skipped else ""
+    print(f"prepared {target} ({sum(f.stat().st_size for f in target.glob('*.npy')) / 1e9:.2f} GB){note}")
+    print(f"train with --data ImageNet --data.root {target} --data.image_size {size}")
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+class Written(NamedTuple):
+    """A block: where it begins, and the files that were left out, each with its position and the reason."""
+
+    start: int
+    skipped: list[tuple[int, str]]
+
+
+def write_split(source: Path, target: Path, split: Split, size: int, pool: Executor) -> dict[str, Any]:
+    """Write the array and the labels of a split, and return its entry in the index."""
+    files, labels, _ = list_images(source, split)
+    partial_array, journal = target / f"{split}.npy.part", target / f"{split}.journal"
+    listing = hashlib.sha256("\n".join([str(size), *files]).encode()).hexdigest()
+    done = read_journal(journal, listing)
+    if not done or num_images(partial_array) != len(files):
+        done = {}
+        make_array(partial_array, len(files), size)
+        journal.write_text(listing + "\n")
+    starts = range(0, len(files), BLOCK)
+    todo = [start for start in starts if start not in done]
+    if len(todo) < len(starts):
+        print(f"{split}: going on with {len(todo)} of {len(starts)} blocks")
+    jobs = pool.map(partial(write_block, partial_array, size), todo, [files[i : i + BLOCK] for i in todo])
+    with journal.open("a") as log:
+        for written in track(jobs, f"{split}: blocks of {BLOCK} images", len(todo)):
+            done[written.start] = written.skipped
+            log.write(json.dumps(written) + "\n")
+            log.flush()
+    skipped = sorted(pair for pairs in done.values() for pair in pairs)
+    kept = close_gaps(partial_array, [i for i, _ in skipped], len(files), size)
+    if not len(kept):
+        raise UserError(f"no image of {source / FOLDERS[split]} can be used, the first because: {skipped[0][1]}")
+    with replacing(target / f"{split}.labels.npy") as path, path.open("wb") as file:
+        np.save(file, np.array(labels)[kept])
+    os.replace(partial_array, target / f"{split}.npy")
+    entry = {"num": len(kept), "skipped": [(files[i], why) for i, why in skipped]}
+    entry["checksums"] = checksums(target / f"{split}.npy", split)
+    journal.unlink()
+    return entry
+
+
+def read_journal(journal: Path, listing: str) -> dict[int, list[tuple[int, str]]]:
+    """Blocks that an interrupted preparation of the same files has finished."""
+    if not journal.is_file():
+        return {}
+    first, *lines = journal.read_text().split("\n")
+    if first != listing:
+        return {}
+    whole = [json.loads(line) for line in lines[:-1]]  # the last one may have been cut short
+    return {start: [(i, why) for i, why in skipped] for start, skipped in whole}
+
+
+def num_images(path: Path) -> int:
+    """How many images an array has room for; 0 where there is none."""
+    try:
+        return len(np.load(path, mmap_mode="r"))
+    except (OSError, ValueError, EOFError):
+        return 0
+
+
+def make_array(path: Path, num: int, size: int) -> None:
+    """A .npy file with room for all images; there is space for it on the disk, or an error now."""
+    with path.open("wb") as file:
+        write_header(file, num, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, file.tell() + num * 3 * size * size)
+
+
+def write_header(file: Any, num: int, size: int) -> None:
+    """The header of the array, of one length for any number of images."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (num, 3, size, size)})
+
+
+def write_block(path: Path, size: int, start: int, files: list[str]) -> Written:
+    """Decode the files of a block into their places of the array."""
+    images, skipped = np.zeros((len(files), 3, size, size), np.uint8), []
+    for i, name in enumerate(files):
+        try:
+            images[i] = decode(name, size).transpose(2, 0, 1)
+        except UserError as error:
+            skipped.append((start + i, str(error).partition(";")[0]))
+    with path.open("r+b", buffering=0) as file:
+        file.seek(np.lib.format.open_memmap(path, mode="r").offset + start * images[0].nbytes)
+        file.write(images.tobytes())
+        os.fsync(file.fileno())
+    return Written(start, skipped)
+
+
+def close_gaps(path: Path, gaps: list[int], num: int, size: int) -> np.ndarray:
+    """Put the last images where skipped ones were to be, shorten the array, and return which file is where."""
+    if not gaps:
+        return np.arange(num)
+    left = num - len(gaps)
+    kept = np.arange(left)
+    array = np.lib.format.open_memmap(path, mode="r+")
+    holes, movable = [i for i in gaps if i < left], sorted(set(range(left, num)) - set(gaps))
+    for hole, origin in zip(holes, movable, strict=True):
+        array[hole], kept[hole] = array[origin], origin
+    array.flush()
+    offset = array.offset
+    del array
+    with path.open("r+b") as file:
+        write_header(file, left, size)
+        file.truncate(offset + left * 3 * size * size)
+    return kept
+
+
+def checksums(path: Path, split: Split) -> list[str]:
+    """One for each block of the array, 16 hexadecimal digits of BLAKE2."""
+    array = np.load(path, mmap_mode="r")
+    blocks = [array[i : i + BLOCK] for i in range(0, len(array), BLOCK)]
+    digest = lambda part: hashlib.blake2b(np.ascontiguousarray(part).data, digest_size=8).hexdigest()
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
+        return list(track(pool.map(digest, blocks), f"{split}: checksums", len(blocks)))
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of prepared images.
+
+    Raises:
+        UserError: It is damaged, or from a newer version.
+    """
+    path = folder / "index.json"
+    try:
+        index: dict[str, Any] = json.loads(path.read_text())
+        version = int(index["format"])
+        missing = {"size", "classes", "splits"} - set(index)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); prepare the images again into another folder") from error
+    if version > FORMAT or missing:
+        raise UserError(f"{path} has format {version}, this version reads up to {FORMAT}; update pt_flows")
+    return index
+
+
+def read_prepared(folder: Path, split: Split, size: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Images uint8 (N, 3, size, size) mapped from disk, labels (N,), and names of the classes; every byte is checked.
+
+    Raises:
+        UserError: They are not what the index says, or another size.
+    """
+    index = read_index(folder)
+    if index["size"] != size:
+        raise UserError(f"{folder} holds images of {index['size']} pixels, data.image_size is {size}")
+    if split not in index["splits"]:
+        raise UserError(f"{folder} has no {split} split; its preparation was not finished: run pt-flows prepare again")
+    verify(folder, index, split)
+    images = torch.from_numpy(np.load(folder / f"{split}.npy", mmap_mode="c"))
+    return images, torch.from_numpy(np.load(folder / f"{split}.labels.npy")), index["classes"]
+
+
+def verify(folder: Path, index: dict[str, Any], split: Split) -> None:
+    """Check the files of a split against the index.
+
+    Raises:
+        UserError: They differ; says where.
+    """
+    path, entry, size = folder / f"{split}.npy", index["splits"][split], index["size"]
+    again = f"delete {folder} and prepare the images again"
+    try:
+        shape = np.load(path, mmap_mode="r").shape
+        labels = np.load(folder / f"{split}.labels.npy")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} or its labels can not be read ({error}); {again}") from error
+    if shape != (entry["num"], 3, size, size) or labels.shape != shape[:1]:
+        raise UserError(
+            f"{path} has shape {shape} and {len(labels)} labels, the index beside it says {entry['num']} images of "
+            f"{size} pixels; {again}"
+        )
+    if not ((labels >= 0) & (labels < len(index["classes"]))).all():
+        raise UserError(f"{folder / split}.labels.npy has labels outside 0 ... {len(index['classes']) - 1}; {again}")
+    differing = [i for i, (a, b) in enumerate(zip(checksums(path, split), entry["checksums"], strict=True)) if a != b]
+    if differing:
+        raise UserError(
+            f"{path} is damaged: {len(differing)} of {len(entry['checksums'])} checksums differ, first that of images "
+            f"{differing[0] * BLOCK} to {min((differing[0] + 1) * BLOCK, entry['num']) - 1}; {again}"
+        )
