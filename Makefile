@@ -16,17 +16,18 @@ LAYERS  := --config configs/cifar10/$(METHOD).yaml \
 ROOT    := $(if $(DATA_DIR),PT_FLOWS_DATA="$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-cifar test test-slow lint types check smoke bench clean
+.PHONY: help install demo train-cifar train-imagenet test test-slow lint types check smoke bench clean
 
 help:  ## show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  %-13s %s\n' "$$t" "$$d"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  %-15s %s\n' "$$t" "$$d"; done
 	@echo
 	@echo 'Variables:'
 	@echo '  METHOD    w1_fe (default), w2_fe, w2_fe_map, ode_gan, ode_gan_resnet, wgan_gp, da_ebm or improved_cd; for a CPU'
 	@echo '            w1_fe_small, w2_fe_small, ode_gan_small, wgan_gp_small, improved_cd_small'
 	@echo '  DATASET   cifar10 (default) or shapes32, a built-in set that needs no download'
 	@echo '  METRIC    lite0 (default, works offline) or inception (the FID of the literature; downloads weights once)'
-	@echo '  DATA_DIR  folder that holds cifar-10-batches-py; default $$PT_FLOWS_DATA, else data'
+	@echo '  DATA_DIR  folder that holds cifar-10-batches-py; default $$PT_FLOWS_DATA, else data. For train-imagenet'
+	@echo '            the folder of prepared images; default imagenet64 in the same place'
 	@echo '  ARGS      anything pt-flows fit takes: ARGS="--trainer.max_steps 2000 --ckpt_path last"'
 	@echo '  PYTHON    interpreter to set .venv up with, 3.11 or newer (default python3)'
 
@@ -43,6 +44,11 @@ demo: $(STAMP)  ## train W1-FE, W2-FE and WGAN-GP on the ring of eight: minutes 
 
 train-cifar: $(STAMP)  ## the full recipe on CIFAR-10 (a GPU's work); see METHOD, DATASET, METRIC, DATA_DIR, ARGS
 	$(ROOT) $(BIN)/pt-flows fit $(LAYERS) $(ARGS)
+
+train-imagenet: $(STAMP)  ## the recipe on ImageNet at 64 pixels, after pt-flows prepare imagenet (docs/scale.md)
+	$(BIN)/pt-flows fit --config configs/imagenet/$(METHOD).yaml \
+	  $(if $(filter-out lite0,$(METRIC)),--config configs/metrics/$(METRIC).yaml) \
+	  $(if $(DATA_DIR),--data.root "$(DATA_DIR)") $(ARGS)
 
 test: $(STAMP)  ## fast tests
 	$(BIN)/python -m pytest -q $(ARGS)

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import urlparse
 
 import torch
@@ -66,9 +66,13 @@ class RunOptions:
 
 
 def new_run_folder(root: Path, experiment: str) -> Path:
-    """A fresh folder for a run; the same one in the processes that Lightning launches for it."""
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and (given := os.environ.get(RUN_DIR_VARIABLE)):
-        return Path(given)
+    """A fresh folder for a run, made by its first process.
+
+    Processes that Lightning launches are told which one it is. Those of `torchrun` and SLURM are not, and need not be:
+    the first process alone writes.
+    """
+    if cast(Any, rank_zero_only).rank > 0:
+        return Path(os.environ.get(RUN_DIR_VARIABLE) or root / experiment)
     folder = root / experiment / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True)

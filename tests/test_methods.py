@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from problems import METHODS, Adam, build, data, fit, weights
 from torch import nn
 
@@ -279,6 +280,28 @@ def test_bfloat16_trains_with_a_float32_penalty(name: str) -> None:
     module = build(name)
     fit(module, data(), max_steps=2, precision="bf16-mixed")
     assert bool(weights(module).isfinite().all())
+
+
+@pytest.mark.parametrize("images", KINDS)
+def test_three_ranks_equal_one(images: bool) -> None:
+    torch.set_default_dtype(torch.float64)
+    results = []
+    for scale in ({}, {"strategy": "ddp_fork", "devices": 3}):
+        module, batches = build("WGANGP", images), data(images)
+        batches.batch_size = 6
+        fit(module, batches, max_steps=2, precision="64-true", **scale)
+        results.append(weights(module))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-10)
+
+
+def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sharded(SingleDeviceStrategy):
+        pass
+
+    module = build("WGANGP")
+    monkeypatch.setattr("pt_flows.methods.base.SingleDeviceStrategy", DDPStrategy)
+    with pytest.raises(UserError, match=r"trainer.strategy: Sharded is not supported: .*use ddp"):
+        fit(module, data(), max_steps=1, strategy=Sharded("cpu"))
 
 
 def test_two_ranks_refuse_a_batch_that_does_not_divide() -> None:

@@ -23,6 +23,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -131,6 +132,11 @@ class GenerativeModule(L.LightningModule, ABC):
                 f"model and data do not fit: the networks work on samples of shape {tuple(self.event_shape)}, "
                 f"{type(data).__name__} serves {tuple(shape)}; change the networks of model (image_size, "
                 "num_channels, event_shape) or data"
+            )
+        if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise UserError(
+                f"trainer.strategy: {type(self.trainer.strategy).__name__} is not supported: gradients of penalties "
+                "are differentiated again, which sharded parameters can not do; use ddp, all networks fit one device"
             )
         if str(self.trainer.precision).startswith("16"):
             raise UserError(
