@@ -20,6 +20,7 @@ import torch
 import yaml
 from PIL import Image
 from problems import ROOT, build, data, fit
+from test_metrics import RandomFeatures
 
 from pt_flows.cli import main
 from pt_flows.contracts import UserError
@@ -200,8 +201,6 @@ def test_full_numbers_come_at_milestones_and_at_the_end(tmp_path: Path) -> None:
 
 
 def test_nearest_images_are_those_of_all_distances() -> None:
-    from test_metrics import RandomFeatures
-
     net = RandomFeatures()
     images = Shapes32().reference("train", 330)
     f = net(images)
@@ -218,7 +217,7 @@ def test_a_generator_that_repeats_its_training_images_is_found_out(
                    "--evaluation.metrics", "[]")  # fmt: skip
     ckpt = str(folder / "checkpoints/last.ckpt")
     words = ["neighbours", ckpt, "--n", "20", "--show", "3", "--out", str(tmp_path / "n.png"),
-             "--features", '{"class_path": "Lite0Features", "init_args": {"size": 32}}']  # fmt: skip
+             "--features", "test_metrics.RandomFeatures"]  # fmt: skip
     assert main(words) == 0
     assert "below the smallest 1 % of test images: 0.0%" in capsys.readouterr().out
     width, height = Image.open(tmp_path / "n.png").size
