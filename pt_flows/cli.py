@@ -44,6 +44,7 @@ from pt_flows.evaluation.neighbours import neighbours
 from pt_flows.evaluation.report import report
 from pt_flows.evaluation.sample import sample
 from pt_flows.methods.base import GenerativeModule
+from pt_flows.metrics.features import file_hash
 from pt_flows.runs import (
     MetricsCSV,
     RunOptions,
@@ -52,8 +53,9 @@ from pt_flows.runs import (
     find_checkpoint,
     loggers,
     new_run_folder,
-    read_checkpoint,
+    open_checkpoint,
     run_folder_of,
+    say,
 )
 
 USAGE = """pt-flows: generative methods as discretised flows
@@ -139,10 +141,11 @@ class FlowCLI(LightningCLI):
         self.experiment = "-".join(names).lower()
         root, self.resumed_at = Path(config.run.root), 0
         self.dumped = self._parser(self.subcommand).dump(config, skip_none=False)
-        checkpoint = None
+        wanted = checkpoint = None
+        self.parent: dict[str, Any] | None = None
         if config.ckpt_path:
-            checkpoint = find_checkpoint(config.ckpt_path, root, self.experiment)
-            saved = read_checkpoint(checkpoint)
+            wanted = find_checkpoint(config.ckpt_path, root, self.experiment)
+            checkpoint, saved = open_checkpoint(wanted)
             self.resumed_at = int(saved["pt_flows"]["iteration"])
             self.compare(saved.get("hyper_parameters", {}))
             config["ckpt_path"] = str(checkpoint)
@@ -156,8 +159,10 @@ class FlowCLI(LightningCLI):
                 f"trainer.max_steps must be the number of iterations to train, got {config.trainer.max_steps}"
             )
         # only the last checkpoint goes on in its folder: from an earlier one, what came after would be overwritten
-        continued = run_folder_of(checkpoint) if checkpoint and checkpoint.name == "last.ckpt" else None
+        continued = run_folder_of(wanted) if wanted and wanted.name == "last.ckpt" else None
         self.folder = continued or new_run_folder(root, self.experiment)
+        if checkpoint is not None and not continued:
+            self.parent = {"checkpoint": str(checkpoint), "sha256": file_hash(checkpoint), "iteration": self.resumed_at}
 
     @rank_zero_only
     def compare(self, saved: dict[str, Any]) -> None:
@@ -196,7 +201,7 @@ class FlowCLI(LightningCLI):
     def before_fit(self) -> None:
         """Write down what is about to run, and say it in one line."""
         seed = self.config.fit.seed_everything
-        recorded = environment(seed)
+        recorded = environment(seed) | ({"parent": self.parent} if self.parent else {})
         describe_run(self.folder, self.dumped, recorded)
         for logger in self.trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.dumped) | {"environment": recorded})
@@ -248,12 +253,6 @@ class FlowCLI(LightningCLI):
 def networks(model: GenerativeModule) -> dict[str, Any]:
     """The networks of a method by name, without the averaged copy."""
     return {name: net for name, net in model.named_children() if name != "ema" and any(True for _ in net.parameters())}
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Tell the user, on standard output, from one process."""
-    print(text, flush=True)
 
 
 def run(argv: Sequence[str]) -> None:

@@ -5,7 +5,7 @@
         environment.json   seed, command, git commit, versions, device
         metrics.csv        every number that was logged
         pictures/          grids or densities
-        checkpoints/       last.ckpt and best.ckpt
+        checkpoints/       last.ckpt, previous.ckpt and best.ckpt
         wandb/             what W&B syncs
 
 The id is W&B's run id too, so a continued run goes on in the same place of the dashboard.
@@ -63,6 +63,12 @@ class RunOptions:
         self.root, self.name, self.project = Path(root), name, project
         self.group, self.tags = group, tags
         self.wandb: WandbMode = wandb
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Tell the user, on standard output, from one process."""
+    print(text, flush=True)
 
 
 def new_run_folder(root: Path, experiment: str) -> Path:
@@ -125,6 +131,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of pt_flows: it holds no pt_flows record; take one from a run folder"
         )
     return checkpoint
+
+
+def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint to go on from and its content: the one before, with a note, where a run's last one is damaged.
+
+    Raises:
+        UserError: As for `read_checkpoint`, and there is none before.
+    """
+    try:
+        return path, read_checkpoint(path)
+    except UserError as error:
+        previous = path.with_name("previous.ckpt")
+        if path.name != "last.ckpt" or not previous.is_file():
+            raise
+        content = read_checkpoint(previous)
+        say(f"note: {error}. Going on from {previous}, iteration {content['pt_flows']['iteration']}")
+        return previous, content
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:

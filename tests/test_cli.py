@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from PIL import Image
 from problems import ROOT
 
 from pt_flows.cli import main
+from pt_flows.metrics.features import file_hash
 from pt_flows.runs import read_checkpoint
 
 TOY = str(ROOT / "configs/toy2d/w1_fe.yaml")
@@ -259,6 +261,32 @@ def test_bad_checkpoints(damage: str, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(arguments) == 2
         expected = "is not a checkpoint of pt_flows" if damage == "lightning" else "can not be read as a checkpoint"
         assert expected in capsys.readouterr().err
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--checkpoints.every_n_iterations", "10"]
+    assert fit(*flags, steps=40) == 0
+    last, whole = run_folder() / "checkpoints/last.ckpt", Path("whole.ckpt")
+    shutil.copy(last, whole)
+    last.write_bytes(last.read_bytes()[:5_000])
+    assert fit(*flags, "--ckpt_path", "last", steps=40) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"note: \S+last.ckpt can not be read .* Going on from \S+previous.ckpt, iteration 30", out)
+    assert_same(last, whole)
+    for name in ("last", "previous"):
+        (last.parent / f"{name}.ckpt").write_bytes(b"broken")
+    assert fit("--ckpt_path", "last", steps=50) == 2
+    assert "previous.ckpt can not be read as a checkpoint" in capsys.readouterr().err
+
+
+def test_a_branch_knows_where_it_comes_from() -> None:
+    assert fit(steps=10) == 0
+    origin = run_folder() / "checkpoints/best.ckpt"
+    assert fit("--run.root", "branches", "--ckpt_path", str(origin), "--model.persistence", "2", steps=20) == 0
+    parent = json.loads((run_folder("branches") / "environment.json").read_text())["parent"]
+    assert (parent["checkpoint"], parent["iteration"]) == (str(origin), 10)
+    assert parent["sha256"] == file_hash(origin)
+    assert "parent" not in json.loads((run_folder() / "environment.json").read_text())
 
 
 def test_a_checkpoint_of_another_method_or_size(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints that survive: written whole or not at all, the last and the best, and a clean stop on Ctrl-C."""
+"""Checkpoints that survive: written whole or not at all, the last two and the best, and a clean stop on Ctrl-C."""
 
 import contextlib
 import io
@@ -39,6 +39,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 class Checkpoints(EveryIterations):
     """`checkpoints/last.ckpt` every N iterations and at the end, `best.ckpt` whenever the first metric improves.
+
+    `previous.ckpt` is the one before the last, which a run goes on from if a disk has damaged the last.
 
     Ctrl-C, SIGTERM and SIGUSR1 finish the block at hand, save, and stop; a second Ctrl-C stops at once.
 
@@ -108,7 +110,10 @@ class Checkpoints(EveryIterations):
     def save(self, trainer: L.Trainer, iteration: int) -> None:
         """Write `last.ckpt`, once per iteration at most."""
         if iteration != self._saved:
-            trainer.save_checkpoint(self.folder(trainer) / "last.ckpt")
+            last = self.folder(trainer) / "last.ckpt"
+            if trainer.is_global_zero and last.is_file():
+                copy_atomically(last, last.with_name("previous.ckpt"))
+            trainer.save_checkpoint(last)
             self._saved = iteration
 
     def _improved(self, trainer: L.Trainer, iteration: int) -> bool:
