@@ -37,11 +37,13 @@ class ImageFiles:
         self.event_shape = tuple(self.images.shape[1:])
 
     def reference(self, split: Split, num: int | None = None) -> Tensor:
-        """The first `num` images uint8 (num, C, H, W); splits are all the same.
+        """The first `num` images uint8 (num, C, H, W).
 
         Raises:
-            UserError: There are fewer.
+            UserError: There are fewer, or the test split is asked for: they are one set.
         """
+        if split != "train":
+            raise UserError(f"{self.path} is one set of images, without a {split} split; leave --split out")
         if num is not None and num > len(self.images):
             raise UserError(f"{num} images are asked for, {self.path} has {len(self.images)}; lower --n")
         return self.images[:num]

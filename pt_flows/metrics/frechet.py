@@ -121,10 +121,13 @@ class FrechetDistance(SampleMetric):
             raise UserError(f"evaluation.num_samples must be at least 2 for FrechetDistance, got {num_samples}")
         self.num_samples = num_samples
         images = data.reference(self.split, self.num_reference)
-        self.reference, self.root = self.real_moments(images), self.real_root(images)
+        name = self.cache_name(images)
+        self.reference = self.real_moments(images, name)
+        self.root = cached(f"{name}-root", ("root",), lambda: (symmetric_root(self.reference.covariance),))[0]
         other = "test" if self.split == "train" else "train"
         try:
-            self.floor = self.distance_to(self.real_moments(data.reference(other, num_samples)))
+            others = data.reference(other, num_samples)
+            self.floor = self.distance_to(self.real_moments(others, self.cache_name(others)))
         except UserError:  # the other split has fewer than n images: no floor at this n
             self.floor = None
 
@@ -162,8 +165,8 @@ class FrechetDistance(SampleMetric):
         """Fréchet distance of the reference to other moments."""
         return frechet_distance(*self.reference, *other, root_1=self.root)
 
-    def real_moments(self, images: Tensor) -> Moments:
-        """Moments of real images uint8 (N, C, H, W)."""
+    def real_moments(self, images: Tensor, name: str) -> Moments:
+        """Moments of real images uint8 (N, C, H, W), cached under a name."""
 
         def measure() -> Moments:
             total, outer = torch.zeros_like(self.total), torch.zeros_like(self.outer)
@@ -171,12 +174,7 @@ class FrechetDistance(SampleMetric):
                 accumulate(f, total, outer)
             return moments(sum_over_ranks(total), sum_over_ranks(outer), len(images))
 
-        return Moments(*cached(self.cache_name(images), Moments._fields, measure))
-
-    def real_root(self, images: Tensor) -> Tensor:
-        """Root of the covariance of real images, which every distance to them needs."""
-        name = f"{self.cache_name(images)}-root"
-        return cached(name, ("root",), lambda: (symmetric_root(self.real_moments(images).covariance),))[0]
+        return Moments(*cached(name, Moments._fields, measure))
 
     def cache_name(self, images: Tensor) -> str:
         """Name of what is computed from these very images with this network."""
