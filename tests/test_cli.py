@@ -71,7 +71,7 @@ def command(*arguments: str) -> list[str]:
 def test_fit_leaves_a_complete_run_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert fit("--evaluation.every_n_iterations", "10", "--checkpoints.every_n_iterations", "10") == 0
     folder = run_folder()
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {p.stem for p in (folder / "checkpoints").iterdir()} == {"last", "previous", "best"}
     assert [p.name for p in (folder / "pictures").iterdir()] == ["00000020.png"]
     assert Image.open(folder / "pictures/00000020.png").size[0] > 300
     rows = list(csv.DictReader((folder / "metrics.csv").open()))

@@ -310,6 +310,16 @@ def test_two_ranks_refuse_a_batch_that_does_not_divide() -> None:
         fit(build("WGANGP"), datamodule, max_steps=1, strategy="ddp_fork", devices=2)
 
 
+def test_two_ranks_refuse_different_configurations() -> None:
+    class Differ(L.Callback):
+        def setup(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+            if trainer.global_rank == 1:
+                trainer.datamodule.batch_size = 32  # pyright: ignore[reportAttributeAccessIssue]
+
+    with pytest.raises(Exception, match=r"process 1 was started with another .*: batch_size is 32 there and \d+ here"):
+        fit(build("WGANGP"), data(), max_steps=1, strategy="ddp_fork", devices=2, callbacks=[Differ()])
+
+
 def test_decay_without_an_end_is_refused() -> None:
     with pytest.raises(UserError, match="lr_decay: cosine needs an end"):
         fit(build("WGANGP", lr_decay="cosine"), data(), max_steps=-1)

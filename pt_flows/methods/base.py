@@ -42,7 +42,7 @@ from pt_flows.contracts import (
 from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity
 from pt_flows.functional.schedules import Decay, decay_factor
 from pt_flows.functional.transport import assignment
-from pt_flows.state.distributed import all_ranks, mean_over_ranks, world
+from pt_flows.state.distributed import all_ranks, mean_over_ranks, of_every_rank, world
 from pt_flows.state.ema import EMA
 from pt_flows.state.noise import NoiseStream, fold, run_seed
 
@@ -326,6 +326,28 @@ class GenerativeModule(L.LightningModule, ABC):
             [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for optimizer in self.trainer.optimizers
         ]
+        self._check_same_everywhere()
+
+    def _check_same_everywhere(self) -> None:
+        """Refuse processes that were started with different configurations, which would wait for each other for ever.
+
+        Raises:
+            UserError: Names the first process that differs, and how.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        facts = {name: value for name, value in self.hparams.items() if _is_plain(value)}
+        facts |= {"class": type(self).__name__, "data": type(data).__name__, "seed": run_seed()}
+        facts |= {"max_steps": self.trainer.max_steps, "batch_size": getattr(data, "batch_size", None)}
+        facts |= {"iteration": self.iteration, "optimizers": self._configured}
+        facts |= {"parameters": [tuple(p.shape) for p in self.parameters()]}
+        first, *others = of_every_rank(facts)
+        for rank, other in enumerate(others, 1):
+            if differing := [name for name in first if first[name] != other.get(name)]:
+                name = differing[0]
+                raise UserError(
+                    f"process {rank} was started with another configuration than process 0: {name} is "
+                    f"{str(other.get(name))[:80]} there and {str(first[name])[:80]} here; start all with one command"
+                )
 
     def on_train_start(self) -> None:
         """Count on from the module's iteration; let the configuration's learning rates win over a checkpoint's."""

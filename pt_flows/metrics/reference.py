@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pt_flows.files import replacing
-from pt_flows.state.distributed import true_everywhere, world
+from pt_flows.state.distributed import of_every_rank, world
 
 
 def content_hash(images: Tensor) -> str:
@@ -46,7 +46,7 @@ def cached(name: str, fields: tuple[str, ...], measure: Callable[[], tuple[Tenso
             found = [saved[field] for field in fields]
         except Exception as error:  # any damage: say so and measure again
             tqdm.write(f"note: the cached statistics {path} can not be read ({error}); measuring again")
-    if true_everywhere(found is not None) and found is not None:
+    if all(of_every_rank(found is not None)) and found is not None:
         return found
     found = [tensor.cpu() for tensor in measure()]
     if world()[0] == 0:

@@ -88,10 +88,10 @@ def gathered(values: Tensor) -> Tensor:
     return torch.cat(gather_all_tensors(values)) if world()[1] > 1 else values
 
 
-def true_everywhere(here: bool) -> bool:
-    """Whether something holds on every rank."""
+def of_every_rank(value: Any) -> list[Any]:
+    """A value of every rank that can be pickled, in the order of ranks."""
     if world()[1] == 1:
-        return here
-    votes: list[Any] = [None] * world()[1]
-    dist.all_gather_object(votes, here)
-    return all(votes)
+        return [value]
+    values: list[Any] = [None] * world()[1]
+    dist.all_gather_object(values, value)
+    return values
