@@ -350,6 +350,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if text is None:
             raise
         code = fail(text, 2)
+    except KeyboardInterrupt:
+        code = fail("interrupted", 130)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:

@@ -468,6 +468,11 @@ def test_a_run_comes_from_wandb_as_from_its_folder(tmp_path: Path, monkeypatch: 
             assert path == "me/project/abc"
             return Online()
 
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="there is no run folder me/project/abc, and to read it from W&B you must log"):
+        find_runs(["me/project/abc"])
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr("wandb.Api", Api)
     (run,) = find_runs(["me/project/abc"])
     assert (run.config, run.seed, run.records) == (local.config, 7, local.records)

@@ -55,10 +55,11 @@ def prepare(data: Literal["imagenet"], root: str, out: str, size: int = 64, work
         raise UserError(f"{target} holds images of {index['size']} pixels; choose another --out for {size}")
     splits: list[Split] = [split for split, folder in FOLDERS.items() if split == "train" or (source / folder).is_dir()]
     index = index or {"format": FORMAT, "size": size, "classes": list_images(source, "train").classes, "splits": {}}
-    workers = workers or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = get_context("forkserver")
     processes.set_forkserver_preload([__name__])  # imported once, not by every worker
-    with ProcessPoolExecutor(workers, mp_context=processes) as pool:
+    pool = ProcessPoolExecutor(workers or cores, mp_context=processes)
+    try:
         for split in splits:
             if split in index["splits"]:
                 verify(target, index, split)
@@ -67,6 +68,8 @@ def prepare(data: Literal["imagenet"], root: str, out: str, size: int = 64, work
             index["splits"][split] = write_split(source, target, split, size, pool)
             with replacing(target / "index.json") as path:
                 path.write_text(json.dumps(index))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
     skipped = [f"{name}\t{why}\n" for entry in index["splits"].values() for name, why in entry["skipped"]]
     (target / "skipped.txt").write_text("".join(skipped))
     note = f"; {len(skipped)} files could not be used, see {target / 'skipped.txt'}" if skipped else ""
@@ -224,7 +227,8 @@ def read_prepared(folder: Path, split: Split, size: int) -> tuple[Tensor, Tensor
         raise UserError(f"{folder} holds images of {index['size']} pixels, data.image_size is {size}")
     if split not in index["splits"]:
         raise UserError(f"{folder} has no {split} split; its preparation was not finished: run pt-flows prepare again")
-    verify(folder, index, split)
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # once on every node
+        verify(folder, index, split)
     images = torch.from_numpy(np.load(folder / f"{split}.npy", mmap_mode="c"))
     return images, torch.from_numpy(np.load(folder / f"{split}.labels.npy")), index["classes"]
 

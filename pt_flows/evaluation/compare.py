@@ -15,7 +15,7 @@ import yaml
 from pt_flows.contracts import UserError
 from pt_flows.evaluation.passport import Passport, checked_record, read_record
 from pt_flows.evaluation.statistics import components, holm, mean_interval, seeds_needed, welch
-from pt_flows.runs import wandb_mode
+from pt_flows.runs import wandb_key_configured, wandb_mode
 
 HIGHER_IS_BETTER = (
     "modes",
@@ -129,6 +129,8 @@ def online_run(path: str) -> Run:
     import wandb
     from wandb.errors import Error
 
+    if not wandb_key_configured():
+        raise UserError(f"there is no run folder {path}, and to read it from W&B you must log in first: wandb login")
     try:
         run: Any = wandb.Api().run(path)
         config, history = dict(run.config), list(run.scan_history())
@@ -140,7 +142,7 @@ def online_run(path: str) -> Run:
     if "model" not in config or "environment" not in config:
         raise UserError(f"the W&B run {path} was not made by pt_flows: its config has no model and environment")
     seed = config.pop("environment")["seed"]
-    rows = [{k: float(v) for k, v in row.items() if isinstance(v, int | float) and v is not None} for row in history]
+    rows = [{k: float(v) for k, v in row.items() if isinstance(v, int | float)} for row in history]
     return Run(Path(path), config, seed, rows, [checked_record(record, path) for record in records])
 
 
