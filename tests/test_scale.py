@@ -72,10 +72,10 @@ def test_two_nodes_are_one_run_that_survives_a_kill(recipe: str) -> None:
     assert len(list((folder / "evaluations").glob("*.json"))) == 1
     assert len(list(folder.glob("wandb*"))) == 0
 
-    alone = [sys.executable, "-m", "pt_flows", *words(recipe, "one", 100)]
-    subprocess.run(alone, env=environment(), check=True, capture_output=True, timeout=240)
-    one, two = (tensors(run_folder(root) / "checkpoints/last.ckpt") for root in ("one", "two"))
     if recipe == "toy2d/w1_fe":  # chains are chaotic: an acceptance that flips in the last digit is another sample
+        alone = [sys.executable, "-m", "pt_flows", *words(recipe, "one", 100)]
+        subprocess.run(alone, env=environment(), check=True, capture_output=True, timeout=240)
+        one, two = (tensors(run_folder(root) / "checkpoints/last.ckpt") for root in ("one", "two"))
         assert all(torch.allclose(one[key], two[key], rtol=1e-2, atol=1e-3) for key in one if "generator" in key)
 
     job = Nodes(*words(recipe, "killed", 100))
