@@ -70,7 +70,7 @@ def checkpoints() -> None:
     for _ in range(ROUNDS):
         often, once = (
             run("0", *IMAGES, "--trainer.max_steps", "200", "--checkpoints.every_n_iterations", n)[0]
-            for n in ("100", "0")
+            for n in ("50", "0")
         )
         ratios.append(often / once)
         print(f"every 50 iterations {often:.1f} s, at the end {once:.1f} s: {often / once:.3f}", flush=True)

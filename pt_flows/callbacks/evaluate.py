@@ -12,7 +12,7 @@ from pt_flows.callbacks.schedule import EveryIterations, as_flow
 from pt_flows.contracts import UserError, Weights
 from pt_flows.methods.base import GenerativeModule, GeneratorModule
 from pt_flows.methods.energy_base import EnergyModule
-from pt_flows.metrics.base import SampleMetric
+from pt_flows.metrics.base import RealData, SampleMetric
 from pt_flows.progress import track
 from pt_flows.state.distributed import share_of, world
 from pt_flows.state.noise import generator_at
@@ -32,6 +32,18 @@ def evaluation_samples(module: GenerativeModule, num: int, weights: Weights, str
     """
     for chunk in share_of(-(-num // CHUNK)):
         yield module.sample(min(CHUNK, num - chunk * CHUNK), rng=generator_at("cpu", stream, chunk), weights=weights)
+
+
+def with_progress(chunks: Iterable[Tensor], num: int, text: str) -> Iterable[Tensor]:
+    """A bar over this rank's chunks of `num` samples, shown by the first rank."""
+    return track(chunks, text, len(share_of(-(-num // CHUNK))), quiet=world()[0] > 0)
+
+
+def prepare_metrics(metrics: Sequence[SampleMetric], data: RealData, num: int, device: torch.device) -> None:
+    """Give metrics of `num` generated samples their references, on a device."""
+    for metric in metrics:
+        metric.to(device).prepare(data, num)
+        metric.to(device)  # and what `prepare` added
 
 
 def measured(
@@ -131,9 +143,7 @@ class Evaluate(EveryIterations):
         """Give every metric its reference."""
         device = trainer.strategy.root_device
         for tier in self.tiers:
-            for metric in tier.metrics:
-                metric.to(device).prepare(cast(Any, trainer).datamodule, tier.num_samples)
-                metric.to(device)  # and what `prepare` added
+            prepare_metrics(tier.metrics, cast(Any, trainer).datamodule, tier.num_samples, device)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -168,6 +178,6 @@ class Evaluate(EveryIterations):
         self.found = []
         for tier in tiers:
             chunks = evaluation_samples(module, tier.num_samples, self.weights, "evaluation")
-            batches = track(chunks, "evaluating", len(share_of(-(-tier.num_samples // CHUNK))), quiet=world()[0] > 0)
+            batches = with_progress(chunks, tier.num_samples, "evaluating")
             self.found.append((tier, measured(tier.metrics, batches, module, self.weights)))
         self.latest_iteration = module.iteration

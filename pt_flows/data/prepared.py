@@ -54,7 +54,7 @@ def prepare(data: Literal["imagenet"], root: str, out: str, size: int = 64, work
     if index is not None and index["size"] != size:
         raise UserError(f"{target} holds images of {index['size']} pixels; choose another --out for {size}")
     splits: list[Split] = [split for split, folder in FOLDERS.items() if split == "train" or (source / folder).is_dir()]
-    index = index or {"format": FORMAT, "size": size, "classes": list_images(source, "train").classes, "splits": {}}
+    index = index or {"format": FORMAT, "size": size, "classes": [], "splits": {}}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = get_context("forkserver")
     processes.set_forkserver_preload([__name__])  # imported once, not by every worker
@@ -65,7 +65,7 @@ def prepare(data: Literal["imagenet"], root: str, out: str, size: int = 64, work
                 verify(target, index, split)
                 print(f"{split}: {index['splits'][split]['num']} images are there and whole")
                 continue
-            index["splits"][split] = write_split(source, target, split, size, pool)
+            index["splits"][split], index["classes"] = write_split(source, target, split, size, pool)
             with replacing(target / "index.json") as path:
                 path.write_text(json.dumps(index))
     finally:
@@ -87,9 +87,11 @@ class Written(NamedTuple):
     skipped: list[tuple[int, str]]
 
 
-def write_split(source: Path, target: Path, split: Split, size: int, pool: Executor) -> dict[str, Any]:
-    """Write the array and the labels of a split, and return its entry in the index."""
-    files, labels, _ = list_images(source, split)
+def write_split(
+    source: Path, target: Path, split: Split, size: int, pool: Executor
+) -> tuple[dict[str, Any], list[str]]:
+    """Write the array and the labels of a split, and return its entry in the index, and the names of the classes."""
+    files, labels, classes = list_images(source, split)
     partial_array, journal = target / f"{split}.npy.part", target / f"{split}.journal"
     listing = hashlib.sha256("\n".join([str(size), *files]).encode()).hexdigest()
     done = read_journal(journal, listing)
@@ -117,7 +119,7 @@ def write_split(source: Path, target: Path, split: Split, size: int, pool: Execu
     entry = {"num": len(kept), "skipped": [(files[i], why) for i, why in skipped]}
     entry["checksums"] = checksums(target / f"{split}.npy", split)
     journal.unlink()
-    return entry
+    return entry, classes
 
 
 def read_journal(journal: Path, listing: str) -> dict[int, list[tuple[int, str]]]:

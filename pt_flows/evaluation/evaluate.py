@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 import pt_flows.data
-from pt_flows.callbacks.evaluate import CHUNK, Evaluate, evaluation_samples, measured
+from pt_flows.callbacks.evaluate import (
+    CHUNK,
+    Evaluate,
+    evaluation_samples,
+    measured,
+    prepare_metrics,
+    with_progress,
+)
 from pt_flows.contracts import Split, UserError, Weights
 from pt_flows.data.base import FlowData
 from pt_flows.evaluation.images import ImageFiles
@@ -29,7 +36,6 @@ from pt_flows.metrics import (
 )
 from pt_flows.metrics.base import RealData, SampleMetric
 from pt_flows.metrics.reference import content_hash
-from pt_flows.progress import track
 from pt_flows.runs import read_checkpoint, run_folder_of
 from pt_flows.state.distributed import launched, share_of, world
 from pt_flows.state.noise import run_seed
@@ -94,7 +100,9 @@ def evaluate_checkpoint(
     chosen = prepared(metrics or default_metrics(module, data, split), data, n, split, device)
     first = passport_of(module, ckpt, seed, weights, n, 0, data, split, chosen)
     for i in range(seeds):
-        numbers = finite(chosen, progress(evaluation_samples(module, n, weights, stream(i)), n), module, weights)
+        numbers = finite(
+            chosen, with_progress(evaluation_samples(module, n, weights, stream(i)), n, "measuring"), module, weights
+        )
         passport = replace(first, sampling_seed=i)
         title = f"{type(module).__name__}, iteration {module.iteration}, {weights} weights, sampling seed {i}"
         conclude(record_path(folder, passport, ckpt), passport, numbers, title)
@@ -115,7 +123,7 @@ def evaluate_images(
     chosen = prepared(metrics or [ImageQuality(Lite0Features(64), split)], real, n, split, device)
     parts = x.split(CHUNK)
     batches = (parts[i].to(device).float() / 127.5 - 1 for i in share_of(len(parts)))
-    numbers = finite(chosen, progress(batches, n), None, "ema")
+    numbers = finite(chosen, with_progress(batches, n, "measuring"), None, "ema")
     passport = Passport(
         method="images",
         data=type(real).__name__ if isinstance(real, FlowData) else str(ref),
@@ -168,8 +176,7 @@ def prepared(
     """The metrics with their references."""
     for metric in metrics:
         metric.use_split(split)
-        metric.to(device).prepare(data, n)
-        metric.to(device)
+    prepare_metrics(metrics, data, n, device)
     return metrics
 
 
@@ -193,11 +200,6 @@ def finite(
 def stream(sampling_seed: int) -> str:
     """Name of the noise of a sampling seed; of the first one that of training's evaluations."""
     return "evaluation" if sampling_seed == 0 else f"evaluation-{sampling_seed}"
-
-
-def progress(batches: Iterable[Tensor], n: int) -> Iterable[Tensor]:
-    """A bar over this process's batches, on the first process."""
-    return track(batches, "measuring", len(share_of(-(-n // CHUNK))), quiet=world()[0] > 0)
 
 
 def conclude(path: Path, passport: Passport, numbers: dict[str, float], title: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pt_flows.callbacks.evaluate import CHUNK, evaluation_samples
+from pt_flows.callbacks.evaluate import evaluation_samples, with_progress
 from pt_flows.callbacks.pictures import save_grid
 from pt_flows.contracts import UserError, Weights
 from pt_flows.evaluation.load import data_of_run, device_named, load_method
@@ -60,7 +60,7 @@ def neighbours(
         raise UserError(f"neighbours compares images, {ckpt} makes samples of shape {module.event_shape}")
     net = (features or Lite0Features(64)).to(where)
     train, test = data.reference("train"), data.reference("test", n)
-    chunks = track(evaluation_samples(module, n, weights, "evaluation"), "sampling", -(-n // CHUNK))
+    chunks = with_progress(evaluation_samples(module, n, weights, "evaluation"), n, "sampling")
     samples = torch.cat([as_uint8(x).cpu() for x in chunks])
 
     queries = torch.cat([net(images.to(where)) for images in torch.cat([samples, test]).split(BATCH)])

@@ -113,12 +113,7 @@ class FrechetDistance(SampleMetric):
 
     def prepare(self, data: RealData, num_samples: int) -> None:
         """Compute or read the moments of the reference, and the floor."""
-        if len(data.event_shape) != 3:
-            raise UserError(
-                f"FrechetDistance compares images, the data have shape {data.event_shape}; take ExactWasserstein"
-            )
-        if num_samples < 2:
-            raise UserError(f"evaluation.num_samples must be at least 2 for FrechetDistance, got {num_samples}")
+        self.check(data, num_samples)
         self.num_samples = num_samples
         images = data.reference(self.split, self.num_reference)
         name = self.cache_name(images)
@@ -130,6 +125,19 @@ class FrechetDistance(SampleMetric):
             self.floor = self.distance_to(self.real_moments(others, self.cache_name(others)))
         except UserError:  # the other split has fewer than n images: no floor at this n
             self.floor = None
+
+    def check(self, data: RealData, num_samples: int) -> None:
+        """Refuse what can not be measured, before anything is computed.
+
+        Raises:
+            UserError: The data are no images, or too few are asked for.
+        """
+        if len(data.event_shape) != 3:
+            raise UserError(
+                f"FrechetDistance compares images, the data have shape {data.event_shape}; take ExactWasserstein"
+            )
+        if num_samples < 2:
+            raise UserError(f"evaluation.num_samples must be at least 2 for FrechetDistance, got {num_samples}")
 
     @property
     def suffix(self) -> str:

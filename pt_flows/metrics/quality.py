@@ -149,23 +149,24 @@ class ImageQuality(FrechetDistance):
         self.add_state("found", [], dist_reduce_fx="cat")
 
     def prepare(self, data: RealData, num_samples: int) -> None:
-        """Compute or read the moments of the reference, the floor, and features of some real images.
-
-        Raises:
-            UserError: The data are no images, or too few are asked for.
-        """
+        """Compute or read the moments of the reference, the floor, and features of some real images."""
         super().prepare(data, num_samples)
         images = data.reference(self.split, self.num_reference)
-        if min(num_samples, len(images)) < LEAST:
-            raise UserError(
-                f"ImageQuality needs at least {LEAST} images of each kind, got {num_samples} generated and "
-                f"{len(images)} real ones"
-            )
         order = torch.randperm(len(images), generator=generator_at("cpu", "reference", self.split))
         some = images[order[:num_samples]]
         nothing = torch.zeros(0, self.features.dim, device=self.device)
         whole = lambda: (gathered(torch.cat([nothing, *self.real_features(some)])),)
         (self.real,) = cached(f"{self.cache_name(some)}-features", ("features",), whole)
+
+    def check(self, data: RealData, num_samples: int) -> None:
+        """Refuse fewer images than neighbours need, too."""
+        super().check(data, num_samples)
+        num_real = len(data.reference(self.split, self.num_reference))
+        if min(num_samples, num_real) < LEAST:
+            raise UserError(
+                f"ImageQuality needs at least {LEAST} images of each kind, got {num_samples} generated and "
+                f"{num_real} real ones"
+            )
 
     def reset(self) -> None:
         """Begin again, with an empty batch: a process without samples of its own must take part in the gathering."""
