@@ -9,6 +9,7 @@ DATASET ?= cifar10
 METRIC  ?= lite0
 DATA_DIR ?=
 ARGS    ?=
+JOBS    ?= 2
 
 LAYERS  := --config configs/cifar10/$(METHOD).yaml \
            $(if $(filter-out cifar10,$(DATASET)),--config configs/data/$(DATASET).yaml) \
@@ -29,6 +30,7 @@ help:  ## show this help
 	@echo '  DATA_DIR  folder that holds cifar-10-batches-py; default $$PT_FLOWS_DATA, else data. For train-imagenet'
 	@echo '            the folder of prepared images; default imagenet64 in the same place'
 	@echo '  ARGS      anything pt-flows fit takes: ARGS="--trainer.max_steps 2000 --ckpt_path last"'
+	@echo '  JOBS      tests that run at a time, a core each (default 2)'
 	@echo '  PYTHON    interpreter to set .venv up with, 3.11 or newer (default python3)'
 
 install: $(STAMP)  ## set up .venv
@@ -51,10 +53,10 @@ train-imagenet: $(STAMP)  ## the recipe on ImageNet at 64 pixels, after pt-flows
 	  $(if $(DATA_DIR),--data.root "$(DATA_DIR)") $(ARGS)
 
 test: $(STAMP)  ## fast tests
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
 
 test-slow: $(STAMP)  ## slow tests: training to convergence, real data, feature networks
-	$(BIN)/python -m pytest -q -m slow $(ARGS)
+	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## ruff: style and format
 	$(BIN)/ruff check .
@@ -66,7 +68,7 @@ types: $(STAMP)  ## basedpyright on the package
 check: lint types  ## everything that needs no run
 
 smoke: $(STAMP)  ## every configuration for two iterations on small data
-	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/test_configs.py
+	$(BIN)/python -m pytest -q -m 'slow or not slow' -n $(JOBS) tests/test_configs.py
 
 bench: $(STAMP)  ## speed of the Trainer against a bare loop, in one run
 	$(BIN)/python benchmarks/speed.py $(ARGS)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from inspect import Parameter, signature
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -18,6 +18,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 import pt_flows.data
@@ -30,9 +32,11 @@ from pt_flows.callbacks import (  # noqa: F401
     Checkpoints,
     Evaluate,
     FlowPicture,
+    Performance,
     Pictures,
     Progress,
 )
+from pt_flows.callbacks.performance import Mode
 from pt_flows.cli_errors import explain
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data.base import FlowData
@@ -57,10 +61,12 @@ from pt_flows.runs import (
     run_folder_of,
     say,
 )
+from pt_flows.state.distributed import HALF_AN_HOUR, roll_call
 
 USAGE = """pt-flows: generative methods as discretised flows
 
   pt-flows fit       --config FILE [--config FILE ...] [--KEY VALUE ...]   train; --ckpt_path last continues
+  pt-flows fork      CKPT | RUN [--KEY VALUE ...]                          a new run from another's state, with changes
   pt-flows validate  --config FILE --ckpt_path FILE                        measure as during training
   pt-flows test      --config FILE --ckpt_path FILE                        measure against the test split
   pt-flows sample    CKPT [--n 64] [--out samples.png | samples.npz]       draw from a checkpoint
@@ -116,8 +122,20 @@ class Parser(LightningArgumentParser):
         give_up(self, message, ex, super().error)
 
 
+NOT_FOR_METHODS: dict[str, tuple[Any, str]] = {
+    "accumulate_grad_batches": (1, "a step of a method takes its whole minibatch; for less memory lower "
+                                "data.batch_size, take more devices or, with residual networks, "
+                                "activation_checkpointing"),
+    "gradient_clip_val": (None, "a method's step is its paper's; energies have model.clip_norm"),
+}  # fmt: skip
+"""Settings of the Trainer that are for loops of one optimizer: what they must be, and what to do instead."""
+
+
 class FlowCLI(LightningCLI):
     """LightningCLI with run folders, evaluation, pictures and checkpoints as sections of the configuration."""
+
+    branches: ClassVar[bool] = False
+    """Whether a run from a checkpoint is always a new one."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The sections beside trainer, model and data; callbacks act in this order."""
@@ -125,6 +143,9 @@ class FlowCLI(LightningCLI):
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_class_arguments(RunOptions, "run")
+        parser.add_argument(
+            "--perf", type=Mode, default="fast", help="fast, reference (every shortcut off) or compile (docs/scale.md)"
+        )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -140,6 +161,9 @@ class FlowCLI(LightningCLI):
         names = [config[key].class_path.rsplit(".", 1)[-1] for key in ("data", "model")]
         self.experiment = "-".join(names).lower()
         root, self.resumed_at = Path(config.run.root), 0
+        if config.perf == "reference" and str(config.trainer.precision) in ("bf16-mixed", "bf16-true", "bf16"):
+            say(f"note: --perf reference computes in float32 instead of {config.trainer.precision}")
+            config.trainer.precision = "32-true"
         self.dumped = self._parser(self.subcommand).dump(config, skip_none=False)
         wanted = checkpoint = None
         self.parent: dict[str, Any] | None = None
@@ -154,12 +178,16 @@ class FlowCLI(LightningCLI):
                 raise UserError(f"{self.subcommand} needs --ckpt_path: a checkpoint file, a run folder, last or best")
             self.folder = run_folder_of(checkpoint) or Path.cwd()
             return
+        for key, (default, instead) in NOT_FOR_METHODS.items():
+            if config.trainer[key] != default:
+                raise UserError(f"trainer.{key}: {config.trainer[key]} is not supported: {instead}")
         if config.trainer.max_steps < 1:
             raise UserError(
                 f"trainer.max_steps must be the number of iterations to train, got {config.trainer.max_steps}"
             )
         # only the last checkpoint goes on in its folder: from an earlier one, what came after would be overwritten
-        continued = run_folder_of(wanted) if wanted and wanted.name == "last.ckpt" else None
+        goes_on = wanted is not None and wanted.name == "last.ckpt" and not self.branches
+        continued = run_folder_of(wanted) if wanted and goes_on else None
         self.folder = continued or new_run_folder(root, self.experiment)
         if checkpoint is not None and not continued:
             self.parent = {"checkpoint": str(checkpoint), "sha256": file_hash(checkpoint), "iteration": self.resumed_at}
@@ -185,6 +213,7 @@ class FlowCLI(LightningCLI):
             if config.trainer.logger is not False:
                 own["logger"] = self.run_loggers(config)
             own["plugins"] = [*(config.trainer.plugins or []), AtomicCheckpointIO()]
+            config.trainer.callbacks = [*(config.trainer.callbacks or []), Performance(config.perf)]
         else:
             own["logger"] = False
         if config.trainer.enable_progress_bar is not False:
@@ -200,13 +229,17 @@ class FlowCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Write down what is about to run, and say it in one line."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and isinstance(where := strategy.cluster_environment, SLURMEnvironment):
+            place = where.main_address, where.main_port
+            self.store = roll_call(*place, where.global_rank(), where.world_size(), strategy._timeout or HALF_AN_HOUR)
         seed = self.config.fit.seed_everything
         recorded = environment(seed) | ({"parent": self.parent} if self.parent else {})
         describe_run(self.folder, self.dumped, recorded)
         for logger in self.trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.dumped) | {"environment": recorded})
         model, trainer = self.model, self.trainer
-        sizes = [f"{name} {sum(p.numel() for p in net.parameters()):,}" for name, net in networks(model).items()]
+        sizes = [f"{name} {sum(p.numel() for p in net.parameters()):,}" for name, net in model.networks.items()]
         device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
         begin = f"from iteration {self.resumed_at} " if self.resumed_at else ""
         say(
@@ -250,9 +283,41 @@ class FlowCLI(LightningCLI):
                 logger.experiment.summary["evaluations"] = json.dumps(records)
 
 
-def networks(model: GenerativeModule) -> dict[str, Any]:
-    """The networks of a method by name, without the averaged copy."""
-    return {name: net for name, net in model.named_children() if name != "ema" and any(True for _ in net.parameters())}
+class ForkCLI(FlowCLI):
+    """`fit` with the configuration of the run that a checkpoint is from, in a run folder of its own."""
+
+    branches = True
+
+
+def fork(words: Sequence[str]) -> None:
+    """Start a run from the state of another, with changes.
+
+    Args:
+        words: A checkpoint or a run folder, then what `fit` takes.
+    """
+    if not words or words[0].startswith("-"):
+        raise UserError("pt-flows fork needs CKPT first: a checkpoint in its run folder, or the run folder")
+    checkpoint = find_checkpoint(words[0], Path("runs"), "")
+    folder = run_folder_of(checkpoint)
+    if folder is None:
+        raise UserError(
+            f"{checkpoint} does not lie in a run folder, so its configuration is not known; use pt-flows fit --config "
+            f"FILE --ckpt_path {checkpoint} --KEY VALUE"
+        )
+    start(ForkCLI, ["fit", "--config", str(folder / "config.yaml"), "--ckpt_path", str(checkpoint), *words[1:]])
+
+
+def start(cli: type[FlowCLI], argv: Sequence[str]) -> None:
+    """Let Lightning's command line do its work."""
+    cli(
+        GenerativeModule, FlowData,
+        subclass_mode_model=True, subclass_mode_data=True,
+        auto_configure_optimizers=False, parser_class=Parser, save_config_callback=None,
+        seed_everything_default=0,
+        trainer_defaults={"max_epochs": -1, "num_sanity_val_steps": 0, "enable_checkpointing": False,
+                          "enable_model_summary": False},
+        args=list(argv),
+    )  # fmt: skip
 
 
 def run(argv: Sequence[str]) -> None:
@@ -264,17 +329,13 @@ def run(argv: Sequence[str]) -> None:
     if command in COMMANDS:
         run_function(command, [with_underscores(word) for word in argv[1:]])
         return
+    if command == "fork":
+        fork(argv[1:])
+        return
     if command not in FlowCLI.subcommands():
-        there_are = ", ".join([*FlowCLI.subcommands(), *COMMANDS])
+        there_are = ", ".join([*FlowCLI.subcommands(), "fork", *COMMANDS])
         raise UserError(f"there is no command {command!r}; there are {there_are} (pt-flows --help)")
-    FlowCLI(
-        GenerativeModule, FlowData,
-        subclass_mode_model=True, subclass_mode_data=True,
-        auto_configure_optimizers=False, parser_class=Parser, save_config_callback=None,
-        seed_everything_default=0,
-        trainer_defaults={"max_epochs": -1, "num_sanity_val_steps": 0, "enable_checkpointing": False,
-                          "enable_model_summary": False},
-    )  # fmt: skip
+    start(FlowCLI, argv)
 
 
 def run_function(command: str, words: Sequence[str]) -> None:
@@ -317,6 +378,7 @@ def quiet() -> None:
         "in eval mode at the start",
         "LeafSpec",
         "is an instance of `nn.Module`",
+        "LightningCLI's args parameter",
     ):
         warnings.filterwarnings("ignore", f".*{pattern}.*")
 

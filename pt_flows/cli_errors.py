@@ -67,7 +67,7 @@ def explain(message: str, argv: Sequence[str]) -> str:
 def _unknown_key(name: str, argv: Sequence[str]) -> str:
     path = _locate(name.split(".")[-1], argv) if "." not in name else name
     section, leaf = path.split(".")[0], path.split(".")[-1]
-    top = {*SECTIONS, "model", "data", "seed_everything", "ckpt_path", "config"}
+    top = {*SECTIONS, "model", "data", "seed_everything", "ckpt_path", "config", "perf"}
     if section not in top:
         path = leaf = section
     names = (

@@ -158,7 +158,12 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 
 @rank_zero_only
 def describe_run(folder: Path, config_yaml: str, recorded: dict[str, Any]) -> None:
-    """Write config.yaml and environment.json; a continued run keeps what it was started with."""
+    """Write config.yaml and environment.json; a continued run keeps what it was started with.
+
+    What a killed process left half-written is removed.
+    """
+    for partial in folder.rglob("*.partial"):
+        partial.unlink(missing_ok=True)
     started = {"config.yaml": config_yaml, "environment.json": json.dumps(recorded, indent=2) + "\n"}
     for name, text in started.items():
         path = folder / name

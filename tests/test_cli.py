@@ -289,6 +289,50 @@ def test_a_branch_knows_where_it_comes_from() -> None:
     assert "parent" not in json.loads((run_folder() / "environment.json").read_text())
 
 
+def test_fork_needs_no_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run folder of its own, the parent's settings but for what is said, and a record of where it comes from."""
+    assert fit(steps=10) == 0
+    parent = run_folder()
+    changes = ["--model.persistence", "2", "--trainer.max_steps", "20", "--run.root", "branches"]
+    assert main(["fork", str(parent), *changes]) == 0
+    branch = run_folder("branches")
+    configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (parent, branch)]
+    assert [c["model"]["init_args"]["persistence"] for c in configs] == [5, 2]
+    assert configs[1]["model"]["init_args"]["generator"]["init_args"]["width"] == 16
+    origin = json.loads((branch / "environment.json").read_text())["parent"]
+    assert (origin["checkpoint"], origin["iteration"]) == (str(parent / "checkpoints/last.ckpt"), 10)
+    assert read_checkpoint(parent / "checkpoints/last.ckpt")["pt_flows"]["iteration"] == 10
+    assert read_checkpoint(branch / "checkpoints/last.ckpt")["pt_flows"]["iteration"] == 20
+    shutil.copy(parent / "checkpoints/last.ckpt", "alone.ckpt")
+    capsys.readouterr()
+    for words, message in (
+        (["alone.ckpt"], "alone.ckpt does not lie in a run folder"),
+        (["--model.persistence", "2"], "fork needs CKPT first"),
+        (["nowhere"], "there is no checkpoint nowhere"),
+    ):
+        assert main(["fork", *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_another_seed_is_said_and_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(steps=10)
+    assert fit("--ckpt_path", "last", "--seed_everything", "4") == 0
+    assert "note: the checkpoint was trained with seed 0, this run has 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "instead"),
+    [(["accumulate_grad_batches", "2"], "lower data.batch_size"), (["gradient_clip_val", "1"], "model.clip_norm")],
+)
+def test_settings_of_other_loops_are_refused(
+    setting: list[str], instead: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(f"--trainer.{setting[0]}", setting[1]) == 2
+    error = capsys.readouterr().err
+    assert f"trainer.{setting[0]}: " in error
+    assert instead in error
+
+
 def test_a_checkpoint_of_another_method_or_size(capsys: pytest.CaptureFixture[str]) -> None:
     fit(steps=10)
     ckpt = str(run_folder() / "checkpoints/last.ckpt")

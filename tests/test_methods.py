@@ -304,6 +304,47 @@ def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
         fit(module, data(), max_steps=1, strategy=Sharded("cpu"))
 
 
+@pytest.mark.parametrize("name", ["W1FE", "ODEGAN"])
+def test_synchronised_batch_norm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only on GPUs, and only where batch norm is differentiated once."""
+    module = build(name)
+    module.generator = DCGANGenerator(width=4)
+    runner = L.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", sync_batchnorm=True, logger=False)
+    module.trainer = runner
+    monkeypatch.setattr(type(runner.strategy), "root_device", torch.device("cpu"))
+    with pytest.raises(UserError, match="sync_batchnorm works on GPUs only"):
+        module._check_synchronised_norms()
+    assert getattr(runner.strategy, "_layer_sync", None) is not None
+    monkeypatch.setattr(type(runner.strategy), "root_device", torch.device("cuda", 0))
+    if name == "W1FE":
+        module._check_synchronised_norms()
+        return
+    with pytest.raises(UserError, match="ODEGAN differentiates generator twice"):
+        module._check_synchronised_norms()
+
+
+@pytest.mark.parametrize("name", ["W1FE", "ODEGAN", "DAEBM"])
+@pytest.mark.parametrize("ranks", [(1, 2), (2, 1)], ids=["1 to 2", "2 to 1"])
+def test_a_run_goes_on_with_another_number_of_processes(name: str, ranks: tuple[int, int], tmp_path: Path) -> None:
+    """To rounding: the global batch, its noise and the chains stay what they were."""
+    torch.set_default_dtype(torch.float64)
+    whole = build(name)
+    fit(whole, data(iterations_per_block=1), max_steps=6, precision="64-true")
+    scale = lambda n: {"strategy": "ddp_fork", "devices": 2} if n == 2 else {}
+
+    class Half(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            if pl_module.iteration == 3:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+                trainer.should_stop = True
+
+    first, second = build(name), build(name)
+    fit(first, data(iterations_per_block=1), max_steps=6, precision="64-true", callbacks=[Half()], **scale(ranks[0]))
+    fit(second, data(iterations_per_block=1), 6, tmp_path / "half.ckpt", precision="64-true", **scale(ranks[1]))
+    assert second.iteration == 6
+    torch.testing.assert_close(weights(second), weights(whole), rtol=0, atol=1e-10)
+
+
 def test_two_ranks_refuse_a_batch_that_does_not_divide() -> None:
     datamodule = data(batch_size=15)
     with pytest.raises(Exception, match=r"batch_size \(15\) is the global batch and must divide"):

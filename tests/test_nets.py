@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pt_flows.contracts import CriticNet, GeneratorNet
+from pt_flows.contracts import CriticNet, GeneratorNet, UserError
 from pt_flows.nets import (
     DCGANCritic,
     DCGANGenerator,
@@ -130,3 +130,36 @@ def test_fan_in_initialisation() -> None:
         assert layer.weight.std().item() == pytest.approx(0.8796 * std, rel=0.05)
         assert not layer.bias.any()
     assert MLPCritic(width=25, init_std="fan_in").net[2].weight.abs().max() <= 0.4
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+@pytest.mark.parametrize("image_size", [32, 64])
+def test_activation_checkpointing_changes_memory_and_nothing_else(image_size: int, num_classes: int) -> None:
+    """Second derivatives and batch norm's running statistics included."""
+    torch.set_default_dtype(torch.float64)
+    y = (torch.arange(4) % num_classes,) if num_classes else ()
+    x, z = torch.randn(4, 3, image_size, image_size), torch.randn(4, 128)
+    found, kept = [], []
+    for again in (False, True):
+        torch.manual_seed(0)
+        D = ResNetCritic(image_size, width=8, num_classes=num_classes, activation_checkpointing=again)
+        G = ResNetGenerator(image_size, width=8, num_classes=num_classes, activation_checkpointing=again)
+        held: dict[int, int] = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: (held.update({t.data_ptr(): t.nbytes}), t)[1], lambda t: t
+        ):
+            values, images = D(x, *y), G(z, *y)
+        kept.append(sum(held.values()))
+        u = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(D(u, *y).sum(), u, create_graph=True)
+        penalty = slope.flatten(1).square().sum(1).mean()
+        gradients = torch.autograd.grad(penalty + values.sum(), list(D.parameters()))
+        gradients += torch.autograd.grad(images.square().sum(), list(G.parameters()))
+        found.append([*gradients, *G.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert kept[1] < 0.5 * kept[0]
+
+
+def test_activation_checkpointing_with_spectral_norm_is_refused() -> None:
+    with pytest.raises(UserError, match="activation_checkpointing does not go with spectral_norm"):
+        ResNetCritic(spectral_norm=True, activation_checkpointing=True)

@@ -483,6 +483,13 @@ def test_spectral_norm_of_the_resnet_is_refused() -> None:
         fit(ODEGAN(DCGANGenerator(width=4), critic, step_size=0.1), data(images=True), max_steps=1)
 
 
+def test_activation_checkpointing_is_refused() -> None:
+    """It would compute a stage's blocks again with the weights before the step."""
+    generator = ResNetGenerator(width=4, activation_checkpointing=True)
+    with pytest.raises(UserError, match=r"model.generator has activation_checkpointing.*needs it false"):
+        fit(ODEGAN(generator, DCGANCritic(width=4), step_size=0.1), data(images=True), max_steps=1)
+
+
 def test_pure_bfloat16_and_float16_are_refused() -> None:
     torch.set_default_dtype(torch.float32)
     for precision, message in (("bf16-true", "rounded away"), ("16-true", "overflow half precision")):

@@ -112,3 +112,24 @@ def test_the_slurm_script_starts_resumes_and_requeues(tmp_path: Path) -> None:
     again = submit()
     assert f"--ckpt_path {checkpoint}" in again.stdout
     assert "requeue" not in again.stdout
+
+
+@pytest.mark.slow
+def test_slurm_names_the_process_that_does_not_come() -> None:
+    """One of two tasks starts, the other never does: both ways round, within the strategy's timeout."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "w", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1"}
+    job |= {"SLURM_NODELIST": "localhost", "SLURM_LOCALID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    arguments = [*words("toy2d/w1_fe", "slurm", 10), "--trainer.num_nodes", "2", "--trainer.devices", "1"]
+    arguments += ["--trainer.strategy", "lightning.pytorch.strategies.DDPStrategy"]
+    arguments += ["--trainer.strategy.timeout", "0:00:03"]
+    for rank, message in (("0", "1 of 2 processes have not come within 0:00:03: 1;"), ("1", "process 0 at 127.0.0.1")):
+        task = subprocess.run(
+            [sys.executable, "-m", "pt_flows", *arguments], capture_output=True, text=True, timeout=120,
+            env=environment(**job, SLURM_PROCID=rank, SLURM_NODEID=rank),
+        )  # fmt: skip
+        assert task.returncode == 2, task.stderr
+        assert message in task.stderr
+        assert "Traceback" not in task.stderr

@@ -4,7 +4,17 @@ from pt_flows.callbacks.chains import ChainPicture
 from pt_flows.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from pt_flows.callbacks.evaluate import Evaluate
 from pt_flows.callbacks.flow import FlowPicture
+from pt_flows.callbacks.performance import Performance
 from pt_flows.callbacks.pictures import Pictures
 from pt_flows.callbacks.progress import Progress
 
-__all__ = ["AtomicCheckpointIO", "ChainPicture", "Checkpoints", "Evaluate", "FlowPicture", "Pictures", "Progress"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "ChainPicture",
+    "Checkpoints",
+    "Evaluate",
+    "FlowPicture",
+    "Performance",
+    "Pictures",
+    "Progress",
+]

@@ -14,9 +14,6 @@ from pt_flows.contracts import Split, UserError
 from pt_flows.data.base import FlowData
 from pt_flows.state.noise import generator_at, run_seed
 
-RESIDENT_SHARE = 0.25
-"""Largest part of a GPU's free memory that images may take."""
-
 
 class ArrayImages(FlowData):
     """Base of image sets given as arrays: shuffled without replacement, flipped on the device, scaled to [-1, 1].
@@ -27,11 +24,15 @@ class ArrayImages(FlowData):
         batch_size: Images of one minibatch over all ranks.
         flip: Mirror half of the images left to right.
         iterations_per_block: Iterations that one Lightning step runs.
+
+    Attributes:
+        resident_share: Largest part of a GPU's free memory that images may take.
     """
 
     def __init__(self, batch_size: int, flip: bool, iterations_per_block: int) -> None:
         super().__init__(batch_size, iterations_per_block)
         self.flip = flip
+        self.resident_share = 0.25
         self._arrays: dict[Split, tuple[Tensor, Tensor]] = {}
         self._permutation: tuple[int, Tensor] | None = None
 
@@ -55,7 +56,7 @@ class ArrayImages(FlowData):
         if self.device.type != "cuda":
             return True
         free, _ = torch.cuda.mem_get_info(self.device)
-        return self.arrays("train")[0].nbytes < RESIDENT_SHARE * free
+        return self.arrays("train")[0].nbytes < self.resident_share * free
 
     @property
     def workers(self) -> int:

@@ -26,6 +26,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from pt_flows.contracts import (
@@ -64,6 +65,10 @@ class GenerativeModule(L.LightningModule, ABC):
     ema: EMA[Any]
     float32_only: ClassVar[bool] = False
     """Whether iterations run outside autocast, because a step is made of small differences."""
+    channels_last: ClassVar[bool] = True
+    """Whether convolutions may keep channels innermost in memory."""
+    differentiated_once: ClassVar[tuple[str, ...]] = ()
+    """Networks that no second derivative goes through, which can be compiled."""
 
     def __init__(self, ema_decay: float = 0.999) -> None:
         super().__init__()
@@ -138,6 +143,8 @@ class GenerativeModule(L.LightningModule, ABC):
                 f"trainer.strategy: {type(self.trainer.strategy).__name__} is not supported: gradients of penalties "
                 "are differentiated again, which sharded parameters can not do; use ddp, all networks fit one device"
             )
+        if getattr(self.trainer.strategy, "_layer_sync", None) is not None:
+            self._check_synchronised_norms()
         if str(self.trainer.precision).startswith("16"):
             raise UserError(
                 f"trainer.precision: {self.trainer.precision} is not supported, because the gradients of penalties "
@@ -148,6 +155,19 @@ class GenerativeModule(L.LightningModule, ABC):
                 "trainer.precision: bf16-true keeps numbers with 8 bits, and the small steps and differences of "
                 f"{type(self).__name__} would be rounded away; use 32-true, or bf16-mixed (it then computes in float32)"
             )
+
+    def _check_synchronised_norms(self) -> None:
+        if self.trainer.strategy.root_device.type == "cpu":
+            raise UserError(
+                "trainer.sync_batchnorm works on GPUs only; without it every process normalises its own share of a "
+                "minibatch"
+            )
+        for name, network in self.networks.items():
+            if name not in self.differentiated_once and any(isinstance(m, _BatchNorm) for m in network.modules()):
+                raise UserError(
+                    f"trainer.sync_batchnorm: {type(self).__name__} differentiates {name} twice, which synchronised "
+                    "batch norm can not; leave it out, or take a network without batch norm"
+                )
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Run a block of iterations: x (iterations, minibatches, B, *event), y (iterations, minibatches, B)."""
@@ -210,6 +230,12 @@ class GenerativeModule(L.LightningModule, ABC):
     def schedulers(self) -> list[LambdaLR]:
         """The learning-rate schedules, stepped once per iteration."""
         return [cast(LambdaLR, config.scheduler) for config in self.trainer.lr_scheduler_configs]
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that are trained, by name."""
+        children = ((name, net) for name, net in self.named_children() if name != "ema")
+        return {name: net for name, net in children if any(True for _ in net.parameters())}
 
     @property
     def progress(self) -> float:
@@ -320,8 +346,8 @@ class GenerativeModule(L.LightningModule, ABC):
         """Begin the first interval of the log where the run begins."""
         self._flushed = (self.iteration, self.seconds)
         kinds = (GeneratorNet, CriticNet, EnergyNet)
-        networks = [(name, net) for name, net in self.named_children() if isinstance(net, kinds)]
-        self._counters = [net.register_forward_pre_hook(partial(self._counted, name)) for name, net in networks]
+        counted = [(name, net) for name, net in self.networks.items() if isinstance(net, kinds)]
+        self._counters = [net.register_forward_pre_hook(partial(self._counted, name)) for name, net in counted]
         self._configured = [
             [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for optimizer in self.trainer.optimizers
@@ -608,6 +634,8 @@ class AlternatingModule(AdversarialModule):
         lr_decay: How both learning rates fall over the run.
         ema_decay: Decay of the average of G's weights.
     """
+
+    differentiated_once = ("generator",)
 
     def __init__(
         self,

@@ -72,6 +72,7 @@ class DAEBM(EnergyModule):
     a: Tensor
     b: Tensor
     jumps: Tensor
+    differentiated_once = ("energy",)
 
     def __init__(
         self,

@@ -20,6 +20,8 @@ from pt_flows.methods.base import FlowModule, Terms
 class JSFlow(FlowModule):
     """Jensen-Shannon forward Euler with persistent training; the critic gives logits of D."""
 
+    differentiated_once = ("generator", "critic")
+
     def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
         """Cross entropy of D; at its least, log 2 - ½ loss is the Jensen-Shannon divergence of data and particles."""
         return {"loss_D": discriminator_loss(self.critic(x), self.critic(y))}

@@ -43,6 +43,8 @@ class MinibatchW2FE(GeneratorModule):
         ema_decay: Decay of the average of G's weights.
     """
 
+    differentiated_once = ("generator",)
+
     def __init__(
         self,
         generator: GeneratorNet,

@@ -71,6 +71,7 @@ class ODEGAN(AdversarialModule):
 
     alive: Tensor
     float32_only = True
+    channels_last = False  # networks are evaluated at pieces of flat vectors
 
     def __init__(
         self,

@@ -46,6 +46,8 @@ class PCD(EnergyModule):
         **kwargs: As for EnergyModule.
     """
 
+    differentiated_once = ("energy",)
+
     def __init__(
         self,
         energy: EnergyNet,

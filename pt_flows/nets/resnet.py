@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm as normalise_spectrall
 
 from pt_flows.contracts import CriticNet, GeneratorNet, UserError
 from pt_flows.nets.init import conv, linear, uniform_
+from pt_flows.nets.recompute import recomputed
 
 # channels in multiples of `width`, from the 4x4 end of the generator / from the image end of the critic
 GENERATOR_CHANNELS = {32: (1, 1, 1, 1), 64: (8, 8, 4, 2, 1), 128: (16, 16, 8, 4, 2, 1)}
@@ -101,6 +102,7 @@ class ResNetGenerator(GeneratorNet):
         width: Channels of the last block (at 32 pixels: of every block; SN-GAN uses 256).
         latent_dim: Dimension of z ~ N(0, I).
         num_classes: Classes of the blocks' batch norms; 0 for an unconditional generator.
+        activation_checkpointing: Keep activations between blocks only, and compute the others again in backward passes.
     """
 
     def __init__(
@@ -110,8 +112,10 @@ class ResNetGenerator(GeneratorNet):
         width: int = 128,
         latent_dim: int = 128,
         num_classes: int = 0,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         channels = channels_for(image_size, GENERATOR_CHANNELS, width)
         self.latent_shape, self.event_shape = (latent_dim,), (num_channels, image_size, image_size)
         self.num_classes = num_classes
@@ -123,7 +127,7 @@ class ResNetGenerator(GeneratorNet):
         """Images (B, C, H, W) in [-1, 1] from latents (B, latent_dim), and labels (B,) if class-conditional."""
         h = self.first(z).unflatten(1, (-1, 4, 4))
         for block in self.blocks:
-            h = block(h, *labels)
+            h = recomputed(block, h, *labels) if self.activation_checkpointing else block(h, *labels)
         return torch.tanh(self.last(F.relu(self.norm(h))))
 
 
@@ -138,6 +142,10 @@ class ResNetCritic(CriticNet):
         pooling: Over space before the output: "mean" (WGAN-GP) or "sum" (SN-GAN).
         num_classes: Classes of the projection, which adds the inner product of the pooled features with a vector of the
             class (Miyato and Koyama 2018, arXiv:1802.05637); 0 for an unconditional critic.
+        activation_checkpointing: Keep activations between blocks only, and compute the others again in backward passes.
+
+    Raises:
+        UserError: Spectral norm with activation checkpointing: its power iteration would have moved on in between.
     """
 
     def __init__(
@@ -148,8 +156,15 @@ class ResNetCritic(CriticNet):
         spectral_norm: bool = False,
         pooling: Literal["mean", "sum"] = "mean",
         num_classes: int = 0,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if spectral_norm and activation_checkpointing:
+            raise UserError(
+                "activation_checkpointing does not go with spectral_norm, whose power iteration changes the network "
+                "between a forward pass and its repetition; set one of them to false"
+            )
+        self.activation_checkpointing = activation_checkpointing
         channels = [num_channels, *channels_for(image_size, CRITIC_CHANNELS, width)]
         self.event_shape, self.pooling = (num_channels, image_size, image_size), pooling
         pairs = list(zip(channels, channels[1:], strict=False))
@@ -165,7 +180,10 @@ class ResNetCritic(CriticNet):
 
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Values (B,) at images (B, C, H, W), and labels (B,) if class-conditional."""
-        h = F.relu(self.blocks(x))
+        h = x
+        for block in self.blocks:
+            h = recomputed(block, h) if self.activation_checkpointing else block(h)
+        h = F.relu(h)
         pooled = h.mean((2, 3)) if self.pooling == "mean" else h.sum((2, 3))
         value = self.last(pooled).squeeze(1)
         for y in labels:

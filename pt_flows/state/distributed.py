@@ -5,14 +5,20 @@ by hand: one flat all-reduce per step, which is also several times faster than o
 """
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
+
+from pt_flows.contracts import UserError
+
+HALF_AN_HOUR = timedelta(minutes=30)
 
 
 def world() -> tuple[int, int]:
@@ -28,11 +34,56 @@ def launched(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
+    if device.type == "cuda":  # objects are gathered by way of the current device
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def roll_call(address: str, port: int, rank: int, num_ranks: int, timeout: timedelta) -> dist.Store:
+    """Wait until all processes of a run have come, which a process group would do without saying who is missing.
+
+    Args:
+        address: Of process 0.
+        port: A free one there, which the process group may use afterwards.
+        rank: Of this process.
+        num_ranks: How many there are.
+        timeout: How long to wait.
+
+    Returns:
+        What they met at; to be kept until the process group is there.
+
+    Raises:
+        UserError: Names the processes that have not come in time.
+    """
+    deadline = time.monotonic() + timeout.total_seconds()
+    try:
+        store = dist.TCPStore(
+            address, port, is_master=rank == 0, timeout=timeout, wait_for_workers=False, multi_tenant=True
+        )
+        store.set(f"process {rank}", "has come")
+        if rank:
+            store.wait(["all have come"], timeout + timedelta(seconds=30))
+            return store
+    except dist.DistError as error:
+        raise UserError(
+            f"process {rank} of {num_ranks}: process 0 at {address}, port {port}, was not there within {timeout} or "
+            "missed others; see what it says, or whether its node can be reached"
+        ) from error
+    missing = list(range(1, num_ranks))
+    while missing := [r for r in missing if not store.check([f"process {r}"])]:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{len(missing)} of {num_ranks} processes have not come within {timeout}: "
+                f"{', '.join(map(str, missing[:20]))}; see what their nodes say, and whether num_nodes and devices of "
+                "trainer fit the job"
+            )
+        time.sleep(0.1)
+    store.set("all have come", "")
+    return store
 
 
 def mean_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -81,6 +81,11 @@ def refuse_unsteady_layers(name: str, network: nn.Module) -> None:
         UserError: A layer is random, or changes with every evaluation; says which.
     """
     for path, layer in network.named_modules():
+        if getattr(layer, "activation_checkpointing", False):
+            raise UserError(
+                f"{name} has activation_checkpointing, which computes blocks again with the network's own weights, not "
+                "with those of a stage; ODE-GAN needs it false"
+            )
         kinds = {type(layer).__name__, *(type(hook).__name__ for hook in layer._forward_pre_hooks.values())}
         if layer.training and kinds & {"_SpectralNorm", "SpectralNorm"}:
             raise UserError(

@@ -1,0 +1,113 @@
+"""What makes training faster and leaves its results as they are, up to rounding, with one switch to turn it off."""
+
+from typing import Any, Literal, get_args
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.backends import cuda, cudnn
+from torch.optim import Adam, Optimizer
+
+from pt_flows.callbacks.schedule import as_flow
+from pt_flows.methods.base import GenerativeModule, one_of
+
+Mode = Literal["fast", "reference", "compile"]
+
+
+class Performance(L.Callback):
+    """Chooses how a step is computed, not what.
+
+    `fast`: convolutions in channels-last memory, Adam in one kernel and, on a GPU, TensorFloat-32 (not for methods whose
+    steps are small differences), the fastest convolution algorithm by trial, and images kept on the device where they
+    fit. `reference`: none of it. `compile`: as `fast`, with those networks compiled that are differentiated once;
+    compiled functions have no second derivative.
+
+    Args:
+        mode: One of the three.
+    """
+
+    def __init__(self, mode: Mode = "fast") -> None:
+        one_of("perf", mode, get_args(Mode))
+        self.mode: Mode = mode
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Lay out memory before optimizers are made, and set what torch has once for a process."""
+        if stage != "fit":
+            return
+        module, fast = as_flow(pl_module), self.mode != "reference"
+        self._backends = cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+        cuda.matmul.allow_tf32 = cudnn.allow_tf32 = fast and not module.float32_only
+        cudnn.benchmark = fast and not torch.are_deterministic_algorithms_enabled()
+        data: Any = getattr(trainer, "datamodule", None)
+        if not fast and hasattr(data, "resident_share"):
+            data.resident_share = 0.0
+        if fast and module.channels_last:
+            for network in (*module.networks.values(), module.ema.network):
+                network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the optimizers' kernels; compile where it is asked for and can be."""
+        if self.mode != "reference":
+            for optimizer in trainer.optimizers:
+                fuse(optimizer)
+        if self.mode == "compile":
+            compile_networks(as_flow(pl_module))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fit what a checkpoint brought to the parameters: it may come from another mode."""
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    state = optimizer.state[parameter] if parameter in optimizer.state else {}
+                    for name, value in state.items():
+                        if name == "step" and isinstance(value, Tensor):
+                            state[name] = value.to(parameter.device if group.get("fused") else "cpu")
+                        elif isinstance(value, Tensor):
+                            state[name] = laid_out_like(parameter, value)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give torch's settings back."""
+        if stage == "fit":
+            for network in as_flow(pl_module).networks.values():
+                network.__dict__.pop("forward", None)
+            cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = self._backends
+
+
+def fuse(optimizer: Optimizer) -> None:
+    """Let Adam update all parameters in one kernel, where its user has not chosen another."""
+    if not isinstance(optimizer, Adam):
+        return
+    chosen = ("fused", "foreach", "capturable", "differentiable")
+    for group in optimizer.param_groups:
+        if not any(group.get(key) for key in chosen) and all(p.device.type in ("cpu", "cuda") for p in group["params"]):
+            group["fused"] = True
+    optimizer.register_step_pre_hook(_lay_out_gradients)
+
+
+def _lay_out_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad = laid_out_like(parameter, parameter.grad)
+
+
+def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """The value in the memory order of a parameter of its shape: fused kernels take both for one flat array.
+
+    Torch's fused Adam does not check this on a CPU and gives wrong results where the orders differ.
+    """
+    if value.stride() == parameter.stride() or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def compile_networks(module: GenerativeModule) -> None:
+    """Compile the networks that no second derivative goes through, and say which these are."""
+    networks = module.networks
+    for name in module.differentiated_once:
+        network: nn.Module = networks[name]
+        network.forward = torch.compile(network.forward)
+    kept = [name for name in networks if name not in module.differentiated_once]
+    parts = [f"compiled: {', '.join(module.differentiated_once)}"] if module.differentiated_once else []
+    parts += [f"not compiled: {', '.join(kept)} (differentiated twice)"] if kept else []
+    module.print("; ".join(parts))

@@ -1,0 +1,150 @@
+"""Runs that are killed without notice wherever it hurts, and go on as if nothing had happened."""
+
+import csv
+import io
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from problems import ROOT
+from test_cli import assert_same, run_folder
+
+from pt_flows.callbacks import checkpoints, evaluate
+from pt_flows.cli import main
+from pt_flows.methods.base import GenerativeModule
+from pt_flows.runs import read_checkpoint
+
+SMALL: dict[str, list[str]] = {
+    "w2_fe": ["--model.generator.width", "16", "--model.critic.width", "16", "--model.excess.width", "16"],
+    "ode_gan": ["--model.generator.width", "16", "--model.critic.width", "16"],
+    "da_ebm": ["--model.energy.width", "16", "--model.buffer_size", "200", "--model.num_langevin_steps", "4",
+               "--model.num_visits", "2"],
+}  # fmt: skip
+"""One recipe of each family: optimizers that take turns, an integrator of its own, chains with a buffer."""
+
+STEPS = 70
+
+
+def words(recipe: str, ranks: int, root: str, *more: str) -> list[str]:
+    arguments = ["fit", "--config", str(ROOT / f"configs/toy2d/{recipe}.yaml"), *SMALL[recipe], "--run.root", root]
+    arguments += ["--trainer.max_steps", str(STEPS), "--trainer.accelerator", "cpu", "--data.batch_size", "32"]
+    arguments += ["--data.iterations_per_block", "5", "--trainer.log_every_n_steps", "5"]
+    arguments += ["--evaluation.num_samples", "64", "--evaluation.every_n_iterations", "20"]
+    arguments += ["--checkpoints.every_n_iterations", "10", "--pictures.every_n_iterations", "0"]
+    arguments += ["--trainer.enable_progress_bar", "false", "--trainer.devices", str(ranks)]
+    return [*arguments, *(["--trainer.strategy", "ddp_fork"] if ranks > 1 else []), *more]
+
+
+def in_a_process(arguments: list[str], arm: Callable[[], None] | None = None) -> int:
+    """The command line in a process of its own, set to kill itself or not; its exit code, or minus the signal."""
+    child = os.fork()
+    if child == 0:
+        log = os.open(f"log-{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(log, 1), os.dup2(log, 2)
+        sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)
+        torch.set_num_threads(1)
+        code = 1
+        try:
+            if arm is not None:
+                arm()
+            code = main(arguments)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + 120
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        assert time.monotonic() < deadline, "the run hangs"
+        time.sleep(0.02)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def on_rank(module: GenerativeModule, rank: int, iteration: int, when: int) -> bool:
+    return module.trainer.global_rank == rank and iteration >= when
+
+
+def inside_a_block(when: int, rank: int) -> None:
+    """Between two iterations of one Lightning step, where nothing is saved."""
+    finish = GenerativeModule._finish_iteration
+
+    def deadly(self: GenerativeModule, terms: Any) -> None:
+        finish(self, terms)
+        if on_rank(self, rank, self.iteration, when):
+            die()
+
+    GenerativeModule._finish_iteration = deadly
+
+
+def within_a_checkpoint(when: int, rank: int) -> None:
+    """When half of a file is on disk."""
+    save = checkpoints.AtomicCheckpointIO.save_checkpoint
+
+    class Half(io.BytesIO):
+        def getbuffer(self) -> memoryview:
+            return super().getbuffer()[: len(super().getbuffer()) // 2]
+
+    def deadly(self: Any, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        if checkpoint["pt_flows"]["iteration"] >= when:
+            checkpoints.io.BytesIO = Half  # type: ignore[misc]
+            checkpoints.os.fsync = lambda file: die()
+        save(self, checkpoint, path, storage_options)
+
+    checkpoints.AtomicCheckpointIO.save_checkpoint = deadly
+
+
+def within_an_evaluation(when: int, rank: int) -> None:
+    """When samples are drawn and numbers are due."""
+    measured = evaluate.measured
+
+    def deadly(metrics: Any, batches: Any, module: Any, weights: Any) -> Any:
+        if on_rank(module, rank, module.iteration, when):
+            next(iter(batches), None)  # a rank may have none of so few samples
+            die()
+        return measured(metrics, batches, module, weights)
+
+    evaluate.measured = deadly
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """The log, without what a clock says."""
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("recipe", SMALL)
+def test_killed_three_times_a_run_ends_with_the_same_weights(recipe: str, ranks: int) -> None:
+    """Weights, optimizers and log, bit for bit: killed in a block, while a checkpoint is written, while it is measured."""
+    chance = random.Random(f"{recipe} {ranks}")
+    assert in_a_process(words(recipe, ranks, "whole")) == 0
+    last, folder = [], []
+    places = [(inside_a_block, 11, 19), (within_a_checkpoint, 21, 39), (within_an_evaluation, 41, 59)]
+    for place, first, latest in places:
+        when, rank = chance.randint(first, latest), chance.randrange(ranks)
+        code = in_a_process(words(recipe, ranks, "killed", *last), lambda: place(when, rank))
+        assert code != 0, f"{place.__name__} did not happen"
+        folder = run_folder("killed")
+        at = read_checkpoint(folder / "checkpoints/last.ckpt")["pt_flows"]["iteration"]
+        assert 0 < at <= when + 5, (place.__name__, when)
+        last = ["--ckpt_path", "last"]
+    assert in_a_process(words(recipe, ranks, "killed", *last)) == 0
+    whole, folder = run_folder("whole"), run_folder("killed")
+    assert_same(folder / "checkpoints/last.ckpt", whole / "checkpoints/last.ckpt")
+    assert_same(folder / "checkpoints/best.ckpt", whole / "checkpoints/best.ckpt")
+    assert rows(folder) == rows(whole)
+    assert not list(folder.rglob("*.partial"))

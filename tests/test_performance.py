@@ -1,0 +1,155 @@
+"""Shortcuts of training against the reference path."""
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from problems import METHODS, build, data, fit, weights
+from torch import nn
+
+from pt_flows.callbacks import Performance
+from pt_flows.callbacks.performance import fuse, laid_out_like
+from pt_flows.cli import main
+from pt_flows.data import Shapes32
+from pt_flows.methods import WGANGP
+from pt_flows.nets import ResNetCritic, ResNetGenerator
+
+
+def trained(mode: Any, name: str = "WGANGP", **trainer: Any) -> Any:
+    module = build(name, images=True)
+    fit(module, data(images=True), callbacks=[Performance(mode)] if mode else [], precision="64-true", **trainer)
+    return module
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_fast_equals_reference(name: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    bare, reference, fast = (trained(mode, name, max_steps=3) for mode in (None, "reference", "fast"))
+    assert torch.equal(weights(reference), weights(bare))
+    torch.testing.assert_close(weights(fast), weights(reference), rtol=0, atol=1e-9)
+    convolutions = [p for net in fast.networks.values() for p in net.parameters() if p.dim() == 4 and min(p.shape) > 1]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in convolutions) is fast.channels_last
+
+
+def test_fast_equals_reference_with_residual_networks() -> None:
+    torch.set_default_dtype(torch.float64)
+    results = []
+    for mode in ("reference", "fast"):
+        torch.manual_seed(0)
+        adam = partial(torch.optim.Adam, lr=1e-3)
+        module = WGANGP(ResNetGenerator(width=8), ResNetCritic(width=8), adam, adam, num_critic_steps=2)
+        fit(module, data(images=True), max_steps=3, callbacks=[Performance(mode)], precision="64-true")
+        results.append(weights(module))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-8)
+
+
+def test_two_ranks_equal_one_in_fast_mode() -> None:
+    torch.set_default_dtype(torch.float64)
+    one, two = trained("fast", max_steps=3), trained("fast", max_steps=3, strategy="ddp_fork", devices=2)
+    torch.testing.assert_close(weights(two), weights(one), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("modes", [("fast", "reference"), ("reference", "fast")], ids=lambda m: "-".join(m))
+def test_a_run_goes_on_in_another_mode(modes: tuple[Any, Any], tmp_path: Path) -> None:
+    """What Adam remembers is laid out anew; it would be taken for other numbers."""
+    torch.set_default_dtype(torch.float64)
+    make = lambda: build("WGANGP", images=True, lr_decay="constant")
+    whole = make()
+    fit(whole, data(images=True), max_steps=4, callbacks=[Performance("reference")], precision="64-true")
+    for mode, steps, ckpt in ((modes[0], 2, None), (modes[1], 4, tmp_path / "a.ckpt")):
+        module = make()
+        runner = fit(module, data(images=True), steps, ckpt, callbacks=[Performance(mode)], precision="64-true")
+        if ckpt is None:
+            runner.save_checkpoint(tmp_path / "a.ckpt")
+    assert {group.get("fused") for o in runner.optimizers for group in o.param_groups} == {
+        True if modes[1] == "fast" else None
+    }
+    torch.testing.assert_close(weights(module), weights(whole), rtol=0, atol=1e-9)
+
+
+def test_fused_adam_gets_gradients_in_its_parameters_order() -> None:
+    torch.manual_seed(0)
+    last = nn.Parameter(torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last))
+    plain = nn.Parameter(last.detach().clone(memory_format=torch.contiguous_format))
+    gradient = torch.randn(4, 3, 3, 3)
+    optimizers = [torch.optim.Adam([p], lr=0.1) for p in (last, plain)]
+    fuse(optimizers[0])
+    for p, optimizer in zip((last, plain), optimizers, strict=True):
+        p.grad = gradient.clone()
+        optimizer.step()
+    torch.testing.assert_close(last.detach(), plain.detach())
+    assert laid_out_like(last, gradient).stride() == last.stride()
+
+
+def test_a_chosen_kernel_is_left_alone() -> None:
+    chosen = torch.optim.Adam([nn.Parameter(torch.zeros(2))], foreach=True)
+    other = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=1.0)
+    for optimizer in (chosen, other):
+        before = copy.deepcopy(optimizer.param_groups[0]["fused"])
+        fuse(optimizer)
+        assert optimizer.param_groups[0]["fused"] == before
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if "-" not in n])
+def test_compiled_equals_reference(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tracing and differentiating as torch.compile does, without generating code: a second derivative would raise."""
+    torch.set_default_dtype(torch.float64)
+    torch._dynamo.reset()
+    compiled: list[Any] = []
+
+    def compile_without_code(function: Any) -> Any:
+        compiled.append(function.__self__)
+        return original(function, backend="aot_eager")
+
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_without_code)
+    module = build(name)
+    runs = [build(name), module]
+    for run, mode in zip(runs, ("reference", "compile"), strict=True):
+        fit(run, data(), max_steps=2, callbacks=[Performance(mode)], precision="64-true")
+    torch.testing.assert_close(*map(weights, runs), rtol=0, atol=1e-9)
+    assert compiled == [module.networks[n] for n in module.differentiated_once]
+    assert all("forward" not in net.__dict__ for net in compiled)
+    out = capsys.readouterr().out
+    assert all(f"compiled: {', '.join(module.differentiated_once)}" in out for _ in module.differentiated_once)
+    assert ("(differentiated twice)" in out) == (len(compiled) < len(module.networks))
+
+
+def test_settings_of_torch_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    settings = lambda: (cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
+    before = settings()
+    for name in ("WGANGP", "ODEGAN"):
+        for mode in ("fast", "reference"):
+            module, original = build(name), type(build(name)).iterate
+            monkeypatch.setattr(type(module), "iterate", lambda *a, f=original: (seen.append(settings()), f(*a))[1])
+            fit(module, data(iterations_per_block=1), max_steps=1, callbacks=[Performance(mode)])
+            monkeypatch.undo()
+    assert settings() == before
+    precise = (False, False, True)  # small differences
+    assert seen == [(True, True, True), (False, False, False), precise, (False, False, False)]
+
+
+def test_reference_keeps_images_off_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Shapes32(batch_size=8)
+    fit(build("WGANGP", images=True), images, max_steps=1, callbacks=[Performance("reference")])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**12, 10**12))
+    images.device = torch.device("cuda")
+    assert not images.resident
+    assert images.workers
+
+
+def test_reference_is_one_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["fit", "--config", str(Path(__file__).parents[1] / "configs/toy2d/wgan_gp.yaml"), "--perf", "reference"]
+    words += ["--trainer.precision", "bf16-mixed", "--trainer.max_steps", "1", "--trainer.accelerator", "cpu"]
+    assert main([*words, "--evaluation.num_samples", "64", "--evaluation.metrics", "[]"]) == 0
+    assert "--perf reference computes in float32 instead of bf16-mixed" in capsys.readouterr().out
+    (config,) = Path("runs").glob("*/*/config.yaml")
+    assert "perf: reference" in config.read_text()
+    assert "precision: 32-true" in config.read_text()
