@@ -1,9 +1,11 @@
-"""Two processes against one, what checkpoints cost, and whether memory stays flat.
+"""Two processes against one, shortcuts against the reference, what checkpoints cost, and whether memory stays flat.
 
-    python benchmarks/scale.py [speed] [checkpoints] [memory]
+    python benchmarks/scale.py [speed] [perf] [checkpoints] [memory]
 
-Speed and checkpoints: the small DCGAN recipe of WGAN-GP on drawn shapes. One process runs on one core, two on two, with
-the same global batch. Memory: resident size of every toy recipe after 500 and after 1,500 iterations.
+Speed: the small DCGAN recipe of WGAN-GP on drawn shapes, one process on one core and two on two, at the same global
+batch; beside it what the machine gives: two runs at a time that know nothing of each other, with half the batch each.
+Perf: `--perf` fast and compile against reference on one core. Checkpoints: every 100 iterations, and at the end.
+Memory: resident size of every toy recipe, 1,000 iterations apart.
 """
 
 import csv
@@ -26,6 +28,17 @@ BARE += ["--run.wandb", "disabled", "--trainer.accelerator", "cpu", "--trainer.l
 ROUNDS = 3
 
 
+class WallClock(L.Callback):
+    """Prints the seconds between iterations 5 and 305, evaluations and checkpoints included."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        """Look where it is due."""
+        if pl_module.iteration == 5:
+            self.start = time.perf_counter()
+        if pl_module.iteration == 305:
+            print(f"seconds {time.perf_counter() - self.start:.2f} ")
+
+
 class Memory(L.Callback):
     """Prints the resident size at two iterations."""
 
@@ -36,45 +49,86 @@ class Memory(L.Callback):
             print(f"resident {pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.2f}")
 
 
-def run(cores: str, *arguments: str) -> tuple[float, str, Path]:
-    """Seconds of a run pinned to some cores, what it printed, and its folder."""
-    root = tempfile.mkdtemp()
+def started(cores: str, *arguments: str) -> tuple["subprocess.Popen[str]", Path]:
+    """A run pinned to some cores, and the folder of its runs."""
+    root = Path(tempfile.mkdtemp())
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
-    words = ["taskset", "-c", cores, sys.executable, "-m", "pt_flows", "fit", *arguments, *BARE, "--run.root", root]
-    start = time.perf_counter()
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    return time.perf_counter() - start, done.stdout, next(Path(root).glob("*/*"))
+    words = ["taskset", "-c", cores, sys.executable, "-m", "pt_flows", "fit", *arguments, *BARE]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*words, "--run.root", str(root)], env=environment, text=True, **pipes), root
+
+
+def run(cores: str, *arguments: str) -> tuple[str, Path]:
+    """What a run pinned to some cores printed, and its folder."""
+    process, root = started(cores, *arguments)
+    out, err = process.communicate()
+    if process.returncode:
+        raise SystemExit(err)
+    return out, next(root.glob("*/*"))
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """The log of a run, without its first two intervals."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))[2:]
 
 
 def rate(folder: Path) -> float:
-    """Median iterations per second of the log, without its first rows."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        rates = [float(row["cost/iterations_per_second"]) for row in csv.DictReader(file)]
-    return statistics.median(rates[2:])
+    """Median iterations per second of the log."""
+    return statistics.median(float(row["cost/iterations_per_second"]) for row in rows(folder))
 
 
 def speed() -> None:
-    """Rates of one and of two processes."""
-    steps, ratios = ["--trainer.max_steps", "100"], []
+    """Rates of one process, of two, and of two runs with half the batch at the same time."""
+    steps, ratios, ceilings = ["--trainer.max_steps", "100"], [], []
     for _ in range(ROUNDS):
-        one = rate(run("0", *IMAGES, *steps)[2])
-        two = rate(run("0,1", *IMAGES, *steps, "--trainer.devices", "2", "--trainer.strategy", "ddp")[2])
+        one = rate(run("0", *IMAGES, *steps)[1])
+        two = rate(run("0,1", *IMAGES, *steps, "--trainer.devices", "2", "--trainer.strategy", "ddp")[1])
+        pair = [started(core, *IMAGES, *steps, "--data.batch_size", "32") for core in "01"]
+        for process, _ in pair:
+            process.communicate()
+        apart = statistics.mean(rate(next(root.glob("*/*"))) for _, root in pair)
         ratios.append(two / one)
-        print(f"one process {one:.2f}, two {two:.2f} iterations/s: {two / one:.2f}", flush=True)
-    print(f"two processes on two cores over one on one: {statistics.median(ratios):.2f}")
+        ceilings.append(apart / one)
+        print(f"one {one:.2f}, two {two:.2f}, two apart {apart:.2f} iterations/s: "
+              f"{two / one:.2f} of {apart / one:.2f}", flush=True)  # fmt: skip
+    print(
+        f"two processes over one: {statistics.median(ratios):.2f}; the machine gives {statistics.median(ceilings):.2f}"
+    )
+
+
+def perf() -> None:
+    """Rates of the three modes, one core."""
+    residual = [*IMAGES, "--model.generator", "ResNetGenerator", "--model.generator.width", "32"]
+    residual += ["--model.critic", "ResNetCritic", "--model.critic.width", "32", "--data.batch_size", "16"]
+    cases = {"DCGAN": (IMAGES, "100"), "ResNet": (residual, "50")}
+    cases["toy"] = (["--config", str(ROOT / "configs/toy2d/w1_fe.yaml")], "600")
+    for name, (words, steps) in cases.items():
+        ratios: dict[str, list[float]] = {"fast": [], "compile": []}
+        for _ in range(ROUNDS):
+            rates = {
+                mode: rate(run("0", *words, "--trainer.max_steps", steps, "--perf", mode)[1])
+                for mode in ("reference", *ratios)
+            }
+            for mode, found in ratios.items():
+                found.append(rates[mode] / rates["reference"])
+        told = ", ".join(f"{m} {statistics.median(r):.2f} ({min(r):.2f}-{max(r):.2f})" for m, r in ratios.items())
+        print(f"{name:<8} over reference: {told}", flush=True)
 
 
 def checkpoints() -> None:
-    """Seconds of whole runs with a checkpoint every 50 iterations, and with one at the end."""
+    """Seconds of 300 iterations, with a checkpoint every 100 iterations and with one at the end."""
     ratios = []
     for _ in range(ROUNDS):
-        often, once = (
-            run("0", *IMAGES, "--trainer.max_steps", "200", "--checkpoints.every_n_iterations", n)[0]
-            for n in ("50", "0")
-        )
-        ratios.append(often / once)
-        print(f"every 50 iterations {often:.1f} s, at the end {once:.1f} s: {often / once:.3f}", flush=True)
-    print(f"checkpoints every 50 iterations: {statistics.median(ratios):.3f} of the time without")
+        times = []
+        for every in ("100", "0"):
+            words = ["--trainer.max_steps", "310", "--checkpoints.every_n_iterations", every]
+            words += ["--trainer.callbacks", "scale.WallClock"]
+            out, _ = run("0", *IMAGES, *words)
+            times.append(float(out.split("seconds ")[1].split()[0]))
+        ratios.append(times[0] / times[1])
+        print(f"every 100 iterations {times[0]:.1f} s, at the end {times[1]:.1f} s: {ratios[-1]:.3f}", flush=True)
+    print(f"checkpoints every 100 iterations: {statistics.median(ratios):.3f} of the time without")
 
 
 def memory() -> None:
@@ -83,15 +137,12 @@ def memory() -> None:
     for recipe in sorted((ROOT / "configs/toy2d").glob("*.yaml")):
         few = ["--model.num_langevin_steps", "2"] if "num_langevin_steps" in recipe.read_text() else []
         words = ["--config", str(recipe), "--trainer.max_steps", "1500", *few]
-        try:
-            _, out, _ = run("0", *words, *callback)
-        except subprocess.CalledProcessError as error:
-            print(f"{recipe.stem:<16} {error.stderr.strip().splitlines()[-1]}", flush=True)
-            continue
+        out, _ = run("0", *words, *callback)
         before, after = (float(line.split()[1]) for line in out.splitlines() if line.startswith("resident"))
         print(f"{recipe.stem:<16} {before:.0f} MB, {after:.0f} MB: {after / before - 1:+.2%}", flush=True)
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["speed", "checkpoints", "memory"]:
-        {"speed": speed, "checkpoints": checkpoints, "memory": memory}[name]()
+    parts = {"speed": speed, "perf": perf, "checkpoints": checkpoints, "memory": memory}
+    for name in sys.argv[1:] or parts:
+        parts[name]()

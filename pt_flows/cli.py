@@ -14,11 +14,11 @@ from typing import Any, ClassVar, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -61,7 +61,7 @@ from pt_flows.runs import (
     run_folder_of,
     say,
 )
-from pt_flows.state.distributed import HALF_AN_HOUR, roll_call
+from pt_flows.state.distributed import roll_call
 
 USAGE = """pt-flows: generative methods as discretised flows
 
@@ -161,7 +161,7 @@ class FlowCLI(LightningCLI):
         names = [config[key].class_path.rsplit(".", 1)[-1] for key in ("data", "model")]
         self.experiment = "-".join(names).lower()
         root, self.resumed_at = Path(config.run.root), 0
-        if config.perf == "reference" and str(config.trainer.precision) in ("bf16-mixed", "bf16-true", "bf16"):
+        if config.perf == "reference" and str(config.trainer.precision) in ("bf16-mixed", "bf16"):
             say(f"note: --perf reference computes in float32 instead of {config.trainer.precision}")
             config.trainer.precision = "32-true"
         self.dumped = self._parser(self.subcommand).dump(config, skip_none=False)
@@ -187,7 +187,7 @@ class FlowCLI(LightningCLI):
             )
         # only the last checkpoint goes on in its folder: from an earlier one, what came after would be overwritten
         goes_on = wanted is not None and wanted.name == "last.ckpt" and not self.branches
-        continued = run_folder_of(wanted) if wanted and goes_on else None
+        continued = run_folder_of(wanted) if goes_on else None
         self.folder = continued or new_run_folder(root, self.experiment)
         if checkpoint is not None and not continued:
             self.parent = {"checkpoint": str(checkpoint), "sha256": file_hash(checkpoint), "iteration": self.resumed_at}
@@ -232,7 +232,7 @@ class FlowCLI(LightningCLI):
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and isinstance(where := strategy.cluster_environment, SLURMEnvironment):
             place = where.main_address, where.main_port
-            self.store = roll_call(*place, where.global_rank(), where.world_size(), strategy._timeout or HALF_AN_HOUR)
+            self.store = roll_call(*place, where.global_rank(), where.world_size(), strategy._timeout)
         seed = self.config.fit.seed_everything
         recorded = environment(seed) | ({"parent": self.parent} if self.parent else {})
         describe_run(self.folder, self.dumped, recorded)

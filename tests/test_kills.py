@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +130,14 @@ def rows(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("recipe", SMALL)
 def test_killed_three_times_a_run_ends_with_the_same_weights(recipe: str, ranks: int) -> None:
-    """Weights, optimizers and log, bit for bit: killed in a block, while a checkpoint is written, while it is measured."""
+    """Weights, optimizers and log, bit for bit: killed in a block, in the write of a checkpoint, in an evaluation."""
     chance = random.Random(f"{recipe} {ranks}")
     assert in_a_process(words(recipe, ranks, "whole")) == 0
     last, folder = [], []
     places = [(inside_a_block, 11, 19), (within_a_checkpoint, 21, 39), (within_an_evaluation, 41, 59)]
     for place, first, latest in places:
         when, rank = chance.randint(first, latest), chance.randrange(ranks)
-        code = in_a_process(words(recipe, ranks, "killed", *last), lambda: place(when, rank))
+        code = in_a_process(words(recipe, ranks, "killed", *last), partial(place, when, rank))
         assert code != 0, f"{place.__name__} did not happen"
         folder = run_folder("killed")
         at = read_checkpoint(folder / "checkpoints/last.ckpt")["pt_flows"]["iteration"]

@@ -1,5 +1,7 @@
 """Sizes of the networks against the papers' code, shapes, and refusals."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -139,17 +141,16 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(image_size: in
     torch.set_default_dtype(torch.float64)
     y = (torch.arange(4) % num_classes,) if num_classes else ()
     x, z = torch.randn(4, 3, image_size, image_size), torch.randn(4, 128)
-    found, kept = [], []
+    found, kept, sizes = [], [], dict[int, int]()
+    same: Callable[[torch.Tensor], torch.Tensor] = lambda t: t
     for again in (False, True):
         torch.manual_seed(0)
         D = ResNetCritic(image_size, width=8, num_classes=num_classes, activation_checkpointing=again)
         G = ResNetGenerator(image_size, width=8, num_classes=num_classes, activation_checkpointing=again)
-        held: dict[int, int] = {}
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t: (held.update({t.data_ptr(): t.nbytes}), t)[1], lambda t: t
-        ):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.update({t.data_ptr(): t.nbytes}), t)[1], same):
             values, images = D(x, *y), G(z, *y)
-        kept.append(sum(held.values()))
+        kept.append(sum(sizes.values()))
+        sizes.clear()
         u = x.clone().requires_grad_()
         (slope,) = torch.autograd.grad(D(u, *y).sum(), u, create_graph=True)
         penalty = slope.flatten(1).square().sum(1).mean()

@@ -492,7 +492,7 @@ def test_activation_checkpointing_is_refused() -> None:
 
 def test_pure_bfloat16_and_float16_are_refused() -> None:
     torch.set_default_dtype(torch.float32)
-    for precision, message in (("bf16-true", "rounded away"), ("16-true", "overflow half precision")):
+    for precision, message in (("bf16-true", "rounds small steps away"), ("16-true", "overflow half precision")):
         with pytest.raises(UserError, match=message):
             fit(build("ODEGAN"), data(), max_steps=1, precision=precision)
 

@@ -17,9 +17,9 @@ Mode = Literal["fast", "reference", "compile"]
 class Performance(L.Callback):
     """Chooses how a step is computed, not what.
 
-    `fast`: convolutions in channels-last memory, Adam in one kernel and, on a GPU, TensorFloat-32 (not for methods whose
-    steps are small differences), the fastest convolution algorithm by trial, and images kept on the device where they
-    fit. `reference`: none of it. `compile`: as `fast`, with those networks compiled that are differentiated once;
+    `fast`: convolutions in channels-last memory, Adam in one kernel and, on a GPU, TensorFloat-32 (not for methods
+    whose steps are small differences), the fastest convolution algorithm by trial, and images kept on the device where
+    they fit. `reference`: none of it. `compile`: as `fast`, with those networks compiled that are differentiated once;
     compiled functions have no second derivative.
 
     Args:
@@ -58,7 +58,7 @@ class Performance(L.Callback):
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    state = optimizer.state[parameter] if parameter in optimizer.state else {}
+                    state = optimizer.state.get(parameter, {})
                     for name, value in state.items():
                         if name == "step" and isinstance(value, Tensor):
                             state[name] = value.to(parameter.device if group.get("fused") else "cpu")

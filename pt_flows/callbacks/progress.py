@@ -42,11 +42,6 @@ class Progress(ProgressBar):
         """What Lightning asks before a module prints."""
         return self._enabled
 
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print above the bar."""
-        with tqdm.external_write_mode():
-            print(*args, **kwargs)
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin at the iteration that the run starts from."""
         iteration = as_flow(pl_module).iteration

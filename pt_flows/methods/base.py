@@ -138,6 +138,9 @@ class GenerativeModule(L.LightningModule, ABC):
                 f"{type(data).__name__} serves {tuple(shape)}; change the networks of model (image_size, "
                 "num_channels, event_shape) or data"
             )
+        self._check_trainer()
+
+    def _check_trainer(self) -> None:
         if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise UserError(
                 f"trainer.strategy: {type(self.trainer.strategy).__name__} is not supported: gradients of penalties "
@@ -150,10 +153,10 @@ class GenerativeModule(L.LightningModule, ABC):
                 f"trainer.precision: {self.trainer.precision} is not supported, because the gradients of penalties "
                 "overflow half precision; use bf16-mixed or 32-true"
             )
-        if self.float32_only and self.trainer.precision == "bf16-true":
+        if self.trainer.precision == "bf16-true":
             raise UserError(
-                "trainer.precision: bf16-true keeps numbers with 8 bits, and the small steps and differences of "
-                f"{type(self).__name__} would be rounded away; use 32-true, or bf16-mixed (it then computes in float32)"
+                "trainer.precision: bf16-true is not supported: it keeps weights with 8 bits, which rounds small steps "
+                "away, and penalties and velocities are computed in float32; use bf16-mixed or 32-true"
             )
 
     def _check_synchronised_norms(self) -> None:

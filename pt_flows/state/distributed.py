@@ -14,11 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from pt_flows.contracts import UserError
-
-HALF_AN_HOUR = timedelta(minutes=30)
 
 
 def world() -> tuple[int, int]:
@@ -43,7 +42,7 @@ def launched(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def roll_call(address: str, port: int, rank: int, num_ranks: int, timeout: timedelta) -> dist.Store:
+def roll_call(address: str, port: int, rank: int, num_ranks: int, timeout: timedelta | None) -> TCPStore:
     """Wait until all processes of a run have come, which a process group would do without saying who is missing.
 
     Args:
@@ -51,7 +50,7 @@ def roll_call(address: str, port: int, rank: int, num_ranks: int, timeout: timed
         port: A free one there, which the process group may use afterwards.
         rank: Of this process.
         num_ranks: How many there are.
-        timeout: How long to wait.
+        timeout: How long to wait; half an hour if None.
 
     Returns:
         What they met at; to be kept until the process group is there.
@@ -59,11 +58,10 @@ def roll_call(address: str, port: int, rank: int, num_ranks: int, timeout: timed
     Raises:
         UserError: Names the processes that have not come in time.
     """
+    timeout = timeout or timedelta(minutes=30)
     deadline = time.monotonic() + timeout.total_seconds()
     try:
-        store = dist.TCPStore(
-            address, port, is_master=rank == 0, timeout=timeout, wait_for_workers=False, multi_tenant=True
-        )
+        store = TCPStore(address, port, is_master=rank == 0, timeout=timeout, wait_for_workers=False, multi_tenant=True)
         store.set(f"process {rank}", "has come")
         if rank:
             store.wait(["all have come"], timeout + timedelta(seconds=30))

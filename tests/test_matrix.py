@@ -1,0 +1,113 @@
+"""What works with what: the table of docs/scale.md, which `python tests/test_matrix.py` makes by running every cell."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from problems import METHODS, ROOT, build, data, fit, weights
+
+from pt_flows.callbacks import Performance
+from pt_flows.callbacks.performance import Mode
+from pt_flows.contracts import UserError
+from pt_flows.methods.base import GenerativeModule
+from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.nets import ResNetCritic, ResNetGenerator
+
+ROWS = [name for name in METHODS if "-" not in name]
+
+
+def trained(name: str, precision: str = "64-true", mode: Mode = "reference", **trainer: Any) -> Any:
+    """A small method on toys after two iterations, in the precision that it is built for."""
+    torch.set_default_dtype(torch.float64 if precision == "64-true" else torch.float32)
+    module = build(name)
+    fit(module, data(batch_size=12), max_steps=2, precision=precision, callbacks=[Performance(mode)], **trainer)
+    assert bool(weights(module).isfinite().all())
+    return module
+
+
+def equal(a: GenerativeModule, b: GenerativeModule) -> str:
+    """Weights, averages and chains, to rounding."""
+    torch.testing.assert_close(weights(a), weights(b), rtol=0, atol=1e-9)
+    return "equal"
+
+
+def processes(num: int, name: str) -> str:
+    return equal(trained(name, strategy="ddp_fork", devices=num), trained(name))
+
+
+def bf16_mixed(name: str) -> str:
+    mixed, single = trained(name, "bf16-mixed"), trained(name, "32-true")
+    return "in float32" if torch.equal(weights(mixed), weights(single)) else "trains"
+
+
+def fast(name: str) -> str:
+    return equal(trained(name, mode="fast"), trained(name))
+
+
+def compiled(name: str) -> str:
+    """Differentiates as torch.compile does, without generating code."""
+    original = torch.compile
+    torch.compile = partial(original, backend="aot_eager")  # type: ignore[assignment]
+    try:
+        module = trained(name, mode="compile")
+    finally:
+        torch.compile = original
+    equal(module, trained(name))
+    return ", ".join(module.differentiated_once) or "nothing"
+
+
+def activation_checkpointing(name: str) -> str:
+    """With the residual pair, which has it."""
+    if issubclass(METHODS[name]["cls"], EnergyModule):
+        return "no such network"
+    torch.set_default_dtype(torch.float64)
+    runs = []
+    for again in (False, True):
+        L.seed_everything(0, verbose=False)
+        networks = {"generator": ResNetGenerator(width=4, activation_checkpointing=again)}
+        kinds = {"critic": ResNetCritic, "excess": ResNetCritic}
+        present = {k for k in ("critic", "excess") if k in build(name).networks}
+        networks |= {k: kinds[k](width=4, activation_checkpointing=again) for k in present}
+        arguments = {k: v for k, v in METHODS[name].items() if k != "cls"}
+        module = METHODS[name]["cls"](**networks, **arguments)
+        fit(module, data(images=True, batch_size=4), max_steps=1, precision="64-true")
+        runs.append(module)
+    return equal(*runs)
+
+
+COLUMNS: dict[str, Callable[[str], str]] = {
+    "2 processes": partial(processes, 2),
+    "3 processes": partial(processes, 3),
+    "bf16-mixed": bf16_mixed,
+    "`--perf fast`": fast,
+    "`--perf compile` compiles": compiled,
+    "activation checkpointing": activation_checkpointing,
+}
+
+
+def row(name: str) -> str:
+    """A row of the table."""
+    cells = []
+    for column in COLUMNS.values():
+        try:
+            cells.append(column(name))
+        except UserError:
+            cells.append("refused")
+    return f"| {METHODS[name]['cls'].__name__} | {' | '.join(cells)} |"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_the_table_of_the_docs_is_what_happens(name: str) -> None:
+    table = (ROOT / "docs/scale.md").read_text()
+    assert f"| | {' | '.join(COLUMNS)} |" in table
+    assert row(name) in table
+
+
+if __name__ == "__main__":
+    lines = [f"| | {' | '.join(COLUMNS)} |", "| --- " * (len(COLUMNS) + 1) + "|", *map(row, ROWS)]
+    sys.stdout.write("\n".join(lines) + "\n")
