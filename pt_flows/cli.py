@@ -186,8 +186,8 @@ class FlowCLI(LightningCLI):
                 f"trainer.max_steps must be the number of iterations to train, got {config.trainer.max_steps}"
             )
         # only the last checkpoint goes on in its folder: from an earlier one, what came after would be overwritten
-        goes_on = wanted is not None and wanted.name == "last.ckpt" and not self.branches
-        continued = run_folder_of(wanted) if goes_on else None
+        goes_on = wanted if wanted and wanted.name == "last.ckpt" and not self.branches else None
+        continued = run_folder_of(goes_on) if goes_on else None
         self.folder = continued or new_run_folder(root, self.experiment)
         if checkpoint is not None and not continued:
             self.parent = {"checkpoint": str(checkpoint), "sha256": file_hash(checkpoint), "iteration": self.resumed_at}
@@ -406,7 +406,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in CAN_NOT_WRITE:
             raise
         text = f"can not write {error.filename or 'a file'} ({error.strerror}); what was written before is whole. "
-        code = fail(text + "Make room and continue with --ckpt_path last", 1)
+        again = "continue with --ckpt_path last" if sys.argv[1] == "fit" else "run the same command again"
+        code = fail(f"{text}Make room and {again}", 1)
     except Exception as error:
         text = users_mistake(error)
         if text is None:

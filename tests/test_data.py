@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -339,6 +340,33 @@ def test_an_interrupted_preparation_goes_on(
     for name in ("index.json", "train.npy", "train.labels.npy", "test.npy", "skipped.txt"):
         assert (target / name).read_bytes() == (other / name).read_bytes()
     assert sorted(file.name for file in target.iterdir()) == sorted(file.name for file in other.iterdir())
+
+
+def test_a_preparation_without_room_says_so_before_it_decodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_class_folders(tmp_path / "images", num_classes=2, size=64)
+    words = [
+        "prepare",
+        "imagenet",
+        "--root",
+        str(tmp_path / "images"),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+    ]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # stands for the full disk
+    try:
+        assert main(words) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err
+    assert "can not write" in error
+    assert "train.npy.part (File too large)" in error
+    assert "run the same command again" in error
+    assert main(words) == 0
 
 
 def test_damaged_prepared_images_are_one_sentence(tmp_path: Path, small_blocks: None) -> None:

@@ -145,8 +145,11 @@ def make_array(path: Path, num: int, size: int) -> None:
     """A .npy file with room for all images; there is space for it on the disk, or an error now."""
     with path.open("wb") as file:
         write_header(file, num, size)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, file.tell() + num * 3 * size * size)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, file.tell() + num * 3 * size * size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_header(file: Any, num: int, size: int) -> None:
