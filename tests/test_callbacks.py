@@ -1,14 +1,18 @@
 """Evaluation over several processes, schedules in blocks."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
+import torch
 from problems import build, data, fit
+from torch.backends import cuda, cudnn
 
 from pt_flows.callbacks import Evaluate
+from pt_flows.callbacks.evaluate import measured
 from pt_flows.callbacks.schedule import EveryIterations
 from pt_flows.contracts import UserError
 from pt_flows.metrics import ExactWasserstein, ModeCoverage
@@ -39,6 +43,27 @@ def test_two_processes_measure_the_same_number(num_samples: int, tmp_path: Path)
     assert found[0].keys() == found[1].keys()
     for key, value in found[0].items():
         assert found[1][key] == pytest.approx(value, rel=1e-6), key
+
+
+def test_samples_are_measured_in_full_precision() -> None:
+    """However a run trains: its generator and its metrics see neither TensorFloat-32 nor autocast."""
+    module, seen = build("W1FE"), []
+    settings = lambda: (cudnn.allow_tf32, cuda.matmul.allow_tf32, torch.is_autocast_enabled("cpu"))
+
+    def batches() -> Iterator[torch.Tensor]:
+        seen.append(settings())
+        yield torch.randn(16, 2)
+
+    metric = ModeCoverage()
+    metric.prepare(data(), 16)
+    cuda.matmul.allow_tf32 = True
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            measured([metric], batches(), module, "ema")
+            assert settings() == (True, True, True)
+    finally:
+        cuda.matmul.allow_tf32 = False
+    assert seen == [(False, False, False)]
 
 
 def test_schedules_act_once_where_a_block_passes_a_multiple() -> None:

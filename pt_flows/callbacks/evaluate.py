@@ -12,7 +12,7 @@ from pt_flows.callbacks.schedule import EveryIterations, as_flow
 from pt_flows.contracts import UserError, Weights
 from pt_flows.methods.base import GenerativeModule, GeneratorModule
 from pt_flows.methods.energy_base import EnergyModule
-from pt_flows.metrics.base import RealData, SampleMetric
+from pt_flows.metrics.base import RealData, SampleMetric, full_precision
 from pt_flows.progress import track
 from pt_flows.state.distributed import share_of, world
 from pt_flows.state.noise import generator_at
@@ -63,10 +63,11 @@ def measured(
             metric.update_map(partial(module.push, weights=weights))
         if isinstance(module, EnergyModule):
             metric.update_energy(partial(module.clean_energy, weights=weights))
-    for x in batches:
-        for metric in metrics:
-            metric.update(x)
-    return {key: value for metric in metrics for key, value in metric.compute().items()}
+    with full_precision(metrics[0].device):  # samples are drawn here too
+        for x in batches:
+            for metric in metrics:
+                metric.update(x)
+        return {key: value for metric in metrics for key, value in metric.compute().items()}
 
 
 class Tier(NamedTuple):

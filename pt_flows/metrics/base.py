@@ -1,14 +1,28 @@
 """What every metric of generated samples has in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.backends import cuda, cudnn
 from torchmetrics import Metric
 
 from pt_flows.contracts import Shape, Split
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Float32 without TensorFloat-32 or autocast: numbers that depend neither on the card nor on how a run trains."""
+    before = cudnn.allow_tf32, cuda.matmul.allow_tf32
+    cudnn.allow_tf32 = cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        cudnn.allow_tf32, cuda.matmul.allow_tf32 = before
 
 
 class RealData(Protocol):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pt_flows.contracts import UserError
+from pt_flows.metrics.base import full_precision
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d"
@@ -37,7 +38,7 @@ class FeatureNet(nn.Module, ABC):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Features of a batch, in float32 without TF32 or autocast, so that the number does not depend on the card."""
+        """Features of a batch, in full precision."""
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
             raise UserError(
                 f"{self.name} features want images uint8 (B, 3, H, W) or (B, 1, H, W), got {images.dtype} "
@@ -45,13 +46,8 @@ class FeatureNet(nn.Module, ABC):
             )
         assert not any(module.training for module in self.net.modules()), "features of batch statistics mean nothing"
         images = images.expand(-1, 3, -1, -1)
-        tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        try:
-            with torch.autocast(images.device.type, enabled=False):
-                return self.features(images)
-        finally:
-            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+        with full_precision(images.device):
+            return self.features(images)
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
