@@ -36,9 +36,8 @@ from pt_flows.metrics import (
 )
 from pt_flows.metrics.base import RealData, SampleMetric
 from pt_flows.metrics.reference import content_hash
-from pt_flows.runs import read_checkpoint, run_folder_of
+from pt_flows.runs import run_folder_of
 from pt_flows.state.distributed import launched, share_of, world
-from pt_flows.state.noise import run_seed
 
 
 def evaluate(
@@ -92,13 +91,12 @@ def evaluate_checkpoint(
     device: torch.device,
 ) -> None:
     """Measure samples of a checkpoint, for every sampling seed."""
-    module, seed = load_method(ckpt).to(device), read_checkpoint(ckpt)["pt_flows"].get("seed")
-    folder, data = run_folder_of(ckpt), data_of_run(ckpt)
+    module, folder, data = load_method(ckpt).to(device), run_folder_of(ckpt), data_of_run(ckpt)
     assert folder is not None, "data_of_run has found it"
     toys = len(module.event_shape) != 3
     n = min(n, 5_000) if toys else n
     chosen = prepared(metrics or default_metrics(module, data, split), data, n, split, device)
-    first = passport_of(module, ckpt, seed, weights, n, 0, data, split, chosen)
+    first = passport_of(module, ckpt, weights, n, 0, data, split, chosen)
     for i in range(seeds):
         numbers = finite(
             chosen, with_progress(evaluation_samples(module, n, weights, stream(i)), n, "measuring"), module, weights
@@ -227,6 +225,6 @@ def record_training(
     """
     records = []
     for (metrics, num), numbers in last.found:
-        passport = passport_of(module, ckpt, run_seed(), last.weights, num, 0, data, metrics[0].split, metrics)
+        passport = passport_of(module, ckpt, last.weights, num, 0, data, metrics[0].split, metrics)
         records.append(write_record(record_path(folder, passport, ckpt), passport, numbers))
     return records

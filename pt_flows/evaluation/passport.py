@@ -74,7 +74,6 @@ class Passport:
 def passport_of(
     module: GenerativeModule,
     checkpoint: Path,
-    training_seed: int | None,
     weights: Weights,
     num_samples: int,
     sampling_seed: int = 0,
@@ -87,7 +86,6 @@ def passport_of(
     Args:
         module: What the checkpoint holds.
         checkpoint: Its file.
-        training_seed: Seed of the run.
         weights: Which weights draw.
         num_samples: How many samples.
         sampling_seed: Their seed.
@@ -108,7 +106,7 @@ def passport_of(
         features=feature_hashes(metrics),
         weights=weights,
         sampling_seed=sampling_seed,
-        training_seed=training_seed,
+        training_seed=module.trained_seed,
         iteration=module.iteration,
         checkpoint=file_hash(checkpoint),
         cost=cost,

@@ -17,7 +17,6 @@ from pt_flows.methods.base import GenerativeModule
 from pt_flows.methods.energy_base import EnergyModule
 from pt_flows.metrics.base import as_uint8
 from pt_flows.progress import track_shares
-from pt_flows.runs import read_checkpoint
 from pt_flows.state.noise import generator_at
 
 
@@ -97,7 +96,7 @@ def write_samples(module: GenerativeModule, n: int, target: Path, seed: int, wei
     images = len(module.event_shape) == 3
     if target.suffix == ".npz":
         array = as_uint8(x).permute(0, 2, 3, 1).numpy() if images else x.float().numpy()
-        passport = passport_of(module, ckpt, read_checkpoint(ckpt)["pt_flows"].get("seed"), weights, n, seed)
+        passport = passport_of(module, ckpt, weights, n, seed)
         np.savez_compressed(target, samples=array, passport=json.dumps(stamped(passport)))
     elif images:
         save_grid(x, target)

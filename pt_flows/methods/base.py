@@ -77,6 +77,7 @@ class GenerativeModule(L.LightningModule, ABC):
         self.ema_decay = ema_decay
         self.iteration = 0
         self.seconds = 0.0
+        self.trained_seed: int | None = None
         self.evaluations: dict[str, int] = {}
         self.noise = NoiseStream("training")
         self._terms: list[Terms] = []
@@ -347,7 +348,7 @@ class GenerativeModule(L.LightningModule, ABC):
 
     def on_fit_start(self) -> None:
         """Begin the first interval of the log where the run begins."""
-        self._flushed = (self.iteration, self.seconds)
+        self._flushed, self.trained_seed = (self.iteration, self.seconds), run_seed()
         kinds = (GeneratorNet, CriticNet, EnergyNet)
         counted = [(name, net) for name, net in self.networks.items() if isinstance(net, kinds)]
         self._counters = [net.register_forward_pre_hook(partial(self._counted, name)) for name, net in counted]
@@ -434,8 +435,8 @@ class GenerativeModule(L.LightningModule, ABC):
         checkpoint["hyper_parameters"] = {k: v for k, v in hyper.items() if _is_plain(v)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say so when a run is continued with another seed."""
-        seed = checkpoint.get("pt_flows", {}).get("seed")
+        """Remember the seed; say so when a run is continued with another one."""
+        self.trained_seed = seed = checkpoint.get("pt_flows", {}).get("seed")
         if "PL_GLOBAL_SEED" in os.environ and seed is not None and seed != run_seed() and self._trainer is not None:
             self.print(
                 f"note: the checkpoint was trained with seed {seed}, this run has {run_seed()}: it goes on with other "
