@@ -26,6 +26,7 @@ IMAGES += ["--config", str(ROOT / "configs/data/shapes32.yaml")]
 BARE = ["--evaluation.metrics", "[]", "--pictures.every_n_iterations", "0", "--trainer.enable_progress_bar", "false"]
 BARE += ["--run.wandb", "disabled", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "10"]
 ROUNDS = 3
+BATCH = 64
 
 
 class WallClock(L.Callback):
@@ -67,24 +68,21 @@ def run(cores: str, *arguments: str) -> tuple[str, Path]:
     return out, next(root.glob("*/*"))
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    """The log of a run, without its first two intervals."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))[2:]
-
-
 def rate(folder: Path) -> float:
-    """Median iterations per second of the log."""
-    return statistics.median(float(row["cost/iterations_per_second"]) for row in rows(folder))
+    """Median iterations per second of the log, without its first two intervals."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rates = [float(row["cost/iterations_per_second"]) for row in csv.DictReader(file)]
+    return statistics.median(rates[2:])
 
 
 def speed() -> None:
     """Rates of one process, of two, and of two runs with half the batch at the same time."""
-    steps, ratios, ceilings = ["--trainer.max_steps", "100"], [], []
+    words, ratios, ceilings = [*IMAGES, "--trainer.max_steps", "80"], [], []
     for _ in range(ROUNDS):
-        one = rate(run("0", *IMAGES, *steps)[1])
-        two = rate(run("0,1", *IMAGES, *steps, "--trainer.devices", "2", "--trainer.strategy", "ddp")[1])
-        pair = [started(core, *IMAGES, *steps, "--data.batch_size", "32") for core in "01"]
+        one = rate(run("0", *words, "--data.batch_size", str(BATCH))[1])
+        ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+        two = rate(run("0,1", *words, "--data.batch_size", str(BATCH), *ddp)[1])
+        pair = [started(core, *words, "--data.batch_size", str(BATCH // 2)) for core in "01"]
         for process, _ in pair:
             process.communicate()
         apart = statistics.mean(rate(next(root.glob("*/*"))) for _, root in pair)

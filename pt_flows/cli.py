@@ -208,16 +208,17 @@ class FlowCLI(LightningCLI):
         """Add what every run has: loggers, atomic checkpoints, a progress bar in iterations."""
         config = self.config_init[str(self.subcommand)]
         own: dict[str, Any] = {"default_root_dir": str(self.folder)}
+        config.trainer.callbacks = listed(config.trainer.callbacks)
         if self.subcommand == "fit":
             own["limit_val_batches"] = 0
             if config.trainer.logger is not False:
                 own["logger"] = self.run_loggers(config)
-            own["plugins"] = [*(config.trainer.plugins or []), AtomicCheckpointIO()]
-            config.trainer.callbacks = [*(config.trainer.callbacks or []), Performance(config.perf)]
+            own["plugins"] = [*listed(config.trainer.plugins), AtomicCheckpointIO()]
+            config.trainer.callbacks.append(Performance(config.perf))
         else:
             own["logger"] = False
         if config.trainer.enable_progress_bar is not False:
-            config.trainer.callbacks = [*(config.trainer.callbacks or []), Progress()]
+            config.trainer.callbacks.append(Progress())
         return super().instantiate_trainer(**own, **kwargs)
 
     def run_loggers(self, config: Any) -> list[Any]:
@@ -225,7 +226,7 @@ class FlowCLI(LightningCLI):
         given = config.trainer.logger
         if given in (None, True):
             return loggers(self.folder, config.run, self.experiment, self.resumed_at)
-        return [MetricsCSV(self.folder, self.resumed_at), *(given if isinstance(given, list) else [given])]
+        return [MetricsCSV(self.folder, self.resumed_at), *listed(given)]
 
     def before_fit(self) -> None:
         """Write down what is about to run, and say it in one line."""
@@ -281,6 +282,11 @@ class FlowCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.summary["evaluations"] = json.dumps(records)
+
+
+def listed(given: Any) -> list[Any]:
+    """What the Trainer takes one of, several or none."""
+    return list(given) if isinstance(given, list) else [] if given is None else [given]
 
 
 class ForkCLI(FlowCLI):

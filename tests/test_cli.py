@@ -314,6 +314,10 @@ def test_fork_needs_no_configuration(capsys: pytest.CaptureFixture[str]) -> None
         assert message in capsys.readouterr().err
 
 
+def test_one_callback_needs_no_list() -> None:
+    assert fit("--trainer.callbacks", "lightning.pytorch.callbacks.Timer", steps=10) == 0
+
+
 def test_another_seed_is_said_and_trains(capsys: pytest.CaptureFixture[str]) -> None:
     fit(steps=10)
     assert fit("--ckpt_path", "last", "--seed_everything", "4") == 0
