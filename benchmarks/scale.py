@@ -129,7 +129,7 @@ def perf() -> None:
 
 
 def checkpoints() -> None:
-    """Seconds of 300 iterations with a checkpoint every 100 and with one at the end, and the seconds that saving took."""
+    """Seconds of 300 iterations with a checkpoint every 100 and with one at the end, and what saving took of them."""
     ratios, shares = [], []
     for _ in range(ROUNDS):
         seconds, saving = {}, {}
