@@ -200,7 +200,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["fit", "--config", TOY, "--model.generator", "DCGANGenerator", "--model.generator.image_size", "48"], r"got 48"),
     (["fit", "--config", TOY, "--ckpt_path", "last"], r"no run under runs/toy2d-w1fe has checkpoints/last.ckpt"),
     (["fit", "--config", TOY, "--ckpt_path", "no.ckpt"], r"there is no checkpoint no.ckpt"),
-    (["train"], r"there is no command 'train'; there are fit, validate, test, sample, evaluate, compare, report"),
+    (["train"], r"there is no command 'train'; there are fit, validate, test, fork, sample, evaluate, compare, report"),
     (["sample", "no.ckpt"], r"there is no checkpoint no.ckpt"),
     (["sample", "no.ckpt", "--n", "0"], r"--n must be at least 1, got 0"),
     (["sample", "no.ckpt", "--out", "a.jpg"], r"--out must end in .png or .npz"),
@@ -315,7 +315,7 @@ def test_fork_needs_no_configuration(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_one_callback_needs_no_list() -> None:
-    assert fit("--trainer.callbacks", "lightning.pytorch.callbacks.Timer", steps=10) == 0
+    assert fit("--trainer.callbacks", "FlowPicture", steps=10) == 0
 
 
 def test_another_seed_is_said_and_trains(capsys: pytest.CaptureFixture[str]) -> None:
