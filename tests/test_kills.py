@@ -6,10 +6,10 @@ import os
 import random
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -44,30 +44,39 @@ def words(recipe: str, ranks: int, root: str, *more: str) -> list[str]:
     return [*arguments, *(["--trainer.strategy", "ddp_fork"] if ranks > 1 else []), *more]
 
 
+def child(arguments: list[str], arm: Callable[[], None] | None, folder: str) -> None:
+    """What `in_a_process` does there."""
+    os.chdir(folder)
+    log = os.open(f"log-{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1), os.dup2(log, 2)
+    sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)
+    torch.set_num_threads(1)
+    code = 1
+    try:
+        if arm is not None:
+            arm()
+        code = main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
 def in_a_process(arguments: list[str], arm: Callable[[], None] | None = None) -> int:
-    """The command line in a process of its own, set to kill itself or not; its exit code, or minus the signal."""
-    child = os.fork()
-    if child == 0:
-        log = os.open(f"log-{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT)
-        os.dup2(log, 1), os.dup2(log, 2)
-        sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)
-        torch.set_num_threads(1)
-        code = 1
-        try:
-            if arm is not None:
-                arm()
-            code = main(arguments)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    deadline = time.monotonic() + 120
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        assert time.monotonic() < deadline, "the run hangs"
-        time.sleep(0.02)
+    """The command line in a process of its own, set to kill itself or not; its exit code, or minus the signal.
+
+    It is forked from a server that has imported everything and done nothing, and may fork in its turn.
+    """
+    server = get_context("forkserver")
+    server.set_forkserver_preload(["pt_flows.cli"])
+    process = server.Process(target=child, args=(arguments, arm, os.getcwd()))
+    process.start()
+    process.join(120)
+    hangs = process.is_alive()
+    process.kill()
+    assert not hangs, "the run hangs"
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 def die() -> None:
