@@ -146,11 +146,11 @@ def checkpoints() -> None:
 
 def memory() -> None:
     """Resident megabytes of every toy recipe."""
-    callback = ["--trainer.callbacks", "scale.Memory", "--data.iterations_per_block", "1"]
     for recipe in sorted((ROOT / "configs/toy2d").glob("*.yaml")):
         few = ["--model.num_langevin_steps", "2"] if "num_langevin_steps" in recipe.read_text() else []
-        words = ["--config", str(recipe), "--trainer.max_steps", "1500", *few]
-        out, _ = run("0", *words, *callback)
+        data = "data.target.init_args" if "TwoDomains" in recipe.read_text() else "data"
+        words = ["--config", str(recipe), "--trainer.max_steps", "1500", f"--{data}.iterations_per_block", "1", *few]
+        out, _ = run("0", *words, "--trainer.callbacks", "scale.Memory")
         before, after = (float(line.split()[1]) for line in out.splitlines() if line.startswith("resident"))
         print(f"{recipe.stem:<16} {before:.0f} MB, {after:.0f} MB: {after / before - 1:+.2%}", flush=True)
 
