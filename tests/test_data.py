@@ -346,16 +346,8 @@ def test_a_preparation_without_room_says_so_before_it_decodes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_class_folders(tmp_path / "images", num_classes=2, size=64)
-    words = [
-        "prepare",
-        "imagenet",
-        "--root",
-        str(tmp_path / "images"),
-        "--out",
-        str(tmp_path / "out"),
-        "--workers",
-        "1",
-    ]
+    folders = ["--root", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    words = ["prepare", "imagenet", *folders, "--workers", "1"]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # stands for the full disk
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import METHODS, build, data, fit, weights
+from problems import METHODS, ROOT, build, data, fit, weights
 from torch import nn
 
 from pt_flows.callbacks import Performance
@@ -146,7 +146,7 @@ def test_reference_keeps_images_off_the_device(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_reference_is_one_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["fit", "--config", str(Path(__file__).parents[1] / "configs/toy2d/wgan_gp.yaml"), "--perf", "reference"]
+    words = ["fit", "--config", str(ROOT / "configs/toy2d/wgan_gp.yaml"), "--perf", "reference"]
     words += ["--trainer.precision", "bf16-mixed", "--trainer.max_steps", "1", "--trainer.accelerator", "cpu"]
     assert main([*words, "--evaluation.num_samples", "64", "--evaluation.metrics", "[]"]) == 0
     assert "--perf reference computes in float32 instead of bf16-mixed" in capsys.readouterr().out

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from pt_flows.functional.penalties import gradient_norm, two_sided_penalty
 from pt_flows.nets import MLPCritic
 from pt_flows.runs import read_checkpoint
 
@@ -160,12 +160,6 @@ def test_the_slurm_script_starts_resumes_and_requeues(tmp_path: Path) -> None:
     assert "requeue" not in again.stdout
 
 
-def penalised(critic: Any, x: torch.Tensor) -> torch.Tensor:
-    u = x.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(critic(u).sum(), u, create_graph=True)
-    return (slope.norm(dim=1) - 1).square().mean()
-
-
 def shard(rank: int, port: str) -> None:
     """What fails on sharded parameters, and what would give every process the gradient of its own share."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -175,7 +169,7 @@ def shard(rank: int, port: str) -> None:
     fully_shard(critic, mesh=init_device_mesh("cpu", (2,)))
     x = torch.randn(8, 2)
     with pytest.raises(RuntimeError, match="storage of size 0"):
-        penalised(critic, x).backward()
+        two_sided_penalty(gradient_norm(critic, x)).backward()
     gradients = torch.autograd.grad(critic(x).sum(), list(critic.parameters()))
     assert all(isinstance(p, DTensor) for p in critic.parameters())
     assert not any(isinstance(g, DTensor) for g in gradients)
