@@ -243,6 +243,7 @@ class Transition(NamedTuple):
         energy: U(x, t) (B,) at the labels before the jump.
         accepted: Sum of acceptance probabilities of the Langevin steps at each label (num_labels,).
         tried: Number of Langevin steps at each label (num_labels,).
+        gradient: ∇U(x, t) (B, *event) at the labels before the jump.
     """
 
     x: Tensor
@@ -250,6 +251,7 @@ class Transition(NamedTuple):
     energy: Tensor
     accepted: Tensor
     tried: Tensor
+    gradient: Tensor
 
 
 def mgms(
@@ -290,4 +292,4 @@ def mgms(
     accepted = zeros.index_add(0, t, num_steps * acceptance)
     tried = zeros.index_add(0, t, torch.full_like(acceptance, num_steps))
     jumped = gibbs_labels(energy, chain.x, len(step_sizes), rng, temperature, chunk)
-    return Transition(chain.x, jumped, chain.energy, accepted, tried)
+    return Transition(chain.x, jumped, chain.energy, accepted, tried, chain.gradient)

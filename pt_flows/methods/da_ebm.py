@@ -17,8 +17,9 @@ Chains are drawn from the buffer without replacement; acceptance is summed with 
 schedule moves the learning rate; the average of weights is an addition.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -26,7 +27,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from pt_flows.contracts import Batch, EnergyNet, UserError, Weights
-from pt_flows.functional.noising import Noising, squared_cumulative
+from pt_flows.functional.noising import Gaussian, Noising, enough_levels, level_distances, squared_cumulative
 from pt_flows.functional.samplers import (
     Chain,
     Energy,
@@ -40,8 +41,18 @@ from pt_flows.functional.samplers import (
 )
 from pt_flows.methods.base import Terms, at_least, one_of, positive
 from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.methods.gaussian_base import GaussianBase
 from pt_flows.state.distributed import all_ranks
+from pt_flows.state.noise import generator_at
 from pt_flows.state.replay import ReplayBuffer, StepSizes
+
+Base = Literal["none", "gaussian"]
+
+NUM_MOMENTS = 20_000
+"""Training samples that the moments of the data are computed from."""
+
+MOST_NATS = 5.0
+"""Largest distance between neighbouring levels that chains cross often enough."""
 
 PATIENCE = 20
 """Sampling gives chains this many times the transitions that they need on average, then takes them as they are."""
@@ -53,6 +64,10 @@ class DAEBM(EnergyModule):
     Args:
         energy: U(x, t), points and labels to one value each.
         optimizer: Makes the energy's optimizer from its parameters.
+        base: "gaussian": U is the network plus -log of the Gaussian of the data at every level (`GaussianBase`), whose
+            mean and covariance are computed at the start of training and stored in the checkpoint.
+        data_noise: Standard deviation of noise on the data, in data units: a part of the model at every level.
+        denoise: Remove that noise from samples, by one step along the score (Tweedie).
         num_levels: T; labels are 0 (data) to T.
         first_increment: u_1 of the noise schedule (`functional.noising.squared_cumulative`).
         last_increment: u_T of the noise schedule.
@@ -78,6 +93,9 @@ class DAEBM(EnergyModule):
         self,
         energy: EnergyNet,
         optimizer: OptimizerCallable,
+        base: Base = "none",
+        data_noise: float = 0.0,
+        denoise: bool = False,
         num_levels: int = 6,
         first_increment: float = 1e-2,
         last_increment: float = 3e-1,
@@ -102,16 +120,24 @@ class DAEBM(EnergyModule):
             at_least(f"model.{key}", value, least)
         for key, value in (("step_size", step_size), ("max_step_size", max_step_size)):
             positive(f"model.{key}", value)
+        at_least("model.data_noise", data_noise, 0)
+        if denoise and not data_noise:
+            raise UserError("model.denoise: expected data_noise above 0, got 0. Set model.data_noise, or do not denoise")
+        one_of("model.base", base, get_args(Base))
         one_of("model.acceptance_ratio", acceptance_ratio, get_args(Ratio))
         if not energy.takes_labels:
             raise UserError(
                 f"model.energy: {type(energy).__name__} takes no labels; DAEBM needs U(x, t), such as TimeMLPEnergy"
             )
-        super().__init__(energy, optimizer, ReplayBuffer("slot", buffer_size, energy.event_shape), **kwargs)
+        noising = squared_cumulative(num_levels, first_increment, last_increment)
+        network = GaussianBase(energy, noising) if base == "gaussian" else energy
+        super().__init__(network, optimizer, ReplayBuffer("slot", buffer_size, energy.event_shape), **kwargs)
+        self.data_noise, self.denoise = data_noise, denoise
+        self.increments = first_increment, last_increment
         self.num_labels, self.num_langevin_steps = num_levels + 1, num_langevin_steps
         self.metropolis_from, self.adapt_every, self.num_visits = metropolis_from, adapt_every, num_visits
         self.ratio: Ratio = acceptance_ratio
-        a, b = squared_cumulative(num_levels, first_increment, last_increment)
+        a, b = noising
         self.register_buffer("a", a, persistent=False)
         self.register_buffer("b", b, persistent=False)
         scale = torch.ones_like(a) if data_scale is None else (a * data_scale).square().add(b.square()).sqrt()
@@ -120,11 +146,72 @@ class DAEBM(EnergyModule):
         every_label_equally_often = torch.arange(buffer_size) * self.num_labels // buffer_size
         self.buffer.fill(torch.randn, every_label_equally_often)
 
+    # ------------------------------------------------------------------------------------------ moments of the data
+
+    def setup(self, stage: str) -> None:
+        """Before training, measure the data, and let chains start from the base where there is one.
+
+        When a run resumes, the checkpoint's moments and chains replace these.
+        """
+        super().setup(stage)
+        if stage == "fit" and (data := self.moments()) is not None:
+            self.check_levels(data)
+            if isinstance(self.energy, GaussianBase):
+                for network in (self.energy, self.ema.network):
+                    network.take(data)
+                if self.iteration == 0:
+                    self.buffer.points.copy_(self.energy.points(self.buffer.points, self.buffer.labels))
+
+    def moments(self) -> Gaussian | None:
+        """Mean and covariance of the data with their noise, the same on every process; None where nothing needs them.
+
+        Images are known to one of 256 levels only, and count as if they had noise of the levels' width.
+
+        Raises:
+            UserError: The base needs moments, and the data cannot give them.
+        """
+        based, images = isinstance(self.energy, GaussianBase), len(self.event_shape) == 3
+        data = getattr(self.trainer, "datamodule", None)
+        if not based and (data is None or math.prod(self.event_shape) > 2_048):  # takes long, and only warns
+            return None
+        try:
+            x = data.sample(NUM_MOMENTS, generator_at("cpu", "moments"))
+        except (AttributeError, UserError) as error:
+            if not based:
+                return None
+            raise UserError(
+                f"model.base: expected data that draw single samples, got {type(data).__name__}. Define its sample "
+                "method, or set model.base to none"
+            ) from error
+        gaussian = Gaussian.fitted(x, math.hypot(self.data_noise, 1 / 255 if images else 0.0))
+        if based and float(gaussian.variances.min()) < 1e-4 * float(gaussian.variances.max()):
+            raise UserError(
+                f"model.base: expected data that vary in every direction, got a standard deviation of "
+                f"{float(gaussian.variances.min().sqrt()):.2g} in one. Set model.data_noise, such as 0.3 for images"
+            )
+        return gaussian
+
+    def check_levels(self, data: Gaussian) -> None:
+        """Warn where neighbouring levels are too far apart for chains to jump between them."""
+        nats = level_distances(data, self.noising)
+        if float(nats.max()) <= MOST_NATS:
+            return
+        T = self.num_labels - 1
+        finer = enough_levels(data, T, *self.increments, MOST_NATS)
+        advice = "raise model.data_noise" if finer is None else (
+            f"set model.num_levels to {finer[0]}, model.first_increment to {finer[1]:.2g} and model.last_increment to "
+            f"{finer[2]:.2g}, or raise model.data_noise"
+        )  # fmt: skip
+        rank_zero_warn(
+            f"model.num_levels: expected noise levels at most {MOST_NATS:g} nats apart, got {float(nats.min()):.2g} to "
+            f"{float(nats.max()):.3g} with {T} levels. Chains cannot jump so far: {advice}"
+        )
+
     # ----------------------------------------------------------------------------------------------------- the method
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Diffuse data, move chains, descend the difference of energies, put the chains back."""
-        x_0, _ = minibatches[0]
+        x_0 = self.with_data_noise(minibatches[0][0], self.noise)
         t_data = self.noise.draw(self.uniform_labels, len(x_0))
         x_data = self.noising.diffuse(x_0, t_data, normal_like(x_0, self.noise))  # (x⁺, t⁺)
 
@@ -140,14 +227,14 @@ class DAEBM(EnergyModule):
 
     def transition(self, x: Tensor, t: Tensor) -> Transition:
         """K Langevin steps at each chain's level, then a jump to another level; Metropolis' test once it is time."""
-        metropolis = self.iteration >= self.metropolis_from
         with self.fixed() as U:
             s = self.step_sizes.values
-            return mgms(U, x, t, s, self.num_langevin_steps, self.noise, metropolis, ratio=self.ratio)
+            K, noise, chunk = self.num_langevin_steps, self.noise, self.label_chunk
+            return mgms(U, x, t, s, K, noise, self.tests_steps, ratio=self.ratio, chunk=chunk)
 
     def follow(self, t: Tensor, moved: Transition) -> Terms:
         """Count acceptances and jumps, and adapt the steps where it is due; what the guard looks at."""
-        if self.iteration >= self.metropolis_from:
+        if self.tests_steps:
             self.step_sizes.record(moved.accepted, moved.tried)
             if self.adapt_every and (self.iteration + 1) % self.adapt_every == 0:
                 self.step_sizes.adapt()
@@ -159,7 +246,18 @@ class DAEBM(EnergyModule):
             "label_0": (self.buffer.labels == 0).float().mean() * self.num_labels,
             "_lost_chains": lost.sum().float(),
             "_lost_label": torch.where(lost, t, self.num_labels).amin().float(),
-        }
+        } | self.step_length(0.5 * self.step_sizes.values[t].square(), moved.gradient)
+
+    @property
+    def tests_steps(self) -> bool:
+        """Whether Metropolis' test is on."""
+        return self.iteration >= self.metropolis_from
+
+    @property
+    def label_chunk(self) -> int:
+        """Rows of one call of the energy where labels are drawn: on a CPU few of large images, which stay in its cache."""
+        fitting = max(self.num_labels, 2**16 // math.prod(self.event_shape))
+        return min(4096, fitting) if self.device.type == "cpu" else 4096
 
     def uniform_labels(self, num: int, rng: torch.Generator) -> Tensor:
         """Labels (num,), each level equally likely."""
@@ -205,7 +303,9 @@ class DAEBM(EnergyModule):
         t = torch.full((num,), self.num_labels - 1, device=self.device)
         s, K = self.step_sizes.values, self.num_langevin_steps
         with self.fixed(weights) as U:
-            move: Callable[[Tensor, Tensor], Transition] = lambda x, t: mgms(U, x, t, s, K, rng, ratio=self.ratio)
+            move: Callable[[Tensor, Tensor], Transition] = lambda x, t: mgms(
+                U, x, t, s, K, rng, ratio=self.ratio, chunk=self.label_chunk
+            )
             limit = PATIENCE * self.num_visits * self.num_labels
             left = num
             for left, taken in harvest(move, x, t, self.num_visits, limit):
@@ -218,10 +318,13 @@ class DAEBM(EnergyModule):
 
     def walk(self, x: Tensor, num_steps: int, rng: Rng, weights: Weights = "ema") -> tuple[Chain, Tensor]:
         """MALA at label 0 with its trained step size."""
-        labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         with self.fixed(weights) as U:
-            at_0: Energy = lambda points: U(points, labels)
-            return langevin(at_0, x, self.step_sizes.values[0], num_steps, rng, metropolis=True, ratio=self.ratio)
+            at_0, s = self.of_data(U), self.step_sizes.values[0]
+            return langevin(at_0, x, s, num_steps, rng, metropolis=True, ratio=self.ratio)
+
+    def of_data(self, network: EnergyNet) -> Energy:
+        """U(x, 0)."""
+        return lambda x: network(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
 
 
 def harvest(

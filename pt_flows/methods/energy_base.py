@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pt_flows.contracts import Batch, DivergenceError, EnergyNet, Shape, UserError, Weights
-from pt_flows.functional.samplers import Chain, Rng
+from pt_flows.functional.samplers import Chain, Energy, Rng, chain_at, normal_like
 from pt_flows.functional.schedules import Decay
 from pt_flows.methods.base import GenerativeModule, Terms, at_least, evaluation_mode, one_of, one_valued, positive
 from pt_flows.state.distributed import mean_over_ranks
@@ -30,6 +30,9 @@ from pt_flows.state.ema import EMA
 from pt_flows.state.replay import ReplayBuffer
 
 OnDivergence = Literal["stop", "roll_back"]
+
+LONGEST_STEP = 0.2
+"""Root mean square of step times gradient per pixel, a tenth of the range of pixels, from which sampling oversteps."""
 
 
 class EnergyModule(GenerativeModule):
@@ -49,6 +52,10 @@ class EnergyModule(GenerativeModule):
     """
 
     float32_only = True
+    data_noise: float = 0.0
+    """Standard deviation of noise on the data, which the model is one of, in data units."""
+    denoise: bool = False
+    """Whether samples leave without that noise."""
 
     def __init__(
         self,
@@ -82,6 +89,7 @@ class EnergyModule(GenerativeModule):
         self.warmup, self.clip_norm = warmup, clip_norm
         self.max_energy_gap, self.rolls_back = max_energy_gap, on_divergence == "roll_back"
         self.rollbacks = 0
+        self._overstepped = False
         self._good: dict[str, Any] | None = None
         # all processes hold the same chains, so nothing has to be sent around before a step
         self._ddp_params_and_buffers_to_ignore = [f"buffer.{name}" for name, _ in buffer.named_buffers()]
@@ -133,6 +141,15 @@ class EnergyModule(GenerativeModule):
         with self.fixed(weights) as U, torch.no_grad():
             return torch.cat([U(part) for part in x.split(self.chunk)])
 
+    def of_data(self, network: EnergyNet) -> Energy:
+        """The energy of data: a function of points alone."""
+        return network
+
+    @property
+    def tests_steps(self) -> bool:
+        """Whether a test refuses steps that are too long."""
+        return False
+
     @property
     def chunk(self) -> int:
         """Points of one call of the energy where there are many: 500 images, more of what is small."""
@@ -153,7 +170,28 @@ class EnergyModule(GenerativeModule):
         seed = torch.randint(2**62, (), generator=rng, device=rng.device if rng else None)
         steps = self.sampling(num, torch.Generator(self.device).manual_seed(int(seed)), weights)
         _, x = deque(steps, maxlen=1).pop()
-        return x
+        return self.finished(x, weights)
+
+    # ---------------------------------------------------------------------------------------------- noise on the data
+
+    def with_data_noise(self, x: Tensor, rng: Rng) -> Tensor:
+        """Data (B, *event) with the noise that is a part of the model."""
+        return x + self.data_noise * normal_like(x, rng) if self.data_noise else x
+
+    @property
+    def sample_noise(self) -> float:
+        """Standard deviation of the noise on samples of a perfect model."""
+        return 0.0 if self.denoise else self.data_noise
+
+    def finished(self, x: Tensor, weights: Weights = "ema") -> Tensor:
+        """Samples as they leave: denoised if wanted."""
+        return self.denoised(x, weights) if self.denoise else x
+
+    def denoised(self, x: Tensor, weights: Weights = "ema") -> Tensor:
+        """The mean of clean data given noisy points (B, *event): x - σ² ∇U(x) (Tweedie), σ the noise on the data."""
+        with self.fixed(weights) as U:
+            slopes = [chain_at(self.of_data(U), part).gradient for part in x.split(self.chunk)]
+        return x - self.data_noise**2 * torch.cat(slopes)
 
     # ------------------------------------------------------------------------------------------------------ training
 
@@ -172,6 +210,27 @@ class EnergyModule(GenerativeModule):
         if len(self.event_shape) == 3:
             terms["saturated"] = (x_model.abs() >= 1).float().mean()
         return terms
+
+    def step_length(self, step: Tensor | float, gradient: Tensor) -> Terms:
+        """Root mean square per coordinate of a sampler's step along the gradient.
+
+        Args:
+            step: What gradients are multiplied by, one for all or (B,).
+            gradient: ∇U (B, *event).
+        """
+        step = torch.as_tensor(step, device=gradient.device).reshape(-1, *[1] * (gradient.dim() - 1))
+        return {"step_rms": (step * gradient.detach()).square().mean().sqrt()}
+
+    def write(self, values: dict[str, float]) -> None:
+        """Also warn, once, of a sampler that oversteps."""
+        super().write(values)
+        rms = values.get("train/step_rms", 0.0)
+        if rms > LONGEST_STEP and len(self.event_shape) == 3 and not self.tests_steps and not self._overstepped:
+            self._overstepped = True
+            rank_zero_warn(
+                f"train/step_rms is {rms:.2g} at iteration {self.iteration}: step times gradient moves a pixel of [-1, 1] "
+                f"that far each time. Samplers overstep above {LONGEST_STEP:g}; lower model.step_size until it is near 0.05"
+            )
 
     def configure_optimizers(self) -> Any:
         """The energy's optimizer and its schedule, stepped once per iteration."""

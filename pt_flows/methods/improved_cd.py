@@ -111,7 +111,8 @@ class ImprovedCD(EnergyModule):
         """Sample, with the last step differentiable; descend the four terms; remember the samples."""
         x_data = self.dequantised(minibatches[0][0])
         z = self.before_last_step(self.starts(len(x_data)))
-        x_hat = self.last_step(z[:: self.kept_every])
+        slope = self.slope(z[:: self.kept_every])
+        x_hat = self.moved(z[:: self.kept_every], slope)  # x̂(θ)
         x_model = x_hat.detach() if self.kept_every == 1 else self.step(z)
 
         E_data, E_model = self.parts(torch.cat([x_data, x_model])).split(len(x_data))  # (B, scales)
@@ -123,6 +124,7 @@ class ImprovedCD(EnergyModule):
 
         lost = (~E_model.sum(1).isfinite()).sum().float()
         terms = {"loss_opt": opt.detach(), "loss_entropy": ent.detach(), "_lost_chains": lost}
+        terms |= self.step_length(self.step_size, slope)
         return norm | terms | self.watched(E_data.mean(1), E_model.mean(1), x_model)
 
     def opt_loss(self, x_hat: Tensor) -> Tensor:
@@ -177,7 +179,11 @@ class ImprovedCD(EnergyModule):
     def step(self, z: Tensor, weights: Weights = "raw") -> Tensor:
         """bound(z - λ ∇U(z))."""
         with self.fixed(weights) as U:
-            return (z - self.step_size * chain_at(U, z).gradient).clamp(*self.bounds)
+            return self.moved(z, chain_at(U, z).gradient)
+
+    def moved(self, z: Tensor, slope: Tensor) -> Tensor:
+        """bound(z - λ ∇U(z))."""
+        return (z - self.step_size * slope).clamp(*self.bounds)
 
     def before_last_step(self, x: Tensor) -> Tensor:
         """K - 1 steps, and the noise of the last."""
@@ -185,13 +191,13 @@ class ImprovedCD(EnergyModule):
             x = self.step(self.noised(x, self.noise))
         return self.noised(x, self.noise)
 
-    def last_step(self, z: Tensor) -> Tensor:
-        """x̂(θ) = bound(z - λ ∇U_θ(z)), with a graph to the parameters through the gradient."""
+    def slope(self, z: Tensor) -> Tensor:
+        """∇U_θ(z), with a graph to the parameters."""
         z = z.detach().requires_grad_(True)
         with self.fixed() as U:
             needed = bool(self.opt_weight or self.entropy_weight)
             (gradient,) = torch.autograd.grad(U(z).sum(), z, create_graph=needed)
-        return (z - self.step_size * gradient).clamp(*self.bounds)
+        return gradient
 
     def views(self, x: Tensor, rng: Rng) -> Tensor:
         """Another view of every sample."""

@@ -101,7 +101,13 @@ class PCD(EnergyModule):
 
         lost = (~chain.energy.isfinite()).sum().float()
         terms = {"acceptance": acceptance.mean(), "_lost_chains": lost}
+        terms |= self.step_length(0.5 * self.step_size**2 / self.temperature, chain.gradient)
         return norm | terms | self.watched(u_data, u_model, chain.x)
+
+    @property
+    def tests_steps(self) -> bool:
+        """Whether Metropolis' test is on."""
+        return self.metropolis
 
     def fresh(self, num: int) -> tuple[Tensor, Tensor]:
         """Noise that chains start from, and labels, which have no meaning here."""

@@ -119,17 +119,19 @@ class TimeBlock(nn.Module):
 
 
 class TimeResNetEnergy(EnergyNet):
-    """Residual energy U(x, t) for 28 or 32 pixels: DA-EBM's network for images.
+    """Residual energy U(x, t) for 16, 28 or 32 pixels: DA-EBM's network for images.
 
-    Four levels of one block, three of them followed by average pooling; then SiLU, the sum over pixels and an inner
+    Four levels of one block, all but the last followed by average pooling; then SiLU, the sum over pixels and an inner
     product with a vector of the label. 4,756,864 parameters at width 128 with one colour channel: the released
     code's 4,757,121 less the 257 of a layer that it never uses. No normalisation, no attention.
 
     Args:
-        image_size: 28, which the first convolution pads to 32, or 32.
+        image_size: 16, 28, which the first convolution pads to 32, or 32.
         num_channels: Colour channels.
         width: Channels of the first level.
-        multipliers: Channels of each level in multiples of `width`.
+        multipliers: Channels of each level in multiples of `width`; their number is that of the levels.
+        zero_start: U begins as zero and averages over pixels instead of summing: for a network that corrects a base
+            (`base` of DAEBM).
     """
 
     takes_labels = True
@@ -140,10 +142,13 @@ class TimeResNetEnergy(EnergyNet):
         num_channels: int = 3,
         width: int = 128,
         multipliers: Sequence[int] = (1, 2, 2, 2),
+        zero_start: bool = False,
     ) -> None:
         super().__init__()
-        if image_size not in (28, 32):
-            raise UserError(f"image_size must be 28 or 32 for TimeResNetEnergy, got {image_size}")
+        if image_size not in (16, 28, 32):
+            raise UserError(f"image_size must be 16, 28 or 32 for TimeResNetEnergy, got {image_size}")
+        if not 1 <= len(multipliers) <= 5:
+            raise UserError(f"multipliers must be one to five numbers for TimeResNetEnergy, got {list(multipliers)}")
         self.event_shape = (num_channels, image_size, image_size)
         channels = [width, *(m * width for m in multipliers)]
         self.embed = TimeEmbedding(128, 4 * width, nn.SiLU())
@@ -151,6 +156,9 @@ class TimeResNetEnergy(EnergyNet):
         self.blocks = nn.ModuleList(TimeBlock(a, b, 4 * width) for a, b in zip(channels, channels[1:], strict=False))
         self.head = nn.Linear(4 * width, channels[-1])
         kaiming_(self)
+        self.averages = zero_start
+        if zero_start:
+            nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """U (B,) at images (B, C, H, W) and labels (B,)."""
@@ -158,7 +166,37 @@ class TimeResNetEnergy(EnergyNet):
         h = self.stem(x)
         for i, block in enumerate(self.blocks):
             h = block(h if i == 0 else F.avg_pool2d(h, 2), e)
-        return -(F.silu(h).sum((2, 3)) * self.head(F.silu(e))).sum(1)
+        h = F.silu(h)
+        pooled = h.mean((2, 3)) if self.averages else h.sum((2, 3))
+        return -(pooled * self.head(F.silu(e))).sum(1)
+
+
+class ConvEnergy(EnergyNet):
+    """Plain convolutional energy U(x) without normalisation, for small images: 16 pixels on a CPU.
+
+    Three SiLU convolutions that halve the size, of kernels 5, 3 and 3, to 1, 2 and 4 times the width; a SiLU layer of 64
+    units; a linear one.
+
+    Args:
+        image_size: Pixels of a side, a multiple of 8.
+        num_channels: Colour channels.
+        width: Channels of the first convolution.
+    """
+
+    def __init__(self, image_size: int = 16, num_channels: int = 1, width: int = 16) -> None:
+        super().__init__()
+        if image_size < 8 or image_size % 8:
+            raise UserError(f"image_size must be a multiple of 8 for ConvEnergy, got {image_size}")
+        self.event_shape = (num_channels, image_size, image_size)
+        layers: list[nn.Module] = []
+        for channels, out, kernel in ((num_channels, width, 5), (width, 2 * width, 3), (2 * width, 4 * width, 3)):
+            layers += [nn.Conv2d(channels, out, kernel, 2, kernel // 2), nn.SiLU()]
+        units = 4 * width * (image_size // 8) ** 2
+        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(units, 64), nn.SiLU(), nn.Linear(64, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """U (B,) at images (B, C, H, W)."""
+        return self.net(x).squeeze(1)
 
 
 class StandardisedConv2d(nn.Conv2d):
