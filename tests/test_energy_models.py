@@ -22,7 +22,7 @@ from pt_flows.methods import DAEBM, PCD, ImprovedCD
 from pt_flows.methods.base import Terms
 from pt_flows.methods.da_ebm import harvest
 from pt_flows.metrics import GridKL
-from pt_flows.nets import MLPEnergy, MultiScaleEnergy, TimeMLPEnergy, TimeResNetEnergy
+from pt_flows.nets import ConvEnergy, MLPEnergy, MultiScaleEnergy, TimeMLPEnergy, TimeResNetEnergy
 from pt_flows.state.noise import NoiseStream
 from pt_flows.state.replay import ReplayBuffer, StepSizes
 
@@ -145,10 +145,12 @@ def test_networks_have_the_sizes_of_the_papers() -> None:
 @pytest.mark.parametrize(
     ("energy", "shape"),
     [
+        (TimeResNetEnergy(16, 1, width=4, multipliers=(1, 2, 4)), (1, 16, 16)),
         (TimeResNetEnergy(28, 1, width=4), (1, 28, 28)),
         (TimeResNetEnergy(32, 3, width=4), (3, 32, 32)),
         (TimeMLPEnergy(width=8), (2,)),
         (MLPEnergy(width=8), (2,)),
+        (ConvEnergy(16, 1, width=4), (1, 16, 16)),
         (MultiScaleEnergy(32, 3, width=8), (3, 32, 32)),
         (MultiScaleEnergy(64, 1, width=8), (1, 64, 64)),
     ],
@@ -226,7 +228,7 @@ def test_chains_are_taken_at_their_visit() -> None:
     def move(x: Tensor, t: Tensor) -> Transition:
         step = x[:, 1].long()
         moved = torch.stack([x[:, 0], x[:, 1] + 1], 1)
-        return Transition(moved, script[x[:, 0].long(), step], x[:, 0], x[:, 0], x[:, 0])
+        return Transition(moved, script[x[:, 0].long(), step], x[:, 0], x[:, 0], x[:, 0], x)
 
     start = torch.stack([torch.arange(3.0), torch.zeros(3)], 1)
     *_, (left, taken) = harvest(move, start, torch.full((3,), 1), num_visits=3, max_transitions=6)
@@ -303,7 +305,7 @@ def test_sampling_says_when_labels_do_not_come() -> None:
     stuck = lambda x, t: Exact.forward(module.ema.network, x, t) + 50.0 * (t == 0)
     module.ema.network.forward = stuck
     module.num_visits = 1
-    with pytest.warns(UserWarning, match=r"5 of 5 chains from noise were not at label 0 for 1 times within 140"):
+    with pytest.warns(UserWarning, match=r"5 of 5 chains from noise were not at label 0 for 1 times within 196"):
         x = module.sample(5, rng=rng())
     assert bool(x.isfinite().all())
 
@@ -331,11 +333,16 @@ def improved_cd(energy: EnergyNet, **overrides: Any) -> ImprovedCD:
     return ImprovedCD(energy, Adam, **{**settings, **overrides})
 
 
+def last_step(module: ImprovedCD, z: Tensor) -> Tensor:
+    """x̂(θ), with its graph."""
+    return module.moved(z, module.slope(z))
+
+
 def test_the_last_step_has_the_closed_form_gradient() -> None:
     """Statement 3: x̂ = (1 - λθ) z, so ∂L_opt/∂θ = -λ θ (1 - λθ) z²; z = 0.8, θ = 1.7, λ = 0.3 gives -0.159936."""
     torch.set_default_dtype(torch.float64)
     module = improved_cd(Quadratic())
-    loss = module.opt_loss(module.last_step(torch.tensor([[0.8]])))
+    loss = module.opt_loss(last_step(module, torch.tensor([[0.8]])))
     theta, constant = torch.autograd.grad(loss, list(module.energy.parameters()), allow_unused=True)
     assert float(theta) == pytest.approx(-0.159936, abs=1e-12)
     assert constant is None or float(constant) == 0
@@ -351,8 +358,8 @@ def test_opt_and_entropy_gradients_equal_finite_differences() -> None:
     frozen = improved_cd(MLPEnergy(width=8, depth=2))
     frozen.load_state_dict(module.state_dict())
     losses = {
-        "opt": (lambda: module.opt_loss(module.last_step(z)), lambda: frozen.energy(module.last_step(z)).mean()),
-        "entropy": (lambda: -nearest_log_distance(module.last_step(z), references).mean(),) * 2,
+        "opt": (lambda: module.opt_loss(last_step(module, z)), lambda: frozen.energy(last_step(module, z)).mean()),
+        "entropy": (lambda: -nearest_log_distance(last_step(module, z), references).mean(),) * 2,
     }
     weight = next(module.energy.parameters())
     for loss, by_hand in losses.values():
@@ -366,14 +373,14 @@ def test_opt_and_entropy_gradients_equal_finite_differences() -> None:
                 with torch.no_grad():
                     weight[i, j] -= h
             assert float(gradient[i, j]) == pytest.approx((values[0] - values[1]) / 2e-5, abs=1e-7)
-    detached = module.opt_loss(module.last_step(z).detach())
+    detached = module.opt_loss(last_step(module, z).detach())
     assert not detached.requires_grad
 
 
 def test_clamped_samples_have_no_gradient() -> None:
     """Statement 4."""
     module = improved_cd(Quadratic(), step_size=1e3, bounds=(-1.0, 1.0))
-    x_hat = module.last_step(torch.tensor([[0.8], [-0.5]]))
+    x_hat = last_step(module, torch.tensor([[0.8], [-0.5]]))
     assert x_hat.abs().tolist() == [[1.0], [1.0]]
     for loss in (module.opt_loss(x_hat), -nearest_log_distance(x_hat, torch.zeros(3, 1)).mean()):
         (gradient,) = torch.autograd.grad(loss, [module.energy.theta], retain_graph=True)
@@ -385,7 +392,7 @@ def test_kept_samples_are_those_of_the_chain(kept_every: int) -> None:
     """Statement 6: x̂ equals x⁻ where it is kept."""
     module = improved_cd(MLPEnergy(width=8), kept_every=kept_every)
     z = torch.randn(6, 2)
-    torch.testing.assert_close(module.last_step(z[::kept_every]), module.step(z)[::kept_every])
+    torch.testing.assert_close(last_step(module, z[::kept_every]), module.step(z)[::kept_every])
     assert not module.step(z).requires_grad
 
 
@@ -411,7 +418,7 @@ def test_entropy_waits_for_a_history() -> None:
     """Statement 10."""
     module = improved_cd(MLPEnergy(width=8), min_history=20)
     module.noise.seek(0)
-    x_hat = module.last_step(torch.randn(6, 2))
+    x_hat = last_step(module, torch.randn(6, 2))
     module.buffer.add(torch.randn(20, 2))
     assert float(module.entropy_loss(x_hat)) == 0
     module.buffer.add(torch.randn(1, 2))

@@ -39,9 +39,12 @@ def with_progress(chunks: Iterable[Tensor], num: int, text: str) -> Iterable[Ten
     return track(chunks, text, len(share_of(-(-num // CHUNK))), quiet=world()[0] > 0)
 
 
-def prepare_metrics(metrics: Sequence[SampleMetric], data: RealData, num: int, device: torch.device) -> None:
-    """Give metrics of `num` generated samples their references, on a device."""
+def prepare_metrics(
+    metrics: Sequence[SampleMetric], data: RealData, num: int, device: torch.device, module: Any = None
+) -> None:
+    """Give metrics of `num` generated samples of a module their references, on a device."""
     for metric in metrics:
+        metric.sample_noise = module.sample_noise if isinstance(module, EnergyModule) else 0.0
         metric.to(device).prepare(data, num)
         metric.to(device)  # and what `prepare` added
 
@@ -144,7 +147,8 @@ class Evaluate(EveryIterations):
         """Give every metric its reference."""
         device = trainer.strategy.root_device
         for tier in self.tiers:
-            prepare_metrics(tier.metrics, cast(Any, trainer).datamodule, tier.num_samples, device)
+            data = cast(Any, trainer).datamodule
+            prepare_metrics(tier.metrics, data, tier.num_samples, device, trainer.lightning_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

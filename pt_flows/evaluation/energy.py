@@ -45,6 +45,18 @@ def real_samples(data: FlowData, num: int) -> Tensor:
     return as_float(x) if x.dtype == torch.uint8 else x
 
 
+def with_model_noise(module: EnergyModule, x: Tensor, seed: int, name: str) -> Tensor:
+    """Samples on the module's device, with the noise on the data that the model includes.
+
+    Args:
+        module: The model.
+        x: Clean samples (n, *event).
+        seed: Seed of the noise.
+        name: Name of the samples: others get other noise.
+    """
+    return module.with_data_noise(x.to(module.device), generator_at(module.device, seed, "data noise", name))
+
+
 # ------------------------------------------------------------------------------------------------------- composition
 
 
@@ -99,7 +111,8 @@ def walk_far(
 ) -> None:
     """Chains from real samples, far beyond the length of training: a picture over time, and a table beside it.
 
-    A calibrated model stays at the data: energies keep their level, images stay images.
+    A calibrated model stays at the data: energies keep their level, images stay images. Where the model includes noise on
+    the data, chains start from noised samples; the picture shows them denoised if the model denoises its samples.
 
     Args:
         module: The model, on its device.
@@ -110,11 +123,11 @@ def walk_far(
         seed: Of the chains' noise.
         weights: Averaged or raw.
     """
-    start = real_samples(data, num_chains).to(module.device)
-    real = module.clean_energy(real_samples(data, 1000).to(module.device), weights)
+    start = with_model_noise(module, real_samples(data, num_chains), seed, "chains")
+    real = module.clean_energy(with_model_noise(module, real_samples(data, 1000), seed, "real"), weights)
     rng, x = generator_at(module.device, seed, "long run"), start
     stops = sorted({0, num_steps, *(min(num_steps, round(10 ** (i / 2))) for i in range(20))})
-    rows, shown = [], [start]
+    rows, shown = [], [module.finished(start, weights)]
     chain, _ = module.walk(x, 0, rng, weights)
     rows.append(describe(0, x, start, chain.energy, torch.ones(())))
     stretches = [(a, b, done) for a, b in zip(stops, stops[1:], strict=False) for done in range(a, b, 100)]
@@ -125,7 +138,7 @@ def walk_far(
         x, accepted, steps = chain.x, accepted + num * acceptance.mean(), steps + num
         if done + num == stop:
             rows.append(describe(stop, x, start, chain.energy, accepted / steps))
-            shown.append(x)
+            shown.append(module.finished(x, weights))
             accepted, steps = torch.zeros_like(accepted), 0
     with target.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
@@ -254,7 +267,9 @@ def chunks(total: int, size: int) -> list[int]:
 
 
 def density(ckpt: str, n: int = 1_000, seed: int = 0, weights: Weights = "ema", device: str = "auto") -> None:
-    """Log-densities that a diffusion-assisted energy-based model gives to clean test samples of its data.
+    """Log-densities that a diffusion-assisted energy-based model gives to test samples at label 0.
+
+    Where the model includes noise on the data, the samples have it too.
 
     Args:
         ckpt: A checkpoint in its run folder.
@@ -272,8 +287,8 @@ def density(ckpt: str, n: int = 1_000, seed: int = 0, weights: Weights = "ema", 
             "of DAEBM"
         )
     data = data_of_run(Path(ckpt))
-    x = real_samples(data, n).to(module.device)
-    real = data.sample(2_000, generator_at("cpu", "density")).to(module.device)
+    x = with_model_noise(module, real_samples(data, n), seed, "real")
+    real = with_model_noise(module, data.sample(2_000, generator_at("cpu", "density")), seed, "training")
     found = log_density(module, x, real, seed=seed, weights=weights)
     dim = math.prod(module.event_shape)
     shares = found.occupancy * module.num_labels
@@ -286,7 +301,7 @@ def density(ckpt: str, n: int = 1_000, seed: int = 0, weights: Weights = "ema", 
     print(f"shares of labels: {shares.min():.2f} to {shares.max():.2f} of the uniform one")
     print(f"effective importance samples at the noisiest level: {found.effective_size:.0f} of 10000")
     law: Any = getattr(data, "law", None)
-    if hasattr(law, "log_prob"):
+    if hasattr(law, "log_prob") and not module.data_noise:
         print(f"true log-density: {law.log_prob(x.cpu()).mean():.4f} nats")
 
 
@@ -329,7 +344,8 @@ def ood(
     """Tell test samples of a model's data from outliers by its energy, and print the area under the ROC curve.
 
     Outliers are uniform noise, averages of two samples, constant images, and the test split of another data set. The
-    score is -U(x), at label 0 where there are labels; for DA-EBM also the log-density over all levels.
+    score is -U(x), at label 0 where there are labels; for DA-EBM also the log-density over all levels. Where the model
+    includes noise on the data, samples and outliers have it too.
 
     Args:
         ckpt: A checkpoint in its run folder.
@@ -356,6 +372,8 @@ def ood(
     scores = {"-U(x, 0)" if isinstance(module, DAEBM) else "-U(x)": lambda x: -module.clean_energy(x, weights)}
     if isinstance(module, DAEBM):
         scores["log Σ exp -U(x, t)"] = lambda x: module.log_levels(x, weights).logsumexp(1)
+    inside = with_model_noise(module, inside, seed, "real")
+    sets = {name: with_model_noise(module, outside, seed, name) for name, outside in sets.items()}
     print(f"AUROC, {n} test samples of {type(data).__name__} against as many outliers")
     print(f"  {'outliers':<24}" + "".join(f"{name:>22}" for name in scores))
     for name, outside in sets.items():

@@ -95,7 +95,7 @@ def evaluate_checkpoint(
     assert folder is not None, "data_of_run has found it"
     toys = len(module.event_shape) != 3
     n = min(n, 5_000) if toys else n
-    chosen = prepared(metrics or default_metrics(module, data, split), data, n, split, device)
+    chosen = prepared(metrics or default_metrics(module, data, split), data, n, split, device, module)
     first = passport_of(module, ckpt, weights, n, 0, data, split, chosen)
     for i in range(seeds):
         numbers = finite(
@@ -169,12 +169,17 @@ def default_metrics(module: GenerativeModule, data: FlowData, split: Split) -> l
 
 
 def prepared(
-    metrics: list[SampleMetric], data: RealData, n: int, split: Split, device: torch.device
+    metrics: list[SampleMetric],
+    data: RealData,
+    n: int,
+    split: Split,
+    device: torch.device,
+    module: GenerativeModule | None = None,
 ) -> list[SampleMetric]:
     """The metrics with their references."""
     for metric in metrics:
         metric.use_split(split)
-    prepare_metrics(metrics, data, n, device)
+    prepare_metrics(metrics, data, n, device, module)
     return metrics
 
 

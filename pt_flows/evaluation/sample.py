@@ -29,6 +29,7 @@ def draw(module: GenerativeModule, n: int, seed: int, weights: Weights) -> Itera
             rng, x = generator_at(module.device, seed, "sample", i), torch.empty(0)
             for share, x in module.sampling(num, rng, weights):
                 yield (i + 0.999 * share * num) / n, x[:0].cpu()
+            x = module.finished(x, weights)
         else:
             x = module.sample(num, rng=generator_at("cpu", seed, "sample", i), weights=weights)
         yield (i + num) / n, x.cpu()
@@ -43,6 +44,7 @@ def sample(
     device: str = "auto",
     plus: str | None = None,
     long_run: int | None = None,
+    denoise: bool | None = None,
 ) -> None:
     """Draw samples from a checkpoint and write them to a file.
 
@@ -59,14 +61,20 @@ def sample(
         plus: A second checkpoint of an energy-based model: sample the sum of both energies.
         long_run: Instead, walk n chains from test samples for so many Langevin steps (100000 is usual), write a picture
             over time to `out` and a table beside it, and say how far energies drift. Needs the run folder.
+        denoise: Whether an energy-based model of noised data removes the noise from its samples, by one step along the
+            score; default as it was configured (`model.denoise`).
     """
     target = checked_request(n, out, (".png", ".npz") if long_run is None else (".png",))
     if long_run is not None and long_run < 1:
         raise UserError(f"--long_run must be at least 1, got {long_run}")
-    if plus is None and long_run is None:
+    if plus is None and long_run is None and denoise is None:
         write_samples(load_method(Path(ckpt)).to(device_named(device)), n, target, seed, weights, Path(ckpt))
         return
     module = load_energy(Path(ckpt), device)
+    if denoise is not None:
+        if not module.data_noise:
+            raise UserError(f"--denoise: expected a model with data_noise above 0, {ckpt} has none. Omit it")
+        module.denoise = denoise
     module = module if plus is None else compose(module, load_energy(Path(plus), device))
     if long_run is None:
         write_samples(module, n, target, seed, weights, Path(ckpt))

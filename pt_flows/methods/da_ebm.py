@@ -54,8 +54,8 @@ NUM_MOMENTS = 20_000
 MOST_NATS = 5.0
 """Largest distance between neighbouring levels that chains cross often enough."""
 
-PATIENCE = 20
-"""Sampling gives chains this many times the transitions that they need on average, then takes them as they are."""
+PATIENCE = 4
+"""Sampling gives a chain this many times the transitions of a random walk over the labels, then takes it as it is."""
 
 
 class DAEBM(EnergyModule):
@@ -163,7 +163,7 @@ class DAEBM(EnergyModule):
                     self.buffer.points.copy_(self.energy.points(self.buffer.points, self.buffer.labels))
 
     def moments(self) -> Gaussian | None:
-        """Mean and covariance of the data with their noise, the same on every process; None where nothing needs them.
+        """Mean and covariance of the data with their noise, the same on every process; None if the data cannot tell.
 
         Images are known to one of 256 levels only, and count as if they had noise of the levels' width.
 
@@ -172,8 +172,6 @@ class DAEBM(EnergyModule):
         """
         based, images = isinstance(self.energy, GaussianBase), len(self.event_shape) == 3
         data = getattr(self.trainer, "datamodule", None)
-        if not based and (data is None or math.prod(self.event_shape) > 2_048):  # takes long, and only warns
-            return None
         try:
             x = data.sample(NUM_MOMENTS, generator_at("cpu", "moments"))
         except (AttributeError, UserError) as error:
@@ -306,7 +304,7 @@ class DAEBM(EnergyModule):
             move: Callable[[Tensor, Tensor], Transition] = lambda x, t: mgms(
                 U, x, t, s, K, rng, ratio=self.ratio, chunk=self.label_chunk
             )
-            limit = PATIENCE * self.num_visits * self.num_labels
+            limit = PATIENCE * self.num_visits * self.num_labels**2
             left = num
             for left, taken in harvest(move, x, t, self.num_visits, limit):
                 yield 1 - left / num, taken

@@ -31,8 +31,8 @@ from pt_flows.state.replay import ReplayBuffer
 
 OnDivergence = Literal["stop", "roll_back"]
 
-LONGEST_STEP = 0.2
-"""Root mean square of step times gradient per pixel, a tenth of the range of pixels, from which sampling oversteps."""
+LONGEST_STEP = 0.1
+"""Root mean square of step times gradient per pixel of [-1, 1] above which a sampler oversteps; 0.05 works."""
 
 
 class EnergyModule(GenerativeModule):
@@ -212,7 +212,7 @@ class EnergyModule(GenerativeModule):
         return terms
 
     def step_length(self, step: Tensor | float, gradient: Tensor) -> Terms:
-        """Root mean square per coordinate of a sampler's step along the gradient.
+        """Root mean square per coordinate of the last step of chains along the gradient.
 
         Args:
             step: What gradients are multiplied by, one for all or (B,).
@@ -221,15 +221,13 @@ class EnergyModule(GenerativeModule):
         step = torch.as_tensor(step, device=gradient.device).reshape(-1, *[1] * (gradient.dim() - 1))
         return {"step_rms": (step * gradient.detach()).square().mean().sqrt()}
 
-    def write(self, values: dict[str, float]) -> None:
-        """Also warn, once, of a sampler that oversteps."""
-        super().write(values)
-        rms = values.get("train/step_rms", 0.0)
+    def warn_of_long_steps(self, iteration: int, rms: float) -> None:
+        """Warn, once, where steps along the gradient are long for pixels and no test refuses them."""
         if rms > LONGEST_STEP and len(self.event_shape) == 3 and not self.tests_steps and not self._overstepped:
             self._overstepped = True
             rank_zero_warn(
-                f"train/step_rms is {rms:.2g} at iteration {self.iteration}: step times gradient moves a pixel of [-1, 1] "
-                f"that far each time. Samplers overstep above {LONGEST_STEP:g}; lower model.step_size until it is near 0.05"
+                f"model.step_size: expected step times gradient of at most {LONGEST_STEP:g} per pixel, got {rms:.2g} at "
+                f"iteration {iteration} (train/step_rms; pixels lie in [-1, 1]). Chains overstep: lower it, 0.05 works"
             )
 
     def configure_optimizers(self) -> Any:
@@ -264,6 +262,7 @@ class EnergyModule(GenerativeModule):
                 "checkpoint is from before. Lower model.step_size or the learning rate"
             )
         super().check_terms(iteration, terms)
+        self.warn_of_long_steps(iteration, terms.get("step_rms", 0.0))
         if abs(gap := terms.get("energy_gap", 0.0)) > self.max_energy_gap:
             raise DivergenceError(
                 f"energy_gap is {gap:.4g} at iteration {iteration}, beyond model.max_energy_gap "

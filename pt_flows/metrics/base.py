@@ -11,6 +11,7 @@ from torch.backends import cuda, cudnn
 from torchmetrics import Metric
 
 from pt_flows.contracts import Shape, Split
+from pt_flows.state.noise import generator_at
 
 
 @contextmanager
@@ -47,6 +48,17 @@ class SampleMetric(Metric, ABC):
     is_differentiable = False
     higher_is_better = False
     split: Split = "train"
+    sample_noise: float = 0.0
+    """Standard deviation of noise that samples of a perfect model have, in data units: floors are of real samples with it."""
+
+    def floor_samples(self, data: RealData, split: Split, num: int) -> Tensor:
+        """Real samples as a perfect model would draw them: those of `reference`, with the noise of the model's samples."""
+        x = data.reference(split, num)
+        if not self.sample_noise:
+            return x
+        points = x / 127.5 - 1 if x.dtype == torch.uint8 else x
+        noise = torch.randn(points.shape, generator=generator_at("cpu", "floor", split), dtype=points.dtype)
+        return as_uint8(points + self.sample_noise * noise) if x.dtype == torch.uint8 else points + self.sample_noise * noise
 
     @abstractmethod
     def prepare(self, data: RealData, num_samples: int) -> None:

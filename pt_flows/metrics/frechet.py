@@ -121,7 +121,7 @@ class FrechetDistance(SampleMetric):
         self.root = cached(f"{name}-root", ("root",), lambda: (symmetric_root(self.reference.covariance),))[0]
         other = "test" if self.split == "train" else "train"
         try:
-            others = data.reference(other, num_samples)
+            others = self.floor_samples(data, other, num_samples)
             self.floor = self.distance_to(self.real_moments(others, self.cache_name(others)))
         except UserError:  # the other split has fewer than n images: no floor at this n
             self.floor = None

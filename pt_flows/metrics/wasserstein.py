@@ -38,7 +38,7 @@ class PointDistance(SampleMetric):
             )
         self.num = num_samples
         self.real = data.reference("test", num_samples)
-        fresh = data.reference("train", NUM_FLOOR_DRAWS * num_samples).split(num_samples)
+        fresh = self.floor_samples(data, "train", NUM_FLOOR_DRAWS * num_samples).split(num_samples)
         draws = [self.distances(points, self.real) for points in fresh]
         self.floor = {name: sum(draw[name] for draw in draws) / NUM_FLOOR_DRAWS for name in draws[0]}
 
