@@ -197,8 +197,8 @@ class DAEBM(EnergyModule):
         T = self.num_labels - 1
         finer = enough_levels(data, T, *self.increments, MOST_NATS)
         advice = "raise model.data_noise" if finer is None else (
-            f"set model.num_levels to {finer[0]}, model.first_increment to {finer[1]:.2g} and model.last_increment to "
-            f"{finer[2]:.2g}, or raise model.data_noise"
+            f"set model.num_levels to {finer[0]}, model.first_increment to {finer[1]:.3g} and model.last_increment to "
+            f"{finer[2]:.3g}, or raise model.data_noise"
         )  # fmt: skip
         rank_zero_warn(
             f"model.num_levels: expected noise levels at most {MOST_NATS:g} nats apart, got {float(nats.min()):.2g} to "
