@@ -525,11 +525,11 @@ class TwoValues(MLPEnergy):
         ),
         (lambda: DAEBM(MLPEnergy(), Adam), "MLPEnergy takes no labels; DAEBM needs"),
         (lambda: PCD(TimeMLPEnergy(), Adam), "TimeMLPEnergy takes labels; PCD needs"),
-        (lambda: TimeResNetEnergy(30), "image_size must be 28 or 32"),
+        (lambda: TimeResNetEnergy(30), "image_size must be 16, 28 or 32"),
         (lambda: MultiScaleEnergy(28), "image_size must be 32 or 64"),
         (lambda: ImageAugmentation(min_area=0.0), "min_area must lie in"),
         (lambda: ImageAugmentation(blur=4), "blur must be odd"),
-        (lambda: MNIST(image_size=30), "image_size must be 28 or 32"),
+        (lambda: MNIST(image_size=30), "image_size must be 16, 28 or 32"),
     ],
 )
 def test_bad_arguments_are_refused(make: Any, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Energies of noised data: distances between noise levels, the Gaussian base, denoising, and steps that are too long."""
+"""Energies of noised data: distances between noise levels, the Gaussian base, denoising, and steps too long."""
 
 import math
 import warnings
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from problems import Adam, build, data, fit, weights
@@ -122,7 +123,9 @@ def test_levels_too_far_apart_are_named_with_the_number_that_is_needed() -> None
     """And the advice, taken, ends the warning."""
     make = lambda **levels: DAEBM(TimeResNetEnergy(28, 1, width=4), Adam, buffer_size=8, **levels)
     data = Gaussian(torch.zeros(784), torch.full((784,), 0.01), torch.eye(784))
-    with pytest.warns(UserWarning, match=r"expected noise levels at most 5 nats apart, got 0.3 to 256 with 7 levels") as found:
+    with pytest.warns(
+        UserWarning, match=r"expected noise levels at most 5 nats apart, got 0.3 to 256 with 7 levels"
+    ) as found:
         make(num_levels=7, first_increment=2e-2, last_increment=2.5e-1).check_levels(data)
     words = next(str(warning.message) for warning in found if "nats" in str(warning.message))
     keys = ("num_levels", "first_increment", "last_increment")
@@ -172,7 +175,9 @@ def test_moments_come_from_the_data_and_resume_with_the_checkpoint(tmp_path: Pat
 
     def model() -> DAEBM:
         L.seed_everything(0, verbose=False)
-        return DAEBM(TimeMLPEnergy(width=8), Adam, base="gaussian", data_noise=0.5, buffer_size=40, num_langevin_steps=2)
+        return DAEBM(
+            TimeMLPEnergy(width=8), Adam, base="gaussian", data_noise=0.5, buffer_size=40, num_langevin_steps=2
+        )
 
     whole, half, rest, sampler = model(), model(), model(), model()
     fit(whole, Correlated(8, 1), max_steps=4)
@@ -218,8 +223,8 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 def test_data_without_a_density_or_samples_give_no_base(monkeypatch: pytest.MonkeyPatch) -> None:
     make = lambda: DAEBM(Flat(), Adam, base="gaussian", buffer_size=40, num_langevin_steps=1)
     on_a_line = lambda self, num, rng: torch.randn(num, 1, generator=rng).expand(num, 2)
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="expected data that vary in every direction"):
-        patch.setattr(Correlated, "sample", on_a_line)
+    monkeypatch.setattr(Correlated, "sample", on_a_line)
+    with pytest.raises(UserError, match="expected data that vary in every direction"):
         fit(make(), Correlated(8, 1), max_steps=1)
     monkeypatch.setattr(Toy2D, "sample", FlowData.sample)
     with pytest.raises(UserError, match="expected data that draw single samples, got Toy2D"):
@@ -269,7 +274,6 @@ def test_commands_take_noised_data(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["ood", ckpt, "--n", "50"]) == 0
     assert main(["density", ckpt, "--n", "50"]) == 0
     assert "true log-density" not in capsys.readouterr().out  # it is one of clean samples
-    import numpy as np
 
     noisy, clean = (np.load(tmp_path / f"{word}.npz")["samples"] for word in ("false", "true"))
     assert noisy.shape == clean.shape
@@ -295,7 +299,9 @@ class Slope(EnergyNet):
 @pytest.mark.parametrize(("c", "warned"), [(30.0, True), (5.0, False)])
 def test_steps_that_are_too_long_are_named_once(c: float, warned: bool) -> None:
     """s²/2 c is 0.3 per pixel for c = 30, and 0.05 for c = 5."""
-    module = PCD(Slope(c), partial(torch.optim.SGD, lr=0.0), num_langevin_steps=1, step_size=math.sqrt(0.02), buffer_size=8)
+    module = PCD(
+        Slope(c), partial(torch.optim.SGD, lr=0.0), num_langevin_steps=1, step_size=math.sqrt(0.02), buffer_size=8
+    )
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         fit(module, data(images=True), max_steps=4, log_every_n_steps=1)

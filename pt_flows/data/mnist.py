@@ -1,8 +1,8 @@
-"""MNIST and Fashion-MNIST at their own size, or padded to the size that convolutional networks halve well."""
+"""MNIST and Fashion-MNIST at their own size, or at a size that convolutional networks halve well."""
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 from torchvision import datasets
 
 from pt_flows.contracts import Split, UserError
@@ -14,7 +14,7 @@ class MNIST(ArrayImages):
 
     Args:
         root: Folder that holds (or will hold) `MNIST/raw`; default $PT_FLOWS_DATA, else `data`.
-        image_size: 28, or 32 with two black pixels on every side.
+        image_size: 28, 32 with two black pixels on every side, or 16, downsampled with antialiasing.
         batch_size: Images of one minibatch over all ranks.
         iterations_per_block: Iterations that one Lightning step runs.
     """
@@ -26,8 +26,8 @@ class MNIST(ArrayImages):
         self, root: str | None = None, image_size: int = 32, batch_size: int = 64, iterations_per_block: int = 1
     ) -> None:
         super().__init__(batch_size, flip=False, iterations_per_block=iterations_per_block)
-        if image_size not in (28, 32):
-            raise UserError(f"data.image_size must be 28 or 32, got {image_size}")
+        if image_size not in (16, 28, 32):
+            raise UserError(f"data.image_size must be 16, 28 or 32, got {image_size}")
         self.root, self.event_shape = data_root(root), (1, image_size, image_size)
 
     def prepare_data(self) -> None:
@@ -41,8 +41,12 @@ class MNIST(ArrayImages):
         Raises:
             UserError: Files are missing or damaged.
         """
-        data, margin = self.read(split), (self.event_shape[-1] - 28) // 2
-        return pad(data.data[:, None], [margin] * 4), torch.as_tensor(data.targets)
+        data, size = self.read(split), self.event_shape[-1]
+        images, margin = data.data[:, None], (size - 28) // 2
+        if size < 28:
+            small = interpolate(images.float(), (size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
+            return small, torch.as_tensor(data.targets)
+        return pad(images, [margin] * 4), torch.as_tensor(data.targets)
 
     def read(self, split: Split, download: bool = False) -> datasets.MNIST:
         """The split as torchvision has it."""

@@ -111,8 +111,8 @@ def walk_far(
 ) -> None:
     """Chains from real samples, far beyond the length of training: a picture over time, and a table beside it.
 
-    A calibrated model stays at the data: energies keep their level, images stay images. Where the model includes noise on
-    the data, chains start from noised samples; the picture shows them denoised if the model denoises its samples.
+    A calibrated model stays at the data: energies keep their level, images stay images. Where the model includes noise
+    on the data, chains start from noised samples. The picture shows them denoised if the model denoises its samples.
 
     Args:
         module: The model, on its device.

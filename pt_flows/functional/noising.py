@@ -1,7 +1,7 @@
 """Forward diffusion x_t = a_t x_0 + b_t ε at labels t = 0 ... T, label 0 being the data themselves.
 
-A Gaussian stays Gaussian: N(m, Q diag(λ) Qᵀ) becomes N(a_t m, Q diag(a_t² λ + b_t²) Qᵀ). With the moments of the data it
-says how far apart neighbouring levels are, and whether chains can jump between them.
+A Gaussian stays Gaussian: N(m, Q diag(λ) Qᵀ) becomes N(a_t m, Q diag(a_t² λ + b_t²) Qᵀ). With the moments of the data
+it says how far apart neighbouring levels are, and whether chains can jump between them.
 """
 
 from typing import NamedTuple
@@ -87,7 +87,7 @@ class Gaussian(NamedTuple):
 def level_distances(data: Gaussian, noising: Noising) -> Float[Tensor, " T"]:
     """Nats between neighbouring levels of Gaussian data: the mean of KL(q_t ‖ q_{t+1}) and KL(q_{t+1} ‖ q_t).
 
-    For one scale σ_t in d dimensions it is about d (Δ log σ)². Chains jump often between levels that are a few nats apart.
+    For one scale σ_t in d dimensions it is about d (Δ log σ)². Chains often jump between levels a few nats apart.
 
     Args:
         data: The moments of the data, noise included.

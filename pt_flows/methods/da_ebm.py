@@ -122,7 +122,9 @@ class DAEBM(EnergyModule):
             positive(f"model.{key}", value)
         at_least("model.data_noise", data_noise, 0)
         if denoise and not data_noise:
-            raise UserError("model.denoise: expected data_noise above 0, got 0. Set model.data_noise, or do not denoise")
+            raise UserError(
+                "model.denoise: expected data_noise above 0, got 0. Set model.data_noise, or do not denoise"
+            )
         one_of("model.base", base, get_args(Base))
         one_of("model.acceptance_ratio", acceptance_ratio, get_args(Ratio))
         if not energy.takes_labels:
@@ -171,7 +173,7 @@ class DAEBM(EnergyModule):
             UserError: The base needs moments, and the data cannot give them.
         """
         based, images = isinstance(self.energy, GaussianBase), len(self.event_shape) == 3
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         try:
             x = data.sample(NUM_MOMENTS, generator_at("cpu", "moments"))
         except (AttributeError, UserError) as error:
@@ -253,7 +255,7 @@ class DAEBM(EnergyModule):
 
     @property
     def label_chunk(self) -> int:
-        """Rows of one call of the energy where labels are drawn: on a CPU few of large images, which stay in its cache."""
+        """Rows of one call of the energy where labels are drawn: on a CPU few large images, which stay in its cache."""
         fitting = max(self.num_labels, 2**16 // math.prod(self.event_shape))
         return min(4096, fitting) if self.device.type == "cpu" else 4096
 

@@ -188,7 +188,7 @@ class EnergyModule(GenerativeModule):
         return self.denoised(x, weights) if self.denoise else x
 
     def denoised(self, x: Tensor, weights: Weights = "ema") -> Tensor:
-        """The mean of clean data given noisy points (B, *event): x - σ² ∇U(x) (Tweedie), σ the noise on the data."""
+        """The mean of clean data given noisy points (B, *event): x - σ² ∇U(x) (Tweedie), σ the data noise."""
         with self.fixed(weights) as U:
             slopes = [chain_at(self.of_data(U), part).gradient for part in x.split(self.chunk)]
         return x - self.data_noise**2 * torch.cat(slopes)

@@ -49,16 +49,18 @@ class SampleMetric(Metric, ABC):
     higher_is_better = False
     split: Split = "train"
     sample_noise: float = 0.0
-    """Standard deviation of noise that samples of a perfect model have, in data units: floors are of real samples with it."""
+    """Standard deviation of the noise on samples of a perfect model, in data units. Floors have it too."""
 
     def floor_samples(self, data: RealData, split: Split, num: int) -> Tensor:
-        """Real samples as a perfect model would draw them: those of `reference`, with the noise of the model's samples."""
+        """Real samples as a perfect model would draw them: `reference`, with the noise of the model's samples."""
         x = data.reference(split, num)
         if not self.sample_noise:
             return x
-        points = x / 127.5 - 1 if x.dtype == torch.uint8 else x
+        images = x.dtype == torch.uint8
+        points = x / 127.5 - 1 if images else x
         noise = torch.randn(points.shape, generator=generator_at("cpu", "floor", split), dtype=points.dtype)
-        return as_uint8(points + self.sample_noise * noise) if x.dtype == torch.uint8 else points + self.sample_noise * noise
+        noisy = points + self.sample_noise * noise
+        return as_uint8(noisy) if images else noisy
 
     @abstractmethod
     def prepare(self, data: RealData, num_samples: int) -> None:

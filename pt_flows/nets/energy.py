@@ -174,8 +174,8 @@ class TimeResNetEnergy(EnergyNet):
 class ConvEnergy(EnergyNet):
     """Plain convolutional energy U(x) without normalisation, for small images: 16 pixels on a CPU.
 
-    Three SiLU convolutions that halve the size, of kernels 5, 3 and 3, to 1, 2 and 4 times the width; a SiLU layer of 64
-    units; a linear one.
+    Three SiLU convolutions that halve the size, of kernels 5, 3 and 3, to 1, 2 and 4 times the width. Then a SiLU layer
+    of 64 units and a linear one.
 
     Args:
         image_size: Pixels of a side, a multiple of 8.
