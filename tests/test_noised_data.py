@@ -84,7 +84,7 @@ def gaussian_model(noise: float = 0.5, **arguments: Any) -> DAEBM:
 
 def test_moments_are_those_of_the_samples() -> None:
     x = Correlated(8, 1).sample(200_000, torch.Generator().manual_seed(0))
-    found = Gaussian.fitted(x, noise=0.5)
+    found = Gaussian.fitted(x.double(), noise=0.5)
     torch.testing.assert_close(found.axes @ found.centre, MEAN.double(), atol=0.01, rtol=0)
     covariance = found.axes @ found.variances.diag() @ found.axes.T
     torch.testing.assert_close(covariance, (COVARIANCE + 0.25 * torch.eye(2)).double(), atol=0.02, rtol=0)

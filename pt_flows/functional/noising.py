@@ -68,13 +68,13 @@ class Gaussian(NamedTuple):
 
     @classmethod
     def fitted(cls, x: Float[Tensor, "N *event"], noise: float = 0.0) -> "Gaussian":
-        """The Gaussian with the mean and covariance of samples, in float64.
+        """The Gaussian with the mean and covariance of samples.
 
         Args:
-            x: Samples.
+            x: Samples, in the precision to compute with.
             noise: Standard deviation of independent noise to add to them.
         """
-        x = x.flatten(1).double()
+        x = x.flatten(1)
         values, axes = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], -1))
         return cls(x.mean(0) @ axes, values.clamp(min=0) + noise**2, axes)
 

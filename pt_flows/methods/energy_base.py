@@ -226,8 +226,8 @@ class EnergyModule(GenerativeModule):
         if rms > LONGEST_STEP and len(self.event_shape) == 3 and not self.tests_steps and not self._overstepped:
             self._overstepped = True
             rank_zero_warn(
-                f"model.step_size: expected step times gradient of at most {LONGEST_STEP:g} per pixel, got {rms:.2g} at "
-                f"iteration {iteration} (train/step_rms; pixels lie in [-1, 1]). Chains overstep: lower it, 0.05 works"
+                f"model.step_size: expected step times gradient of at most {LONGEST_STEP:g} per pixel, got {rms:.2g} "
+                f"at iteration {iteration} (train/step_rms; pixels lie in [-1, 1]). Lower it, 0.05 works"
             )
 
     def configure_optimizers(self) -> Any:
