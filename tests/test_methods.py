@@ -426,7 +426,7 @@ def test_no_number_is_read_back_between_log_points(monkeypatch: pytest.MonkeyPat
     assert any("flush_terms" in read for read in blocks[1])  # the watch works: a log point does read
 
 
-# ----------------------------------------------------------------------------------------------------- from plain Python
+# ---------------------------------------------------------------------------------------------------- from plain Python
 
 WORDS = (ROOT / "docs/python.md").read_text().split("```python\n")
 
@@ -437,8 +437,8 @@ def test_the_example_of_the_docs_runs_without_warnings(capsys: pytest.CaptureFix
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         exec(code.replace("max_steps=500", "max_steps=4, enable_progress_bar=False"), {})
-    ours = [str(w.message) for w in seen if "LeafSpec" not in str(w.message)]  # what Lightning does to itself
-    assert not [text for text in ours if "workers" not in text], ours
+    shown = [str(w.message) for w in seen if not issubclass(w.category, DeprecationWarning | FutureWarning)]
+    assert not shown
     assert "W2 to the data: " in capsys.readouterr().out
     optimizers: dict[str, Any] = {}
     exec(WORDS[2].split("```")[0], optimizers)
@@ -506,7 +506,7 @@ def test_own_networks_load_where_they_can_be_described(tmp_path: Path) -> None:
         load_method(tmp_path / "a.ckpt")
     with pytest.raises(UserError, match=r"a.ckpt holds pt_flows.W1FE, which is not a W2FE"):
         W2FE.load_from_checkpoint("a.ckpt")
-    with pytest.raises(UserError, match=r"the checkpoint holds pt_flows.W1FE, not MinibatchW2FE"):
+    with pytest.raises(UserError, match=r"a.ckpt holds pt_flows.W1FE, which is not a MinibatchW2FE"):
         MinibatchW2FE.load_from_checkpoint("a.ckpt", generator=MLPGenerator())
     with pytest.warns(UserWarning, match="does not describe its generator_optimizer: the defaults are used"):
         again = W1FE.load_from_checkpoint("a.ckpt", generator=WrappingGenerator(nn.Linear(2, 2)))
@@ -514,7 +514,7 @@ def test_own_networks_load_where_they_can_be_described(tmp_path: Path) -> None:
     assert torch.equal(drawn(again), drawn(module))
 
 
-# ------------------------------------------------------------------------------- what a subclass must give, in sentences
+# ------------------------------------------------------------------------------ what a subclass must give, in sentences
 
 
 def broken(**methods: Any) -> Any:
@@ -533,7 +533,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"critic_loss": lambda s, x, y: s.critic(x).mean()}, r"critic_loss .* under 'loss_D', got Tensor"),
     ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x)}}, r"a loss must be a scalar, got shape \(16,\)"),
     ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x).mean().detach()}}, "does not depend on any parameter"),
-    ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x).mean(), "b": 0.5}}, "critic_loss: b must be a tensor, got fl"),
+    ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x).mean(), "b": 0.5}}, "critic_loss: b must be a tensor"),
     ({"critic": idle_network()}, "loss does not depend on critic.idle.weight, critic.idle.bias"),
     ({"iterate": lambda s, m: None}, "Mine.iterate must return a dict of scalar tensors, .* got NoneType"),
     ({"iterate": lambda s, m: {"a": 1.0}}, "Mine.iterate: a must be a tensor, got float"),
@@ -558,13 +558,15 @@ def test_each_requirement_on_a_method_has_a_sentence(methods: dict[str, Any], me
 
 def test_each_requirement_on_parts_has_a_sentence() -> None:
     G, D = MLPGenerator(), MLPCritic()
-    with pytest.raises(UserError, match="model.generator: Sequential does not say its latent_shape, event_shape"):
+    with pytest.raises(UserError, match=r"model.generator: Sequential does not say its latent_shape, event_shape"):
         W1FE(nn.Sequential(nn.Linear(2, 2)), D)
-    with pytest.raises(UserError, match="model.critic: expected a network, a CriticNet, got the class MLPCritic"):
+    with pytest.raises(UserError, match=r"model.critic: expected a network, a CriticNet, got the class MLPCritic"):
         W1FE(G, MLPCritic)
-    with pytest.raises(UserError, match="model.energy: Linear does not say its event_shape, takes_labels"):
+    with pytest.raises(UserError, match=r"model.energy: Linear does not say its event_shape, takes_labels"):
         PCD(nn.Linear(2, 1))
-    with pytest.raises(UserError, match="generator_optimizer: expected a function .* got an object of type Adam; give"):
+    with pytest.raises(
+        UserError, match=r"generator_optimizer: expected a function .* got an object of type Adam; give"
+    ):
         W1FE(G, D, torch.optim.Adam(G.parameters()))
     flow = type("Mine", (JSFlow,), {"potential": lambda s, y: s.critic(y).mean()})
     with pytest.raises(
@@ -580,7 +582,7 @@ class Forgetful(GenerativeModule):
     """Without the average of its network."""
 
     averaged_network, event_shape = nn.Identity(), (2,)
-    iterate = sample = lambda self, *args, **kwargs: None
+    iterate = sample = configure_optimizers = lambda self, *args, **kwargs: None
 
 
 def test_a_method_without_an_average_is_told_so() -> None:

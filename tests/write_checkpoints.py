@@ -2,9 +2,9 @@
 
     python tests/write_checkpoints.py
 
-Run it once for every version (0.1, 0.2, ...), and keep the folders of the earlier ones: `test_checkpoints.py` loads them all. Beside the
-checkpoints lie the configurations of the runs that a later version must be able to go on with, and in values.json what
-it must then find.
+Run it for every version (0.1, 0.2, ...), and keep the folders of the earlier ones: `test_checkpoints.py` loads them
+all. Beside the checkpoints lie the configurations of the runs that a later version must be able to go on with, and in
+values.json what it must then find.
 """
 
 import json

@@ -491,9 +491,6 @@ class GenerativeModule(Constructed, L.LightningModule, ABC):
         """Remember the seed; say so when a run is continued with another one."""
         if self._trainer is None:  # built from the checkpoint's description: keep what the arguments can not tell
             saved = checkpoint.get("hyper_parameters", {})
-            own = type(self).__name__
-            if saved.get("_class_path", own).rpartition(".")[2] != own:
-                raise UserError(f"the checkpoint holds {saved['_class_path']}, not {own}; load it with that class")
             self.not_described = checkpoint.get("pt_flows", {}).get("left_out", [])
             self.hparams.update({k: saved[k] for k in self.left_out if k in saved and _is_plain(saved[k])})
         self.trained_seed = seed = checkpoint.get("pt_flows", {}).get("seed")
@@ -529,9 +526,9 @@ class GenerativeModule(Constructed, L.LightningModule, ABC):
         Raises:
             UserError: The checkpoint does not tell, or is of another class.
         """
-        loader = L.LightningModule if isabstract(cls) else super()  # a base takes what the checkpoint says it is
+        loader: Any = L.LightningModule if isabstract(cls) else super()  # a base takes what the checkpoint says it is
         try:
-            module: Any = loader.load_from_checkpoint(
+            module = loader.load_from_checkpoint(
                 checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
             )
         except (TypeError, ValueError, ArgumentError) as error:
