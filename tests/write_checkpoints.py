@@ -30,6 +30,7 @@ LATEST = HERE / "checkpoints" / ".".join(pt_flows.__version__.split(".")[:2])
 SMALL = ["--trainer.max_steps", "4", "--trainer.log_every_n_steps", "2", "--trainer.accelerator", "cpu"]
 SMALL += ["--data.batch_size", "16", "--data.iterations_per_block", "2", "--evaluation.every_n_iterations", "4"]
 SMALL += ["--evaluation.num_samples", "8", "--trainer.callbacks", "[]", "--run.wandb", "disabled"]
+SMALL += ["--evaluation.metrics", '[{"class_path": "ExactWasserstein"}]']
 GAN = ["--model.generator.width", "8", "--model.critic.width", "8"]
 ENERGY = ["--model.energy.width", "8", "--model.num_langevin_steps", "2"]
 METHODS: dict[str, list[str]] = {
