@@ -531,6 +531,7 @@ def idle_network(num: int = 2) -> Any:
 BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"critic_loss": lambda s, x, y: {"loss": s.critic(x).mean()}}, r"critic_loss .* under 'loss_D', got \['loss'\]"),
     ({"critic_loss": lambda s, x, y: s.critic(x).mean()}, r"critic_loss .* under 'loss_D', got Tensor"),
+    ({"critic_loss": lambda s, x, y: {"loss_D": 1.0}}, "a loss must be a scalar tensor, got float"),
     ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x)}}, r"a loss must be a scalar, got shape \(16,\)"),
     ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x).mean().detach()}}, "does not depend on any parameter"),
     ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x).mean(), "b": 0.5}}, "critic_loss: b must be a tensor"),

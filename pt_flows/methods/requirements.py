@@ -67,12 +67,14 @@ def check_terms(what: str, terms: Any, detached: bool = True) -> None:
             raise UserError(f"{what}: {name} still has its graph, which fills the memory; return {name}.detach()")
 
 
-def check_loss(what: str, loss: Tensor) -> None:
+def check_loss(what: str, loss: Any) -> None:
     """A loss can be differentiated.
 
     Raises:
         UserError: Says why it can not.
     """
+    if not isinstance(loss, Tensor):
+        raise UserError(f"{what}: a loss must be a scalar tensor, got {type(loss).__name__}")
     if loss.dim():
         raise UserError(f"{what}: a loss must be a scalar, got shape {tuple(loss.shape)}; take its mean")
     if not loss.requires_grad:
