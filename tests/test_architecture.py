@@ -8,15 +8,16 @@ from problems import ROOT
 
 PACKAGE = ROOT / "pt_flows"
 MAY_IMPORT = {
-    "contracts": set(),
+    "construction": set(),
+    "contracts": {"construction"},
     "files": set(),
     "progress": set(),
     "functional": set(),
     "state": {"contracts", "functional"},
     "nets": {"contracts", "functional"},
-    "data": {"contracts", "files", "functional", "progress", "state"},
+    "data": {"construction", "contracts", "files", "functional", "progress", "state"},
     "metrics": {"contracts", "files", "functional", "progress", "state"},
-    "methods": {"contracts", "functional", "state"},
+    "methods": {"construction", "contracts", "functional", "state"},
     "runs": {"contracts", "files"},
     "callbacks": {"contracts", "files", "functional", "methods", "metrics", "progress", "state"},
     "evaluation": {

@@ -1,6 +1,7 @@
 """A finished run taken up again: its method, its data, and a device to put them on."""
 
 import os
+from argparse import ArgumentError
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -17,17 +18,20 @@ from pt_flows.runs import read_checkpoint, run_folder_of
 
 
 def load_method(ckpt: Path) -> GenerativeModule:
-    """The method of a checkpoint that the CLI wrote, networks and weights included.
+    """The method of a checkpoint that describes it, networks and weights included.
 
     Raises:
-        UserError: The file is damaged, foreign, or of a module that was built by hand.
+        UserError: The file is damaged, foreign, or does not describe a module that was built in Python.
     """
-    class_path = read_checkpoint(ckpt).get("hyper_parameters", {}).get("_class_path")
-    if class_path is None:
-        raise UserError(
-            f"{ckpt} does not say which networks it holds, because its module was built in Python: load it there with "
-            "load_from_checkpoint(path, generator=..., critic=...)"
-        )
+    saved = read_checkpoint(ckpt)
+    class_path = saved.get("hyper_parameters", {}).get("_class_path")
+    built_in_python = UserError(
+        f"{ckpt} does not describe all that its module was built from in Python ("
+        f"{', '.join(saved['pt_flows'].get('left_out', [])) or 'its class'}): load it there with "
+        "load_from_checkpoint(path, generator=...), docs/python.md"
+    )
+    if class_path is None or class_path.startswith("__main__."):
+        raise built_in_python
     try:
         import_module(class_path.rpartition(".")[0])  # Lightning builds classes of imported modules only
     except ImportError as error:
@@ -36,7 +40,9 @@ def load_method(ckpt: Path) -> GenerativeModule:
         ) from error
     try:
         module: Any = LightningModule.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArgumentError) as error:
+        if saved["pt_flows"].get("left_out"):
+            raise built_in_python from error
         reason = next((line for line in str(error).splitlines() if "argument" in line), str(error).splitlines()[0])
         raise UserError(
             f"{ckpt} can not be built with this version of {class_path} ({reason.strip(' -')}); use the version that "

@@ -39,7 +39,8 @@ from pt_flows.functional.samplers import (
     normal_like,
 )
 from pt_flows.methods.base import Terms, at_least, one_of, positive
-from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.methods.energy_base import EnergyModule, adam
+from pt_flows.methods.requirements import check_network
 from pt_flows.state.distributed import all_ranks
 from pt_flows.state.replay import ReplayBuffer, StepSizes
 
@@ -52,7 +53,7 @@ class DAEBM(EnergyModule):
 
     Args:
         energy: U(x, t), points and labels to one value each.
-        optimizer: Makes the energy's optimizer from its parameters.
+        optimizer: Makes the energy's optimizer from its parameters; default Adam with rate 5e-4 and betas 0 and 0.9.
         num_levels: T; labels are 0 (data) to T.
         first_increment: u_1 of the noise schedule (`functional.noising.squared_cumulative`).
         last_increment: u_T of the noise schedule.
@@ -77,7 +78,7 @@ class DAEBM(EnergyModule):
     def __init__(
         self,
         energy: EnergyNet,
-        optimizer: OptimizerCallable,
+        optimizer: OptimizerCallable = adam,
         num_levels: int = 6,
         first_increment: float = 1e-2,
         last_increment: float = 3e-1,
@@ -103,6 +104,7 @@ class DAEBM(EnergyModule):
         for key, value in (("step_size", step_size), ("max_step_size", max_step_size)):
             positive(f"model.{key}", value)
         one_of("model.acceptance_ratio", acceptance_ratio, get_args(Ratio))
+        check_network("model.energy", energy, EnergyNet)
         if not energy.takes_labels:
             raise UserError(
                 f"model.energy: {type(energy).__name__} takes no labels; DAEBM needs U(x, t), such as TimeMLPEnergy"
