@@ -39,7 +39,7 @@ BROKEN = FLOATS.index_put((torch.tensor([3]), torch.tensor([1])), torch.tensor(t
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (FLOATS, None, r"Pictures.load\('train'\): expected images uint8 .* float32 from -1 to .* Convert floats"),
+        (FLOATS, None, r"Pictures.load\('train'\): expected images uint8 .*float32 from -1 to .* Convert floats"),
         (BROKEN, None, "image 3 has values that are not finite"),
         (IMAGES.numpy(), None, "got ndarray. Return torch.from_numpy"),
         (IMAGES.permute(0, 2, 3, 1), None, r"shape \(N, 3, 4, 4\), .* got \(5, 4, 4, 3\). Channels come first"),
@@ -139,7 +139,7 @@ def test_turned_photographs_are_upright(tmp_path: Path) -> None:
     assert decode(str(tmp_path / "a.png"), 16)[:4].min() == 255
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
 def test_transparent_pixels_are_white(mode: str, tmp_path: Path) -> None:
     pixels = np.zeros((8, 8, 4), np.uint8)
     pixels[:, 4:, 3] = 255
@@ -148,9 +148,15 @@ def test_transparent_pixels_are_white(mode: str, tmp_path: Path) -> None:
         image = Image.fromarray(pixels[..., 3] // 255).convert("P")
         image.putpalette([200, 10, 10, 0, 0, 0])
         image.info["transparency"] = 0
+    elif mode == "RGB":
+        pixels[:, :4, 0] = 7
+        image = Image.fromarray(pixels[..., :3].copy())
+        image.info["transparency"] = (7, 0, 0)
     else:
         image = image.convert(mode)
-    image.save(tmp_path / "a.png")
+    image.save(tmp_path / "a.png", transparency=image.info.get("transparency"))
+    with pytest.raises(UserError, match=r"a.png has (mode|a transparent colour)"):  # measured images stay as they are
+        ImageFiles(tmp_path)
     shown = decode(str(tmp_path / "a.png"), 8)
     assert shown[:, :4].min() == 255
     assert shown[:, 4:].max() == 0

@@ -48,7 +48,7 @@ def decode(path: str, size: int) -> np.ndarray:
     Raises:
         UserError: The file can not be read as an image, or is smaller than the images wanted.
     """
-    image = open_image(path).convert("RGB")
+    image = open_image(path, as_rgb=True)
     if min(image.size) < size:
         raise UserError(f"{path} has {image.size[0]}x{image.size[1]} pixels, fewer than the image size wanted ({size})")
     return np.array(

@@ -217,11 +217,16 @@ def read_index(folder: Path) -> dict[str, Any]:
         index: dict[str, Any] = json.loads(path.read_text())
         version = int(index["format"])
         missing = {"size", "classes", "splits"} - set(index)
-        missing |= {key for entry in index["splits"].values() for key in {"num", "checksums", "skipped"} - set(entry)}
+        missing |= {
+            key for entry in index.get("splits", {}).values() for key in {"num", "checksums", "skipped"} - set(entry)
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); prepare the images again into another folder") from error
-    if version > FORMAT or missing:
+    if version > FORMAT:
         raise UserError(f"{path} has format {version}, this version reads up to {FORMAT}; update pt_flows")
+    if missing:
+        lacks = ", ".join(sorted(missing))
+        raise UserError(f"{path} is damaged (it lacks {lacks}); prepare the images again into another folder")
     return index
 
 

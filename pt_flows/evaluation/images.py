@@ -85,6 +85,8 @@ def from_folder(folder: Path) -> Tensor:
         kind = (image.size, image.mode)
         if image.mode not in ("L", "RGB"):
             raise UserError(f"{file} has mode {image.mode}; convert the images to RGB, or grey (L)")
+        if image.has_transparency_data:
+            raise UserError(f"{file} has a transparent colour; convert the images to RGB, or grey (L), without one")
         images.append(np.asarray(image))
         first = first or kind
         if kind != first:
