@@ -64,6 +64,12 @@ def test_every_room_has_a_rule() -> None:
     assert rooms - {"cli", "cli_errors"} == set(MAY_IMPORT)
 
 
+def test_distances_are_computed_in_one_place() -> None:
+    """torch.cdist alone picks a shortcut that loses digits far from zero."""
+    users = [file.name for file in PACKAGE.rglob("*.py") if "cdist(" in file.read_text()]
+    assert users == ["distances.py"]
+
+
 def test_mathematics_needs_torch_only() -> None:
     for file in (PACKAGE / "functional").glob("*.py"):
         outside = {name.split(".")[0] for name in imports(file)} - {"pt_flows"}

@@ -113,7 +113,7 @@ class Pictures(EveryIterations):
             save_grid(samples, path)
         elif tuple(module.event_shape) == (2,):
             data: Any = getattr(trainer, "datamodule", None)
-            panels = {"target": data.reference("test", 5000)} if hasattr(data, "reference") else {}
+            panels = {"target": data.reference("test")[:5000]} if hasattr(data, "reference") else {}
             panels |= {"source": before} if before is not None and before.shape[1:] == (2,) else {}
             save_density(panels | {f"iteration {module.iteration}": samples}, path)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
 
 from pt_flows.callbacks.pictures import save_grid
 from pt_flows.contracts import EnergyNet, UserError, Weights
@@ -313,9 +313,17 @@ def outlier_sets(x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Probability that a sample of the data scores higher than an outlier."""
-    labels = torch.cat([torch.ones_like(inside), torch.zeros_like(outside)]).long()
-    return float(binary_auroc(torch.cat([inside, outside]).double(), labels, validate_args=False))
+    """Probability that a sample of the data scores higher than an outlier, ties counted half; from ranks alone.
+
+    It is Mann and Whitney's statistic over the number of pairs, and not a number where a score is none.
+
+    Example:
+        >>> auroc(torch.tensor([101.0, 100.0]), torch.tensor([50.0, 100.0]))
+        0.875
+    """
+    n, m = len(inside), len(outside)
+    ranks = rankdata(torch.cat([inside, outside]).double().cpu().numpy())
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 
 
 def ood(

@@ -9,6 +9,7 @@ from pt_flows.callbacks.evaluate import evaluation_samples, with_progress
 from pt_flows.callbacks.pictures import save_grid
 from pt_flows.contracts import UserError, Weights
 from pt_flows.evaluation.load import data_of_run, device_named, load_method
+from pt_flows.functional.distances import feature_distances
 from pt_flows.metrics.base import as_uint8
 from pt_flows.metrics.features import FeatureNet, Lite0Features
 from pt_flows.metrics.frechet import BATCH
@@ -95,7 +96,7 @@ def nearest(queries: Tensor, images: Tensor, net: FeatureNet, k: int) -> tuple[T
     where = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
     parts = images.split(BATCH)
     for i, part in enumerate(track(parts, f"features of {len(images)} training images")):
-        distance = torch.cdist(queries, net(part.to(queries.device)))
+        distance = feature_distances(queries, net(part.to(queries.device)))
         indices = torch.arange(i * BATCH, i * BATCH + len(part), device=queries.device).expand(len(queries), -1)
         best, chosen = torch.cat([best, distance], 1).topk(k, largest=False)
         where = torch.cat([where, indices], 1).gather(1, chosen)
