@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import shlex
 import signal
 import sys
 import warnings
@@ -288,9 +289,11 @@ class FlowCLI(LightningCLI):
         for key, value in shown.items():
             say(f"  {key:<40} {value:.5g}")
         say(f"done: {module.iteration} iterations; metrics.csv, pictures/ and checkpoints/ are in {self.folder}")
-        offline = sorted(self.folder.glob("wandb/offline-run-*"))
-        if offline:
-            say(f"W&B ran offline: `wandb sync {offline[-1]}` uploads it, `wandb leet {offline[-1]}` shows it here")
+        if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
+            parts = [str(p) for p in sorted(self.folder.glob("wandb/offline-run-*")) if not list(p.glob("*.synced"))]
+            if parts:
+                sync, leet = shlex.join(["wandb", "sync", *parts]), shlex.join(["wandb", "leet", parts[-1]])
+                say(f"W&B recorded offline. To upload it: {sync}\nTo look at it here: {leet}")
 
     @rank_zero_only
     def record(self, module: GenerativeModule, checkpoints: Checkpoints) -> None:
