@@ -46,10 +46,10 @@ SIGNS = (
     r"'(?P<holder>[\w.]+)' has no attribute '(?P<attribute>\w+)'",
     r"""arguments are required: (?P<required>[\w., ]+)|[Kk]ey ["'](?P<required2>[\w.]+)["'] is required""",
     r"not correspond to a subclass of (?P<base>\w+)",
-    r"Expected a dot import path string: (?P<name>\S+)",
-    r"Expected an? (?P<type>(?!path)\S.*?)(?:\. Got value: .*)?$",
+    r"Expected (?:a )?dot import path string: (?P<name>\S+)",
+    r"Expected (?:an? )?(?P<type>(?!a path|path|an? <)\S.*?)(?:\. Got value: .*)?$",
 )
-"""What a line of a message may say, the most telling first."""
+"""What a line of a message may say, the most telling first. jsonargparse drops articles where the value is one."""
 
 
 def explain(message: str, argv: Sequence[str], keys: Sequence[str] = FIT_KEYS) -> str:
