@@ -1,5 +1,6 @@
 """Values that the parser accepts and that Lightning or torch would refuse later, in their own words."""
 
+import importlib
 import inspect
 import re
 from typing import Any
@@ -65,12 +66,14 @@ def check_optimizer(key: str, given: Any) -> None:
     if not hasattr(given, "class_path"):
         return
     module, _, name = given.class_path.rpartition(".")
-    cls = getattr(__import__(module, fromlist=[name]), name, None)
+    cls = getattr(importlib.import_module(module), name, None)
     if not inspect.isclass(cls) or not issubclass(cls, torch.optim.Optimizer):
         return
     closure = inspect.signature(cls.step).parameters.get("closure")
     if (closure is not None and closure.default is closure.empty) or cls is torch.optim.SparseAdam:
-        reason = "needs sparse gradients" if cls is torch.optim.SparseAdam else "evaluates its loss several times a step"
+        reason = (
+            "needs sparse gradients" if cls is torch.optim.SparseAdam else "evaluates its loss several times a step"
+        )
         raise UserError(f"{key}: {name} is not supported, because it {reason}. Use Adam, SGD or RMSprop")
     try:
         cls(torch.nn.Linear(2, 2).parameters(), **vars(given.get("init_args") or Namespace()))

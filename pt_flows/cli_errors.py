@@ -80,7 +80,9 @@ def explain(message: str, argv: Sequence[str], keys: Sequence[str] = FIT_KEYS) -
         return _unknown_key(f"{path}.{said}" if path else said, argv, keys)
     if rank == 3:
         names = [f"{path}.{name}" if path else name for name in re.findall(r"[\w.]+", _unprefixed(said))]
-        return f"{', '.join(names)} missing: add it to the configuration file (complete ones are in configs/) or as a flag"
+        return (
+            f"{', '.join(names)} missing: add it to the configuration file (complete ones are in configs/) or as a flag"
+        )
     if rank == 2:
         return f"{path}: there is no {said!r} in the module {match['holder']}. Check the name of the class"
     return _missing_module(path, said, message)

@@ -61,9 +61,9 @@ def evaluate(
         ckpt: A checkpoint in its run folder.
         images: Instead of it, a folder of images or an .npz file with an array `samples`, uint8 (N, H, W, C).
         ref: For images: what they are compared with: another folder or file, or a data set such as CIFAR10.
-        metrics: What to measure, one metric or a list. Default for images: Fréchet distance, KID, inception score, precision, recall, density
-            and coverage in features of EfficientNet-Lite0 at 64 pixels; for toys: exact and sliced Wasserstein
-            distances, MMD, modes, and the density and log-likelihood of energies.
+        metrics: What to measure, one metric or a list. Default for images: Fréchet distance, KID, inception score,
+            precision, recall, density and coverage in features of EfficientNet-Lite0 at 64 pixels; for toys: exact and
+            sliced Wasserstein distances, MMD, modes, and the density and log-likelihood of energies.
         n: How many generated samples; toys at most 5,000.
         split: Real samples to compare with.
         weights: The moving average, or the raw weights of the last iteration.

@@ -237,8 +237,8 @@ class OneScaleEnergy(EnergyNet):
             )
         if any(channels > 128 and channels % 32 for channels in (width, 2 * width)):
             raise UserError(
-                f"width of {type(self).__name__}: expected a multiple of 32 where there are more than 128 channels, got "
-                f"{width}; later levels have twice as many"
+                f"width of {type(self).__name__}: expected a multiple of 32 where there are more than 128 channels, "
+                f"got {width}; later levels have twice as many"
             )
         self.event_shape = (num_channels, image_size, image_size)
         blocks: list[nn.Module] = [nn.Conv2d(num_channels, width, 3, 1, 1)]
