@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import shlex
 import signal
 import sys
 import warnings
@@ -17,6 +18,7 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -37,7 +39,8 @@ from pt_flows.callbacks import (  # noqa: F401
     Progress,
 )
 from pt_flows.callbacks.performance import Mode
-from pt_flows.cli_errors import explain
+from pt_flows.cli_checks import check_values, trainer_says
+from pt_flows.cli_errors import FIT_KEYS, check_yaml, command_named, explain, missing_package
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data.base import FlowData
 from pt_flows.data.prepared import prepare
@@ -107,19 +110,32 @@ class CommandLineError(SystemExit):
     """What the parser has to say, on its way out; not an exception that the parser would take for one of its own."""
 
 
-def give_up(parser: ArgumentParser, message: str, ex: Exception | None, inner: Callable[..., NoReturn]) -> NoReturn:
-    """Explain a message of the outermost parser; those inside it pass theirs on."""
-    if not parser.exit_on_error:
-        inner(message, ex)
-    raise CommandLineError(explain(message, sys.argv[1:])) from ex
-
-
-class Parser(LightningArgumentParser):
+class Explaining(ArgumentParser):
     """A parser whose errors are one sentence that names the key and the likely fix."""
 
+    words: Sequence[str] = ()
+    keys: Sequence[str] = FIT_KEYS
+
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        """Parse, and keep the words for explanations."""
+        self.words = sys.argv[1:] if args is None else list(args)
+        return super().parse_args(args, *others, **kwargs)
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration file that is one."""
+        if wrong := check_yaml(Path(path)):
+            raise CommandLineError(wrong)
+        return super().parse_path(path, *args, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Explain what is wrong."""
-        give_up(self, message, ex, super().error)
+        """Explain a message of the outermost parser; those inside it pass theirs on."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise CommandLineError(explain(message, self.words, self.keys)) from ex
+
+
+class Parser(Explaining, LightningArgumentParser):
+    """Lightning's parser with these errors."""
 
 
 NOT_FOR_METHODS: dict[str, tuple[Any, str]] = {
@@ -151,6 +167,11 @@ class FlowCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """What the Trainer does; `sample` is a function of its own."""
         return {name: keys for name, keys in LightningCLI.subcommands().items() if name != "predict"}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, then check what Lightning and torch would find out later, and say in their own words."""
+        super().parse_arguments(parser, args)
+        check_values(self.config[self.config["subcommand"]])
 
     def _parse_ckpt_path(self) -> None:
         """The configuration wins over the checkpoint's hyperparameters (Lightning's default is the reverse)."""
@@ -217,7 +238,8 @@ class FlowCLI(LightningCLI):
             config.trainer.callbacks.append(Performance(config.perf))
         else:
             own["logger"] = False
-        if config.trainer.enable_progress_bar is not False:
+        bars = any(isinstance(callback, ProgressBar) for callback in config.trainer.callbacks)
+        if config.trainer.enable_progress_bar is not False and not bars:
             config.trainer.callbacks.append(Progress())
         return super().instantiate_trainer(**own, **kwargs)
 
@@ -267,9 +289,11 @@ class FlowCLI(LightningCLI):
         for key, value in shown.items():
             say(f"  {key:<40} {value:.5g}")
         say(f"done: {module.iteration} iterations; metrics.csv, pictures/ and checkpoints/ are in {self.folder}")
-        offline = sorted(self.folder.glob("wandb/offline-run-*"))
-        if offline:
-            say(f"W&B ran offline: `wandb sync {offline[-1]}` uploads it, `wandb leet {offline[-1]}` shows it here")
+        if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
+            parts = [str(p) for p in sorted(self.folder.glob("wandb/offline-run-*")) if not list(p.glob("*.synced"))]
+            if parts:
+                sync, leet = shlex.join(["wandb", "sync", *parts]), shlex.join(["wandb", "leet", parts[-1]])
+                say(f"W&B recorded offline. To upload it: {sync}\nTo look at it here: {leet}")
 
     @rank_zero_only
     def record(self, module: GenerativeModule, checkpoints: Checkpoints) -> None:
@@ -339,8 +363,7 @@ def run(argv: Sequence[str]) -> None:
         fork(argv[1:])
         return
     if command not in FlowCLI.subcommands():
-        there_are = ", ".join([*FlowCLI.subcommands(), "fork", *COMMANDS])
-        raise UserError(f"there is no command {command!r}; there are {there_are} (pt-flows --help)")
+        raise UserError(command_named(command, [*FlowCLI.subcommands(), "fork", *COMMANDS]))
     start(FlowCLI, argv)
 
 
@@ -356,7 +379,8 @@ def run_function(command: str, words: Sequence[str]) -> None:
     if places:
         value = [json.dumps(places)] if first.name == "runs" else places
         options = [f"--{first.name}", *value, *options]
-    parser = CommandParser(prog=f"pt-flows {command}", description=(function.__doc__ or "").partition("\n")[0])
+    parser = Explaining(prog=f"pt-flows {command}", description=(function.__doc__ or "").partition("\n")[0])
+    parser.keys = tuple(signature(function).parameters)
     parser.add_function_arguments(function)
     function(**vars(parser.instantiate_classes(parser.parse_args(options))))
 
@@ -365,14 +389,6 @@ def with_underscores(word: str) -> str:
     """An option's name as functions have it: --long-run is --long_run."""
     name, is_assigned, value = word.partition("=")
     return name.replace("-", "_").replace("__", "--", 1) + is_assigned + value if word.startswith("--") else word
-
-
-class CommandParser(ArgumentParser):
-    """The parser of a function, with the same one-sentence errors."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Explain what is wrong."""
-        give_up(self, message, ex, super().error)
 
 
 def quiet() -> None:
@@ -405,7 +421,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandLineError as error:
         code = fail(str(error.code), 2)
     except MisconfigurationException as error:
-        code = fail(" ".join(str(error).split()), 2)
+        code = fail(trainer_says(str(error)), 2)
     except DivergenceError as error:
         code = fail(str(error), 1)
     except OSError as error:
@@ -440,6 +456,8 @@ def users_mistake(error: BaseException | None) -> str | None:
                 f"the checkpoint does not fit the networks of this configuration ({first}); use the config.yaml of its "
                 "run folder, or networks of the same size"
             )
+        if text := missing_package(str(error), sys.argv[1:]):
+            return text
         if type(error).__module__.startswith("wandb."):
             return f"W&B: {error} Or run with --run.wandb offline"
         error = error.__cause__ or error.__context__

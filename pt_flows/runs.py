@@ -48,7 +48,8 @@ class RunOptions:
         project: W&B project.
         group: W&B group; give the runs of one comparison the same.
         tags: W&B tags.
-        wandb: "auto" goes online where an API key is configured and offline elsewhere; WANDB_MODE overrides it.
+        wandb: "auto" takes $WANDB_MODE where it is set; else it goes online where an API key is configured and offline
+            elsewhere.
     """
 
     def __init__(
@@ -221,6 +222,7 @@ def loggers(folder: Path, options: RunOptions, experiment: str, resumed_at: int)
                 version=folder.name.rsplit("-", 1)[-1],
                 save_dir=str(folder),
                 offline=mode == "offline",
+                mode=mode,
                 log_model=False,
             )
         )
@@ -229,10 +231,10 @@ def loggers(folder: Path, options: RunOptions, experiment: str, resumed_at: int)
 
 def wandb_mode(wanted: WandbMode) -> Literal["online", "offline", "disabled"]:
     """Where W&B writes: decided without a prompt and without the network."""
-    if (given := os.environ.get("WANDB_MODE")) in ("online", "offline", "disabled"):
-        return given
     if wanted != "auto":
         return wanted
+    if (given := os.environ.get("WANDB_MODE")) in ("online", "offline", "disabled"):
+        return given
     return "online" if wandb_key_configured() else "offline"
 
 
@@ -252,6 +254,7 @@ class IterationWandbLogger(WandbLogger):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._wandb_init.pop("anonymous", None)  # W&B warns of it, whatever its value
         self._summarised: set[str] = set()
 
     @property

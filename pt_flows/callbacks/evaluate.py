@@ -70,6 +70,11 @@ def measured(
         return {key: value for metric in metrics for key, value in metric.compute().items()}
 
 
+def listed(metrics: list[SampleMetric] | SampleMetric | None) -> list[SampleMetric]:
+    """One metric, several or none as a list."""
+    return [metrics] if isinstance(metrics, SampleMetric) else list(metrics or [])
+
+
 class Tier(NamedTuple):
     """Metrics that are measured together, on so many samples over all ranks."""
 
@@ -84,7 +89,7 @@ class Evaluate(EveryIterations):
     cheap curve, and full numbers at milestones and at the end.
 
     Args:
-        metrics: What to measure; the first one ranks checkpoints.
+        metrics: What to measure, one metric or a list; the first one ranks checkpoints.
         num_samples: Generated samples per evaluation, over all ranks.
         every_n_iterations: How often, beside after the last iteration.
         weights: The moving average, or the raw weights.
@@ -95,11 +100,11 @@ class Evaluate(EveryIterations):
 
     def __init__(
         self,
-        metrics: list[SampleMetric] | None = None,
+        metrics: list[SampleMetric] | SampleMetric | None = None,
         num_samples: int = 10_000,
         every_n_iterations: int = 5_000,
         weights: Weights = "ema",
-        full_metrics: list[SampleMetric] | None = None,
+        full_metrics: list[SampleMetric] | SampleMetric | None = None,
         full_num_samples: int = 50_000,
         full_every_n_iterations: int = 0,
     ) -> None:
@@ -107,7 +112,7 @@ class Evaluate(EveryIterations):
         for key, num in (("num_samples", num_samples), ("full_num_samples", full_num_samples)):
             if num < 1:
                 raise UserError(f"evaluation.{key} must be at least 1, got {num}")
-        self.curve, self.full = Tier(metrics or [], num_samples), Tier(full_metrics or [], full_num_samples)
+        self.curve, self.full = Tier(listed(metrics), num_samples), Tier(listed(full_metrics), full_num_samples)
         self.milestones = EveryIterations(full_every_n_iterations)
         self.weights: Weights = weights
         self.found: list[tuple[Tier, dict[str, float]]] = []

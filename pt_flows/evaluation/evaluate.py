@@ -15,6 +15,7 @@ from pt_flows.callbacks.evaluate import (
     CHUNK,
     Evaluate,
     evaluation_samples,
+    listed,
     measured,
     prepare_metrics,
     with_progress,
@@ -44,7 +45,7 @@ def evaluate(
     ckpt: str | None = None,
     images: str | None = None,
     ref: str | None = None,
-    metrics: list[SampleMetric] | None = None,
+    metrics: list[SampleMetric] | SampleMetric | None = None,
     n: int = 10_000,
     split: Split = "train",
     weights: Weights = "ema",
@@ -60,9 +61,9 @@ def evaluate(
         ckpt: A checkpoint in its run folder.
         images: Instead of it, a folder of images or an .npz file with an array `samples`, uint8 (N, H, W, C).
         ref: For images: what they are compared with: another folder or file, or a data set such as CIFAR10.
-        metrics: What to measure. Default for images: Fréchet distance, KID, inception score, precision, recall, density
-            and coverage in features of EfficientNet-Lite0 at 64 pixels; for toys: exact and sliced Wasserstein
-            distances, MMD, modes, and the density and log-likelihood of energies.
+        metrics: What to measure, one metric or a list. Default for images: Fréchet distance, KID, inception score,
+            precision, recall, density and coverage in features of EfficientNet-Lite0 at 64 pixels; for toys: exact and
+            sliced Wasserstein distances, MMD, modes, and the density and log-likelihood of energies.
         n: How many generated samples; toys at most 5,000.
         split: Real samples to compare with.
         weights: The moving average, or the raw weights of the last iteration.
@@ -76,14 +77,14 @@ def evaluate(
     where = device_named(device)
     with launched(where):
         if images is not None:
-            evaluate_images(Path(images), ref, metrics, n, split, where)
+            evaluate_images(Path(images), ref, listed(metrics), n, split, where)
         else:
-            evaluate_checkpoint(Path(str(ckpt)), metrics, n, split, weights, seeds, where)
+            evaluate_checkpoint(Path(str(ckpt)), listed(metrics), n, split, weights, seeds, where)
 
 
 def evaluate_checkpoint(
     ckpt: Path,
-    metrics: list[SampleMetric] | None,
+    metrics: list[SampleMetric],
     n: int,
     split: Split,
     weights: Weights,
@@ -107,7 +108,7 @@ def evaluate_checkpoint(
 
 
 def evaluate_images(
-    path: Path, ref: str | None, metrics: list[SampleMetric] | None, n: int, split: Split, device: torch.device
+    path: Path, ref: str | None, metrics: list[SampleMetric], n: int, split: Split, device: torch.device
 ) -> None:
     """Measure images of any generator."""
     if ref is None:
