@@ -301,10 +301,11 @@ def test_intervals_and_tests_are_those_of_the_textbooks() -> None:
 
 @pytest.mark.parametrize(("n", "m"), [(5, 5), (4, 6), (6, 3)])
 def test_the_permutation_test_is_scipys(n: int, m: int) -> None:
-    """Its exact one, with scipy's own statistic."""
+    """Its exact one, with scipy's own statistic, and means where that is equal."""
     rng = np.random.default_rng(n)
     a, b = rng.normal(0, 1, n).tolist(), rng.normal(1, 2, m).tolist()
-    size = lambda x, y: abs(np.clip(stats.brunnermunzel(x, y).statistic, -1e9, 1e9))
+    ranks = lambda x, y: abs(float(np.clip(stats.brunnermunzel(x, y).statistic, -1e3, 1e3)))
+    size = lambda x, y: round(ranks(x, y), 6) + 1e-7 * abs(np.mean(x) - np.mean(y))
     with np.errstate(all="ignore"):
         found = stats.permutation_test((a, b), size, alternative="greater", n_resamples=10**6).pvalue
     assert brunner_munzel(a, b) == pytest.approx(found)
@@ -331,7 +332,7 @@ def test_a_verdict_needs_order_and_means_and_no_failure_ahead() -> None:
     assert judge([1.0] * 4, [1.0] * 4) == 1
 
 
-@pytest.mark.parametrize("seeds", [4, 7])
+@pytest.mark.parametrize("seeds", [4, 5])
 def test_verdicts_are_calibrated_with_rare_bad_seeds(seeds: int) -> None:
     """Where either method is as likely the better one, and with most of the power of Welch's test for normal seeds."""
     rng = np.random.default_rng(seeds)
@@ -342,7 +343,7 @@ def test_verdicts_are_calibrated_with_rare_bad_seeds(seeds: int) -> None:
     assert wrong(np.exp(normal()) - 1) <= 0.07
     pairs = list(zip(normal().tolist(), (normal() + 2).tolist(), strict=True))
     power = np.mean([[judge(a, b) <= 0.05, welch(a, b) <= 0.05] for a, b in pairs], 0)
-    assert power[0] > (0.7 if seeds == 4 else 0.85) * power[1]  # 4 against 4 is tested at a level of 0.029
+    assert power[0] > (0.7 if seeds == 4 else 0.87) * power[1]  # 4 against 4 is tested at a level of 0.029
 
 
 def test_seeds_needed_have_the_promised_power() -> None:

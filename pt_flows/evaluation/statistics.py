@@ -69,35 +69,45 @@ def brunner_munzel(a: Sequence[float], b: Sequence[float]) -> float:
     """Two-sided p-value of a probability of improvement of one half (Neubert and Brunner 2007).
 
     The permutation distribution of Brunner and Munzel's rank statistic is exact if both sides have one distribution,
-    and close to it if they differ in spread or shape. Only the order counts, so failed runs may be infinite.
+    and close to it if they differ in spread or shape. Few runs have few orders, so splits with equal statistics are
+    told apart by their means. With failed runs, which are infinite, only the order counts.
 
     Args:
         a: One number for each run, at least two.
         b: The same for the other side.
     """
-    ranks = stats.rankdata([*a, *b])
-    observed = abs(rank_statistics(ranks, np.repeat([True, False], [len(a), len(b)])[None])[0])
-    null = permuted_statistics(tuple(sorted(ranks)), len(a))
-    return float(np.mean(null >= observed * (1 - 1e-9)))
+    values, is_first = np.array([*a, *b]), np.repeat([True, False], [len(a), len(b)])
+    order = values.argsort()
+    values, is_first = values[order], is_first[order]
+    ranks = stats.rankdata(values)
+    splits, null = permutations(tuple(ranks), len(a))
+    (observed,) = np.abs(rank_statistics(ranks, is_first[None]))
+    equal = np.isclose(null, observed, rtol=1e-9, atol=1e-12)
+    reached = (null > observed) | equal
+    if np.isfinite(values).all():
+        centred = values - values.mean()
+        distance = np.abs(splits[equal] @ centred)  # proportional to the difference of means
+        reached[equal] = distance >= abs(is_first @ centred) * (1 - 1e-9)
+    return float(reached.mean())
 
 
 @lru_cache(maxsize=64)
-def permuted_statistics(ranks: tuple[float, ...], n: int) -> Any:
-    """Absolute rank statistics of all splits, which depend on the sizes and on ties alone.
+def permutations(ranks: tuple[float, ...], n: int) -> tuple[Any, Any]:
+    """Splits of sorted runs and their absolute rank statistics, which depend on the sizes and on ties alone.
 
     Args:
-        ranks: Of all runs, sorted.
+        ranks: Of all runs, rising.
         n: Runs of the first side.
     """
     total = len(ranks)
     if math.comb(total, n) <= MOST_SPLITS:
         chosen = np.array(list(itertools.combinations(range(total), n)))
-    else:  # the two splits without overlap stand for the observed one, so that no p-value is zero
+    else:  # the two splits without overlap are always among them, so that no p-value is zero
         chosen = np.random.default_rng(0).random((MOST_SPLITS, total)).argsort(1)[:, :n]
         chosen[0], chosen[1] = np.arange(n), np.arange(total - n, total)
     splits = np.zeros((len(chosen), total), bool)
     np.put_along_axis(splits, chosen, True, 1)
-    return np.abs(rank_statistics(np.array(ranks), splits))
+    return splits, np.abs(rank_statistics(np.array(ranks), splits))
 
 
 def rank_statistics(ranks: Any, splits: Any) -> Any:
