@@ -1,7 +1,7 @@
 """How often `pt-flows compare` is wrong, and how often it sees a gap: simulated runs of two methods.
 
 Printed are the fractions of comparisons in which a test rejects at the 5 % level: what `compare` does (`both`: the
-permutation test of Brunner and Munzel and Welch's test), these two alone, and candidates that were not taken. In the
+permutation test of Brunner and Munzel and Welch's test), the two apart, and candidates that were not taken. In the
 first block one method is better by a known gap: power. In the second either is as likely the better one in a pair of
 fresh runs, though spread, shape and mean differ: false positives. In the third means are equal but one method is better
 in most seeds, and has rare bad ones: a rejection is right about most seeds and wrong about means.
