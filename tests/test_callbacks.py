@@ -92,8 +92,9 @@ def test_every_picture_reaches_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     for name in ("WANDB_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # another test may have made it read the environment
     options = RunOptions(wandb="offline")
     for name, steps, callbacks in (
         ("W1FE", 9, [FlowPicture(0, 8, animate=True), Stop()]), ("PCD", 2, [ChainPicture(1), Pictures(0)])
@@ -103,5 +104,6 @@ def test_every_picture_reaches_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyP
         settings = {"default_root_dir": str(folder), "logger": loggers(folder, options, name, 0)}
         fit(build(name), data(iterations_per_block=1), max_steps=steps, callbacks=callbacks, min_steps=1, **settings)
         wandb.finish()
+    wandb.teardown()  # the next one shall read it again
     found = sorted(file.name.rsplit("_", 2)[0] for file in tmp_path.glob("*/wandb/offline-run-*/files/media/*/*"))
     assert found == ["chains", "chains", "flow", "flow_animation", "samples"]

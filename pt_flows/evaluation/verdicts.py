@@ -88,8 +88,8 @@ def advice(ahead: Group, behind: Group, key: str, level: float) -> str:
 def remarks(groups: Sequence[Group], found: Sequence[Verdict]) -> list[str]:
     """What verdicts do not say."""
     lines = []
-    if any(verdict.verdict == "better" for verdict in found):
-        n = min(len(group.runs) for group in groups if len(group.runs) > 1)
+    if told := {name for verdict in found if verdict.verdict == "better" for name in (verdict.first, verdict.second)}:
+        n = min(len(group.runs) for group in groups if group.name in told)
         lines.append(
             f"verdicts are about most seeds, not about averages: {n} good seeds do not exclude that up to "
             f"{hidden_share(n):.0%} of all seeds are bad"
