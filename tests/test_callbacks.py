@@ -11,11 +11,12 @@ import torch
 from problems import build, data, fit
 from torch.backends import cuda, cudnn
 
-from pt_flows.callbacks import Evaluate
+from pt_flows.callbacks import ChainPicture, Evaluate, FlowPicture, Pictures
 from pt_flows.callbacks.evaluate import measured
 from pt_flows.callbacks.schedule import EveryIterations
 from pt_flows.contracts import UserError
 from pt_flows.metrics import ExactWasserstein, ModeCoverage
+from pt_flows.runs import RunOptions, loggers
 
 
 class Keep(L.Callback):
@@ -79,3 +80,30 @@ def test_schedules_act_once_where_a_block_passes_a_multiple() -> None:
     assert acts.at == [10, 15, 23]  # 7, 14 and 21 lie in these blocks; 23 is the end
     with pytest.raises(UserError, match="every_n_iterations must be 0 or more"):
         EveryIterations(-1)
+
+
+def test_every_picture_reaches_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that of a flow which is stopped early."""
+    import wandb
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            trainer.should_stop = pl_module.iteration >= 3
+
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # another test may have made it read the environment
+    options = RunOptions(wandb="offline")
+    for name, steps, callbacks in (
+        ("W1FE", 9, [FlowPicture(0, 8, animate=True), Stop()]), ("PCD", 2, [ChainPicture(1), Pictures(0)])
+    ):  # fmt: skip
+        folder = tmp_path / name
+        folder.mkdir()
+        settings = {"default_root_dir": str(folder), "logger": loggers(folder, options, name, 0)}
+        fit(build(name), data(iterations_per_block=1), max_steps=steps, callbacks=callbacks, min_steps=1, **settings)
+        wandb.finish()
+    wandb.teardown()  # the next one shall read it again
+    found = sorted(file.name.rsplit("_", 2)[0] for file in tmp_path.glob("*/wandb/offline-run-*/files/media/*/*"))
+    assert found == ["chains", "chains", "flow", "flow_animation", "samples"]
