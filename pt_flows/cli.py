@@ -1,8 +1,8 @@
 """The command line: `pt-flows fit | validate | test | sample | evaluate | compare | report | ...`."""
 
-import errno
 import json
 import logging
+import shutil
 import signal
 import sys
 import warnings
@@ -37,6 +37,8 @@ from pt_flows.callbacks import (  # noqa: F401
     Progress,
 )
 from pt_flows.callbacks.performance import Mode
+from pt_flows.callbacks.signals import ending_at_once
+from pt_flows.cli_endings import can_not_write, ending, interrupted, with_notes
 from pt_flows.cli_errors import explain
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data.base import FlowData
@@ -99,8 +101,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "prepare": prepare,
 }
 """What is done before and after training."""
-
-CAN_NOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
 class CommandLineError(SystemExit):
@@ -230,6 +230,8 @@ class FlowCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Write down what is about to run, and say it in one line."""
+        if self.trainer.fast_dev_run and self.resumed_at:
+            raise UserError("trainer.fast_dev_run: it tries the first iterations of a run; leave out --ckpt_path")
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and isinstance(where := strategy.cluster_environment, SLURMEnvironment):
             place = where.main_address, where.main_port
@@ -255,21 +257,30 @@ class FlowCLI(LightningCLI):
         """Say where everything is; leave with the signal's code where one stopped the run."""
         checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # pyright: ignore[reportAttributeAccessIssue]
         module: GenerativeModule = self.model
-        if checkpoints.received is not None:
-            name = signal.Signals(checkpoints.received).name
+        if checkpoints.stopped_by is not None:
+            name = signal.Signals(checkpoints.stopped_by).name
             say(
-                f"stopped by {name} after iteration {module.iteration}; saved {self.folder}/checkpoints/last.ckpt. "
-                f"Continue with the same command and --ckpt_path {self.folder}"
+                f"stopped by {name} after {module.iteration} of {self.trainer.max_steps} iterations; saved "
+                f"{self.folder}/checkpoints/last.ckpt. Continue with the same command and --ckpt_path {self.folder}"
             )
-            raise SystemExit(128 + checkpoints.received)
+            raise SystemExit(128 + checkpoints.stopped_by)
+        if self.trainer.fast_dev_run:
+            self.remove_trial()
+            return
         self.record(module, checkpoints)
         shown = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("eval/")}
         for key, value in shown.items():
             say(f"  {key:<40} {value:.5g}")
-        say(f"done: {module.iteration} iterations; metrics.csv, pictures/ and checkpoints/ are in {self.folder}")
+        say(ending(self.trainer, module.iteration, self.folder))
         offline = sorted(self.folder.glob("wandb/offline-run-*"))
         if offline:
             say(f"W&B ran offline: `wandb sync {offline[-1]}` uploads it, `wandb leet {offline[-1]}` shows it here")
+
+    @rank_zero_only
+    def remove_trial(self) -> None:
+        """Leave nothing of a fast_dev_run, which `last` or `compare` could take for a run."""
+        shutil.rmtree(self.folder)
+        say(f"fast_dev_run: {self.model.iteration} iterations, an evaluation and a picture work; nothing is kept")
 
     @rank_zero_only
     def record(self, module: GenerativeModule, checkpoints: Checkpoints) -> None:
@@ -400,29 +411,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet()
     code = 1
     try:
-        run(sys.argv[1:])
+        with ending_at_once():
+            run(sys.argv[1:])
         code = 0
     except CommandLineError as error:
         code = fail(str(error.code), 2)
     except MisconfigurationException as error:
         code = fail(" ".join(str(error).split()), 2)
     except DivergenceError as error:
-        code = fail(str(error), 1)
+        code = fail(with_notes(str(error), error), 1)
     except OSError as error:
-        if error.errno not in CAN_NOT_WRITE:
+        text = can_not_write(error, sys.argv[1])
+        if text is None:
             raise
-        text = f"can not write {error.filename or 'a file'} ({error.strerror}); what was written before is whole. "
-        again = "continue with --ckpt_path last" if sys.argv[1] == "fit" else "run the same command again"
-        code = fail(f"{text}Make room and {again}", 1)
+        code = fail(text, 1)
     except Exception as error:
         text = users_mistake(error)
         if text is None:
             raise
         code = fail(text, 2)
-    except KeyboardInterrupt:
-        code = fail("interrupted", 130)
+    except KeyboardInterrupt as error:
+        code = fail(*interrupted(error))
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning leaves without a word
+            code = fail(*interrupted(stop.__context__))
     finally:
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish(exit_code=code)

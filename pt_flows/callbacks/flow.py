@@ -78,10 +78,9 @@ class FlowPicture(EveryIterations):
         share = getattr(module, "share_of_the_way", math.nan)
         self.left *= max(1.0 - share, 0.0) ** (module.iteration - self._before)
         self._before = module.iteration
-        if not self.due(trainer, module) or not trainer.is_global_zero:
-            return
-        self.record(module)
-        if module.iteration == trainer.max_steps:
+        if self.due(trainer, module) and trainer.is_global_zero:
+            self.record(module)
+        if self.ends and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "pictures"
             folder.mkdir(parents=True, exist_ok=True)
             self.draw(folder / "flow.png")

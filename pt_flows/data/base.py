@@ -1,6 +1,6 @@
 """The data's side of the contract: batches as a function of (seed, iteration), served in blocks."""
 
-import itertools
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -105,10 +105,10 @@ class BlockLoader:
     def __iter__(self) -> Iterator[Any]:
         module: Any = self.trainer.lightning_module
         start, stop = module.iteration, self.trainer.max_steps
-        iterations = range(start, stop) if stop >= 0 else itertools.count(start)
+        iterations = range(start, stop if stop >= 0 else sys.maxsize)
         draws = self._draws(iterations, module.minibatches_per_iteration)
         block = []
-        for iteration, draw in zip(iterations, draws, strict=False):
+        for iteration, draw in zip(iterations, draws, strict=True):
             block.append(draw)
             if (iteration + 1) % self.data.iterations_per_block == 0 or iteration + 1 == stop:
                 yield tuple(
