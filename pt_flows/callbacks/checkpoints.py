@@ -124,7 +124,9 @@ class Checkpoints(EveryIterations):
     def at_risk(self, trainer: L.Trainer, iteration: int) -> str:
         """What is lost when the run ends now, and how to continue from what is not."""
         since = self._start if self._kept is None else self._kept
-        lost = f"iterations {since + 1} to {iteration} are lost" if iteration > since else "nothing is lost"
+        lost = (
+            f"iterations {since + 1} to {iteration} are lost" if iteration > since else "no finished iteration is lost"
+        )
         if self._kept is None:
             return f"{lost}; no checkpoint was written"
         return f"{lost}; --ckpt_path {trainer.default_root_dir} continues from iteration {self._kept}"
@@ -133,6 +135,8 @@ class Checkpoints(EveryIterations):
         """Note on the exception what is kept."""
         if self._signals is not None:
             exception.add_note(self.at_risk(trainer, as_flow(pl_module).iteration))
+        elif isinstance(exception, KeyboardInterrupt):
+            exception.add_note("nothing was trained")
 
     def _improved(self, trainer: L.Trainer, iteration: int) -> bool:
         evaluate = next((c for c in cast(Any, trainer).callbacks if isinstance(c, Evaluate)), None)
