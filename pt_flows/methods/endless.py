@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch import callbacks
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pt_flows.contracts import UserError
 
@@ -101,7 +102,7 @@ def check_schedulers(trainer: L.Trainer) -> None:
         UserError: Names the class, and what to do instead.
     """
     for config in trainer.lr_scheduler_configs:
-        if config.reduce_on_plateau:
+        if isinstance(config.scheduler, ReduceLROnPlateau):
             raise UserError(
                 f"configure_optimizers: expected schedules that are stepped once per iteration, got "
                 f"{type(config.scheduler).__name__}. Use lr_decay, or a LambdaLR"
