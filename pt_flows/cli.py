@@ -230,7 +230,7 @@ class FlowCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Write down what is about to run, and say it in one line."""
-        if self.trainer.fast_dev_run and self.resumed_at:
+        if self.is_trial and self.resumed_at:
             raise UserError("trainer.fast_dev_run: it tries the first iterations of a run; leave out --ckpt_path")
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and isinstance(where := strategy.cluster_environment, SLURMEnvironment):
@@ -264,7 +264,7 @@ class FlowCLI(LightningCLI):
                 f"{self.folder}/checkpoints/last.ckpt. Continue with the same command and --ckpt_path {self.folder}"
             )
             raise SystemExit(128 + checkpoints.stopped_by)
-        if self.trainer.fast_dev_run:
+        if self.is_trial:
             self.remove_trial()
             return
         self.record(module, checkpoints)
@@ -275,6 +275,11 @@ class FlowCLI(LightningCLI):
         offline = sorted(self.folder.glob("wandb/offline-run-*"))
         if offline:
             say(f"W&B ran offline: `wandb sync {offline[-1]}` uploads it, `wandb leet {offline[-1]}` shows it here")
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether this is a `fast_dev_run`."""
+        return bool(getattr(self.trainer, "fast_dev_run", False))
 
     @rank_zero_only
     def remove_trial(self) -> None:

@@ -127,7 +127,7 @@ def test_early_stopping_and_model_checkpoint_act_once_per_evaluation(tmp_path: P
     assert stopping.wait_count == 2
     assert {path.stem for path in tmp_path.glob("*.ckpt")} == {"step=10", "step=20", "step=30"}
     wrong = lightning_callbacks.EarlyStopping("eval/fid")
-    with pytest.raises(UserError, match="there is no number 'eval/fid'; there are .*eval/w2_64"):
+    with pytest.raises(UserError, match=r"there is no number 'eval/fid'; there are .*eval/w2_64"):
         fit(build("W1FE"), data(), 10, callbacks=[wrong, evaluate])
 
 
@@ -175,7 +175,7 @@ def test_a_schedule_that_waits_for_a_metric_is_refused() -> None:
     optimizer = torch.optim.Adam(module.generator.parameters())
     scheduler = {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "monitor": "eval/w2"}
     module.configure_optimizers = lambda: {"optimizer": optimizer, "lr_scheduler": scheduler}
-    with pytest.raises(UserError, match="got ReduceLROnPlateau. Use lr_decay"):
+    with pytest.raises(UserError, match=r"got ReduceLROnPlateau\. Use lr_decay"):
         fit(module, data(), 2)
 
 
@@ -207,7 +207,7 @@ def test_one_signal_saves_a_second_says_so_a_third_stops_at_once(
             assert error.value.__context__.__notes__ == ["no finished iteration is lost; no checkpoint was written"]
         assert module.iteration == (5 if saved else 0)
         assert (folder / "checkpoints/last.ckpt").is_file() == saved
-        assert ("again: the work at hand is being finished" in capfd.readouterr().err) == (len(numbers) > 1)
+        assert ("again: still finishing and saving" in capfd.readouterr().err) == (len(numbers) > 1)
         assert {number: signal.getsignal(number) for number in ENDING} == before
 
 

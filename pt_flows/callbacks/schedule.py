@@ -1,7 +1,5 @@
 """When a callback acts, counted in iterations."""
 
-from typing import Any
-
 import lightning as L
 
 from pt_flows.contracts import UserError

@@ -67,11 +67,10 @@ class StopInOrder:
             interrupt(number, frame)
         self.received, again = number, self.received is not None
         name = signal.Signals(number).name
-        tell(
-            f"{name} again: the work at hand is being finished and saved; a third signal stops at once ({self.at_risk()})"
-            if again
-            else f"{name}: finishing the work at hand, then saving and stopping"
-        )
+        if again:
+            tell(f"{name} again: still finishing and saving; a third signal stops at once ({self.at_risk()})")
+        else:
+            tell(f"{name}: finishing the work at hand, then saving and stopping")
 
 
 def tell(text: str) -> None:
