@@ -437,7 +437,9 @@ def test_a_signal_before_the_first_iteration(
     number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("pt_flows.callbacks.Evaluate.prepare", lambda self, trainer: signal.raise_signal(number))
+    before = signal.getsignal(number)
     assert fit() == code
+    assert signal.getsignal(number) is before
     assert f"error: stopped by {number.name}. Nothing was trained" in capsys.readouterr().err
 
 

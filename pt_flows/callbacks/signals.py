@@ -13,7 +13,7 @@ Handler = Callable[[int, Any], None]
 
 
 def listen(handler: Handler, signals: tuple[signal.Signals, ...] = ENDING) -> dict[signal.Signals, Any]:
-    """Handle signals, except those that the process was started to ignore (nohup).
+    """Handle signals; a hangup that the process was started to ignore (nohup) stays ignored.
 
     Returns:
         The handlers of before; none outside the main thread, which alone may handle signals.
@@ -21,7 +21,7 @@ def listen(handler: Handler, signals: tuple[signal.Signals, ...] = ENDING) -> di
     if threading.current_thread() is not threading.main_thread():
         return {}
     before = {number: signal.getsignal(number) for number in signals}
-    heard = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
+    heard = {n: old for n, old in before.items() if n != signal.SIGHUP or old is not signal.SIG_IGN}
     for number in heard:
         signal.signal(number, handler)
     return heard
@@ -30,12 +30,14 @@ def listen(handler: Handler, signals: tuple[signal.Signals, ...] = ENDING) -> di
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """SIGTERM and SIGHUP unwind a command as Ctrl-C does, so that it can say what became of its work."""
-    before = listen(interrupt, (signal.SIGTERM, signal.SIGHUP))
+    before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}  # which Lightning ignores once it is interrupted
+    before |= listen(interrupt, (signal.SIGTERM, signal.SIGHUP))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def interrupt(number: int, frame: Any) -> None:
