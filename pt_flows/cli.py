@@ -1,9 +1,9 @@
 """The command line: `pt-flows fit | validate | test | sample | evaluate | compare | report | ...`."""
 
-import errno
 import json
 import logging
 import shlex
+import shutil
 import signal
 import sys
 import warnings
@@ -39,7 +39,9 @@ from pt_flows.callbacks import (  # noqa: F401
     Progress,
 )
 from pt_flows.callbacks.performance import Mode
+from pt_flows.callbacks.signals import ending_at_once
 from pt_flows.cli_checks import check_values, trainer_says
+from pt_flows.cli_endings import can_not_write, ending, interrupted, with_notes
 from pt_flows.cli_errors import FIT_KEYS, check_yaml, command_named, explain, missing_package
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data.base import FlowData
@@ -102,8 +104,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "prepare": prepare,
 }
 """What is done before and after training."""
-
-CAN_NOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 
 
 class CommandLineError(SystemExit):
@@ -252,6 +252,8 @@ class FlowCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Write down what is about to run, and say it in one line."""
+        if self.is_trial and self.resumed_at:
+            raise UserError("trainer.fast_dev_run: it tries the first iterations of a run; leave out --ckpt_path")
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and isinstance(where := strategy.cluster_environment, SLURMEnvironment):
             place = where.main_address, where.main_port
@@ -277,23 +279,37 @@ class FlowCLI(LightningCLI):
         """Say where everything is; leave with the signal's code where one stopped the run."""
         checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # pyright: ignore[reportAttributeAccessIssue]
         module: GenerativeModule = self.model
-        if checkpoints.received is not None:
-            name = signal.Signals(checkpoints.received).name
+        if checkpoints.stopped_by is not None:
+            name = signal.Signals(checkpoints.stopped_by).name
             say(
-                f"stopped by {name} after iteration {module.iteration}; saved {self.folder}/checkpoints/last.ckpt. "
-                f"Continue with the same command and --ckpt_path {self.folder}"
+                f"stopped by {name} after {module.iteration} of {self.trainer.max_steps} iterations; saved "
+                f"{self.folder}/checkpoints/last.ckpt. Continue with the same command and --ckpt_path {self.folder}"
             )
-            raise SystemExit(128 + checkpoints.received)
+            raise SystemExit(128 + checkpoints.stopped_by)
+        if self.is_trial:
+            self.remove_trial()
+            return
         self.record(module, checkpoints)
         shown = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("eval/")}
         for key, value in shown.items():
             say(f"  {key:<40} {value:.5g}")
-        say(f"done: {module.iteration} iterations; metrics.csv, pictures/ and checkpoints/ are in {self.folder}")
+        say(ending(self.trainer, module.iteration, self.folder))
         if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
             parts = [str(p) for p in sorted(self.folder.glob("wandb/offline-run-*")) if not list(p.glob("*.synced"))]
             if parts:
                 sync, leet = shlex.join(["wandb", "sync", *parts]), shlex.join(["wandb", "leet", parts[-1]])
                 say(f"W&B recorded offline. To upload it: {sync}\nTo look at it here: {leet}")
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether this is a `fast_dev_run`."""
+        return bool(getattr(self.trainer, "fast_dev_run", False))
+
+    @rank_zero_only
+    def remove_trial(self) -> None:
+        """Leave nothing of a fast_dev_run, which `last` or `compare` could take for a run."""
+        shutil.rmtree(self.folder)
+        say(f"fast_dev_run: {self.model.iteration} iterations, an evaluation and a picture work; nothing is kept")
 
     @rank_zero_only
     def record(self, module: GenerativeModule, checkpoints: Checkpoints) -> None:
@@ -416,29 +432,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet()
     code = 1
     try:
-        run(sys.argv[1:])
+        with ending_at_once():
+            run(sys.argv[1:])
         code = 0
     except CommandLineError as error:
         code = fail(str(error.code), 2)
     except MisconfigurationException as error:
         code = fail(trainer_says(str(error)), 2)
     except DivergenceError as error:
-        code = fail(str(error), 1)
+        code = fail(with_notes(str(error), error), 1)
     except OSError as error:
-        if error.errno not in CAN_NOT_WRITE:
+        text = can_not_write(error, sys.argv[1])
+        if text is None:
             raise
-        text = f"can not write {error.filename or 'a file'} ({error.strerror}); what was written before is whole. "
-        again = "continue with --ckpt_path last" if sys.argv[1] == "fit" else "run the same command again"
-        code = fail(f"{text}Make room and {again}", 1)
+        code = fail(text, 1)
     except Exception as error:
         text = users_mistake(error)
         if text is None:
             raise
         code = fail(text, 2)
-    except KeyboardInterrupt:
-        code = fail("interrupted", 130)
+    except KeyboardInterrupt as error:
+        code = fail(*interrupted(error))
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning leaves without a word
+            code = fail(*interrupted(stop.__context__))
     finally:
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish(exit_code=code)

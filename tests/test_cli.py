@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -546,13 +547,84 @@ def test_no_space_left_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (before // 2, before // 2))
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert re.search(r"error: can not write .*last.ckpt.*--ckpt_path last", error), error
+    assert re.search(r"error: can not write .*last.ckpt.*make room .*--ckpt_path \S+ continues from", error), error
     assert "Traceback" not in error
     assert read_checkpoint(last)["pt_flows"]["iteration"] % 10 == 0
     assert not list(last.parent.glob("*.partial"))
 
 
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "make room and run the same command again"), (errno.EROFS, "another place with --run.root")],
+)
+def test_a_first_checkpoint_that_can_not_be_written(
+    number: int, advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(file: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("pt_flows.callbacks.checkpoints.os.fsync", refuse)
+    assert fit("--evaluation.metrics", "[]", steps=10) == 1
+    error = capsys.readouterr().err
+    assert re.search(rf"error: .*last.ckpt \({os.strerror(number)}\).*{advice}", error), error
+    assert "Iterations 1 to 10 are lost; no checkpoint was written" in error
+    assert "--ckpt_path" not in error
+    assert not list(run_folder().rglob("*.partial"))
+
+
+def test_a_divergence_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = ["--model.generator_optimizer.lr", "1e30", "--evaluation.metrics", "[]"]
+    assert fit(*broken) == 1
+    error = capsys.readouterr().err
+    assert "nan at iteration" in error
+    assert "Iterations 1 to 10 are lost; no checkpoint was written" in error
+    assert fit("--run.root", "good", steps=10) == 0
+    good = str(run_folder("good"))
+    assert fit("--ckpt_path", good, *broken, steps=40) == 1
+    assert re.search(
+        r"Iterations 11 to 20 are lost; --ckpt_path \S+ continues from iteration 10", capsys.readouterr().err
+    )
+
+
+def test_a_fast_dev_run_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit("--trainer.fast_dev_run", "true") == 0
+    assert "fast_dev_run: 1 iterations" in capsys.readouterr().out
+    assert not list(Path("runs").glob("*/*"))
+    assert fit("--ckpt_path", "last") == 2
+    assert fit(steps=10) == 0
+    assert fit("--trainer.fast_dev_run", "true", "--ckpt_path", "last") == 2
+    assert "leave out --ckpt_path" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------- stopped, killed, and resumed
+
+
+def test_a_run_that_ends_early_says_why_and_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
+    """By a time that is over, then at once since it is over, then by a metric."""
+    assert fit("--trainer.max_time", "00:00:00:01", steps=10**6) == 0
+    folder, out = run_folder(), capsys.readouterr().out
+    saved = read_checkpoint(folder / "checkpoints/last.ckpt")["pt_flows"]["iteration"]
+    assert f"stopped after {saved} of 1000000 iterations: max_time is over" in out
+    assert f"--ckpt_path {folder} and a longer --trainer.max_time" in out
+    assert "eval/w2_64" in out
+    assert (folder / f"pictures/{saved:08d}.png").is_file()
+    assert fit("--trainer.max_time", "00:00:00:01", "--ckpt_path", "last", steps=10**6) == 0
+    assert f"stopped after {saved} of 1000000 iterations: max_time is over" in capsys.readouterr().out
+    stopping = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "eval/modes_of"]
+    cadence = ["--evaluation.every_n_iterations", "10", "--trainer.callbacks.patience", "1"]
+    assert fit(*stopping, *cadence, "--run.root", "other", steps=1000) == 0
+    assert "stopped after 20 of 1000 iterations: EarlyStopping: Monitored metric" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_first_iteration(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pt_flows.callbacks.Evaluate.prepare", lambda self, trainer: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    assert fit() == code
+    assert signal.getsignal(number) is before
+    assert f"error: stopped by {number.name}. Nothing was trained" in capsys.readouterr().err
 
 
 def wait_for(pattern: str, process: subprocess.Popen[Any], seconds: float = 60) -> Path:
@@ -603,7 +675,7 @@ def test_stopping_saves_and_says_how_to_go_on(number: signal.Signals, code: int)
     out = finish(process, code)
     folder = run_folder()
     saved = read_checkpoint(folder / "checkpoints/last.ckpt")["pt_flows"]["iteration"]
-    assert f"stopped by {number.name} after iteration {saved}" in out
+    assert f"stopped by {number.name} after {saved} of 100000 iterations" in out
     assert "--ckpt_path" in out
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
+from pt_flows.callbacks.watchers import tell_watchers, watch_evaluations
 from pt_flows.contracts import UserError, Weights
 from pt_flows.methods.base import GenerativeModule, GeneratorModule
 from pt_flows.methods.energy_base import EnergyModule
@@ -138,6 +139,8 @@ class Evaluate(EveryIterations):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prepare references before training, so that what is missing is missed at once."""
+        if self.tiers:
+            watch_evaluations(trainer)
         self.prepare(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -161,6 +164,12 @@ class Evaluate(EveryIterations):
             module.flush_terms()
             self.measure(module, tiers)
             module.write(self.latest)
+            tell_watchers(trainer, module, self.latest)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure the end of a run that ended early."""
+        self.milestones.ends = not trainer.interrupted
+        super().on_train_end(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate in `pt-flows validate`."""
@@ -181,7 +190,8 @@ class Evaluate(EveryIterations):
     @torch.no_grad()
     def measure(self, module: GenerativeModule, tiers: Sequence[Tier]) -> None:
         """Find all numbers of the current weights."""
-        self.found = []
+        same = self.latest_iteration == module.iteration  # an early end adds what was not due there
+        self.found = [(old, numbers) for old, numbers in self.found if same and all(old is not new for new in tiers)]
         for tier in tiers:
             chunks = evaluation_samples(module, tier.num_samples, self.weights, "evaluation")
             batches = with_progress(chunks, tier.num_samples, "evaluating")

@@ -83,21 +83,14 @@ class FlowPicture(EveryIterations):
         self._before = module.iteration
         if self.due(trainer, module) and trainer.is_global_zero:
             self.record(module)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, also where the run stops early."""
-        module = self.checked(pl_module)
-        if not trainer.is_global_zero:
-            return
-        if self.records[-1]["iteration"] != module.iteration:
-            self.record(module)
-        folder = Path(trainer.default_root_dir) / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.draw(folder / "flow.png")
-        send_picture(trainer, "flow", folder / "flow.png", module.iteration)
-        if self.animate:
-            self.write_animation(folder / "flow.gif")
-            send_picture(trainer, "flow_animation", folder / "flow.gif", module.iteration)
+        if self.ends and trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir) / "pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            self.draw(folder / "flow.png")
+            send_picture(trainer, "flow", folder / "flow.png", module.iteration)
+            if self.animate:
+                self.write_animation(folder / "flow.gif")
+                send_picture(trainer, "flow_animation", folder / "flow.gif", module.iteration)
 
     @torch.no_grad()
     def record(self, module: GeneratorModule) -> None:

@@ -1,6 +1,6 @@
 """The data's side of the contract: batches as a function of (seed, iteration), served in blocks."""
 
-import itertools
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
@@ -164,10 +164,10 @@ class BlockLoader:
     def __iter__(self) -> Iterator[Any]:
         module: Any = self.trainer.lightning_module
         start, stop = module.iteration, self.trainer.max_steps
-        iterations = range(start, stop) if stop >= 0 else itertools.count(start)
+        iterations = range(start, stop if stop >= 0 else sys.maxsize)
         draws = self._draws(iterations, module.minibatches_per_iteration)
         block = []
-        for iteration, draw in zip(iterations, draws, strict=False):
+        for iteration, draw in zip(iterations, draws, strict=True):
             if iteration == start:
                 self.data.check_draw(draw, iteration, module.minibatches_per_iteration)
             block.append(draw)

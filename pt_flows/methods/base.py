@@ -50,6 +50,7 @@ from pt_flows.contracts import (
 from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity
 from pt_flows.functional.schedules import Decay, decay_factor
 from pt_flows.functional.transport import assignment
+from pt_flows.methods.endless import check_callbacks, check_endings, check_schedulers
 from pt_flows.methods.requirements import check_factory, check_loss, check_network, check_samples, check_terms
 from pt_flows.state.distributed import all_ranks, mean_over_ranks, of_every_rank, world
 from pt_flows.state.ema import EMA
@@ -175,6 +176,8 @@ class GenerativeModule(Constructed, L.LightningModule, ABC):
         self._check_trainer()
 
     def _check_trainer(self) -> None:
+        check_endings(self.trainer)
+        check_callbacks(self.trainer)
         if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise UserError(
                 f"trainer.strategy: {type(self.trainer.strategy).__name__} is not supported: gradients of penalties "
@@ -369,7 +372,7 @@ class GenerativeModule(Constructed, L.LightningModule, ABC):
         for name, value in terms.items():
             if not math.isfinite(value):
                 raise DivergenceError(
-                    f"{name.lstrip('_')} is {value} at iteration {iteration}; the last checkpoint is from before. "
+                    f"{name.lstrip('_')} is {value} at iteration {iteration}. "
                     "Lower the learning rate or the step size, or raise the penalty weight"
                 )
 
@@ -402,6 +405,7 @@ class GenerativeModule(Constructed, L.LightningModule, ABC):
             [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for optimizer in self.trainer.optimizers
         ]
+        check_schedulers(self.trainer)
         self._check_same_everywhere()
         self.check_samples()
 

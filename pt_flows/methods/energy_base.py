@@ -213,8 +213,8 @@ class EnergyModule(GenerativeModule):
         if (lost := terms.get("_lost_chains", 0)) > 0:
             where = f" at label {terms['_lost_label']:.0f}" if "_lost_label" in terms else ""
             raise DivergenceError(
-                f"{lost:.0f} chains have energies that are not finite{where} at iteration {iteration}; the last "
-                "checkpoint is from before. Lower model.step_size or the learning rate"
+                f"{lost:.0f} chains have energies that are not finite{where} at iteration {iteration}. Lower "
+                "model.step_size or the learning rate"
             )
         super().check_terms(iteration, terms)
         if abs(gap := terms.get("energy_gap", 0.0)) > self.max_energy_gap:
