@@ -178,7 +178,7 @@ class FlowCLI(LightningCLI):
             if continued is not None and cast(Any, rank_zero_only).rank == 0:
                 self.lock.acquire(continued)  # before reading, or another process could write a later one
             checkpoint, saved = open_checkpoint(wanted)
-            self.damaged = wanted if checkpoint != wanted else None
+            self.damaged = wanted if continued and checkpoint != wanted else None
             self.resumed_at = int(saved["pt_flows"]["iteration"])
             say(f"checkpoint: {checkpoint}, iteration {self.resumed_at}")
             self.compare(saved.get("hyper_parameters", {}), settings_of(checkpoint, saved))

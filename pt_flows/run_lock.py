@@ -75,6 +75,7 @@ class RunLock:
     def release(self) -> None:
         """Let others write."""
         if self._lock is not None:
+            Path(self._lock.lock_file).with_name(".holder.json").unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
 

@@ -40,7 +40,9 @@ class RunStart(L.Callback):
         self.parent, self.damaged, self.loggers = parent, damaged, loggers
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin."""
+        """Begin, except with `fast_dev_run`, which leaves no run."""
+        if getattr(trainer, "fast_dev_run", False):
+            return
         recorded = environment(self.seed) | ({"parent": self.parent} if self.parent else {})
         if trainer.is_global_zero:
             self.open_folder()
