@@ -8,10 +8,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from inspect import Parameter, signature
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, cast
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -33,6 +34,7 @@ from pt_flows.callbacks import (  # noqa: F401
     ChainPicture,
     Checkpoints,
     Evaluate,
+    Failure,
     FlowPicture,
     Performance,
     Pictures,
@@ -40,6 +42,7 @@ from pt_flows.callbacks import (  # noqa: F401
 )
 from pt_flows.callbacks.performance import Mode
 from pt_flows.callbacks.signals import ending_at_once
+from pt_flows.checkpoints import find_checkpoint, open_checkpoint, settings_of
 from pt_flows.cli_checks import check_values, trainer_says
 from pt_flows.cli_endings import can_not_write, ending, interrupted, with_notes
 from pt_flows.cli_errors import FIT_KEYS, check_yaml, command_named, explain, missing_package
@@ -54,18 +57,11 @@ from pt_flows.evaluation.report import report
 from pt_flows.evaluation.sample import sample
 from pt_flows.methods.base import GenerativeModule
 from pt_flows.metrics.features import file_hash
-from pt_flows.runs import (
-    MetricsCSV,
-    RunOptions,
-    describe_run,
-    environment,
-    find_checkpoint,
-    loggers,
-    new_run_folder,
-    open_checkpoint,
-    run_folder_of,
-    say,
-)
+from pt_flows.metrics_csv import MetricsCSV
+from pt_flows.run_lock import RunLock
+from pt_flows.run_start import RunStart
+from pt_flows.runs import RunOptions, loggers, new_run_folder, recorded_config, run_folder_of, say
+from pt_flows.settings import NAMED, differences, short, within
 from pt_flows.state.distributed import roll_call
 
 USAGE = """pt-flows: generative methods as discretised flows
@@ -89,7 +85,8 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows fit --help              all keys              pt-flows fit --config FILE --print_config   the whole config
   pt-flows fit --model.help W1FE   a method's arguments  pt-flows fit --data.help Toy2D              a data set's
 
---ckpt_path takes a file, a run folder, or last / best of the newest run of the same data and model.
+CKPT is a checkpoint file, a run folder, or last / best of the newest run under runs/. --ckpt_path takes the same, and
+last / best are of the newest run with the same data, model and seed.
 """
 
 
@@ -153,6 +150,12 @@ class FlowCLI(LightningCLI):
     branches: ClassVar[bool] = False
     """Whether a run from a checkpoint is always a new one."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with ExitStack() as until_the_end:
+            self.lock = RunLock()
+            until_the_end.callback(self.lock.release)
+            super().__init__(*args, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The sections beside trainer, model and data; callbacks act in this order."""
         parser.add_lightning_class_args(Evaluate, "evaluation")
@@ -186,13 +189,21 @@ class FlowCLI(LightningCLI):
             say(f"note: --perf reference computes in float32 instead of {config.trainer.precision}")
             config.trainer.precision = "32-true"
         self.dumped = self._parser(self.subcommand).dump(config, skip_none=False)
-        wanted = checkpoint = None
+        checkpoint = continued = None
         self.parent: dict[str, Any] | None = None
+        self.damaged: Path | None = None
         if config.ckpt_path:
-            wanted = find_checkpoint(config.ckpt_path, root, self.experiment)
+            wanted = find_checkpoint(config.ckpt_path, root, self.experiment, yaml.safe_load(self.dumped))
+            # only the last checkpoint goes on in its folder: from an earlier one, what came after would be overwritten
+            if self.subcommand == "fit" and wanted.name == "last.ckpt" and not self.branches:
+                continued = run_folder_of(wanted)
+            if continued is not None and cast(Any, rank_zero_only).rank == 0:
+                self.lock.acquire(continued)  # before reading, or another process could write a later one
             checkpoint, saved = open_checkpoint(wanted)
+            self.damaged = wanted if continued and checkpoint != wanted else None
             self.resumed_at = int(saved["pt_flows"]["iteration"])
-            self.compare(saved.get("hyper_parameters", {}))
+            say(f"checkpoint: {checkpoint}, iteration {self.resumed_at}")
+            self.compare(saved.get("hyper_parameters", {}), settings_of(checkpoint, saved))
             config["ckpt_path"] = str(checkpoint)
         if self.subcommand != "fit":
             if checkpoint is None:
@@ -206,24 +217,33 @@ class FlowCLI(LightningCLI):
             raise UserError(
                 f"trainer.max_steps must be the number of iterations to train, got {config.trainer.max_steps}"
             )
-        # only the last checkpoint goes on in its folder: from an earlier one, what came after would be overwritten
-        goes_on = wanted if wanted and wanted.name == "last.ckpt" and not self.branches else None
-        continued = run_folder_of(goes_on) if goes_on else None
-        self.folder = continued or new_run_folder(root, self.experiment)
-        if checkpoint is not None and not continued:
+        if checkpoint is not None and continued is None:
+            if self.resumed_at >= config.trainer.max_steps:
+                raise UserError(
+                    f"trainer.max_steps: expected more than {self.resumed_at}, the iteration of {checkpoint}, got "
+                    f"{config.trainer.max_steps}. Raise it"
+                )
             self.parent = {"checkpoint": str(checkpoint), "sha256": file_hash(checkpoint), "iteration": self.resumed_at}
+        self.folder = continued or new_run_folder(root, self.experiment)
 
     @rank_zero_only
-    def compare(self, saved: dict[str, Any]) -> None:
-        """Say where the configuration differs from the checkpoint's."""
-        now = yaml.safe_load(self.dumped)["model"]
-        if saved.get("_class_path", now["class_path"]) != now["class_path"]:
+    def compare(self, saved: dict[str, Any], recorded: dict[str, Any]) -> None:
+        """Say where the configuration differs from the one that the checkpoint was written with.
+
+        Args:
+            saved: The method's arguments in the checkpoint.
+            recorded: The configuration of its run.
+        """
+        now = yaml.safe_load(self.dumped)
+        class_path = now["model"]["class_path"]
+        if saved.get("_class_path", class_path) != class_path:
             raise UserError(
-                f"the checkpoint holds {saved['_class_path']}, the configuration {now['class_path']}: they can not mix"
+                f"the checkpoint holds {saved['_class_path']}, the configuration {class_path}: they can not mix"
             )
-        for key, value in now["init_args"].items():
-            if key in saved and saved[key] != value:
-                say(f"note: model.{key} is {saved[key]!r} in the checkpoint and {value!r} here; the latter is used")
+        found = within(differences(recorded, now), NAMED)
+        found.pop("seed_everything", None)  # the method says what another seed means
+        for key, (there, here) in found.items():
+            say(f"note: {key} is {short(there)} in the checkpoint's run and {short(here)} here; the latter is used")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has: loggers, atomic checkpoints, a progress bar in iterations."""
@@ -232,10 +252,15 @@ class FlowCLI(LightningCLI):
         config.trainer.callbacks = listed(config.trainer.callbacks)
         if self.subcommand == "fit":
             own["limit_val_batches"] = 0
+            later: list[Any] = []
             if config.trainer.logger is not False:
-                own["logger"] = self.run_loggers(config)
+                own["logger"], *later = self.run_loggers(config)
+            start = RunStart(
+                self.folder, self.lock, self.dumped, config.seed_everything, self.parent, self.damaged, later
+            )
+            config.trainer.callbacks.insert(0, start)
             own["plugins"] = [*listed(config.trainer.plugins), AtomicCheckpointIO()]
-            config.trainer.callbacks.append(Performance(config.perf))
+            config.trainer.callbacks += [Performance(config.perf), Failure()]
         else:
             own["logger"] = False
         bars = any(isinstance(callback, ProgressBar) for callback in config.trainer.callbacks)
@@ -259,18 +284,13 @@ class FlowCLI(LightningCLI):
             place = where.main_address, where.main_port
             self.store = roll_call(*place, where.global_rank(), where.world_size(), strategy._timeout)
         seed = self.config.fit.seed_everything
-        recorded = environment(seed) | ({"parent": self.parent} if self.parent else {})
-        describe_run(self.folder, self.dumped, recorded)
-        for logger in self.trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(self.dumped) | {"environment": recorded})
         model, trainer = self.model, self.trainer
         sizes = [f"{name} {sum(p.numel() for p in net.parameters()):,}" for name, net in model.networks.items()]
         device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
         begin = f"from iteration {self.resumed_at} " if self.resumed_at else ""
         say(
             f"{type(model).__name__} on {type(self.datamodule).__name__}, {begin}to iteration {trainer.max_steps}, "
-            f"seed {seed}, {device}; parameters: {', '.join(sizes)}\n"
-            f"run folder: {self.folder}"
+            f"seed {seed}, {device}; parameters: {', '.join(sizes)}"
         )
         if self.resumed_at >= trainer.max_steps:
             say(f"nothing to do: the checkpoint is at iteration {self.resumed_at}; raise trainer.max_steps to go on")
@@ -342,15 +362,16 @@ def fork(words: Sequence[str]) -> None:
         words: A checkpoint or a run folder, then what `fit` takes.
     """
     if not words or words[0].startswith("-"):
-        raise UserError("pt-flows fork needs CKPT first: a checkpoint in its run folder, or the run folder")
-    checkpoint = find_checkpoint(words[0], Path("runs"), "")
+        raise UserError("pt-flows fork needs CKPT first: a checkpoint in its run folder, the run folder, last or best")
+    checkpoint = find_checkpoint(words[0])
     folder = run_folder_of(checkpoint)
-    if folder is None:
+    config = recorded_config(folder) if folder else None
+    if config is None:
         raise UserError(
             f"{checkpoint} does not lie in a run folder, so its configuration is not known; use pt-flows fit --config "
             f"FILE --ckpt_path {checkpoint} --KEY VALUE"
         )
-    start(ForkCLI, ["fit", "--config", str(folder / "config.yaml"), "--ckpt_path", str(checkpoint), *words[1:]])
+    start(ForkCLI, ["fit", "--config", str(config), "--ckpt_path", str(checkpoint), *words[1:]])
 
 
 def start(cli: type[FlowCLI], argv: Sequence[str]) -> None:

@@ -23,10 +23,11 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from problems import ROOT
 
+from pt_flows.checkpoints import read_checkpoint
 from pt_flows.cli import main
 from pt_flows.cli_errors import explain
 from pt_flows.metrics.features import file_hash
-from pt_flows.runs import RunOptions, loggers, read_checkpoint
+from pt_flows.runs import RunOptions, loggers
 
 TOY = str(ROOT / "configs/toy2d/w1_fe.yaml")
 QUICK = ["--trainer.accelerator", "cpu", "--data.batch_size", "32", "--evaluation.num_samples", "64"]
@@ -456,7 +457,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(capsys: pytest.C
     last.write_bytes(last.read_bytes()[:5_000])
     assert fit(*flags, "--ckpt_path", "last", steps=40) == 0
     out = capsys.readouterr().out
-    assert re.search(r"note: \S+last.ckpt can not be read .* Going on from \S+previous.ckpt, iteration 30", out)
+    assert re.search(r"note: \S+last.ckpt can not be read .* Using \S+previous.ckpt, iteration 30", out)
     assert_same(last, whole)
     for name in ("last", "previous"):
         (last.parent / f"{name}.ckpt").write_bytes(b"broken")
@@ -505,7 +506,7 @@ def test_one_callback_needs_no_list() -> None:
 
 def test_another_seed_is_said_and_trains(capsys: pytest.CaptureFixture[str]) -> None:
     fit(steps=10)
-    assert fit("--ckpt_path", "last", "--seed_everything", "4") == 0
+    assert fit("--ckpt_path", str(run_folder()), "--seed_everything", "4") == 0
     assert "note: the checkpoint was trained with seed 0, this run has 4" in capsys.readouterr().out
 
 

@@ -55,6 +55,7 @@ from pt_flows.methods.requirements import check_factory, check_loss, check_netwo
 from pt_flows.state.distributed import all_ranks, mean_over_ranks, of_every_rank, world
 from pt_flows.state.ema import EMA
 from pt_flows.state.noise import NoiseStream, fold, run_seed
+from pt_flows.state.optimizers import keep_what_fits
 
 Terms = dict[str, Tensor]
 """What one iteration reports: scalars on the device, detached. A term may be missing in some iterations; one whose name
@@ -102,6 +103,7 @@ class GenerativeModule(Constructed, L.LightningModule, ABC):
         self._checked_terms: set[str] = set()
         self._flushed = (0, 0.0)
         self._configured: list[list[dict[str, Any]]] = []
+        self._loaded_optimizers: list[dict[str, Any]] = []
         self._counters: list[Any] = []
         self._since: float | None = None
 
@@ -406,6 +408,9 @@ class GenerativeModule(Constructed, L.LightningModule, ABC):
             for optimizer in self.trainer.optimizers
         ]
         check_schedulers(self.trainer)
+        for note in keep_what_fits(self._loaded_optimizers, self.trainer.optimizers):
+            self.print(f"note: {note}")
+        self._loaded_optimizers = []
         self._check_same_everywhere()
         self.check_samples()
 
@@ -492,12 +497,14 @@ class GenerativeModule(Constructed, L.LightningModule, ABC):
         checkpoint["hyper_parameters"] = {k: v for k, v in hyper.items() if _is_plain(v)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the seed; say so when a run is continued with another one."""
+        """Remember the seed; say so when a run is continued with another one. Optimizers are not there yet."""
         if self._trainer is None:  # built from the checkpoint's description: keep what the arguments can not tell
             saved = checkpoint.get("hyper_parameters", {})
             self.not_described = checkpoint.get("pt_flows", {}).get("left_out", [])
             self.hparams.update({k: saved[k] for k in self.left_out if k in saved and _is_plain(saved[k])})
         self.trained_seed = seed = checkpoint.get("pt_flows", {}).get("seed")
+        if self._trainer is not None and self._trainer.training:
+            self._loaded_optimizers = checkpoint.get("optimizer_states", [])
         if "PL_GLOBAL_SEED" in os.environ and seed is not None and seed != run_seed() and self._trainer is not None:
             self.print(
                 f"note: the checkpoint was trained with seed {seed}, this run has {run_seed()}: it goes on with other "
