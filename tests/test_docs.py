@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from problems import ROOT
 from test_configs import small
+from test_extending import own_files
 
 from pt_flows import cli
 
@@ -19,11 +20,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CKPT = "checkpoints/last.ckpt"
 
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
-            "neighbours", "my_package", "me/pt_flows")  # fmt: skip
-"""What a command has that needs data, weights, several devices or an account: it is parsed, not run."""
+            "neighbours", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks", "me/pt_flows")  # fmt: skip
+"""What a command has that needs data, weights, devices or an account, or that another test runs: it is parsed, not run."""
 
 FEW = {
-    "fork": ["--trainer.max_steps", "4", "--run.root", "forks"],
+    "fork": ["--trainer.max_steps", "6", "--run.root", "forks"],
     "sample": ["--n", "3"],
     "evaluate": ["--n", "20"],
 }
@@ -102,6 +103,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     code = (ROOT / "docs/methods.md").read_text().split("```python\n")[1].split("```")[0]
     for module in ("my_methods", "my_package"):
         (folder / f"{module}.py").write_text(code.replace("HingeGAN", "MyMethod") if module == "my_package" else code)
+    own_files(folder)
     np.savez(folder / "folder_or_file.npz", samples=np.zeros((4, 8, 8, 3), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

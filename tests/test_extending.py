@@ -15,24 +15,26 @@ PAGE = (ROOT / "docs/extending.md").read_text()
 COMMANDS = re.findall(r"^    pt-flows (fit .+)$", PAGE, re.MULTILINE)
 
 
-@pytest.fixture
-def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_files(place: Path) -> None:
     """The page's modules, and data as they describe them."""
     for name, code in re.findall(r'^```python\n"""(\w+\.py)"""\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL):
-        (tmp_path / name).write_text(code)
-    monkeypatch.syspath_prepend(str(tmp_path))
+        (place / name).write_text(code)
     rng = np.random.default_rng(0)
     for split, num in (("train", 100), ("test", 30)):
         for folder in ("photographs", "table"):
-            (tmp_path / folder).mkdir(exist_ok=True)
+            (place / folder).mkdir(exist_ok=True)
         np.save(
-            tmp_path / f"photographs/photographs_{split}.npy", rng.integers(256, size=(num, 32, 32, 3), dtype=np.uint8)
+            place / f"photographs/photographs_{split}.npy", rng.integers(256, size=(num, 32, 32, 3), dtype=np.uint8)
         )
-        np.save(tmp_path / f"table/measurements_{split}.npy", rng.normal(size=(num, 2)))
+        np.save(place / f"table/measurements_{split}.npy", rng.normal(size=(num, 2)))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_commands_of_the_page_run(command: str, own_files: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_of_the_page_run(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_files(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     words = [str(ROOT / word) if word.startswith("configs/") else word for word in shlex.split(command)]
     recipe = Path(words[words.index("--config") + 1])
     words += [
