@@ -20,8 +20,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CKPT = "checkpoints/last.ckpt"
 
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
-            "neighbours", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks", "me/pt_flows")  # fmt: skip
-"""What a command has that needs data, weights, devices or an account, or that another test runs: it is parsed, not run."""
+            "neighbours", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks")  # fmt: skip
+"""What a command has that needs data, weights, devices an account, or another test: it is parsed, not run."""
 
 FEW = {
     "fork": ["--trainer.max_steps", "6", "--run.root", "forks"],
