@@ -17,7 +17,7 @@ LAYERS  := --config configs/cifar10/$(METHOD).yaml \
 ROOT    := $(if $(DATA_DIR),PT_FLOWS_DATA="$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-cifar train-imagenet test test-slow lint types check smoke bench clean
+.PHONY: help install demo train-cifar train-mnist train-imagenet test test-slow lint types check smoke bench same clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  %-15s %s\n' "$$t" "$$d"; done
@@ -47,6 +47,9 @@ demo: $(STAMP)  ## train W1-FE, W2-FE and WGAN-GP on the ring of eight: minutes 
 train-cifar: $(STAMP)  ## the full recipe on CIFAR-10 (a GPU's work); see METHOD, DATASET, METRIC, DATA_DIR, ARGS
 	$(ROOT) $(BIN)/pt-flows fit $(LAYERS) $(ARGS)
 
+train-mnist: $(STAMP)  ## a recipe that draws digits on one CPU core, in minutes; METHOD is any file of configs/mnist
+	$(ROOT) $(BIN)/pt-flows fit --config configs/mnist/$(METHOD).yaml $(ARGS)
+
 train-imagenet: $(STAMP)  ## the recipe on ImageNet at 64 pixels, after pt-flows prepare imagenet (docs/scale.md)
 	$(BIN)/pt-flows fit --config configs/imagenet/$(METHOD).yaml \
 	  $(if $(filter-out lite0,$(METRIC)),--config configs/metrics/$(METRIC).yaml) \
@@ -72,6 +75,9 @@ smoke: $(STAMP)  ## every configuration for two iterations on small data
 
 bench: $(STAMP)  ## speed of the Trainer against a bare loop, in one run
 	$(BIN)/python benchmarks/speed.py $(ARGS)
+
+same: $(STAMP)  ## train the recipes at commit REF and here, and name the first tensor that differs: make same REF=main~1
+	$(BIN)/python benchmarks/same.py $(REF) $(ARGS)
 
 clean:  ## remove .venv and caches; runs and data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache

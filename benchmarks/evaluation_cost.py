@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from pt_flows.contracts import Split
+from pt_flows.functional.transport import symmetric_sqrt
 from pt_flows.metrics import FrechetDistance, ImageQuality, Lite0Features
-from pt_flows.metrics.frechet import BATCH, frechet_distance, symmetric_root
+from pt_flows.metrics.frechet import BATCH, frechet_distance
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -78,7 +79,7 @@ def main() -> None:
 
     f = torch.randn(2, 3_000, 2048, dtype=torch.float64)
     (m, m2), (c, c2) = f.mean(1), [part.T.cov() for part in f]
-    root = symmetric_root(c)
+    root = symmetric_sqrt(c)
     print(f"Fréchet solve, d = 2048      {seconds(lambda: frechet_distance(m, c, m2, c2)):8.2f} s")
     print(f"with the cached root         {seconds(lambda: frechet_distance(m, c, m2, c2, root)):8.2f} s")
 

@@ -1,49 +1,130 @@
-"""How often `pt-flows compare` is wrong, and how often it sees a gap: simulated runs with known gaps.
+"""How often `pt-flows compare` is wrong, and how often it sees a gap: simulated runs of two methods.
 
-Every comparison is of two methods whose runs scatter normally around means that lie no, one or three standard
-deviations apart. Printed are the shares of comparisons with a verdict at the 5 % level: for no gap the false-positive
-rate, else the power; for scale also what a percentile bootstrap of the difference (resampling seeds) would do.
+Printed are the fractions of comparisons in which a test rejects at the 5 % level: what `compare` does (`both`: the
+permutation test of Brunner and Munzel and Welch's test), the two apart, and candidates that were not taken. In the
+first block one method is better by a known gap: power. In the second either is as likely the better one in a pair of
+fresh runs, though spread, shape and mean differ: false positives. In the third means are equal but one method is better
+in most seeds, and has rare bad ones: a rejection is right about most seeds and wrong about means.
 
-    python benchmarks/verdicts.py [--comparisons 4000]
+    python benchmarks/verdicts.py [--comparisons 2000]
 """
 
 import argparse
+import itertools
+import math
+from collections.abc import Callable
 
 import numpy as np
+from scipy import stats
 
-from pt_flows.evaluation.statistics import holm, welch
+from pt_flows.evaluation.statistics import brunner_munzel, holm, judge, least_p
 
 LEVEL = 0.05
+SEEDS = (3, 4, 5, 7, 10)
+COLUMNS = ("both", "Welch", "ranks", "means", "W & means", "log Welch", "bootstrap")
+Arms = Callable[[np.random.Generator, tuple[int, int]], tuple[np.ndarray, np.ndarray]]
 
 
-def bootstrap_rejects(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, num: int = 1000) -> bool:
-    """Whether the 95 % percentile interval of the difference of means leaves out zero."""
-    means = [x[rng.integers(0, len(x), (num, len(x)))].mean(1) for x in (a, b)]
-    low, high = np.quantile(means[0] - means[1], [LEVEL / 2, 1 - LEVEL / 2])
-    return bool(low > 0 or high < 0)
+def normal(gap: float, spread: float = 1.0) -> Arms:
+    """Normal runs around 10, and around a worse mean."""
+    return lambda rng, shape: (rng.normal(10, 1, shape), rng.normal(10 + gap, spread, shape))
+
+
+def diverging(good: float, bad: float) -> Arms:
+    """One method is better by `good` in four fifths of its seeds and worse by `bad` in the others."""
+
+    def arms(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        shift = np.where(rng.random(shape) < 0.2, bad, -good)
+        return rng.normal(10, 1, shape), rng.normal(10, 1, shape) + shift
+
+    return arms
+
+
+def log_normal(centre: float, spread: float) -> Arms:
+    """Normal runs against log-normal ones (sigma 1, median 10)."""
+    return lambda rng, shape: (rng.normal(centre, spread, shape), 10 * np.exp(rng.normal(0, 1, shape)))
+
+
+HALF = math.sqrt(2) * float(stats.norm.ppf(0.5 / 0.8))
+"""The advantage of good seeds that makes up for a fifth of bad ones: either method is as likely the better one."""
+MEAN = 10 * math.exp(0.5)
+BLOCKS: dict[str, dict[str, Arms]] = {
+    "power: normal seeds, gap in standard deviations": {f"gap {gap}": normal(gap) for gap in (1, 2, 3)},
+    "false positives: probability of improvement one half": {
+        "equal": normal(0),
+        "sd 1 and 4": normal(0, 4),
+        "a fifth bad, +4 sd": diverging(HALF, 4),
+        "a fifth bad, +20 sd": diverging(HALF, 20),
+        "log-normal, sd 1": log_normal(10, 1),
+        "log-normal, sd 3": log_normal(10, 3),
+    },
+    "equal means, but one method is better in most seeds": {
+        "a fifth bad, +4 sd": diverging(1, 4),
+        "a fifth bad, +10 sd": diverging(2.5, 10),
+        "a fifth bad, +20 sd": diverging(5, 20),
+        "log-normal, sd 1": log_normal(MEAN, 1),
+        "log-normal, sd 3": log_normal(MEAN, 3),
+    },
+}
+
+
+def welch_p(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Welch's p-values, one for each row."""
+    return stats.ttest_ind(a, b, axis=1, equal_var=False).pvalue  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def permutation_of_means(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, most: int = 2000) -> np.ndarray:
+    """P-values of the permutation test of means; for equal sizes the same as with Welch's statistic."""
+    n, x = a.shape[1], np.concatenate([a, b], 1)
+    if math.comb(2 * n, n) <= most:
+        chosen = np.array(list(itertools.combinations(range(2 * n), n)))
+    else:
+        chosen = rng.random((most, 2 * n)).argsort(1)[:, :n]
+        chosen[0] = range(n)
+    splits = np.zeros((len(chosen), 2 * n))
+    np.put_along_axis(splits, chosen, 1.0, 1)
+    distance = np.abs(x @ splits.T - x.sum(1, keepdims=True) / 2)
+    return (distance >= distance[:, :1] * (1 - 1e-9)).mean(1)
+
+
+def bootstrap_rejects(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, num: int = 500) -> float:
+    """How often the 95 % percentile interval of the difference of means leaves out zero."""
+    means = [np.take_along_axis(x[:, None], rng.integers(0, x.shape[1], (len(x), num, x.shape[1])), 2).mean(2)
+             for x in (a, b)]  # fmt: skip
+    low, high = np.quantile(means[0] - means[1], [LEVEL / 2, 1 - LEVEL / 2], axis=1)
+    return float(np.mean((low > 0) | (high < 0)))
+
+
+def rejections(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> list[float]:
+    """Fractions of rows that each test rejects."""
+    pairs = list(zip(a.tolist(), b.tolist(), strict=True))
+    both = np.array([judge(x, y) for x, y in pairs])
+    ranks = np.array([brunner_munzel(x, y) for x, y in pairs])
+    welch, means = welch_p(a, b), permutation_of_means(a, b, rng)
+    logs = welch_p(np.log(a.clip(0.1)), np.log(b.clip(0.1)))
+    found = [np.mean(p <= LEVEL) for p in (both, welch, ranks, means, np.maximum(welch, means), logs)]
+    return [*map(float, found), bootstrap_rejects(a[:500], b[:500], rng)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--comparisons", type=int, default=4000)
+    parser.add_argument("--comparisons", type=int, default=2000)
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
-    print(f"two methods, {arguments.comparisons} comparisons each; share with a verdict at {LEVEL:.0%}")
-    print(f"{'seeds':>6}{'gap (sd)':>10}{'Welch':>9}{'bootstrap':>11}")
-    for seeds in (3, 4, 5, 7, 10):
-        for gap in (0, 1, 3):
-            pairs = [(rng.normal(0, 1, seeds), rng.normal(gap, 1, seeds)) for _ in range(arguments.comparisons)]
-            seen = np.mean([welch(a.tolist(), b.tolist()) < LEVEL for a, b in pairs])
-            resampled = np.mean([bootstrap_rejects(a, b, rng) for a, b in pairs[:1000]])
-            print(f"{seeds:>6}{gap:>10}{seen:>9.3f}{resampled:>11.3f}")
-    print("\nfive methods without any gap, ten pairs, Holm's correction; share with any verdict")
-    for seeds in (3, 5, 10):
-        wrong = 0
-        for _ in range(arguments.comparisons // 2):
-            runs = rng.normal(0, 1, (5, seeds)).tolist()
-            p = holm([welch(runs[i], runs[j]) for i in range(5) for j in range(i)])
-            wrong += min(p) < LEVEL
-        print(f"{seeds:>6}{'':>10}{wrong / (arguments.comparisons // 2):>9.3f}")
+    print(f"two methods, {arguments.comparisons} comparisons each; fraction that a test rejects at {LEVEL:.0%}")
+    for title, scenes in BLOCKS.items():
+        print(f"\n{title}\n{'':<20}{'seeds':>6}" + "".join(f"{name:>11}" for name in COLUMNS))
+        for (name, arms), seeds in itertools.product(scenes.items(), SEEDS):
+            found = rejections(*arms(rng, (arguments.comparisons, seeds)), rng)
+            print(f"{name:<20}{seeds:>6}" + "".join(f"{value:>11.3f}" for value in found), flush=True)
+    print("\nfractions of comparisons that show no bad seed if a fifth is bad, and the least p of a permutation test")
+    for seeds in SEEDS:
+        print(f"{'':<20}{seeds:>6}{0.8**seeds:>11.3f}{least_p(seeds, seeds):>11.4f}")
+    print("\nfive methods without any gap, ten pairs, Holm's correction; fraction with any verdict")
+    for seeds in (5, 10):
+        runs = rng.normal(0, 1, (arguments.comparisons // 4, 5, seeds)).tolist()
+        wrong = [min(holm([judge(a, b) for a, b in itertools.combinations(five, 2)])) <= LEVEL for five in runs]
+        print(f"{'':<20}{seeds:>6}{np.mean(wrong):>11.3f}")
 
 
 if __name__ == "__main__":

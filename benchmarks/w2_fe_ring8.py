@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from pt_flows.callbacks.pictures import save_density
 from pt_flows.contracts import Batch
 from pt_flows.data import Toy2D
+from pt_flows.functional.distances import exact_distances
 from pt_flows.functional.schedules import decay_factor
 from pt_flows.functional.transport import exact_wasserstein
 from pt_flows.methods import W1FE, W2FE, JSFlow, MinibatchW2FE
@@ -112,7 +113,7 @@ def train(name: str, seed: int) -> dict[str, Any]:
     coverage.prepare(data, MANY)
     coverage.update(x)
     centres = data.law.centres  # pyright: ignore[reportAttributeAccessIssue]
-    distance, nearest = torch.cdist(x, centres).min(1)
+    distance, nearest = exact_distances(x, centres).min(1)
     near = [x[(nearest == k) & (distance < 0.3)] for k in range(len(centres))]
     width = statistics.fmean(float(points.var(0).mean().sqrt()) if len(points) > 1 else 0.0 for points in near)
     w2_many = exact_wasserstein(x, data.reference("test", MANY), p=2)

@@ -2,6 +2,16 @@
 
 import sys
 
-from pt_flows.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Entry point: imports, which take seconds, can be interrupted like everything after them."""
+    try:
+        from pt_flows.cli import main as command_line
+    except KeyboardInterrupt:
+        print("error: stopped by SIGINT before anything was done", file=sys.stderr)
+        return 130
+    return command_line()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,22 +1,25 @@
 """The command line: `pt-flows fit | validate | test | sample | evaluate | compare | report | ...`."""
 
-import errno
 import json
 import logging
+import shlex
+import shutil
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from inspect import Parameter, signature
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, cast
 
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -31,13 +34,18 @@ from pt_flows.callbacks import (  # noqa: F401
     ChainPicture,
     Checkpoints,
     Evaluate,
+    Failure,
     FlowPicture,
     Performance,
     Pictures,
     Progress,
 )
 from pt_flows.callbacks.performance import Mode
-from pt_flows.cli_errors import explain
+from pt_flows.callbacks.signals import ending_at_once
+from pt_flows.checkpoints import find_checkpoint, open_checkpoint, settings_of
+from pt_flows.cli_checks import check_values, trainer_says
+from pt_flows.cli_endings import can_not_write, ending, interrupted, with_notes
+from pt_flows.cli_errors import FIT_KEYS, check_yaml, command_named, explain, missing_package
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data.base import FlowData
 from pt_flows.data.prepared import prepare
@@ -49,18 +57,11 @@ from pt_flows.evaluation.report import report
 from pt_flows.evaluation.sample import sample
 from pt_flows.methods.base import GenerativeModule
 from pt_flows.metrics.features import file_hash
-from pt_flows.runs import (
-    MetricsCSV,
-    RunOptions,
-    describe_run,
-    environment,
-    find_checkpoint,
-    loggers,
-    new_run_folder,
-    open_checkpoint,
-    run_folder_of,
-    say,
-)
+from pt_flows.metrics_csv import MetricsCSV
+from pt_flows.run_lock import RunLock
+from pt_flows.run_start import RunStart
+from pt_flows.runs import RunOptions, loggers, new_run_folder, recorded_config, run_folder_of, say
+from pt_flows.settings import NAMED, differences, short, within
 from pt_flows.state.distributed import roll_call
 
 USAGE = """pt-flows: generative methods as discretised flows
@@ -84,7 +85,8 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows fit --help              all keys              pt-flows fit --config FILE --print_config   the whole config
   pt-flows fit --model.help W1FE   a method's arguments  pt-flows fit --data.help Toy2D              a data set's
 
---ckpt_path takes a file, a run folder, or last / best of the newest run of the same data and model.
+CKPT is a checkpoint file, a run folder, or last / best of the newest run under runs/. --ckpt_path takes the same, and
+last / best are of the newest run with the same data, model and seed.
 """
 
 
@@ -100,26 +102,37 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 """What is done before and after training."""
 
-CAN_NOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
-
 
 class CommandLineError(SystemExit):
     """What the parser has to say, on its way out; not an exception that the parser would take for one of its own."""
 
 
-def give_up(parser: ArgumentParser, message: str, ex: Exception | None, inner: Callable[..., NoReturn]) -> NoReturn:
-    """Explain a message of the outermost parser; those inside it pass theirs on."""
-    if not parser.exit_on_error:
-        inner(message, ex)
-    raise CommandLineError(explain(message, sys.argv[1:])) from ex
-
-
-class Parser(LightningArgumentParser):
+class Explaining(ArgumentParser):
     """A parser whose errors are one sentence that names the key and the likely fix."""
 
+    words: Sequence[str] = ()
+    keys: Sequence[str] = FIT_KEYS
+
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        """Parse, and keep the words for explanations."""
+        self.words = sys.argv[1:] if args is None else list(args)
+        return super().parse_args(args, *others, **kwargs)
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration file that is one."""
+        if wrong := check_yaml(Path(path)):
+            raise CommandLineError(wrong)
+        return super().parse_path(path, *args, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Explain what is wrong."""
-        give_up(self, message, ex, super().error)
+        """Explain a message of the outermost parser; those inside it pass theirs on."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise CommandLineError(explain(message, self.words, self.keys)) from ex
+
+
+class Parser(Explaining, LightningArgumentParser):
+    """Lightning's parser with these errors."""
 
 
 NOT_FOR_METHODS: dict[str, tuple[Any, str]] = {
@@ -137,6 +150,12 @@ class FlowCLI(LightningCLI):
     branches: ClassVar[bool] = False
     """Whether a run from a checkpoint is always a new one."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with ExitStack() as until_the_end:
+            self.lock = RunLock()
+            until_the_end.callback(self.lock.release)
+            super().__init__(*args, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The sections beside trainer, model and data; callbacks act in this order."""
         parser.add_lightning_class_args(Evaluate, "evaluation")
@@ -152,6 +171,11 @@ class FlowCLI(LightningCLI):
         """What the Trainer does; `sample` is a function of its own."""
         return {name: keys for name, keys in LightningCLI.subcommands().items() if name != "predict"}
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, then check what Lightning and torch would find out later, and say in their own words."""
+        super().parse_arguments(parser, args)
+        check_values(self.config[self.config["subcommand"]])
+
     def _parse_ckpt_path(self) -> None:
         """The configuration wins over the checkpoint's hyperparameters (Lightning's default is the reverse)."""
 
@@ -165,13 +189,21 @@ class FlowCLI(LightningCLI):
             say(f"note: --perf reference computes in float32 instead of {config.trainer.precision}")
             config.trainer.precision = "32-true"
         self.dumped = self._parser(self.subcommand).dump(config, skip_none=False)
-        wanted = checkpoint = None
+        checkpoint = continued = None
         self.parent: dict[str, Any] | None = None
+        self.damaged: Path | None = None
         if config.ckpt_path:
-            wanted = find_checkpoint(config.ckpt_path, root, self.experiment)
+            wanted = find_checkpoint(config.ckpt_path, root, self.experiment, yaml.safe_load(self.dumped))
+            # only the last checkpoint goes on in its folder: from an earlier one, what came after would be overwritten
+            if self.subcommand == "fit" and wanted.name == "last.ckpt" and not self.branches:
+                continued = run_folder_of(wanted)
+            if continued is not None and cast(Any, rank_zero_only).rank == 0:
+                self.lock.acquire(continued)  # before reading, or another process could write a later one
             checkpoint, saved = open_checkpoint(wanted)
+            self.damaged = wanted if continued and checkpoint != wanted else None
             self.resumed_at = int(saved["pt_flows"]["iteration"])
-            self.compare(saved.get("hyper_parameters", {}))
+            say(f"checkpoint: {checkpoint}, iteration {self.resumed_at}")
+            self.compare(saved.get("hyper_parameters", {}), settings_of(checkpoint, saved))
             config["ckpt_path"] = str(checkpoint)
         if self.subcommand != "fit":
             if checkpoint is None:
@@ -185,24 +217,33 @@ class FlowCLI(LightningCLI):
             raise UserError(
                 f"trainer.max_steps must be the number of iterations to train, got {config.trainer.max_steps}"
             )
-        # only the last checkpoint goes on in its folder: from an earlier one, what came after would be overwritten
-        goes_on = wanted if wanted and wanted.name == "last.ckpt" and not self.branches else None
-        continued = run_folder_of(goes_on) if goes_on else None
-        self.folder = continued or new_run_folder(root, self.experiment)
-        if checkpoint is not None and not continued:
+        if checkpoint is not None and continued is None:
+            if self.resumed_at >= config.trainer.max_steps:
+                raise UserError(
+                    f"trainer.max_steps: expected more than {self.resumed_at}, the iteration of {checkpoint}, got "
+                    f"{config.trainer.max_steps}. Raise it"
+                )
             self.parent = {"checkpoint": str(checkpoint), "sha256": file_hash(checkpoint), "iteration": self.resumed_at}
+        self.folder = continued or new_run_folder(root, self.experiment)
 
     @rank_zero_only
-    def compare(self, saved: dict[str, Any]) -> None:
-        """Say where the configuration differs from the checkpoint's."""
-        now = yaml.safe_load(self.dumped)["model"]
-        if saved.get("_class_path", now["class_path"]) != now["class_path"]:
+    def compare(self, saved: dict[str, Any], recorded: dict[str, Any]) -> None:
+        """Say where the configuration differs from the one that the checkpoint was written with.
+
+        Args:
+            saved: The method's arguments in the checkpoint.
+            recorded: The configuration of its run.
+        """
+        now = yaml.safe_load(self.dumped)
+        class_path = now["model"]["class_path"]
+        if saved.get("_class_path", class_path) != class_path:
             raise UserError(
-                f"the checkpoint holds {saved['_class_path']}, the configuration {now['class_path']}: they can not mix"
+                f"the checkpoint holds {saved['_class_path']}, the configuration {class_path}: they can not mix"
             )
-        for key, value in now["init_args"].items():
-            if key in saved and saved[key] != value:
-                say(f"note: model.{key} is {saved[key]!r} in the checkpoint and {value!r} here; the latter is used")
+        found = within(differences(recorded, now), NAMED)
+        found.pop("seed_everything", None)  # the method says what another seed means
+        for key, (there, here) in found.items():
+            say(f"note: {key} is {short(there)} in the checkpoint's run and {short(here)} here; the latter is used")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has: loggers, atomic checkpoints, a progress bar in iterations."""
@@ -211,13 +252,19 @@ class FlowCLI(LightningCLI):
         config.trainer.callbacks = listed(config.trainer.callbacks)
         if self.subcommand == "fit":
             own["limit_val_batches"] = 0
+            later: list[Any] = []
             if config.trainer.logger is not False:
-                own["logger"] = self.run_loggers(config)
+                own["logger"], *later = self.run_loggers(config)
+            start = RunStart(
+                self.folder, self.lock, self.dumped, config.seed_everything, self.parent, self.damaged, later
+            )
+            config.trainer.callbacks.insert(0, start)
             own["plugins"] = [*listed(config.trainer.plugins), AtomicCheckpointIO()]
-            config.trainer.callbacks.append(Performance(config.perf))
+            config.trainer.callbacks += [Performance(config.perf), Failure()]
         else:
             own["logger"] = False
-        if config.trainer.enable_progress_bar is not False:
+        bars = any(isinstance(callback, ProgressBar) for callback in config.trainer.callbacks)
+        if config.trainer.enable_progress_bar is not False and not bars:
             config.trainer.callbacks.append(Progress())
         return super().instantiate_trainer(**own, **kwargs)
 
@@ -230,23 +277,20 @@ class FlowCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Write down what is about to run, and say it in one line."""
+        if self.is_trial and self.resumed_at:
+            raise UserError("trainer.fast_dev_run: it tries the first iterations of a run; leave out --ckpt_path")
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and isinstance(where := strategy.cluster_environment, SLURMEnvironment):
             place = where.main_address, where.main_port
             self.store = roll_call(*place, where.global_rank(), where.world_size(), strategy._timeout)
         seed = self.config.fit.seed_everything
-        recorded = environment(seed) | ({"parent": self.parent} if self.parent else {})
-        describe_run(self.folder, self.dumped, recorded)
-        for logger in self.trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(self.dumped) | {"environment": recorded})
         model, trainer = self.model, self.trainer
         sizes = [f"{name} {sum(p.numel() for p in net.parameters()):,}" for name, net in model.networks.items()]
         device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
         begin = f"from iteration {self.resumed_at} " if self.resumed_at else ""
         say(
             f"{type(model).__name__} on {type(self.datamodule).__name__}, {begin}to iteration {trainer.max_steps}, "
-            f"seed {seed}, {device}; parameters: {', '.join(sizes)}\n"
-            f"run folder: {self.folder}"
+            f"seed {seed}, {device}; parameters: {', '.join(sizes)}"
         )
         if self.resumed_at >= trainer.max_steps:
             say(f"nothing to do: the checkpoint is at iteration {self.resumed_at}; raise trainer.max_steps to go on")
@@ -255,21 +299,37 @@ class FlowCLI(LightningCLI):
         """Say where everything is; leave with the signal's code where one stopped the run."""
         checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # pyright: ignore[reportAttributeAccessIssue]
         module: GenerativeModule = self.model
-        if checkpoints.received is not None:
-            name = signal.Signals(checkpoints.received).name
+        if checkpoints.stopped_by is not None:
+            name = signal.Signals(checkpoints.stopped_by).name
             say(
-                f"stopped by {name} after iteration {module.iteration}; saved {self.folder}/checkpoints/last.ckpt. "
-                f"Continue with the same command and --ckpt_path {self.folder}"
+                f"stopped by {name} after {module.iteration} of {self.trainer.max_steps} iterations; saved "
+                f"{self.folder}/checkpoints/last.ckpt. Continue with the same command and --ckpt_path {self.folder}"
             )
-            raise SystemExit(128 + checkpoints.received)
+            raise SystemExit(128 + checkpoints.stopped_by)
+        if self.is_trial:
+            self.remove_trial()
+            return
         self.record(module, checkpoints)
         shown = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("eval/")}
         for key, value in shown.items():
             say(f"  {key:<40} {value:.5g}")
-        say(f"done: {module.iteration} iterations; metrics.csv, pictures/ and checkpoints/ are in {self.folder}")
-        offline = sorted(self.folder.glob("wandb/offline-run-*"))
-        if offline:
-            say(f"W&B ran offline: `wandb sync {offline[-1]}` uploads it, `wandb leet {offline[-1]}` shows it here")
+        say(ending(self.trainer, module.iteration, self.folder))
+        if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
+            parts = [str(p) for p in sorted(self.folder.glob("wandb/offline-run-*")) if not list(p.glob("*.synced"))]
+            if parts:
+                sync, leet = shlex.join(["wandb", "sync", *parts]), shlex.join(["wandb", "leet", parts[-1]])
+                say(f"W&B recorded offline. To upload it: {sync}\nTo look at it here: {leet}")
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether this is a `fast_dev_run`."""
+        return bool(getattr(self.trainer, "fast_dev_run", False))
+
+    @rank_zero_only
+    def remove_trial(self) -> None:
+        """Leave nothing of a fast_dev_run, which `last` or `compare` could take for a run."""
+        shutil.rmtree(self.folder)
+        say(f"fast_dev_run: {self.model.iteration} iterations, an evaluation and a picture work; nothing is kept")
 
     @rank_zero_only
     def record(self, module: GenerativeModule, checkpoints: Checkpoints) -> None:
@@ -302,15 +362,16 @@ def fork(words: Sequence[str]) -> None:
         words: A checkpoint or a run folder, then what `fit` takes.
     """
     if not words or words[0].startswith("-"):
-        raise UserError("pt-flows fork needs CKPT first: a checkpoint in its run folder, or the run folder")
-    checkpoint = find_checkpoint(words[0], Path("runs"), "")
+        raise UserError("pt-flows fork needs CKPT first: a checkpoint in its run folder, the run folder, last or best")
+    checkpoint = find_checkpoint(words[0])
     folder = run_folder_of(checkpoint)
-    if folder is None:
+    config = recorded_config(folder) if folder else None
+    if config is None:
         raise UserError(
             f"{checkpoint} does not lie in a run folder, so its configuration is not known; use pt-flows fit --config "
             f"FILE --ckpt_path {checkpoint} --KEY VALUE"
         )
-    start(ForkCLI, ["fit", "--config", str(folder / "config.yaml"), "--ckpt_path", str(checkpoint), *words[1:]])
+    start(ForkCLI, ["fit", "--config", str(config), "--ckpt_path", str(checkpoint), *words[1:]])
 
 
 def start(cli: type[FlowCLI], argv: Sequence[str]) -> None:
@@ -339,8 +400,7 @@ def run(argv: Sequence[str]) -> None:
         fork(argv[1:])
         return
     if command not in FlowCLI.subcommands():
-        there_are = ", ".join([*FlowCLI.subcommands(), "fork", *COMMANDS])
-        raise UserError(f"there is no command {command!r}; there are {there_are} (pt-flows --help)")
+        raise UserError(command_named(command, [*FlowCLI.subcommands(), "fork", *COMMANDS]))
     start(FlowCLI, argv)
 
 
@@ -356,7 +416,8 @@ def run_function(command: str, words: Sequence[str]) -> None:
     if places:
         value = [json.dumps(places)] if first.name == "runs" else places
         options = [f"--{first.name}", *value, *options]
-    parser = CommandParser(prog=f"pt-flows {command}", description=(function.__doc__ or "").partition("\n")[0])
+    parser = Explaining(prog=f"pt-flows {command}", description=(function.__doc__ or "").partition("\n")[0])
+    parser.keys = tuple(signature(function).parameters)
     parser.add_function_arguments(function)
     function(**vars(parser.instantiate_classes(parser.parse_args(options))))
 
@@ -365,14 +426,6 @@ def with_underscores(word: str) -> str:
     """An option's name as functions have it: --long-run is --long_run."""
     name, is_assigned, value = word.partition("=")
     return name.replace("-", "_").replace("__", "--", 1) + is_assigned + value if word.startswith("--") else word
-
-
-class CommandParser(ArgumentParser):
-    """The parser of a function, with the same one-sentence errors."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Explain what is wrong."""
-        give_up(self, message, ex, super().error)
 
 
 def quiet() -> None:
@@ -400,29 +453,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet()
     code = 1
     try:
-        run(sys.argv[1:])
+        with ending_at_once():
+            run(sys.argv[1:])
         code = 0
     except CommandLineError as error:
         code = fail(str(error.code), 2)
     except MisconfigurationException as error:
-        code = fail(" ".join(str(error).split()), 2)
+        code = fail(trainer_says(str(error)), 2)
     except DivergenceError as error:
-        code = fail(str(error), 1)
+        code = fail(with_notes(str(error), error), 1)
     except OSError as error:
-        if error.errno not in CAN_NOT_WRITE:
+        text = can_not_write(error, sys.argv[1])
+        if text is None:
             raise
-        text = f"can not write {error.filename or 'a file'} ({error.strerror}); what was written before is whole. "
-        again = "continue with --ckpt_path last" if sys.argv[1] == "fit" else "run the same command again"
-        code = fail(f"{text}Make room and {again}", 1)
+        code = fail(text, 1)
     except Exception as error:
         text = users_mistake(error)
         if text is None:
             raise
         code = fail(text, 2)
-    except KeyboardInterrupt:
-        code = fail("interrupted", 130)
+    except KeyboardInterrupt as error:
+        code = fail(*interrupted(error))
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning leaves without a word
+            code = fail(*interrupted(stop.__context__))
     finally:
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish(exit_code=code)
@@ -440,6 +495,8 @@ def users_mistake(error: BaseException | None) -> str | None:
                 f"the checkpoint does not fit the networks of this configuration ({first}); use the config.yaml of its "
                 "run folder, or networks of the same size"
             )
+        if text := missing_package(str(error), sys.argv[1:]):
+            return text
         if type(error).__module__.startswith("wandb."):
             return f"W&B: {error} Or run with --run.wandb offline"
         error = error.__cause__ or error.__context__

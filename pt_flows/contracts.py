@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from pt_flows.construction import Constructed
+
 Shape = tuple[int, ...]
 Batch = tuple[Tensor, Tensor]
 """Data and labels `(x, y)`: x float (B, *event), images in [-1, 1], toys in data units; y int64 (B,), zeros if none."""
@@ -35,7 +37,7 @@ class Source(Protocol):
         ...
 
 
-class GeneratorNet(nn.Module):
+class GeneratorNet(Constructed, nn.Module):
     """Base of generators: maps latents (B, *latent_shape) to samples (B, *event_shape).
 
     Latents are drawn from N(0, latent_std² I). Where `num_classes` is above zero, forward takes labels (B,) as well.
@@ -47,7 +49,7 @@ class GeneratorNet(nn.Module):
     num_classes: int = 0
 
 
-class CriticNet(nn.Module):
+class CriticNet(Constructed, nn.Module):
     """Base of critics and discriminators: maps (B, *event_shape) to one unbounded value per sample, (B,).
 
     Where `num_classes` is above zero, forward takes labels (B,) as well.
@@ -57,7 +59,7 @@ class CriticNet(nn.Module):
     num_classes: int = 0
 
 
-class EnergyNet(nn.Module):
+class EnergyNet(Constructed, nn.Module):
     """Base of energies U, with p(x) proportional to exp(-U(x)): maps (B, *event_shape) to one value per sample, (B,).
 
     Where `takes_labels` is true, forward takes labels (B,) as well: U(x, t). Low on data; never -U.

@@ -11,7 +11,6 @@
 The id is W&B's run id too, so a continued run goes on in the same place of the dashboard.
 """
 
-import csv
 import json
 import netrc
 import os
@@ -27,11 +26,13 @@ from typing import Any, Literal, cast
 from urllib.parse import urlparse
 
 import torch
-from lightning.pytorch.loggers import Logger, WandbLogger
+import yaml
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from pt_flows.contracts import UserError
 from pt_flows.files import replacing
+from pt_flows.metrics_csv import MetricsCSV
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 PACKAGES = ("pt-flows", "torch", "torchvision", "lightning", "torchmetrics", "wandb", "numpy")
@@ -48,7 +49,8 @@ class RunOptions:
         project: W&B project.
         group: W&B group; give the runs of one comparison the same.
         tags: W&B tags.
-        wandb: "auto" goes online where an API key is configured and offline elsewhere; WANDB_MODE overrides it.
+        wandb: "auto" takes $WANDB_MODE where it is set; else it goes online where an API key is configured and offline
+            elsewhere.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ def say(text: str) -> None:
 
 
 def new_run_folder(root: Path, experiment: str) -> Path:
-    """A fresh folder for a run, made by its first process.
+    """The name of a fresh folder for a run, which is made when training begins.
 
     Processes that Lightning launches are told which one it is. Those of `torchrun` and SLURM are not, and need not be:
     the first process alone writes.
@@ -80,80 +82,55 @@ def new_run_folder(root: Path, experiment: str) -> Path:
     if cast(Any, rank_zero_only).rank > 0:
         return Path(os.environ.get(RUN_DIR_VARIABLE) or root / experiment)
     folder = root / experiment / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"run.root: can not make the run folder {folder} ({error.strerror})") from error
     os.environ[RUN_DIR_VARIABLE] = str(folder)
     return folder
 
 
-def find_checkpoint(ckpt_path: str, root: Path, experiment: str) -> Path:
-    """The checkpoint that `--ckpt_path` means: a file, a run folder, or `last` / `best` of the newest run.
+def make_run_folder(folder: Path) -> None:
+    """Make the folder that `new_run_folder` has named.
 
     Raises:
-        UserError: There is none; says where it was looked for.
-    """
-    path = Path(ckpt_path)
-    if ckpt_path in ("last", "best"):
-        folder = root / experiment
-        found = list(folder.glob(f"*/checkpoints/{ckpt_path}.ckpt"))
-        if not found:
-            raise UserError(
-                f"ckpt_path: {ckpt_path}: no run under {folder} has checkpoints/{ckpt_path}.ckpt; start without "
-                "--ckpt_path, or name a checkpoint file"
-            )
-        return max(found, key=lambda file: file.stat().st_mtime)
-    if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise UserError(f"ckpt_path: there is no checkpoint {path}; give a .ckpt file, a run folder, last or best")
-    return path
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of this package, read with torch's `weights_only` guard.
-
-    Raises:
-        UserError: Not a file, damaged, or written by something else.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; give a .ckpt file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged and foreign files
-        raise UserError(
-            f"{path} can not be read as a checkpoint ({str(error).splitlines()[0][:120]}); it is damaged, cut "
-            "short or of another program: take another one, such as best.ckpt beside it"
-        ) from error
-    if not isinstance(checkpoint, dict) or "pt_flows" not in checkpoint:
-        raise UserError(
-            f"{path} is not a checkpoint of pt_flows: it holds no pt_flows record; take one from a run folder"
-        )
-    return checkpoint
-
-
-def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint to go on from and its content: the one before, with a note, where a run's last one is damaged.
-
-    Raises:
-        UserError: As for `read_checkpoint`, and there is none before.
+        UserError: It cannot be made.
     """
     try:
-        return path, read_checkpoint(path)
-    except UserError as error:
-        previous = path.with_name("previous.ckpt")
-        if path.name != "last.ckpt" or not previous.is_file():
-            raise
-        content = read_checkpoint(previous)
-        say(f"note: {error}. Going on from {previous}, iteration {content['pt_flows']['iteration']}")
-        return previous, content
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"run.root: cannot make the run folder {folder} ({error.strerror})") from error
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:
     """The run folder a checkpoint lies in, if it lies in one."""
     folder = checkpoint.absolute().parent.parent
-    return folder if checkpoint.parent.name == "checkpoints" and (folder / "config.yaml").is_file() else None
+    files = ("config.yaml", "environment.json", "metrics.csv")  # a run that has lost one of them is still a run
+    inside = checkpoint.parent.name == "checkpoints" and any((folder / name).is_file() for name in files)
+    return folder if inside else None
+
+
+def recorded_config(folder: Path) -> Path | None:
+    """The configuration that a run folder was last trained with, if it has one."""
+    continued = sorted(folder.glob("config-continued-*.yaml"))
+    first = folder / "config.yaml"
+    return continued[-1] if continued else first if first.is_file() else None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of `recorded_config`.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
+    path = recorded_config(folder)
+    if path is None:
+        raise UserError(f"{folder}: expected a run folder with config.yaml, got none. Give another run folder")
+    try:
+        config = yaml.safe_load(path.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path}: expected YAML, got a damaged file ({str(error).splitlines()[0]}). Restore it"
+        ) from error
+    if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
+        raise UserError(f"{path}: expected a configuration with model and data, got another file. Restore it")
+    return config
 
 
 @rank_zero_only
@@ -167,9 +144,13 @@ def describe_run(folder: Path, config_yaml: str, recorded: dict[str, Any]) -> No
     started = {"config.yaml": config_yaml, "environment.json": json.dumps(recorded, indent=2) + "\n"}
     for name, text in started.items():
         path = folder / name
-        if path.is_file() and path.read_text() != text:
-            path = folder / f"{path.stem}-continued-{datetime.now():%Y%m%d-%H%M%S}{path.suffix}"
-        path.write_text(text)
+        latest = [path, *sorted(folder.glob(f"{path.stem}-continued-*{path.suffix}"))][-1]
+        if latest.is_file() and latest.read_bytes() == text.encode():
+            continue
+        if path.is_file():
+            path = folder / f"{path.stem}-continued-{datetime.now():%Y%m%d-%H%M%S-%f}{path.suffix}"
+        with replacing(path) as partial:
+            partial.write_text(text)
 
 
 def environment(seed: Any) -> dict[str, Any]:
@@ -221,6 +202,7 @@ def loggers(folder: Path, options: RunOptions, experiment: str, resumed_at: int)
                 version=folder.name.rsplit("-", 1)[-1],
                 save_dir=str(folder),
                 offline=mode == "offline",
+                mode=mode,
                 log_model=False,
             )
         )
@@ -229,10 +211,10 @@ def loggers(folder: Path, options: RunOptions, experiment: str, resumed_at: int)
 
 def wandb_mode(wanted: WandbMode) -> Literal["online", "offline", "disabled"]:
     """Where W&B writes: decided without a prompt and without the network."""
-    if (given := os.environ.get("WANDB_MODE")) in ("online", "offline", "disabled"):
-        return given
     if wanted != "auto":
         return wanted
+    if (given := os.environ.get("WANDB_MODE")) in ("online", "offline", "disabled"):
+        return given
     return "online" if wandb_key_configured() else "offline"
 
 
@@ -252,6 +234,7 @@ class IterationWandbLogger(WandbLogger):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._wandb_init.pop("anonymous", None)  # W&B warns of it, whatever its value
         self._summarised: set[str] = set()
 
     @property
@@ -261,7 +244,7 @@ class IterationWandbLogger(WandbLogger):
         run = super().experiment
         if fresh and hasattr(run, "define_metric"):
             run.define_metric("iteration")
-            for pattern in ("train/*", "eval/*", "cost/*", "samples"):
+            for pattern in ("train/*", "eval/*", "cost/*", "samples", "flow*", "chains"):
                 run.define_metric(pattern, step_metric="iteration")
         return run
 
@@ -273,62 +256,3 @@ class IterationWandbLogger(WandbLogger):
                 self.experiment.define_metric(key, step_metric="iteration", summary="last,min,max")
                 self._summarised.add(key)
         super().log_metrics(dict(metrics) if step is None else {**metrics, "iteration": step}, step)
-
-
-class MetricsCSV(Logger):
-    """`metrics.csv` in the run folder: a row per logging call, a column per number; a continued run appends.
-
-    Args:
-        folder: The run folder.
-        resumed_at: Rows after this iteration belong to work that is done again, and are dropped.
-    """
-
-    def __init__(self, folder: Path, resumed_at: int = 0) -> None:
-        super().__init__()
-        self.path = folder / "metrics.csv"
-        rows = [row for row in self._rows() if int(row["iteration"]) <= resumed_at]
-        self.columns = list(dict.fromkeys(["iteration", *(key for row in rows for key in row)]))
-        if rows:
-            self._write(rows)
-
-    @property
-    def name(self) -> str:
-        """What Lightning calls this logger."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """None: the folder is the version."""
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        """The run folder."""
-        return str(self.path.parent)
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml has them."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Append a row; it is on disk when this returns."""
-        row = {"iteration": step or 0, **{key: float(value) for key, value in metrics.items()}}
-        if new := [key for key in row if key not in self.columns]:
-            self.columns += new
-            self._write([*self._rows(), row])
-        else:
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self.columns).writerow(row)
-
-    def _rows(self) -> list[dict[str, Any]]:
-        if not self.path.is_file():
-            return []
-        with self.path.open(newline="") as file:
-            return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
-
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        with replacing(self.path) as partial, partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)

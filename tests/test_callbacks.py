@@ -1,21 +1,27 @@
 """Evaluation over several processes, schedules in blocks."""
 
 import json
+import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from problems import build, data, fit
+from lightning.pytorch import callbacks as lightning_callbacks
+from problems import build, data, fit, weights
 from torch.backends import cuda, cudnn
 
-from pt_flows.callbacks import Evaluate
+from pt_flows.callbacks import ChainPicture, Checkpoints, Evaluate, FlowPicture, Pictures
 from pt_flows.callbacks.evaluate import measured
 from pt_flows.callbacks.schedule import EveryIterations
+from pt_flows.callbacks.signals import ENDING
+from pt_flows.checkpoints import read_checkpoint
 from pt_flows.contracts import UserError
 from pt_flows.metrics import ExactWasserstein, ModeCoverage
+from pt_flows.runs import RunOptions, loggers
 
 
 class Keep(L.Callback):
@@ -79,3 +85,167 @@ def test_schedules_act_once_where_a_block_passes_a_multiple() -> None:
     assert acts.at == [10, 15, 23]  # 7, 14 and 21 lie in these blocks; 23 is the end
     with pytest.raises(UserError, match="every_n_iterations must be 0 or more"):
         EveryIterations(-1)
+
+
+def test_every_picture_reaches_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that of a flow which is stopped early."""
+    import wandb
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            trainer.should_stop = pl_module.iteration >= 3
+
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # another test may have made it read the environment
+    options = RunOptions(wandb="offline")
+    for name, steps, callbacks in (
+        ("W1FE", 9, [FlowPicture(0, 8, animate=True), Stop()]), ("PCD", 2, [ChainPicture(1), Pictures(0)])
+    ):  # fmt: skip
+        folder = tmp_path / name
+        folder.mkdir()
+        settings = {"default_root_dir": str(folder), "logger": loggers(folder, options, name, 0)}
+        fit(build(name), data(iterations_per_block=1), max_steps=steps, callbacks=callbacks, min_steps=1, **settings)
+        wandb.finish()
+    wandb.teardown()  # the next one shall read it again
+    found = sorted(file.name.rsplit("_", 2)[0] for file in tmp_path.glob("*/wandb/offline-run-*/files/media/*/*"))
+    assert found == ["chains", "chains", "flow", "flow_animation", "samples"]
+
+
+class StopsAt(L.Callback):
+    """Ask for the end after some iterations, as EarlyStopping and max_time do."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+        trainer.should_stop = pl_module.iteration >= self.iteration
+
+
+def test_a_run_that_ends_early_is_measured_and_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """Whatever the order of callbacks: the end is asked for by the last of them; both tiers are measured once."""
+
+    def run(steps: int, folder: Path, ckpt: Path | None, *more: L.Callback) -> tuple[Any, Evaluate]:
+        module = build("W1FE", lr_decay="constant")
+        evaluate = Evaluate([ExactWasserstein()], 64, 20, full_metrics=[ModeCoverage()], full_num_samples=64)
+        callbacks = [evaluate, Checkpoints(20), *more]
+        fit(module, data(iterations_per_block=5), steps, ckpt, callbacks=callbacks, default_root_dir=folder)
+        return module, evaluate
+
+    early, last = tmp_path / "early", tmp_path / "early/checkpoints/last.ckpt"
+    for end in (20, 35):  # where the curve was due anyway, and where nothing was
+        _, evaluate = run(1000, early, last if last.is_file() else None, StopsAt(end))
+        assert evaluate.latest_iteration == end
+        assert {"eval/w2_64", "eval/modes"} <= evaluate.latest.keys()
+        assert read_checkpoint(last)["pt_flows"]["iteration"] == end
+    resumed, _ = run(50, early, last)
+    whole, _ = run(50, tmp_path / "whole", None)
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_early_stopping_and_model_checkpoint_act_once_per_evaluation(tmp_path: Path) -> None:
+    stopping = lightning_callbacks.EarlyStopping("eval/modes", mode="max", patience=2, min_delta=100)
+    saving = lightning_callbacks.ModelCheckpoint(tmp_path, "{step}", monitor="eval/w2_64", save_top_k=-1)
+    evaluate = Evaluate([ExactWasserstein(), ModeCoverage()], 64, every_n_iterations=10)
+    module = build("W1FE", lr_decay="constant")
+    fit(module, data(), 1000, callbacks=[stopping, saving, evaluate], enable_checkpointing=True)
+    assert module.iteration == 30  # the first value is the best, then two that are no better
+    assert stopping.wait_count == 2
+    assert {path.stem for path in tmp_path.glob("*.ckpt")} == {"step=10", "step=20", "step=30"}
+    wrong = lightning_callbacks.EarlyStopping("eval/fid")
+    with pytest.raises(UserError, match=r"there is no number 'eval/fid'; there are .*eval/w2_64"):
+        fit(build("W1FE"), data(), 10, callbacks=[wrong, evaluate])
+
+
+NEVER: list[tuple[dict[str, Any], str]] = [
+    ({"max_epochs": 1}, "trainer.max_epochs: expected -1, got 1"),
+    ({"min_epochs": 1}, "trainer.min_epochs: expected none, got 1"),
+    ({"overfit_batches": 1}, "trainer.overfit_batches is not supported"),
+    ({"limit_train_batches": 0}, "It trains nothing"),
+    ({"callbacks": [lightning_callbacks.EarlyStopping("eval/w2")]}, "EarlyStopping acts once per evaluation"),
+    ({"callbacks": [lightning_callbacks.StochasticWeightAveraging(0.1)]}, "model.ema_decay"),
+    ({"callbacks": [lightning_callbacks.Timer("00:00:01:00", interval="epoch")]}, "Timer: interval"),
+    (
+        {"callbacks": [lightning_callbacks.ModelCheckpoint(every_n_epochs=2)], "enable_checkpointing": True},
+        "set every_n_train_steps",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), NEVER, ids=[message for _, message in NEVER])
+def test_what_counts_epochs_of_endless_data_is_refused(settings: dict[str, Any], message: str) -> None:
+    drawn = data()
+    drawn.draw = lambda *args: pytest.fail("drew data first")  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=message):
+        fit(build("WGANGP", lr_decay="constant"), drawn, **{"max_steps": -1, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "iterations"),
+    [
+        ({"max_epochs": 2, "limit_train_batches": 3}, 12),
+        ({"max_epochs": -1, "callbacks": [StopsAt(9)]}, 10),
+        ({"max_epochs": -1, "callbacks": [StopsAt(1)], "min_steps": 7}, 8),
+        ({"fast_dev_run": True}, 1),
+    ],
+)
+def test_runs_without_a_number_of_iterations_end(settings: dict[str, Any], iterations: int) -> None:
+    """Blocks of two iterations come one by one, however far away the end is."""
+    module = build("WGANGP", lr_decay="constant")
+    fit(module, data(iterations_per_block=2), **{"max_steps": -1, **settings})
+    assert module.iteration == iterations
+
+
+def test_a_schedule_that_waits_for_a_metric_is_refused() -> None:
+    module = build("WGANGP", lr_decay="constant")
+    optimizer = torch.optim.Adam(module.generator.parameters())
+    scheduler = {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "monitor": "eval/w2"}
+    module.configure_optimizers = lambda: {"optimizer": optimizer, "lr_scheduler": scheduler}
+    with pytest.raises(UserError, match=r"got ReduceLROnPlateau\. Use lr_decay"):
+        fit(module, data(), 2)
+
+
+class Signalled(L.Callback):
+    """Send signals in the middle of a block."""
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self.numbers = numbers
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+        for number in self.numbers:
+            signal.raise_signal(number)
+
+
+def test_one_signal_saves_a_second_says_so_a_third_stops_at_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for numbers, saved in (([signal.SIGHUP], True), ([signal.SIGINT] * 2, True), ([signal.SIGINT] * 3, False)):
+        module, folder = build("W1FE", lr_decay="constant"), tmp_path / str(len(numbers))
+        callbacks = [Checkpoints(), Signalled(*numbers)]
+        run = partial(fit, module, data(iterations_per_block=5), 100, callbacks=callbacks, default_root_dir=folder)
+        if saved:
+            run(min_steps=50)  # which a signal does not wait for
+        else:
+            with pytest.raises(SystemExit) as error:
+                run()
+            assert error.value.__context__ is not None
+            assert error.value.__context__.__notes__ == ["no finished iteration is lost; no checkpoint was written"]
+        assert module.iteration == (5 if saved else 0)
+        assert (folder / "checkpoints/last.ckpt").is_file() == saved
+        assert ("again: still finishing and saving" in capfd.readouterr().err) == (len(numbers) > 1)
+        assert {number: signal.getsignal(number) for number in ENDING} == before
+
+
+def test_a_signal_that_a_process_ignores_stays_ignored(tmp_path: Path) -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        callbacks = [Checkpoints(), Signalled(signal.SIGHUP)]
+        module = build("W1FE", lr_decay="constant")
+        fit(module, data(), 3, callbacks=callbacks, default_root_dir=tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert module.iteration == 3

@@ -1,10 +1,12 @@
 """The command line as a user meets it."""
 
 import csv
+import errno
 import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,12 +19,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from problems import ROOT
 
+from pt_flows.checkpoints import read_checkpoint
 from pt_flows.cli import main
+from pt_flows.cli_errors import explain
 from pt_flows.metrics.features import file_hash
-from pt_flows.runs import read_checkpoint
+from pt_flows.runs import RunOptions, loggers
 
 TOY = str(ROOT / "configs/toy2d/w1_fe.yaml")
 QUICK = ["--trainer.accelerator", "cpu", "--data.batch_size", "32", "--evaluation.num_samples", "64"]
@@ -178,10 +183,88 @@ def test_images_end_to_end_with_a_grid_of_known_size() -> None:
 
 
 MISTAKES: list[tuple[list[str], str]] = [
-    (["fit", "--config", TOY, "--model.step_sise", "1"], r"no key model.step_sise; did you mean step_size\?"),
-    (["fit", "--config", TOY, "--trainer.acelerator", "cpu"], r"no key trainer.acelerator; did you mean accelerator\?"),
+    (["fit", "--config", TOY, "--model.step_sise", "1"], r"no key model.step_sise; did you mean model.step_size\?"),
+    (
+        ["fit", "--config", TOY, "--trainer.acelerator", "cpu"],
+        r"no key trainer.acelerator; did you mean trainer.accelerator\?",
+    ),
     (["fit", "--config", TOY, "--modl", "W1FE"], r"no key modl; did you mean model\?"),
-    (["fit", "--config", TOY, "--model.generator.widht", "3"], r"no key model.generator.widht; did you mean width\?"),
+    (
+        ["fit", "--config", TOY, "--model.generator.widht", "3"],
+        r"no key model.generator.widht; did you mean model.generator.width\?",
+    ),
+    (
+        ["fit", "--config", TOY, "--model.width", "3"],
+        r"no key model.width; .* model.generator.width or model.critic.width",
+    ),
+    (["fit", "--config", TOY, "--data.step_size", "3"], r"no key data.step_size; did you mean model.step_size\?"),
+    (["fit", "--config", TOY, "--model", "WGANGP", "--model.step_size", "3"], r"no key model.step_size; see --help"),
+    (["fit", "--config", TOY, "--model.generator_optimizer.lrr", "1"], r"did you mean model.generator_optimizer.lr\?"),
+    (["fit", "--config", TOY, "--model.critic.width", "1.5"], r"model.critic.width: expected an int, got '1.5'"),
+    (
+        ["fit", "--config", TOY, "--model.generator_optimizer.lr", "a"],
+        r"generator_optimizer.lr: expected a float, got 'a'",
+    ),
+    (["fit", "--config", TOY, "--seed_everything", "a"], r"seed_everything: expected true or false or an int, got 'a'"),
+    (
+        ["fit", "--config", TOY, "--seed_everything", "-1"],
+        r"seed_everything: expected an int from 0 to 4294967295, got -1",
+    ),
+    (["fit", "--config", TOY, "--trainer.accelerator", "gpux"], r"trainer.accelerator: expected one of auto, .*'gpux'"),
+    (
+        ["fit", "--config", TOY, "--trainer.accelerator", "tpu"],
+        r"trainer.accelerator: tpu was .*machine has none. Use cpu",
+    ),
+    (["fit", "--config", TOY, "--trainer.strategy", "fast"], r"trainer.strategy: expected auto, ddp or .*, got 'fast'"),
+    (["fit", "--config", TOY, "--trainer.precision", "12"], r"trainer.precision: expected one of 64, 32, .*, got '12'"),
+    (["fit", "--config", TOY, "--trainer.max_time", "a"], r"trainer.max_time: expected days:hours:minutes:seconds"),
+    (
+        ["fit", "--config", TOY, "--trainer.accelerator", "cpu", "--trainer.devices", "0"],
+        r"trainer.devices: '0' cannot",
+    ),
+    (["fit", "--config", TOY, "--model.critic_optimizer", "LBFGS"], r"model.critic_optimizer: LBFGS is not supported"),
+    (["fit", "--config", TOY, "--model.critic_optimizer", "SparseAdam"], r"model.critic_optimizer: SparseAdam is not"),
+    (
+        ["fit", "--config", TOY, "--model.critic_optimizer", "Muon"],
+        r"model.critic_optimizer: Muon refuses its settings",
+    ),
+    (
+        ["fit", "--config", TOY, "--model.critic_optimizer.lr", "-1"],
+        r"model.critic_optimizer: Adam .*learning rate: -1",
+    ),
+    (
+        ["fit", "--config", TOY, "--model.critic_optimizer", "Adm"],
+        r"did you mean Adam\? There are (?!.*(_Mock|Lightning))",
+    ),
+    (["fit", "--config", TOY, "--trainer.logger", "CSV"], r"There are CSVLogger, CometLogger(?!.*(Dummy|MetricsCSV))"),
+    (
+        ["fit", "--config", TOY, "--model", "my_own.GAN"],
+        r"model: the module my_own was not found; it was looked for in .*",
+    ),
+    (["fit", "--config", TOY, "--model.generator", "my_own.G"], r"model.generator: the module my_own was not found"),
+    (["fit", "--config", TOY, "--model.critic_optimizer", "my_own.O"], r"critic_optimizer: the module my_own was not"),
+    (
+        ["fit", "--config", TOY, "--evaluation.metrics", "my_own.M"],
+        r"evaluation.metrics: the module my_own was not found",
+    ),
+    (
+        ["fit", "--config", TOY, "--trainer.callbacks", "[my_own.C]"],
+        r"trainer.callbacks: the module my_own was not found",
+    ),
+    (
+        ["fit", "--config", TOY, "--model", "pt_flows.methods.W9"],
+        r"model: there is no 'W9' in the module pt_flows.methods",
+    ),
+    (
+        ["fit", "--config", TOY, "--model", "pt_flows.data.Toy2D"],
+        r"model: expected a GenerativeModule, got pt_flows.data",
+    ),
+    (
+        ["fit", "--config", TOY, "--model.generator.width", "0"],
+        r"width of ResidualMLPGenerator: expected 1 or more, got 0",
+    ),
+    (["fit", "--config", TOY, "--model.critic.depth", "0"], r"depth of MLPCritic: expected 1 or more, got 0"),
+    (["fit", "--config", "."], r"--config: expected a file, got the folder"),
     (["fit", "--config", TOY, "--model.step_size", "abc"], r"model.step_size: expected a float, got 'abc'"),
     (["fit", "--config", TOY, "--model.penalty", "three"], r"model.penalty: expected one of 'one_sided', 'two_sided'"),
     (["fit", "--config", TOY, "--data.target", "ring9"], r"data.target: expected one of 'ring8'"),
@@ -200,7 +283,19 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["fit", "--config", TOY, "--model.generator", "DCGANGenerator", "--model.generator.image_size", "48"], r"got 48"),
     (["fit", "--config", TOY, "--ckpt_path", "last"], r"no run under runs/toy2d-w1fe has checkpoints/last.ckpt"),
     (["fit", "--config", TOY, "--ckpt_path", "no.ckpt"], r"there is no checkpoint no.ckpt"),
-    (["train"], r"there is no command 'train'; there are fit, validate, test, fork, sample, evaluate, compare, report"),
+    (
+        ["train"],
+        r"there is no command 'train'; did you mean fit\? There are fit, validate, test, fork, sample, evaluate",
+    ),
+    (["fitt"], r"there is no command 'fitt'; did you mean fit\?"),
+    (["evaluate", "no.ckpt", "--metrics", "my_own.M"], r"metrics: the module my_own was not found"),
+    (
+        ["evaluate", "no.ckpt", "--metrics", "[ModeCoverage, Modes]"],
+        r"metrics: there is no class 'Modes'; .* ModeCoverage",
+    ),
+    (["evaluate", "no.ckpt", "--metrics", "ModeCoverage", "--metrics.num_sd", "3"], r"did you mean metrics.num_std\?"),
+    (["evaluate", "no.ckpt", "--metrics", "ModeCoverage", "--metrics.num_std", "3"], r"there is no checkpoint no.ckpt"),
+    (["compare", "runs", "--goal", "abc"], r"goal: expected a float or null, got 'abc'"),
     (["sample", "no.ckpt"], r"there is no checkpoint no.ckpt"),
     (["sample", "no.ckpt", "--n", "0"], r"--n must be at least 1, got 0"),
     (["sample", "no.ckpt", "--out", "a.jpg"], r"--out must end in .png or .npz"),
@@ -220,11 +315,27 @@ def test_mistakes_get_one_sentence(arguments: list[str], message: str, capsys: p
 
 
 FILES: list[tuple[str, str]] = [
-    ("model: {init_args: {step_sise: 1}}", r"no key model.step_sise; did you mean step_size\?"),
-    ("trainer: {max_stepz: 1}", r"no key trainer.max_stepz; did you mean max_steps\?"),
+    ("model: {init_args: {step_sise: 1}}", r"no key model.step_sise; did you mean model.step_size\?"),
+    ("trainer: {max_stepz: 1}", r"no key trainer.max_stepz; did you mean trainer.max_steps\?"),
     ("model: {class_path: W3}", r"model: there is no class 'W3'"),
     ("modle: {class_path: W1FE}", r"no key modle; did you mean model\?"),
-    ("a: [1\n b: }", r"not valid YAML"),
+    ("a: [1\n b: }", r"layer.yaml: not valid YAML: .* in line 2, column 3"),
+    ("", r"layer.yaml: expected keys such as trainer, model or data, got an empty file"),
+    ("- a", r"layer.yaml: expected keys with values"),
+    (
+        "data:\n  init_args:\n    target: ring8\n    target: moons",
+        r"layer.yaml: data.init_args.target .* 3 .* again in line 4",
+    ),
+    ("model: {init_args: {critic: {class_path: my_own.C}}}", r"model.critic: the module my_own was not found"),
+    (
+        "evaluation: {metrics: [{class_path: ModeCoverage, init_args: {num_sd: 3}}]}",
+        r"mean evaluation.metrics.num_std\?",
+    ),
+    (
+        "model: {init_args: {critic: {class_path: MLPCritic, init_args: {depth: a}}}}",
+        r"model.critic.depth: expected an int",
+    ),
+    ("\0\1\2", r"layer.yaml: expected a YAML text, got a binary file"),
     ("evaluation: {num_samples: many}", r"evaluation.num_samples: expected an? int, got 'many'"),
 ]
 
@@ -236,6 +347,81 @@ def test_mistakes_in_files(text: str, message: str, tmp_path: Path, capsys: pyte
     error = capsys.readouterr().err
     assert re.search(r"^error: .*" + message, error, re.MULTILINE), error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("key", ["trainer.callbacks", "trainer.logger"])
+def test_a_package_that_is_not_installed(
+    key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = "lightning.pytorch.callbacks.progress.rich_progress._RICH_AVAILABLE"
+    monkeypatch.setattr(where, False)
+    for module in ("tensorboard", "tensorboardX"):
+        monkeypatch.setattr(f"lightning.fabric.loggers.tensorboard._{module.upper()}_AVAILABLE", False)
+    words, fix = {
+        "trainer.callbacks": (["RichProgressBar"], "RichProgressBar .* Run pip install rich"),
+        "trainer.logger": (
+            ["TensorBoardLogger", "--trainer.logger.save_dir", "logs"],
+            r"TensorBoardLogger .* Run pip install 'pt-flows\[tensorboard\]'",
+        ),
+    }[key]
+    assert fit(f"--{key}", *words) == 2
+    assert re.search(f"^error: {key}: {fix}$", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_a_module_of_the_user_that_lacks_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert fit("--model", "mine.GAN") == 2
+    assert "model: mine.GAN imports no_such_package, which is not installed" in capsys.readouterr().err
+    assert fit("--model", "my_own.GAN") == 2
+    assert f"was looked for in {tmp_path}, " in capsys.readouterr().err
+
+
+def test_a_suggestion_is_a_key_that_exists_and_not_the_one_given() -> None:
+    """Keys of the class that is chosen last; those of the class in the file are gone."""
+    for given in ("model.persistence", "model.penalt", "persistence", "data.batchsize", "evaluation.metric"):
+        words = ["fit", "--config", TOY, "--model", "WGANGP", f"--{given}", "1"]
+        said = explain(f"unrecognized arguments: --{given} 1", words)
+        assert said.startswith(f"there is no key {given}; ")
+        for suggested in re.findall(r"(?:mean|or) ([\w.]+)(?=\?| or)", said):
+            assert suggested != given
+            flag = {"evaluation.metrics": "[]", "data.batch_size": "3"}.get(suggested, "1")
+            assert main(["fit", "--config", TOY, "--model", "WGANGP", f"--{suggested}", flag, "--print_config"]) == 0
+
+
+def test_an_own_progress_bar_takes_the_place_of_ours(capfd: pytest.CaptureFixture[str]) -> None:
+    assert fit("--trainer.callbacks", "TQDMProgressBar") == 0
+    assert "Epoch 0" in "".join(capfd.readouterr())
+
+
+def test_one_metric_needs_no_list() -> None:
+    assert fit("--evaluation.metrics", "ModeCoverage", "--evaluation.metrics.num_std", "4") == 0
+    last = str(run_folder() / "checkpoints/last.ckpt")
+    assert main(["evaluate", last, "--n", "20", "--metrics", "ModeCoverage"]) == 0
+    record = json.loads(next((run_folder() / "evaluations").glob("*.json")).read_text())
+    assert "modes" in json.dumps(record)
+
+
+def test_where_wandb_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An explicit mode wins over the environment, which wins over a guess."""
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    for variable, wanted, mode in (
+        ("offline", "disabled", "disabled"), ("offline", "online", "online"), ("disabled", "offline", "offline"),
+        ("offline", "auto", "offline"), ("disabled", "auto", "disabled"), ("", "auto", "online"),
+    ):  # fmt: skip
+        monkeypatch.setenv("WANDB_MODE", variable)
+        options = RunOptions(wandb=wanted)  # pyright: ignore[reportArgumentType]
+        chosen = [logger for logger in loggers(Path("a-1"), options, "e", 0) if isinstance(logger, WandbLogger)]
+        assert [logger._wandb_init["mode"] for logger in chosen] == ([] if mode == "disabled" else [mode])
+
+
+def test_no_word_about_uploading_where_wandb_was_off(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(steps=10) == 0
+    (run_folder() / "wandb/offline-run-1").mkdir(parents=True)
+    assert fit("--ckpt_path", "last", steps=20) == 0
+    assert "wandb" not in capsys.readouterr().out
 
 
 def test_a_model_that_is_missing_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,7 +457,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(capsys: pytest.C
     last.write_bytes(last.read_bytes()[:5_000])
     assert fit(*flags, "--ckpt_path", "last", steps=40) == 0
     out = capsys.readouterr().out
-    assert re.search(r"note: \S+last.ckpt can not be read .* Going on from \S+previous.ckpt, iteration 30", out)
+    assert re.search(r"note: \S+last.ckpt can not be read .* Using \S+previous.ckpt, iteration 30", out)
     assert_same(last, whole)
     for name in ("last", "previous"):
         (last.parent / f"{name}.ckpt").write_bytes(b"broken")
@@ -320,7 +506,7 @@ def test_one_callback_needs_no_list() -> None:
 
 def test_another_seed_is_said_and_trains(capsys: pytest.CaptureFixture[str]) -> None:
     fit(steps=10)
-    assert fit("--ckpt_path", "last", "--seed_everything", "4") == 0
+    assert fit("--ckpt_path", str(run_folder()), "--seed_everything", "4") == 0
     assert "note: the checkpoint was trained with seed 0, this run has 4" in capsys.readouterr().out
 
 
@@ -362,13 +548,84 @@ def test_no_space_left_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (before // 2, before // 2))
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert re.search(r"error: can not write .*last.ckpt.*--ckpt_path last", error), error
+    assert re.search(r"error: can not write .*last.ckpt.*make room .*--ckpt_path \S+ continues from", error), error
     assert "Traceback" not in error
     assert read_checkpoint(last)["pt_flows"]["iteration"] % 10 == 0
     assert not list(last.parent.glob("*.partial"))
 
 
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "make room and run the same command again"), (errno.EROFS, "another place with --run.root")],
+)
+def test_a_first_checkpoint_that_can_not_be_written(
+    number: int, advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(file: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("pt_flows.callbacks.checkpoints.os.fsync", refuse)
+    assert fit("--evaluation.metrics", "[]", steps=10) == 1
+    error = capsys.readouterr().err
+    assert re.search(rf"error: .*last.ckpt \({os.strerror(number)}\).*{advice}", error), error
+    assert "Iterations 1 to 10 are lost; no checkpoint was written" in error
+    assert "--ckpt_path" not in error
+    assert not list(run_folder().rglob("*.partial"))
+
+
+def test_a_divergence_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = ["--model.generator_optimizer.lr", "1e30", "--evaluation.metrics", "[]"]
+    assert fit(*broken) == 1
+    error = capsys.readouterr().err
+    assert "nan at iteration" in error
+    assert "Iterations 1 to 10 are lost; no checkpoint was written" in error
+    assert fit("--run.root", "good", steps=10) == 0
+    good = str(run_folder("good"))
+    assert fit("--ckpt_path", good, *broken, steps=40) == 1
+    assert re.search(
+        r"Iterations 11 to 20 are lost; --ckpt_path \S+ continues from iteration 10", capsys.readouterr().err
+    )
+
+
+def test_a_fast_dev_run_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit("--trainer.fast_dev_run", "true") == 0
+    assert "fast_dev_run: 1 iterations" in capsys.readouterr().out
+    assert not list(Path("runs").glob("*/*"))
+    assert fit("--ckpt_path", "last") == 2
+    assert fit(steps=10) == 0
+    assert fit("--trainer.fast_dev_run", "true", "--ckpt_path", "last") == 2
+    assert "leave out --ckpt_path" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------- stopped, killed, and resumed
+
+
+def test_a_run_that_ends_early_says_why_and_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
+    """By a time that is over, then at once since it is over, then by a metric."""
+    assert fit("--trainer.max_time", "00:00:00:01", steps=10**6) == 0
+    folder, out = run_folder(), capsys.readouterr().out
+    saved = read_checkpoint(folder / "checkpoints/last.ckpt")["pt_flows"]["iteration"]
+    assert f"stopped after {saved} of 1000000 iterations: max_time is over" in out
+    assert f"--ckpt_path {folder} and a longer --trainer.max_time" in out
+    assert "eval/w2_64" in out
+    assert (folder / f"pictures/{saved:08d}.png").is_file()
+    assert fit("--trainer.max_time", "00:00:00:01", "--ckpt_path", "last", steps=10**6) == 0
+    assert f"stopped after {saved} of 1000000 iterations: max_time is over" in capsys.readouterr().out
+    stopping = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "eval/modes_of"]
+    cadence = ["--evaluation.every_n_iterations", "10", "--trainer.callbacks.patience", "1"]
+    assert fit(*stopping, *cadence, "--run.root", "other", steps=1000) == 0
+    assert "stopped after 20 of 1000 iterations: EarlyStopping: Monitored metric" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_first_iteration(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pt_flows.callbacks.Evaluate.prepare", lambda self, trainer: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    assert fit() == code
+    assert signal.getsignal(number) is before
+    assert f"error: stopped by {number.name}. Nothing was trained" in capsys.readouterr().err
 
 
 def wait_for(pattern: str, process: subprocess.Popen[Any], seconds: float = 60) -> Path:
@@ -419,7 +676,7 @@ def test_stopping_saves_and_says_how_to_go_on(number: signal.Signals, code: int)
     out = finish(process, code)
     folder = run_folder()
     saved = read_checkpoint(folder / "checkpoints/last.ckpt")["pt_flows"]["iteration"]
-    assert f"stopped by {number.name} after iteration {saved}" in out
+    assert f"stopped by {number.name} after {saved} of 100000 iterations" in out
     assert "--ckpt_path" in out
 
 
@@ -430,9 +687,17 @@ def test_wandb_offline_records_everything_and_resumes_its_run(monkeypatch: pytes
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     home = {"HOME": str(Path.cwd()), "WANDB_DATA_DIR": str(Path.cwd() / "w")}
     arguments = ["fit", "--config", TOY, *QUICK, "--evaluation.every_n_iterations", "10"]
+    arguments += ["--run.root", "my runs"]
     finish(start(*arguments, "--trainer.max_steps", "20", **home))
-    finish(start(*arguments, "--trainer.max_steps", "30", "--ckpt_path", "last", **home))
-    folder = run_folder()
+    explicit = ["--run.wandb", "offline", "--trainer.max_steps", "30", "--ckpt_path", "last"]
+    process = start(*arguments, *explicit, **home, WANDB_MODE="disabled")
+    out, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    assert "anonymous" not in error
+    folder = run_folder("my runs")
+    parts = [str(part) for part in sorted(folder.absolute().glob("wandb/offline-run-*"))]
+    (line,) = [line for line in out.splitlines() if "wandb sync" in line]
+    assert shlex.split(line.partition(": ")[2]) == ["wandb", "sync", *parts]
     identity = folder.name.rsplit("-", 1)[-1]
     files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
     assert [f.stem for f in files] == [f"run-{identity}"] * 2

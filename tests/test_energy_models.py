@@ -588,9 +588,22 @@ def test_sums_of_energies() -> None:
         compose(make(1.0), PCD(MLPEnergy(), Adam))
 
 
-def test_area_under_the_curve() -> None:
-    assert auroc(torch.tensor([3.0, 2.0]), torch.tensor([1.0, 0.0])) == 1
-    assert auroc(torch.tensor([3.0, 0.5]), torch.tensor([1.0, 0.0])) == 0.75
+@pytest.mark.parametrize(
+    ("inside", "outside", "expected"),
+    [
+        ([3.0, 2.0], [1.0, 0.0], 1),
+        ([3.0, 0.5], [1.0, 0.0], 0.75),
+        ([100.0, 101.0, 102.0], [50.0, 51.0, 52.0], 1),
+        ([-800.0, -801.0], [-900.0, -901.0], 1),
+        ([-900.0, -901.0], [-800.0, -801.0], 0),
+        ([1e30, 5.0], [5.0, -math.inf], 0.875),
+        ([2.0, 2.0, 2.0], [2.0], 0.5),
+        ([math.nan, 2.0], [1.0], math.nan),
+    ],
+)
+def test_area_under_the_curve(inside: list[float], outside: list[float], expected: float) -> None:
+    """The share of pairs in the right order: on any scale, ties counted half."""
+    assert auroc(torch.tensor(inside), torch.tensor(outside)) == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
 
 def test_grid_kl_of_known_densities() -> None:
@@ -672,7 +685,7 @@ def test_checkpoints_of_other_levels_are_refused(runs: dict[str, str], capsys: p
     arguments += ["--model.energy.width", "16", "--trainer.accelerator", "cpu", "--trainer.max_steps", "8"]
     assert main(arguments) == 2
     printed = capsys.readouterr()
-    assert "model.num_levels is 6 in the checkpoint and 4 here" in printed.out
+    assert "model.num_levels is 6 in the checkpoint's run and 4 here" in printed.out
     assert "does not fit the networks" in printed.err
 
 

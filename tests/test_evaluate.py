@@ -14,22 +14,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 from problems import ROOT, build, data, fit
+from scipy import stats
 from test_metrics import RandomFeatures
 
+from pt_flows.callbacks import Failure
 from pt_flows.cli import main
-from pt_flows.contracts import UserError
+from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data import Shapes32
-from pt_flows.evaluation.compare import Run, compare, find_runs, grouped, pareto_front, verdicts
+from pt_flows.evaluation.compare import compare
+from pt_flows.evaluation.curves import pareto_front
+from pt_flows.evaluation.groups import comparable, grouped
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.neighbours import nearest
 from pt_flows.evaluation.passport import read_record
-from pt_flows.evaluation.statistics import components, holm, mean_interval, seeds_needed, welch
+from pt_flows.evaluation.run_folders import Run, find_runs
+from pt_flows.evaluation.statistics import (
+    brunner_munzel,
+    components,
+    hidden_share,
+    holm,
+    improvement,
+    judge,
+    least_p,
+    mean_interval,
+    seeds_needed,
+    welch,
+)
+from pt_flows.evaluation.verdicts import judged, verdicts
 from pt_flows.metrics.features import file_hash
 
 
@@ -281,15 +299,64 @@ def test_intervals_and_tests_are_those_of_the_textbooks() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
+@pytest.mark.parametrize(("n", "m"), [(5, 5), (4, 6), (6, 3)])
+def test_the_permutation_test_is_scipys(n: int, m: int) -> None:
+    """Its exact one, with scipy's own statistic, and means where that is equal."""
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(0, 1, n).tolist(), rng.normal(1, 2, m).tolist()
+    ranks = lambda x, y: abs(float(np.clip(stats.brunnermunzel(x, y).statistic, -1e3, 1e3)))
+    size = lambda x, y: round(ranks(x, y), 6) + 1e-7 * abs(np.mean(x) - np.mean(y))
+    with np.errstate(all="ignore"):
+        found = stats.permutation_test((a, b), size, alternative="greater", n_resamples=10**6).pvalue
+    assert brunner_munzel(a, b) == pytest.approx(found)
+
+
+def test_orders_of_runs() -> None:
+    a, b = [1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, math.inf]
+    assert brunner_munzel(a, b) == brunner_munzel(b, a) == pytest.approx(2 / 70) == least_p(4, 4)
+    assert brunner_munzel(a, a) == brunner_munzel([1.0] * 4, [1.0] * 4) == 1
+    assert brunner_munzel(list(range(20)), list(range(30, 50))) == least_p(20, 20) < 1e-4  # not all permutations
+    assert least_p(3, 3) == pytest.approx(0.1)
+    assert improvement([1.0, 2.0], [2.0, math.inf]) == 0.875
+    assert 0.8**14 < 0.05 < 0.8**13
+    assert hidden_share(13) > 0.2 > hidden_share(14)
+
+
+def test_a_verdict_needs_order_and_means_and_no_failure_ahead() -> None:
+    a, b = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5], [2.0, 2.1, 2.2, 2.3, 2.4, 2.5]
+    assert judge(a, b) == judge(b, a) == pytest.approx(2 / math.comb(12, 6))
+    assert brunner_munzel([*a, 1.6, 9.0], [*b, 2.6, 2.7]) < 0.05 < judge([*a, 1.6, 9.0], [*b, 2.6, 2.7])
+    assert judge([*a, math.inf], [*b, 2.6]) == 1
+    assert judge(a, [*b[:-1], math.inf]) == judge(a, b)
+    assert judge(a, [math.inf] * 6) == judge(a, b)
+    assert judge([1.0] * 4, [1.0] * 4) == 1
+
+
+@pytest.mark.parametrize("seeds", [4, 5])
+def test_verdicts_are_calibrated_with_rare_bad_seeds(seeds: int) -> None:
+    """Where either method is as likely the better one, and with most of the power of Welch's test for normal seeds."""
+    rng = np.random.default_rng(seeds)
+    normal = lambda: rng.normal(0, 1, (300, seeds))
+    bad = np.where(rng.random((300, seeds)) < 0.2, 20, math.sqrt(2) * stats.norm.ppf(0.5 / 0.8) * -1)
+    wrong = lambda other: np.mean([judge(a, b) <= 0.05 for a, b in zip(normal().tolist(), other.tolist(), strict=True)])
+    assert wrong(normal() + bad) <= 0.07
+    assert wrong(np.exp(normal()) - 1) <= 0.07
+    pairs = list(zip(normal().tolist(), (normal() + 2).tolist(), strict=True))
+    power = np.mean([[judge(a, b) <= 0.05, welch(a, b) <= 0.05] for a, b in pairs], 0)
+    assert power[0] > (0.7 if seeds == 4 else 0.87) * power[1]  # 4 against 4 is tested at a level of 0.029
+
+
 def test_seeds_needed_have_the_promised_power() -> None:
     """With as many runs as it says, four in five simulated comparisons see the gap."""
-    a, b = [0.0, 1.0, 2.0], [1.0, 2.0, 3.0]
-    n = seeds_needed(a, b, 0.05)
-    assert n is not None
-    rng = np.random.default_rng(0)
-    seen = np.mean([welch(rng.normal(0, 1, n).tolist(), rng.normal(1, 1, n).tolist()) < 0.05 for _ in range(1500)])
-    assert seen == pytest.approx(0.8, abs=0.04)
+    for gap in (1.0, 2.0):
+        n = seeds_needed([0.0, 1.0, 2.0], [gap, 1 + gap, 2 + gap], 0.05)
+        assert n is not None
+        rng = np.random.default_rng(0)
+        pairs = [(rng.normal(0, 1, n).tolist(), rng.normal(gap, 1, n).tolist()) for _ in range(500)]
+        assert np.mean([judge(a, b) <= 0.05 for a, b in pairs]) == pytest.approx(0.8, abs=0.05)
     assert seeds_needed([0.0, 1.0], [0.0, 1.001], 0.05) is None
+    assert seeds_needed([1.0, 1.0], [1.0, 1.0], 0.05) is None
+    assert seeds_needed([1.0, 1.0], [2.0, 2.0], 0.05) == 4  # as many as can reach the level
 
 
 def test_variances_of_nested_seeds_come_apart() -> None:
@@ -308,7 +375,8 @@ def fake_run(folder: Path, seed: int, method: str, values: list[float], key: str
     """A run folder as training leaves it."""
     folder.mkdir(parents=True)
     config = {"seed_everything": seed, "model": {"class_path": f"pt_flows.{method}", "init_args": model},
-              "data": {"class_path": "Toy2D"}, "run": {"root": str(folder)}, "trainer": {"max_steps": 100}}  # fmt: skip
+              "data": {"class_path": "Toy2D"}, "run": {"root": str(folder)},
+              "trainer": {"max_steps": 10 * len(values)}}  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "environment.json").write_text(json.dumps({"seed": seed}))
     with (folder / "metrics.csv").open("w", newline="") as file:
@@ -334,12 +402,17 @@ def test_a_clear_gap_is_a_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[
     out, plot = str(tmp_path / "table"), str(tmp_path / "plot.png")
     assert main(["compare", str(root), "--out", out, "--plot", plot, "--goal", "1.3"]) == 0
     printed = capsys.readouterr().out
-    assert "W1FE is better than WGANGP" in printed
+    assert "- W1FE is better than WGANGP in most seeds (probability of improvement 1, adjusted p = 0.029)" in printed
+    assert "verdicts are about most seeds, not about averages: 4 good seeds do not exclude that up to 53%" in printed
     assert "| W1FE" in printed.splitlines()[4]  # the best comes first
+    assert re.search(r"\| 1\.\d+ \(seed \d\) ", printed)  # the worst seed
+    assert "| 2 (4 of 4) " in printed
     rows = list(csv.DictReader(Path(out + ".csv").read_text().splitlines()))
     assert [row["runs"] for row in rows] == ["4", "4"]
-    assert rows[0]["minutes to 1.3"] == "2 (4 of 4)"
-    assert float(rows[1]["best"]) == 1.0
+    numbers = [{key: float(value) for key, value in row.items() if value and key != "method"} for row in rows]
+    assert (numbers[0]["minutes to 1.3"], numbers[0]["runs at 1.3"], numbers[1]["best"]) == (2, 4, 1)
+    assert numbers[0]["95 % low"] < numbers[0]["w2_1k, last"] < numbers[0]["95 % high"]
+    assert rows[0]["sd of sampling"] == ""  # one sampling seed
     assert r"\toprule" in Path(out + ".tex").read_text()
     assert Path(plot).stat().st_size > 10_000
 
@@ -352,7 +425,7 @@ def test_a_small_gap_is_inconclusive_and_says_how_many_more(tmp_path: Path, caps
 
 
 def test_higher_is_better_where_it_is(tmp_path: Path) -> None:
-    for seed in range(3):
+    for seed in range(4):
         fake_run(tmp_path / f"a{seed}", seed, "W1FE", [0.9 + 0.01 * seed], "high_quality")
         fake_run(tmp_path / f"b{seed}", seed, "WGANGP", [0.5 + 0.01 * seed], "high_quality")
     groups = grouped(find_runs([str(tmp_path)]))
@@ -396,29 +469,171 @@ def test_thirty_runs_are_compared_quickly(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out.count("W2FE") >= 3
 
 
+def test_too_few_seeds_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three against three cannot reach the level; for three pairs four cannot."""
+    assert main(["compare", str(simulated(tmp_path / "two", 9.0, seeds=3))]) == 0
+    assert "W1FE against WGANGP: too few seeds, 3 against 3 cannot go below p = 0.1; train at least 4 of each" in (
+        capsys.readouterr().out
+    )
+    root = simulated(tmp_path / "three", 9.0)
+    for seed in range(4):
+        fake_run(root / f"c{seed}", seed, "W2FE", [1.0 + seed])
+    assert main(["compare", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("4 against 4 cannot go below p = 0.086 for 3 pairs; train at least 5 of each") == 3
+    assert "is better than" not in printed
+
+
+def test_equal_numbers_are_no_gap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(4):
+        fake_run(tmp_path / f"a{seed}", seed, "W1FE", [8.0], "modes")
+        fake_run(tmp_path / f"b{seed}", seed, "WGANGP", [8.0], "modes")
+    assert main(["compare", str(tmp_path)]) == 0
+    assert "inconclusive (probability of improvement 0.5, adjusted p = 1); neither is ahead" in capsys.readouterr().out
+
+
+def test_failed_seeds_are_rows_of_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Diverged before the first evaluation, or with a number that is not finite; the finished ones are averaged."""
+    root = tmp_path / "runs"
+    for seed in range(5):
+        fake_run(root / f"a{seed}", seed, "W1FE", [2.0, 1.0 + 0.01 * seed])
+        fake_run(root / f"b{seed}", seed, "WGANGP", [3.0, 2.0 + 0.01 * seed])
+    (root / "b3/metrics.csv").unlink()
+    (root / "b3/failed.txt").write_text("loss_D is nan at iteration 3\n")
+    with (root / "b4/metrics.csv").open("a") as file:
+        file.write("30,nan,,\n")
+    assert main(["compare", str(root), "--plot", str(tmp_path / "curves.png"), "--goal", "2.5"]) == 0
+    printed = capsys.readouterr().out
+    better, worse = (line for line in printed.splitlines() if line.startswith(("| W1FE", "| WGANGP")))
+    assert [cell.strip() for cell in better.split("|")[2:5]] == ["5", "0", "1.02"]
+    assert [cell.strip() for cell in worse.split("|")[2:5]] == ["5", "2 (seed 3, 4)", "2.01"]
+    assert "2.02 (seed 2)" in worse
+    assert "W1FE is better than WGANGP in most seeds (probability of improvement 1, adjusted p = 0.0079)" in printed
+    (root / "a0/failed.txt").write_text("loss_D is nan at iteration 3\n")
+    for seed in (3, 4):
+        (root / f"b{seed}/failed.txt").unlink(missing_ok=True)
+        (root / f"b{seed}/metrics.csv").write_text("iteration,eval/w2_1k\n20,2.05\n")
+    assert main(["compare", str(root)]) == 0
+    assert "; W1FE is ahead, but 1 of its 5 seeds failed" in capsys.readouterr().out
+    for seed in range(5):
+        (root / f"b{seed}/failed.txt").write_text("loss_D is nan at iteration 3\n")
+    (root / "a0/failed.txt").unlink()
+    assert main(["report", str(root), "--out", str(tmp_path / "report.html")]) == 0
+    assert "Failed: loss_D is nan at iteration 3" in (tmp_path / "report.html").read_text()
+    groups, key = comparable([str(root)], None)
+    assert (groups[1].values(key), judged(groups, key, 0.05)[0].verdict) == ([], "better")
+
+
+def test_divergence_is_written_down(tmp_path: Path) -> None:
+    """And forgotten if the run is continued."""
+
+    class Diverging(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            raise DivergenceError("loss_D is nan at iteration 1")
+
+    settings: dict[str, Any] = {"max_steps": 2, "default_root_dir": str(tmp_path)}
+    with pytest.raises(DivergenceError):
+        fit(build("W1FE"), data(), callbacks=[Failure(), Diverging()], **settings)
+    assert (tmp_path / "failed.txt").read_text() == "loss_D is nan at iteration 1\n"
+    fit(build("W1FE"), data(), callbacks=[Failure()], **settings)
+    assert not (tmp_path / "failed.txt").exists()
+
+
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("spoil", "note"),
     [
-        (lambda folder: (folder / "metrics.csv").unlink(), "has no metrics.csv: the run has measured nothing yet"),
-        (lambda folder: (folder / "config.yaml").unlink(), "holds no run"),
-        (lambda folder: (folder / "environment.json").write_text("{"), "can not be read as a run"),
-        (
-            lambda folder: (folder / "metrics.csv").write_text("iteration,eval/w2_1k\n1,abc\n"),
-            "can not be read as a run",
-        ),
-        (lambda folder: (folder / "metrics.csv").write_text("iteration,eval/w2_1k\n1,nan\n"), "is not a number"),
-        (lambda folder: (folder / "metrics.csv").write_text("iteration\n1\n"), "no number in common"),
+        (lambda folder: (folder / "metrics.csv").unlink(), "has measured nothing yet: skipped"),
+        (lambda folder: (folder / "metrics.csv").write_text("iteration,train/loss_D\n1,2\n"), "has measured nothing"),
+        (lambda folder: (folder / "environment.json").unlink(), "has no environment.json: skipped"),
+        (lambda folder: (folder / "environment.json").write_text("{"), "cannot be read as a run"),
+        (lambda folder: (folder / "config.yaml").write_text("wandb_version: 1\n"), "cannot be read as a run"),
+        (lambda folder: (folder / "config.yaml").write_text("a: [\n"), "cannot be read as a run"),
+        (lambda folder: (folder / "metrics.csv").write_text("1,2\n3,4\n"), "has 2 damaged rows: skipped"),
+        (lambda folder: (folder / "metrics.csv").open("a").write("40,0."), "has 1 damaged row: skipped"),
+        (lambda folder: (folder / "metrics.csv").open("a").write("40\n50,x,,\n"), "has 2 damaged rows: skipped"),
+        (lambda folder: (folder / "metrics.csv").write_bytes(b"iteration\n\xff\0\n"), "has 1 damaged row: skipped"),
+        (lambda folder: (folder / "evaluations/a.json").write_text("{"), "is damaged"),
     ],
 )
-def test_broken_runs_are_one_sentence(
-    spoil: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_broken_run_does_not_stop_the_others(
+    spoil: Any, note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = fake_run(tmp_path / "a", 0, "W1FE", [1.0])
-    spoil(folder)
-    assert main(["compare", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error.strip().splitlines()) == 1
+    """It is skipped with a note; alone it is an error."""
+    root = simulated(tmp_path / "runs", 1.0)
+    broken = fake_run(root / "broken", 9, "W1FE", [2.0, 1.2, 1.0], step_size=1.0)
+    (broken / "evaluations").mkdir()
+    spoil(broken)
+    assert main(["compare", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(rf"note: .*broken.*{note}", printed)
+    assert "W1FE is better than WGANGP" in printed
+    if main(["compare", str(broken)]):
+        error = capsys.readouterr().err
+        assert "there is no run to compare" in error
+        assert len(error.strip().splitlines()) == 1
+
+
+def test_folders_globs_and_parents_are_searched_for_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """W&B's files and pictures are no runs."""
+    monkeypatch.chdir(tmp_path)
+    root = simulated(Path("runs"), 1.0)
+    (root / "overview.png").write_bytes(b"")
+    (root / "refused").mkdir()
+    for files in (root / "a0/wandb/run-1/files", root / "wandb/run-2/files"):
+        files.mkdir(parents=True)
+        (files / "config.yaml").write_text("wandb_version: 1\n")
+    names = sorted(f"{method}{seed}" for method in "ab" for seed in range(4))
+    for given in (
+        ["runs"],
+        ["."],
+        ["runs/*"],
+        ["runs/a*", "runs/b?"],
+        [f"runs/{name}" for name in names],
+        ["runs"] * 2,
+    ):
+        assert sorted(run.folder.name for run in find_runs(given)) == names
+    assert main(["compare", *map(str, sorted(root.iterdir()))]) == 0
+    printed = capsys.readouterr().out
+    assert "note: runs/overview.png is no run folder: skipped\nnote: runs/refused holds no run: skipped" in printed
+    assert main(["report", "runs/*"]) == 0
+    assert "runs/overview.png is no run folder" in Path("report.html").read_text()
+    assert main(["compare", "runs/x*"]) == 2
+    assert "there is no run folder runs/x*" in capsys.readouterr().err
+    assert main(["compare", "runs/refused"]) == 2
+    assert "there is no run to compare; runs/refused holds no run" in capsys.readouterr().err
+
+
+def test_copies_and_repeated_seeds_are_no_independent_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = fake_run(tmp_path / "20260101-000000-0123abcd", 0, "W1FE", [2.0, 1.0])
+    shutil.copytree(first, tmp_path / "copy")
+    fake_run(tmp_path / "again", 0, "W1FE", [2.0, 1.1])
+    short = fake_run(tmp_path / "short", 1, "W1FE", [2.0, 1.2])
+    (short / "metrics.csv").write_text("iteration,eval/w2_1k\n10,2.0\n")
+    fake_run(tmp_path / "whole", 1, "W1FE", [2.0, 1.3])
+    for name in ("unseeded", "another"):
+        fake_run(tmp_path / name, 0, "W1FE", [2.0, 1.4 if name == "another" else 1.5])
+        (tmp_path / name / "environment.json").write_text('{"seed": false}')
+    shutil.copytree(tmp_path / "another", tmp_path / "copied")
+    (group,), key = comparable([str(tmp_path)], None)
+    assert group.values(key) == [1.0, 1.4, 1.5, 1.3]
+    printed = capsys.readouterr().out
+    assert f"note: {tmp_path}/copy is the same run as {first}, or repeats its seed 0: left out" in printed
+    assert printed.count("left out") == 4
+    (tmp_path / "again/failed.txt").write_text("diverged\n")  # a seed is not tried until it works
+    (group,), key = comparable([str(tmp_path)], None)
+    assert [run.folder.name for run in group.runs] == ["again", "another", "unseeded", "whole"]
+
+
+def test_an_unfinished_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = fake_run(tmp_path / "a", 0, "W1FE", [2.0, 1.0])
+    (folder / "metrics.csv").write_text("iteration,eval/w2_1k\n10,2.0\n")
+    fake_run(tmp_path / "b", 1, "W1FE", [2.0, 1.0], "w2_99")
+    assert main(["compare", str(tmp_path), "--metric", "w2_1k"]) == 0
+    printed = capsys.readouterr().out
+    assert f"note: {folder} has logged 10 of 20 iterations: its last number is from there" in printed
+    assert f"note: {tmp_path}/b has no w2_1k: skipped" in printed
 
 
 @pytest.mark.parametrize(
@@ -493,8 +708,16 @@ def test_a_table_for_wandb_is_written_offline(tmp_path: Path, monkeypatch: pytes
     tables = list(tmp_path.glob("wandb/offline-run-*/files/media/table/*.table.json"))
     assert sorted(file.name.split("_")[0] for file in tables) == ["compare", "verdicts"]
     compared = json.loads(next(file for file in tables if file.name.startswith("compare")).read_text())
-    assert compared["columns"][0] == "method"
-    assert len(compared["data"]) == 2
+    rows = [dict(zip(compared["columns"], row, strict=True)) for row in compared["data"]]
+    assert [row["method"] for row in rows] == ["W1FE", "WGANGP"]
+    for row in rows:
+        texts = {key for key, value in row.items() if isinstance(value, str)}
+        assert texts == {"method", "failed seeds", "worst seed"}
+        assert row["sd of training"] > 0
+        assert row["sd of sampling"] is None
+    judged = json.loads(next(file for file in tables if file.name.startswith("verdicts")).read_text())
+    (verdict,) = (dict(zip(judged["columns"], row, strict=True)) for row in judged["data"])
+    assert (verdict["first"], verdict["verdict"], verdict["improvement"]) == ("W1FE", "better", 1.0)
 
 
 def test_the_front_is_what_nothing_cheaper_equals() -> None:
@@ -506,7 +729,7 @@ def test_the_front_is_what_nothing_cheaper_equals() -> None:
 
 def written_report(tmp_path: Path) -> Path:
     """A report over two methods with pictures, one evaluation, and a damaged picture."""
-    root = simulated(tmp_path / "runs", 1.0, seeds=2)
+    root = simulated(tmp_path / "runs", 1.0)
     for i in range(12):
         (root / "a0/pictures").mkdir(exist_ok=True)
         Image.new("RGB", (40, 40), (20 * i, 0, 0)).save(root / f"a0/pictures/{i:08d}.png")

@@ -19,9 +19,9 @@ from problems import ROOT
 from test_cli import assert_same, run_folder
 
 from pt_flows.callbacks import checkpoints, evaluate
+from pt_flows.checkpoints import read_checkpoint
 from pt_flows.cli import main
 from pt_flows.methods.base import GenerativeModule
-from pt_flows.runs import read_checkpoint
 
 SMALL: dict[str, list[str]] = {
     "w2_fe": ["--model.generator.width", "16", "--model.critic.width", "16", "--model.excess.width", "16"],

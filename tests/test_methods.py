@@ -1,6 +1,8 @@
 """The contract of a method, over every method, and each paper's identities."""
 
 import sys
+import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,15 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from problems import METHODS, Adam, build, data, fit, weights
+from problems import METHODS, ROOT, Adam, build, data, fit, weights
 from torch import nn
 
-from pt_flows.contracts import Batch, DivergenceError, UserError
+from pt_flows.contracts import Batch, CriticNet, DivergenceError, GeneratorNet, UserError
+from pt_flows.evaluation.load import load_method
 from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity
-from pt_flows.methods import W1FE, WGANGP
-from pt_flows.methods.base import AlternatingModule, Terms
-from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator, ResidualMLPGenerator
+from pt_flows.methods import PCD, W1FE, W2FE, WGANGP, JSFlow, MinibatchW2FE
+from pt_flows.methods.base import AlternatingModule, GenerativeModule, Terms
+from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPEnergy, MLPGenerator, ResidualMLPGenerator
 
 KINDS = [pytest.param(False, id="toys"), pytest.param(True, id="images")]
 
@@ -421,3 +424,168 @@ def test_no_number_is_read_back_between_log_points(monkeypatch: pytest.MonkeyPat
     fit(module, data(iterations_per_block=5), max_steps=20, log_every_n_steps=10, callbacks=[Count()])
     assert blocks[0] == blocks[2] == []
     assert any("flush_terms" in read for read in blocks[1])  # the watch works: a log point does read
+
+
+# ---------------------------------------------------------------------------------------------------- from plain Python
+
+WORDS = (ROOT / "docs/python.md").read_text().split("```python\n")
+
+
+def test_the_example_of_the_docs_runs_without_warnings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code = WORDS[1].split("```")[0]
+    assert "max_steps=500" in code
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        exec(code.replace("max_steps=500", "max_steps=4, enable_progress_bar=False"), {})
+    shown = [str(w.message) for w in seen if not issubclass(w.category, DeprecationWarning | FutureWarning)]
+    assert not shown
+    assert "W2 to the data: " in capsys.readouterr().out
+    optimizers: dict[str, Any] = {}
+    exec(WORDS[2].split("```")[0], optimizers)
+    assert optimizers["module"].generator_optimizer is optimizers["fast"]
+
+
+def test_a_network_in_evaluation_mode_is_still_named() -> None:
+    module = build("WGANGP")
+    module.generator.eval()
+    with pytest.warns(UserWarning, match=r"in eval mode"):
+        fit(module, data(), max_steps=1)
+
+
+class PlainCritic(CriticNet):
+    """A user's critic, whose arguments can be written down."""
+
+    def __init__(self, width: int, layers: Sequence[int] = (1,)) -> None:
+        super().__init__()
+        self.event_shape = (2,)
+        self.net = nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x).squeeze(1)
+
+
+class WrappingGenerator(GeneratorNet):
+    """A user's generator, whose argument can not."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.latent_shape = self.event_shape = (2,)
+        self.layer = layer
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.layer(z)
+
+
+def drawn(module: Any) -> torch.Tensor:
+    return module.sample(5, rng=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "-" not in name])
+def test_a_module_built_in_python_loads_from_its_checkpoint_alone(name: str, tmp_path: Path) -> None:
+    module = build(name)
+    fit(module, data(), max_steps=2).save_checkpoint(tmp_path / "a.ckpt")
+    for again in (type(module).load_from_checkpoint("a.ckpt"), GenerativeModule.load_from_checkpoint("a.ckpt")):
+        assert type(again) is type(module)
+        assert again.iteration == 2
+        assert torch.equal(drawn(again), drawn(module))
+    fit(again, data(), max_steps=3).save_checkpoint(tmp_path / "b.ckpt")
+    saved = [torch.load(tmp_path / f"{x}.ckpt", weights_only=True)["hyper_parameters"] for x in "ab"]
+    assert {key: saved[1][key] for key in saved[0]}.keys() == saved[0].keys()  # loaded and saved: still described
+    assert torch.equal(drawn(load_method(tmp_path / "b.ckpt")), drawn(again))
+
+
+def test_own_networks_load_where_they_can_be_described(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 2)
+    module = W1FE(WrappingGenerator(layer), PlainCritic(8), lambda p: torch.optim.SGD(p, 0.1), torch.optim.Adam)
+    fit(module, data(), max_steps=1).save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(
+        UserError, match=r"a.ckpt does not describe all that W1FE is built from \(.*: generator\); give it"
+    ):
+        W1FE.load_from_checkpoint("a.ckpt")
+    with pytest.raises(UserError, match=r"built from in Python \(generator, generator_optimizer\): load it there"):
+        load_method(tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match=r"a.ckpt holds pt_flows.W1FE, which is not a W2FE"):
+        W2FE.load_from_checkpoint("a.ckpt")
+    with pytest.raises(UserError, match=r"a.ckpt holds pt_flows.W1FE, which is not a MinibatchW2FE"):
+        MinibatchW2FE.load_from_checkpoint("a.ckpt", generator=MLPGenerator())
+    with pytest.warns(UserWarning, match="does not describe its generator_optimizer: the defaults are used"):
+        again = W1FE.load_from_checkpoint("a.ckpt", generator=WrappingGenerator(nn.Linear(2, 2)))
+    assert type(again.critic) is PlainCritic
+    assert torch.equal(drawn(again), drawn(module))
+
+
+# ------------------------------------------------------------------------------ what a subclass must give, in sentences
+
+
+def broken(**methods: Any) -> Any:
+    """A method like a user's, with one thing wrong."""
+    return type("Mine", (WGANGP,), methods)(MLPGenerator(width=8), MLPCritic(width=8), num_critic_steps=1)
+
+
+def idle_network(num: int = 2) -> Any:
+    critic = MLPCritic(width=8)
+    critic.idle = nn.Linear(1, 1)
+    return critic
+
+
+BROKEN: list[tuple[dict[str, Any], str]] = [
+    ({"critic_loss": lambda s, x, y: {"loss": s.critic(x).mean()}}, r"critic_loss .* under 'loss_D', got \['loss'\]"),
+    ({"critic_loss": lambda s, x, y: s.critic(x).mean()}, r"critic_loss .* under 'loss_D', got Tensor"),
+    ({"critic_loss": lambda s, x, y: {"loss_D": 1.0}}, "a loss must be a scalar tensor, got float"),
+    ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x)}}, r"a loss must be a scalar, got shape \(16,\)"),
+    ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x).mean().detach()}}, "does not depend on any parameter"),
+    ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x).mean(), "b": 0.5}}, "critic_loss: b must be a tensor"),
+    ({"critic": idle_network()}, "loss does not depend on critic.idle.weight, critic.idle.bias"),
+    ({"iterate": lambda s, m: None}, "Mine.iterate must return a dict of scalar tensors, .* got NoneType"),
+    ({"iterate": lambda s, m: {"a": 1.0}}, "Mine.iterate: a must be a tensor, got float"),
+    ({"iterate": lambda s, m: {"a": torch.zeros(1)}}, r"a must be a scalar, got shape \(1,\)"),
+    ({"iterate": lambda s, m: {"a": s.critic(m[0][0]).mean()}}, r"return a.detach\(\)"),
+    ({"minibatches_per_iteration": 0}, "Mine.minibatches_per_iteration must be at least 1, got 0"),
+    ({"configure_optimizers": lambda s: torch.optim.Adam(s.parameters())}, "must return two optimizers, .* got 1"),
+    ({"sample": lambda s, num, **k: torch.zeros(num, 3)}, r"must give 2 samples .* shape \(2, 2\), got \(2, 3\)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("methods", "message"), BROKEN)
+def test_each_requirement_on_a_method_has_a_sentence(methods: dict[str, Any], message: str) -> None:
+    methods = dict(methods)
+    critic = methods.pop("critic", None)
+    module = broken(**methods)
+    if critic is not None:
+        module.critic = critic
+    with pytest.raises(UserError, match=message):
+        fit(module, data(), max_steps=1)
+
+
+def test_each_requirement_on_parts_has_a_sentence() -> None:
+    G, D = MLPGenerator(), MLPCritic()
+    with pytest.raises(UserError, match=r"model.generator: Sequential does not say its latent_shape, event_shape"):
+        W1FE(nn.Sequential(nn.Linear(2, 2)), D)
+    with pytest.raises(UserError, match=r"model.critic: expected a network, a CriticNet, got the class MLPCritic"):
+        W1FE(G, MLPCritic)
+    with pytest.raises(UserError, match=r"model.energy: Linear does not say its event_shape, takes_labels"):
+        PCD(nn.Linear(2, 1))
+    with pytest.raises(
+        UserError, match=r"generator_optimizer: expected a function .* got an object of type Adam; give"
+    ):
+        W1FE(G, D, torch.optim.Adam(G.parameters()))
+    flow = type("Mine", (JSFlow,), {"potential": lambda s, y: s.critic(y).mean()})
+    with pytest.raises(
+        UserError, match=r"Mine.potential must give one value per sample, got shape \(\) for 16 samples"
+    ):
+        fit(flow(G, D), data(), max_steps=1)
+    energy = type("Mine", (PCD,), {"sampling": lambda s, num, rng, weights: iter([(1.0, torch.zeros(num, 3))])})
+    with pytest.raises(UserError, match=r"Mine.sampling must give 4 samples .* got \(4, 3\)"):
+        energy(MLPEnergy(), buffer_size=10).sample(4)
+
+
+class Forgetful(GenerativeModule):
+    """Without the average of its network."""
+
+    averaged_network, event_shape = nn.Identity(), (2,)
+    iterate = sample = configure_optimizers = lambda self, *args, **kwargs: None
+
+
+def test_a_method_without_an_average_is_told_so() -> None:
+    with pytest.raises(UserError, match=r"Forgetful has no ema, .* write self.ema = EMA\(network"):
+        fit(Forgetful(), data(), max_steps=1)

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.spatial
 import torch
 from torch import Tensor, nn
 
 import pt_flows.metrics.features as features_module
 from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data import CIFAR10, Shapes32, Toy2D
-from pt_flows.functional.transport import exact_wasserstein, gaussian_mmd, sliced_wasserstein
+from pt_flows.functional.transport import exact_wasserstein, gaussian_mmd, sliced_wasserstein, symmetric_sqrt
 from pt_flows.metrics import (
     DINOv2Features,
     ExactWasserstein,
@@ -26,7 +27,7 @@ from pt_flows.metrics import (
 )
 from pt_flows.metrics.base import as_uint8
 from pt_flows.metrics.features import FeatureNet
-from pt_flows.metrics.frechet import frechet_distance, moments, symmetric_root
+from pt_flows.metrics.frechet import frechet_distance, moments
 from pt_flows.metrics.quality import (
     inception_score,
     kernel_distance,
@@ -68,6 +69,20 @@ def test_frechet_of_identical_sets_is_zero() -> None:
     f = torch.randn(50, 80, dtype=torch.float64)
     stats = moments(f.sum(0), f.T @ f, len(f))
     assert frechet_distance(*stats, *stats) == pytest.approx(0.0, abs=1e-6 * float(stats[1].trace()))
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+@pytest.mark.parametrize(("n", "m"), [(20, 20), (20, 30), (20, 900)])
+def test_frechet_of_fewer_samples_than_dimensions(n: int, m: int, offset: float) -> None:
+    """Against the samples themselves, whose centred matrices are roots of the covariances without any rounding."""
+    f, g = torch.randn(n, 320).double() + offset, 1.1 * torch.randn(m, 320).double() + offset
+    roots = [(x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (f, g)]
+    expected = (f.mean(0) - g.mean(0)).square().sum() + sum(x.square().sum() for x in roots)
+    expected = float(expected - 2 * torch.linalg.svdvals(roots[0] @ roots[1].T).sum())
+    stats = [moments(x.sum(0), x.T @ x, len(x)) for x in (f, g)]
+    assert frechet_distance(*stats[0], *stats[1]) == pytest.approx(expected, rel=1e-11)
+    for moment in stats:
+        assert 0 <= frechet_distance(*moment, *moment) < 1e-6
 
 
 def test_frechet_of_commuting_gaussians() -> None:
@@ -345,6 +360,30 @@ def test_density_and_coverage_on_a_line() -> None:
     assert manifolds(real, real, k_coverage=1).coverage == 1.0
 
 
+def neighbours_by_differences(fake: Tensor, real: Tensor) -> tuple[float, ...]:
+    """Precision, recall, density and coverage from scipy's distances in float64."""
+    to = lambda a, b: scipy.spatial.distance.cdist(a.double().numpy(), b.double().numpy())
+    reach = lambda x, k: np.sort(to(x, x), 1)[:, k]
+    near, held = to(fake, real) <= reach(real, 3), to(fake, real) <= reach(real, 5)
+    recalled = to(fake, real) <= reach(fake, 3)[:, None]
+    return near.any(1).mean(), recalled.any(0).mean(), held.sum() / (5 * len(fake)), held.any(0).mean()
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
+def test_quality_does_not_depend_on_the_mean_of_features(offset: float) -> None:
+    """Float32 features far from zero are measured to the last of their digits."""
+    fake, real = offset + 0.011 * torch.randn(300, 64), offset + 0.01 * torch.randn(250, 64)
+    assert manifolds(fake, real) == pytest.approx(neighbours_by_differences(fake, real), rel=1e-12)
+
+
+def test_quality_counts_copies_as_copies() -> None:
+    """A copy of k real points lies in k + 1 balls on the average, and in the ball of radius zero of a duplicate."""
+    real = 10 + torch.randn(400, 64)
+    assert manifolds(real[torch.randperm(400)], real) == (1.0, 1.0, 6 / 5, 1.0)
+    doubled = real[:20].repeat(8, 1)
+    assert manifolds(doubled, doubled[:160]) == (1.0, 1.0, 8 / 5, 1.0)
+
+
 def test_quality_numbers_move_as_they_should() -> None:
     """Metamorphic: order does not count, noise raises distances, duplicates lower coverage, a narrow set recall."""
     datamodule = Shapes32()
@@ -400,7 +439,7 @@ def test_features_are_summed_alike_in_any_batches() -> None:
 def test_a_known_root_saves_work_and_changes_nothing() -> None:
     x, y = torch.randn(90, 12).double(), torch.randn(80, 12).double() @ torch.randn(12, 12).double()
     (m, c), (m2, c2) = (moments(f.sum(0), f.T @ f, len(f)) for f in (x, y))
-    root = symmetric_root(c)
+    root = symmetric_sqrt(c)
     assert torch.allclose(root @ root, c, atol=1e-10)
     assert frechet_distance(m, c, m2, c2, root) == pytest.approx(frechet_distance(m, c, m2, c2), rel=1e-12)
     assert frechet_distance(m2, c2, m, c) == pytest.approx(frechet_distance(m, c, m2, c2), rel=1e-9)

@@ -1,23 +1,27 @@
 """Sizes of the networks against the papers' code, shapes, and refusals."""
 
+import inspect
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
+import pt_flows.nets
 from pt_flows.contracts import CriticNet, GeneratorNet, UserError
 from pt_flows.nets import (
     DCGANCritic,
     DCGANGenerator,
     MLPCritic,
     MLPGenerator,
+    MultiScaleEnergy,
     ResidualMLPGenerator,
     ResNetCritic,
     ResNetGenerator,
     SNDCGANCritic,
     SNDCGANGenerator,
 )
+from pt_flows.nets.energy import OneScaleEnergy
 from pt_flows.nets.resnet import ClassBatchNorm2d
 
 # parameters counted in the released WGAN-GP scripts
@@ -164,3 +168,31 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(image_size: in
 def test_activation_checkpointing_with_spectral_norm_is_refused() -> None:
     with pytest.raises(UserError, match="activation_checkpointing does not go with spectral_norm"):
         ResNetCritic(spectral_norm=True, activation_checkpointing=True)
+
+
+SIZES = ("width", "depth", "latent_dim", "num_channels", "num_levels", "input_scale", "latent_std", "bound")
+REFUSED: dict[str, list[object]] = {
+    **{name: [0, -1] for name in SIZES}, "event_shape": [(), (0,), (2, -1)], "multipliers": [(), (1, 0)]
+}  # fmt: skip
+NETWORKS = [getattr(pt_flows.nets, name) for name in pt_flows.nets.__all__]
+
+
+@pytest.mark.parametrize("cls", [*NETWORKS, OneScaleEnergy], ids=lambda cls: cls.__name__)
+def test_sizes_that_leave_no_network_are_refused(cls: type[nn.Module]) -> None:
+    """By every class, for every size that its constructor has, whoever calls it."""
+    sizes = [name for name in inspect.signature(cls).parameters if name in REFUSED]
+    assert "width" in sizes
+    for name in sizes:
+        for value in REFUSED[name]:
+            with pytest.raises(UserError, match=rf"^{name} of {cls.__name__}: expected .*, got "):
+                cls(**{name: value})
+
+
+def test_energies_of_several_scales_name_the_width_that_they_need() -> None:
+    with pytest.raises(UserError, match="width of OneScaleEnergy: expected 4 or more with attention, got 2"):
+        MultiScaleEnergy(width=2)
+    with pytest.raises(UserError, match="expected a multiple of 32 where there are more than 128 channels, got 100"):
+        MultiScaleEnergy(width=100)
+    with pytest.raises(UserError, match="32 pixels cannot be halved 6 times"):
+        OneScaleEnergy(num_levels=6)
+    MultiScaleEnergy(width=2, attention=False)

@@ -522,7 +522,7 @@ def test_a_field_that_is_not_finite_is_named_and_the_last_good_state_stays(
             pl_module.critic.calls, pl_module.critic.limit = 0, call
 
     with pytest.raises(
-        DivergenceError, match=rf"field of the discriminator in stage {stage} is .* at iteration {iteration};"
+        DivergenceError, match=rf"field of the discriminator in stage {stage} is .* at iteration {iteration}\."
     ):
         train(module, 10, callbacks=[Arm()], log_every_n_steps=10)
     if iteration > 1:

@@ -3,6 +3,7 @@
 from pt_flows.callbacks.chains import ChainPicture
 from pt_flows.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from pt_flows.callbacks.evaluate import Evaluate
+from pt_flows.callbacks.failure import Failure
 from pt_flows.callbacks.flow import FlowPicture
 from pt_flows.callbacks.performance import Performance
 from pt_flows.callbacks.pictures import Pictures
@@ -13,6 +14,7 @@ __all__ = [
     "ChainPicture",
     "Checkpoints",
     "Evaluate",
+    "Failure",
     "FlowPicture",
     "Performance",
     "Pictures",

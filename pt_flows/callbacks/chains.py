@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from torchvision.utils import make_grid
 
+from pt_flows.callbacks.pictures import send_picture
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
 from pt_flows.contracts import UserError
 from pt_flows.methods.da_ebm import DAEBM
@@ -15,7 +16,7 @@ from pt_flows.state.noise import generator_at
 
 
 class ChainPicture(EveryIterations):
-    """Draws `pictures/chains_<iteration>.png` from the replay buffer as training left it.
+    """Draws `pictures/chains_<iteration>.png` from the replay buffer as training left it, also for W&B.
 
     For every method: a sample of the buffer (of its chains at label 0, where there are labels). For DA-EBM also the
     share of each label beside the uniform one that a trained model has, step sizes and acceptance of every label, and
@@ -42,7 +43,9 @@ class ChainPicture(EveryIterations):
         if self.due(trainer, module) and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "pictures"
             folder.mkdir(parents=True, exist_ok=True)
-            self.draw(module, folder / f"chains_{module.iteration:08d}.png")
+            path = folder / f"chains_{module.iteration:08d}.png"
+            self.draw(module, path)
+            send_picture(trainer, "chains", path, module.iteration)
 
     def draw(self, module: EnergyModule, path: Path) -> None:
         """Write the picture of the chains at hand."""

@@ -5,16 +5,17 @@ import io
 import os
 import shutil
 import signal
-import threading
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerStatus
 
 from pt_flows.callbacks.evaluate import Evaluate
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
+from pt_flows.callbacks.signals import StopInOrder, listen
 from pt_flows.contracts import DivergenceError
 from pt_flows.files import replacing
 from pt_flows.methods.base import GenerativeModule
@@ -38,11 +39,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(EveryIterations):
-    """`checkpoints/last.ckpt` every N iterations and at the end, `best.ckpt` whenever the first metric improves.
+    """`checkpoints/last.ckpt` every N iterations and at every end, `best.ckpt` whenever the first metric improves.
 
     `previous.ckpt` is the one before the last, which a run goes on from if a disk has damaged the last.
 
-    Ctrl-C, SIGTERM and SIGUSR1 finish the block at hand, save, and stop; a second Ctrl-C stops at once.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 finish the block at hand, save, and stop; a third signal stops at once. A
+    `fast_dev_run` saves nothing. An exception that ends training gets a note of what is kept.
 
     Args:
         every_n_iterations: How often `last.ckpt` is written.
@@ -51,8 +53,10 @@ class Checkpoints(EveryIterations):
     def __init__(self, every_n_iterations: int = 1_000) -> None:
         super().__init__(every_n_iterations)
         self.best: float | None = None
-        self.received: int | None = None
-        self._saved = -1
+        self.stopped_by: int | None = None
+        self._signals: StopInOrder | None = None
+        self._saved: tuple[int, float | None] = (-1, None)
+        self._start, self._kept = 0, cast(int | None, None)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, so that a resumed run goes on comparing."""
@@ -67,24 +71,13 @@ class Checkpoints(EveryIterations):
         return Path(trainer.default_root_dir) / "checkpoints"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen for signals, after Lightning has set its own handlers; only the main thread may."""
+        """Listen for signals in place of Lightning, which gives all of them back when it is done."""
         super().on_train_start(trainer, pl_module)
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self._handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        for number in self._handlers:
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: Any) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        for number, handler in getattr(self, "_handlers", {}).items():
-            signal.signal(number, handler)
-        self._handlers = {}
+        module = as_flow(pl_module)
+        self._start = module.iteration
+        self._kept = module.iteration if (self.folder(trainer) / "last.ckpt").is_file() else None
+        self._signals = StopInOrder(lambda: self.at_risk(trainer, module.iteration))
+        listen(self._signals)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -95,26 +88,55 @@ class Checkpoints(EveryIterations):
         stop = self._stop_asked(trainer, module)
         if self.due(trainer, module) or improved or stop:
             self.save(trainer, module.iteration)
-        if improved and trainer.is_global_zero:
+        if improved and trainer.is_global_zero and not cast(Any, trainer).fast_dev_run:
             copy_atomically(self.folder(trainer) / "last.ckpt", self.folder(trainer) / "best.ckpt")
         if stop:
-            trainer.should_stop = True
+            self._stop(trainer)
 
     def _stop_asked(self, trainer: L.Trainer, module: GenerativeModule) -> bool:
+        received = self._signals is not None and self._signals.received is not None
         if trainer.world_size == 1:
-            return self.received is not None
+            return received
         if module.iteration % module.log_interval:  # ranks must agree, and agreeing costs a message
             return False
-        return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+        return trainer.strategy.reduce_boolean_decision(received, all=False)
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        """End the loop whatever it was to do at the least."""
+        loop = trainer.fit_loop
+        loop.min_epochs = loop.epoch_loop.min_steps = 0
+        trainer.should_stop = True
+        if self.stopped_by is None and as_flow(trainer.lightning_module).iteration != trainer.max_steps:
+            received = self._signals.received if self._signals else None
+            self.stopped_by = received or signal.SIGTERM  # another rank's
+            trainer.state.status = TrainerStatus.INTERRUPTED
 
     def save(self, trainer: L.Trainer, iteration: int) -> None:
-        """Write `last.ckpt`, once per iteration at most."""
-        if iteration != self._saved:
-            last = self.folder(trainer) / "last.ckpt"
-            if trainer.is_global_zero and last.is_file():
-                copy_atomically(last, last.with_name("previous.ckpt"))
-            trainer.save_checkpoint(last)
-            self._saved = iteration
+        """Write `last.ckpt`, once per state at most."""
+        if (iteration, self.best) == self._saved or cast(Any, trainer).fast_dev_run:
+            return
+        last = self.folder(trainer) / "last.ckpt"
+        if trainer.is_global_zero and last.is_file():
+            copy_atomically(last, last.with_name("previous.ckpt"))
+        trainer.save_checkpoint(last)
+        self._saved, self._kept = (iteration, self.best), iteration
+
+    def at_risk(self, trainer: L.Trainer, iteration: int) -> str:
+        """What is lost when the run ends now, and how to continue from what is not."""
+        since = self._start if self._kept is None else self._kept
+        lost = (
+            f"iterations {since + 1} to {iteration} are lost" if iteration > since else "no finished iteration is lost"
+        )
+        if self._kept is None:
+            return f"{lost}; no checkpoint was written"
+        return f"{lost}; --ckpt_path {trainer.default_root_dir} continues from iteration {self._kept}"
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Note on the exception what is kept."""
+        if self._signals is not None:
+            exception.add_note(self.at_risk(trainer, as_flow(pl_module).iteration))
+        elif isinstance(exception, KeyboardInterrupt):
+            exception.add_note("nothing was trained")
 
     def _improved(self, trainer: L.Trainer, iteration: int) -> bool:
         evaluate = next((c for c in cast(Any, trainer).callbacks if isinstance(c, Evaluate)), None)
@@ -125,7 +147,7 @@ class Checkpoints(EveryIterations):
         if value is None:  # a milestone between two points of the curve
             return False
         if value != value:
-            raise DivergenceError(f"{key} is not a number at iteration {iteration}; the last checkpoint is from before")
+            raise DivergenceError(f"{key} is not a number at iteration {iteration}")
         better = self.best is None or (value > self.best if higher_is_better else value < self.best)
         if better:
             self.best = value

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
+from pt_flows.callbacks.watchers import tell_watchers, watch_evaluations
 from pt_flows.contracts import UserError, Weights
 from pt_flows.methods.base import GenerativeModule, GeneratorModule
 from pt_flows.methods.energy_base import EnergyModule
@@ -73,6 +74,11 @@ def measured(
         return {key: value for metric in metrics for key, value in metric.compute().items()}
 
 
+def listed(metrics: list[SampleMetric] | SampleMetric | None) -> list[SampleMetric]:
+    """One metric, several or none as a list."""
+    return [metrics] if isinstance(metrics, SampleMetric) else list(metrics or [])
+
+
 class Tier(NamedTuple):
     """Metrics that are measured together, on so many samples over all ranks."""
 
@@ -87,7 +93,7 @@ class Evaluate(EveryIterations):
     cheap curve, and full numbers at milestones and at the end.
 
     Args:
-        metrics: What to measure; the first one ranks checkpoints.
+        metrics: What to measure, one metric or a list; the first one ranks checkpoints.
         num_samples: Generated samples per evaluation, over all ranks.
         every_n_iterations: How often, beside after the last iteration.
         weights: The moving average, or the raw weights.
@@ -98,11 +104,11 @@ class Evaluate(EveryIterations):
 
     def __init__(
         self,
-        metrics: list[SampleMetric] | None = None,
+        metrics: list[SampleMetric] | SampleMetric | None = None,
         num_samples: int = 10_000,
         every_n_iterations: int = 5_000,
         weights: Weights = "ema",
-        full_metrics: list[SampleMetric] | None = None,
+        full_metrics: list[SampleMetric] | SampleMetric | None = None,
         full_num_samples: int = 50_000,
         full_every_n_iterations: int = 0,
     ) -> None:
@@ -110,7 +116,7 @@ class Evaluate(EveryIterations):
         for key, num in (("num_samples", num_samples), ("full_num_samples", full_num_samples)):
             if num < 1:
                 raise UserError(f"evaluation.{key} must be at least 1, got {num}")
-        self.curve, self.full = Tier(metrics or [], num_samples), Tier(full_metrics or [], full_num_samples)
+        self.curve, self.full = Tier(listed(metrics), num_samples), Tier(listed(full_metrics), full_num_samples)
         self.milestones = EveryIterations(full_every_n_iterations)
         self.weights: Weights = weights
         self.found: list[tuple[Tier, dict[str, float]]] = []
@@ -136,6 +142,8 @@ class Evaluate(EveryIterations):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prepare references before training, so that what is missing is missed at once."""
+        if self.tiers:
+            watch_evaluations(trainer)
         self.prepare(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -160,6 +168,12 @@ class Evaluate(EveryIterations):
             module.flush_terms()
             self.measure(module, tiers)
             module.write(self.latest)
+            tell_watchers(trainer, module, self.latest)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure the end of a run that ended early."""
+        self.milestones.ends = not trainer.interrupted
+        super().on_train_end(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate in `pt-flows validate`."""
@@ -180,7 +194,8 @@ class Evaluate(EveryIterations):
     @torch.no_grad()
     def measure(self, module: GenerativeModule, tiers: Sequence[Tier]) -> None:
         """Find all numbers of the current weights."""
-        self.found = []
+        same = self.latest_iteration == module.iteration  # an early end adds what was not due there
+        self.found = [(old, numbers) for old, numbers in self.found if same and all(old is not new for new in tiers)]
         for tier in tiers:
             chunks = evaluation_samples(module, tier.num_samples, self.weights, "evaluation")
             batches = with_progress(chunks, tier.num_samples, "evaluating")

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from pt_flows.callbacks.pictures import send_picture
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
 from pt_flows.contracts import UserError
 from pt_flows.functional.transport import exact_wasserstein
@@ -19,6 +20,8 @@ GRID = 64
 
 class FlowPicture(EveryIterations):
     """Follows particles G(z) of fixed z, as the last weights have them, and draws `pictures/flow.png` at the end.
+
+    The picture and the animation are shown in W&B, too.
 
     Left are their paths from start to end over the target, with level lines of the potential at the last record; right
     is W2 to the target on a logarithmic axis, beside the factor Π(1 - ε) by which exact Euler steps of the
@@ -73,20 +76,21 @@ class FlowPicture(EveryIterations):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record where it is due; draw after the last iteration."""
+        """Record where it is due."""
         module = self.checked(pl_module)
         share = getattr(module, "share_of_the_way", math.nan)
         self.left *= max(1.0 - share, 0.0) ** (module.iteration - self._before)
         self._before = module.iteration
-        if not self.due(trainer, module) or not trainer.is_global_zero:
-            return
-        self.record(module)
-        if module.iteration == trainer.max_steps:
+        if self.due(trainer, module) and trainer.is_global_zero:
+            self.record(module)
+        if self.ends and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "pictures"
             folder.mkdir(parents=True, exist_ok=True)
             self.draw(folder / "flow.png")
+            send_picture(trainer, "flow", folder / "flow.png", module.iteration)
             if self.animate:
                 self.write_animation(folder / "flow.gif")
+                send_picture(trainer, "flow_animation", folder / "flow.gif", module.iteration)
 
     @torch.no_grad()
     def record(self, module: GeneratorModule) -> None:

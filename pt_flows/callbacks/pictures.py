@@ -72,6 +72,23 @@ def smooth(histogram: np.ndarray) -> np.ndarray:
     return np.sqrt(histogram)
 
 
+def send_picture(trainer: L.Trainer, key: str, path: Path, iteration: int) -> None:
+    """Show a picture or an animation in W&B, where the run has it.
+
+    Args:
+        trainer: Has the loggers.
+        key: Name of the panel.
+        path: A file of the run folder; nothing is sent if it was not written.
+        iteration: The moment that it shows.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and path.is_file():
+            import wandb
+
+            media = wandb.Video(str(path)) if path.suffix == ".gif" else wandb.Image(str(path))
+            logger.log_metrics({key: media}, step=iteration)  # pyright: ignore[reportArgumentType]
+
+
 class Pictures(EveryIterations):
     """A picture every N iterations, from the same latents each time, in `pictures/` of the run folder and in W&B.
 
@@ -97,11 +114,7 @@ class Pictures(EveryIterations):
             return
         path = Path(trainer.default_root_dir) / "pictures" / f"{module.iteration:08d}.png"
         self.draw(trainer, module, path)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                import wandb
-
-                logger.log_metrics({"samples": wandb.Image(str(path))}, step=module.iteration)  # pyright: ignore[reportArgumentType]
+        send_picture(trainer, "samples", path, module.iteration)
 
     @torch.no_grad()
     def draw(self, trainer: L.Trainer, module: GenerativeModule, path: Path) -> None:
@@ -113,7 +126,7 @@ class Pictures(EveryIterations):
             save_grid(samples, path)
         elif tuple(module.event_shape) == (2,):
             data: Any = getattr(trainer, "datamodule", None)
-            panels = {"target": data.reference("test", 5000)} if hasattr(data, "reference") else {}
+            panels = {"target": data.reference("test")[:5000]} if hasattr(data, "reference") else {}
             panels |= {"source": before} if before is not None and before.shape[1:] == (2,) else {}
             save_density(panels | {f"iteration {module.iteration}": samples}, path)
 

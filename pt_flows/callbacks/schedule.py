@@ -7,9 +7,10 @@ from pt_flows.methods.base import GenerativeModule
 
 
 class EveryIterations(L.Callback):
-    """Base of callbacks that act every N iterations and after the last one.
+    """Base of callbacks that act every N iterations and after the last one, whatever made it the last.
 
-    A block of iterations that passes a multiple of N acts once, at its end.
+    A block of iterations that passes a multiple of N acts once, at its end. A subclass overrides `on_train_batch_end`
+    and asks `due`. A run that a signal stops acts no more, because it may have seconds left: it is only saved.
 
     Args:
         every_n_iterations: N; 0 acts after the last iteration only.
@@ -19,18 +20,29 @@ class EveryIterations(L.Callback):
         if every_n_iterations < 0:
             raise UserError(f"every_n_iterations must be 0 or more, got {every_n_iterations}")
         self.every_n_iterations = every_n_iterations
-        self._seen = 0
+        self._seen = self._acted = 0
+        self.ends = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do not act again on what happened before a resume."""
-        self._seen = as_flow(pl_module).iteration
+        self._seen = self._acted = as_flow(pl_module).iteration
+        self.ends = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Act on the last iteration where the run ended before its plan."""
+        if not trainer.interrupted:
+            self.ends = True
+            self.on_train_batch_end(trainer, pl_module, None, None, -1)
 
     def due(self, trainer: L.Trainer, pl_module: GenerativeModule) -> bool:
         """Whether a multiple of N was passed since the last call, or the run ends here."""
         before, self._seen = self._seen, pl_module.iteration
         n = self.every_n_iterations
         passed = n > 0 and self._seen // n > before // n
-        return passed or self._seen == trainer.max_steps
+        due = (passed or self.ends or self._seen == trainer.max_steps) and self._seen != self._acted
+        if due:
+            self._acted = self._seen
+        return due
 
 
 def as_flow(pl_module: L.LightningModule) -> GenerativeModule:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from pt_flows.construction import Constructed
 from pt_flows.contracts import UserError
 
 
-class ImageAugmentation(nn.Module):
+class ImageAugmentation(Constructed, nn.Module):
     """Random resized crop, flip, colour jitter, greyscale and blur, in the order of contrastive learning.
 
     The moves between chains of improved contrastive divergence; the defaults are its released code's for CIFAR-10.

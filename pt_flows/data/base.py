@@ -1,8 +1,9 @@
 """The data's side of the contract: batches as a function of (seed, iteration), served in blocks."""
 
-import itertools
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -37,6 +38,7 @@ class FlowData(L.LightningDataModule, ABC):
         self.batch_size, self.iterations_per_block = batch_size, iterations_per_block
         self.device = torch.device("cpu")
         self.rank, self.num_ranks = 0, 1
+        self._is_checked = False
 
     @abstractmethod
     def draw(self, iteration: int, num_minibatches: int) -> tuple[Tensor, ...]:
@@ -57,6 +59,62 @@ class FlowData(L.LightningDataModule, ABC):
         """
         raise UserError(f"{type(self).__name__} can not be a source: it does not draw single samples")
 
+    def setup(self, stage: str) -> None:
+        """Check the data. A subclass that loads them here calls this afterwards.
+
+        Raises:
+            UserError: They are not what the contract says; see `check`.
+        """
+        if getattr(self, "event_shape", None) is None:
+            raise UserError(f"{type(self).__name__}: event_shape is missing. Set it to the shape of one sample")
+        self.check()
+
+    def check(self) -> None:
+        """Look through both splits once, so that damaged data are not taken for a run that diverges.
+
+        Raises:
+            UserError: Samples have another shape than `event_shape`, or values that are not finite; names the first.
+        """
+        if self._is_checked:
+            return
+        splits: dict[Split, Tensor] = {"train": self.reference("train")}
+        with suppress(UserError):  # data may have one split only
+            splits["test"] = self.reference("test")
+        for split, x in splits.items():
+            shape = tuple(x.shape[1:])
+            if shape != tuple(self.event_shape):
+                raise UserError(
+                    f"{type(self).__name__}: expected samples of shape {tuple(self.event_shape)} (event_shape), got "
+                    f"{shape} in the {split} split. Change either"
+                )
+            if (i := first_not_finite(x)) is not None:
+                raise UserError(
+                    f"{type(self).__name__}: expected finite values, got others in sample {i} of the {split} split. "
+                    "Remove or replace such samples"
+                )
+        self._is_checked = True
+
+    def check_draw(self, draw: tuple[Tensor, ...], iteration: int, num_minibatches: int) -> None:
+        """Check the first draw of a run.
+
+        Raises:
+            UserError: Shapes or types are not those of the contract, or values are not finite.
+        """
+        name, (x, y, *_) = f"{type(self).__name__}.draw", draw
+        wanted = (num_minibatches, self.batch_size // self.num_ranks, *self.event_shape)
+        if tuple(x.shape) != wanted:
+            raise UserError(
+                f"{name}: expected x of shape {wanted} (minibatches, samples, event_shape), got {tuple(x.shape)}. Draw "
+                "batch_size samples for every minibatch and return x[:, self.share]"
+            )
+        if tuple(y.shape) != wanted[:2] or y.dtype != torch.int64:
+            raise UserError(f"{name}: expected y int64 of shape {wanted[:2]}, got {y.dtype} of shape {tuple(y.shape)}")
+        if (i := first_not_finite(x.flatten(0, 1))) is not None:
+            raise UserError(
+                f"{name}: expected finite values, got others at iteration {iteration} in sample {i % wanted[1]} of "
+                f"minibatch {i // wanted[1]}. Look at what draw computes"
+            )
+
     @property
     def share(self) -> slice:
         """Where this rank's samples lie in a global minibatch."""
@@ -71,6 +129,7 @@ class FlowData(L.LightningDataModule, ABC):
     def train_dataloader(self) -> "BlockLoader":
         """Blocks from the module's iteration on."""
         assert self.trainer is not None
+        self.check()
         self.rank, self.num_ranks = world()
         self.place(self.trainer.strategy.root_device)
         if self.batch_size % self.num_ranks:
@@ -105,10 +164,12 @@ class BlockLoader:
     def __iter__(self) -> Iterator[Any]:
         module: Any = self.trainer.lightning_module
         start, stop = module.iteration, self.trainer.max_steps
-        iterations = range(start, stop) if stop >= 0 else itertools.count(start)
+        iterations = range(start, stop if stop >= 0 else sys.maxsize)
         draws = self._draws(iterations, module.minibatches_per_iteration)
         block = []
-        for iteration, draw in zip(iterations, draws, strict=False):
+        for iteration, draw in zip(iterations, draws, strict=True):
+            if iteration == start:
+                self.data.check_draw(draw, iteration, module.minibatches_per_iteration)
             block.append(draw)
             if (iteration + 1) % self.data.iterations_per_block == 0 or iteration + 1 == stop:
                 yield tuple(
@@ -124,6 +185,19 @@ class BlockLoader:
         return iter(
             DataLoader(draw, sampler=iterations, batch_size=None, num_workers=self.data.workers, pin_memory=pinned)
         )
+
+
+def first_not_finite(x: Tensor) -> int | None:
+    """Index of the first sample of x (num, *event) with a value that is not finite; None if there is none.
+
+    Example:
+        >>> first_not_finite(torch.tensor([[0.0, 1.0], [2.0, torch.inf]]))
+        1
+    """
+    if not x.is_floating_point():
+        return None
+    bad = ~x.isfinite().flatten(1).all(1)
+    return int(bad.nonzero()[0]) if bool(bad.any()) else None
 
 
 class _Draws(Dataset[tuple[Tensor, ...]]):

@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from pt_flows.contracts import Split, UserError
+from pt_flows.data.image_files import open_image
 
 FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 
@@ -45,13 +46,9 @@ def decode(path: str, size: int) -> np.ndarray:
     """One image as RGB uint8 (size, size, 3): its central square, reduced with Lanczos' filter.
 
     Raises:
-        UserError: The file is damaged, or smaller than the images wanted.
+        UserError: The file can not be read as an image, or is smaller than the images wanted.
     """
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damage of different kinds
-        raise UserError(f"{path} can not be read ({error}); delete it or restore it, and start again") from error
+    image = open_image(path, as_rgb=True)
     if min(image.size) < size:
         raise UserError(f"{path} has {image.size[0]}x{image.size[1]} pixels, fewer than the image size wanted ({size})")
     return np.array(

@@ -5,13 +5,12 @@ from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-from urllib.error import URLError
 
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import Split, UserError
-from pt_flows.data.base import FlowData
+from pt_flows.contracts import Shape, Split, UserError
+from pt_flows.data.base import FlowData, first_not_finite
 from pt_flows.state.noise import generator_at, run_seed
 
 
@@ -38,16 +37,24 @@ class ArrayImages(FlowData):
 
     @abstractmethod
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Images uint8 (N, C, H, W) and labels int64 (N,)."""
+        """Images uint8 (N, C, H, W) with values from 0 to 255, and labels int64 (N,), zeros if there are none."""
 
     def arrays(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Images and labels of a split, loaded once."""
+        """Images and labels of a split, loaded and checked once.
+
+        Raises:
+            UserError: They are not what `load` must return; says what is wrong.
+        """
         if split not in self._arrays:
-            self._arrays[split] = self.load(split)
+            images, labels = self.load(split)
+            where = f"{type(self).__name__}.load({split!r})"
+            check_images(where, images, self.event_shape)
+            check_labels(where, labels, len(images), self.num_classes)
+            self._arrays[split] = images, labels
         return self._arrays[split]
 
-    def setup(self, stage: str) -> None:
-        """Load what the stage needs, so that missing files are noticed before anything is computed."""
+    def check(self) -> None:
+        """Load the training split, so that missing files and other types are noticed before anything is computed."""
         self.arrays("train")
 
     @property
@@ -128,6 +135,50 @@ class ArrayImages(FlowData):
         return images[order[:num]]
 
 
+def check_images(where: str, images: Tensor, event_shape: Shape) -> None:
+    """Check the images of a split; only the first thousand are read, because they may be mapped from disk.
+
+    Raises:
+        UserError: Another type, range or shape.
+    """
+    wanted = f"{where}: expected images uint8 with values from 0 to 255,"
+    if not isinstance(images, Tensor):
+        raise UserError(f"{wanted} got {type(images).__name__}. Return torch.from_numpy(images)")
+    if images.dtype != torch.uint8:
+        if (i := first_not_finite(images)) is not None:
+            raise UserError(f"{wanted} got {images.dtype}, and image {i} has values that are not finite")
+        low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
+        raise UserError(
+            f"{wanted} got {images.dtype} from {low:g} to {high:g}. Convert floats in [-1, 1] by "
+            "((x + 1) * 127.5).round().to(torch.uint8)"
+        )
+    if images.dim() != 4 or tuple(images.shape[1:]) != tuple(event_shape) or not len(images):
+        raise UserError(
+            f"{where}: expected images of shape (N, {', '.join(map(str, event_shape))}), that is (N, *event_shape), "
+            f"got {tuple(images.shape)}. Channels come first: images.permute(0, 3, 1, 2)"
+        )
+    if int(images[:1000].max()) <= 1:
+        raise UserError(
+            f"{wanted} got values of 0 and 1 only, which are nearly black. Multiply images in [0, 1] by 255"
+        )
+
+
+def check_labels(where: str, labels: Tensor, num: int, num_classes: int) -> None:
+    """Check the labels of a split.
+
+    Raises:
+        UserError: Another type, number or range.
+    """
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or tuple(labels.shape) != (num,):
+        found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise UserError(f"{where}: expected labels int64 ({num},), got {found}. Without labels return zeros")
+    if num_classes and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise UserError(
+            f"{where}: expected labels from 0 to {num_classes - 1} (num_classes), got {int(labels.min())} to "
+            f"{int(labels.max())}"
+        )
+
+
 def as_float(images: Tensor, flip: Tensor | None = None) -> Tensor:
     """Images uint8 (..., C, H, W) as floats in [-1, 1], mirrored where `flip` (...) says so."""
     x = images.to(torch.get_default_dtype()) / 127.5 - 1
@@ -151,8 +202,8 @@ def read_set(make: Callable[[], D], name: str, root: Path, files: str) -> D:
     """
     try:
         return make()
-    except (URLError, OSError, RuntimeError, ValueError, EOFError) as error:
-        reason = str(error).splitlines()[0].rstrip(":")
+    except Exception as error:  # torchvision checks little: a damaged file fails wherever its parser is
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         raise UserError(
             f"{name}: can not be read from {root} or downloaded ({reason}); put {files} there, or set "
             "data.root or $PT_FLOWS_DATA to the folder that holds them"

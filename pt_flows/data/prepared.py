@@ -126,18 +126,21 @@ def read_journal(journal: Path, listing: str) -> dict[int, list[tuple[int, str]]
     """Blocks that an interrupted preparation of the same files has finished."""
     if not journal.is_file():
         return {}
-    first, *lines = journal.read_text().split("\n")
+    first, *lines = journal.read_text(errors="replace").split("\n")
     if first != listing:
         return {}
-    whole = [json.loads(line) for line in lines[:-1]]  # the last one may have been cut short
-    return {start: [(i, why) for i, why in skipped] for start, skipped in whole}
+    try:
+        whole = [json.loads(line) for line in lines[:-1]]  # the last one may have been cut short
+        return {start: [(i, why) for i, why in skipped] for start, skipped in whole}
+    except (ValueError, TypeError):  # damaged: all blocks are written again
+        return {}
 
 
 def num_images(path: Path) -> int:
     """How many images an array has room for; 0 where there is none."""
     try:
         return len(np.load(path, mmap_mode="r"))
-    except (OSError, ValueError, EOFError):
+    except Exception:  # missing or damaged, for which numpy raises many kinds: it is made again
         return 0
 
 
@@ -214,10 +217,16 @@ def read_index(folder: Path) -> dict[str, Any]:
         index: dict[str, Any] = json.loads(path.read_text())
         version = int(index["format"])
         missing = {"size", "classes", "splits"} - set(index)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        missing |= {
+            key for entry in index.get("splits", {}).values() for key in {"num", "checksums", "skipped"} - set(entry)
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); prepare the images again into another folder") from error
-    if version > FORMAT or missing:
+    if version > FORMAT:
         raise UserError(f"{path} has format {version}, this version reads up to {FORMAT}; update pt_flows")
+    if missing:
+        lacks = ", ".join(sorted(missing))
+        raise UserError(f"{path} is damaged (it lacks {lacks}); prepare the images again into another folder")
     return index
 
 
@@ -249,9 +258,10 @@ def verify(folder: Path, index: dict[str, Any], split: Split) -> None:
     try:
         shape = np.load(path, mmap_mode="r").shape
         labels = np.load(folder / f"{split}.labels.npy")
-    except (OSError, ValueError, EOFError) as error:
+        labels_shape = labels.shape
+    except Exception as error:  # numpy raises many kinds on damaged files
         raise UserError(f"{path} or its labels can not be read ({error}); {again}") from error
-    if shape != (entry["num"], 3, size, size) or labels.shape != shape[:1]:
+    if shape != (entry["num"], 3, size, size) or labels_shape != shape[:1]:
         raise UserError(
             f"{path} has shape {shape} and {len(labels)} labels, the index beside it says {entry['num']} images of "
             f"{size} pixels; {again}"

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
 
 from pt_flows.callbacks.pictures import save_grid
 from pt_flows.contracts import EnergyNet, UserError, Weights
 from pt_flows.data.base import FlowData
 from pt_flows.data.images import as_float
-from pt_flows.evaluation.load import data_of_run, device_named, load_method
+from pt_flows.evaluation.load import data_of_run, device_named, load_named
 from pt_flows.functional.samplers import mgms
 from pt_flows.methods.da_ebm import DAEBM
 from pt_flows.methods.energy_base import EnergyModule
@@ -23,16 +23,16 @@ from pt_flows.progress import track
 from pt_flows.state.noise import generator_at
 
 
-def load_energy(ckpt: Path, device: str = "auto") -> EnergyModule:
-    """The energy-based model of a checkpoint.
+def load_energy(ckpt: str, device: str = "auto") -> tuple[Path, EnergyModule]:
+    """The checkpoint that a command is given, and its energy-based model.
 
     Raises:
         UserError: It holds another kind of method.
     """
-    module = load_method(ckpt)
+    path, module = load_named(ckpt)
     if not isinstance(module, EnergyModule):
-        raise UserError(f"{ckpt} holds {type(module).__name__}, which has no energy; take one of an energy-based model")
-    return module.to(device_named(device))
+        raise UserError(f"{path} holds {type(module).__name__}, which has no energy; take one of an energy-based model")
+    return path, module.to(device_named(device))
 
 
 def real_samples(data: FlowData, num: int) -> Tensor:
@@ -272,7 +272,7 @@ def density(ckpt: str, n: int = 1_000, seed: int = 0, weights: Weights = "ema", 
     Where the model includes noise on the data, the samples have it too.
 
     Args:
-        ckpt: A checkpoint in its run folder.
+        ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
         n: How many test samples.
         seed: Seed of chains and importance samples.
         weights: The moving average, or the raw weights of the last iteration.
@@ -280,13 +280,13 @@ def density(ckpt: str, n: int = 1_000, seed: int = 0, weights: Weights = "ema", 
     """
     if n < 2:
         raise UserError(f"--n must be at least 2, got {n}")
-    module = load_energy(Path(ckpt), device)
+    path, module = load_energy(ckpt, device)
     if not isinstance(module, DAEBM):
         raise UserError(
-            f"{ckpt} holds {type(module).__name__}, whose normaliser is not known; log-densities need the noise levels "
+            f"{path} holds {type(module).__name__}, whose normaliser is not known; log-densities need the noise levels "
             "of DAEBM"
         )
-    data = data_of_run(Path(ckpt))
+    data = data_of_run(path)
     x = with_model_noise(module, real_samples(data, n), seed, "real")
     real = with_model_noise(module, data.sample(2_000, generator_at("cpu", "density")), seed, "training")
     found = log_density(module, x, real, seed=seed, weights=weights)
@@ -328,9 +328,17 @@ def outlier_sets(x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Probability that a sample of the data scores higher than an outlier."""
-    labels = torch.cat([torch.ones_like(inside), torch.zeros_like(outside)]).long()
-    return float(binary_auroc(torch.cat([inside, outside]).double(), labels, validate_args=False))
+    """Probability that a sample of the data scores higher than an outlier, ties counted half; from ranks alone.
+
+    It is Mann and Whitney's statistic over the number of pairs, and not a number where a score is none.
+
+    Example:
+        >>> auroc(torch.tensor([101.0, 100.0]), torch.tensor([50.0, 100.0]))
+        0.875
+    """
+    n, m = len(inside), len(outside)
+    ranks = rankdata(torch.cat([inside, outside]).double().cpu().numpy())
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 
 
 def ood(
@@ -348,7 +356,7 @@ def ood(
     includes noise on the data, samples and outliers have it too.
 
     Args:
-        ckpt: A checkpoint in its run folder.
+        ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
         against: Another data set of the same shape, such as FashionMNIST.
         n: How many samples of each kind.
         seed: Seed of noise and pairs.
@@ -357,7 +365,8 @@ def ood(
     """
     if n < 2:
         raise UserError(f"--n must be at least 2, got {n}")
-    module, data = load_energy(Path(ckpt), device), data_of_run(Path(ckpt))
+    path, module = load_energy(ckpt, device)
+    data = data_of_run(path)
     inside = real_samples(data, n).to(module.device)
     sets = outlier_sets(inside, generator_at(module.device, seed, "outliers"))
     if against is not None:

@@ -15,6 +15,7 @@ from pt_flows.callbacks.evaluate import (
     CHUNK,
     Evaluate,
     evaluation_samples,
+    listed,
     measured,
     prepare_metrics,
     with_progress,
@@ -22,7 +23,7 @@ from pt_flows.callbacks.evaluate import (
 from pt_flows.contracts import Split, UserError, Weights
 from pt_flows.data.base import FlowData
 from pt_flows.evaluation.images import ImageFiles
-from pt_flows.evaluation.load import data_of_run, device_named, load_method
+from pt_flows.evaluation.load import data_of_run, device_named, load_named
 from pt_flows.evaluation.passport import Passport, feature_hashes, machine, passport_of, record_path, write_record
 from pt_flows.methods.base import GenerativeModule
 from pt_flows.methods.energy_base import EnergyModule
@@ -44,7 +45,7 @@ def evaluate(
     ckpt: str | None = None,
     images: str | None = None,
     ref: str | None = None,
-    metrics: list[SampleMetric] | None = None,
+    metrics: list[SampleMetric] | SampleMetric | None = None,
     n: int = 10_000,
     split: Split = "train",
     weights: Weights = "ema",
@@ -57,12 +58,12 @@ def evaluate(
     from noise that depends on i and the sampling seed alone. Started by `torchrun`, its processes share the work.
 
     Args:
-        ckpt: A checkpoint in its run folder.
+        ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
         images: Instead of it, a folder of images or an .npz file with an array `samples`, uint8 (N, H, W, C).
         ref: For images: what they are compared with: another folder or file, or a data set such as CIFAR10.
-        metrics: What to measure. Default for images: Fréchet distance, KID, inception score, precision, recall, density
-            and coverage in features of EfficientNet-Lite0 at 64 pixels; for toys: exact and sliced Wasserstein
-            distances, MMD, modes, and the density and log-likelihood of energies.
+        metrics: What to measure, one metric or a list. Default for images: Fréchet distance, KID, inception score,
+            precision, recall, density and coverage in features of EfficientNet-Lite0 at 64 pixels; for toys: exact and
+            sliced Wasserstein distances, MMD, modes, and the density and log-likelihood of energies.
         n: How many generated samples; toys at most 5,000.
         split: Real samples to compare with.
         weights: The moving average, or the raw weights of the last iteration.
@@ -76,14 +77,14 @@ def evaluate(
     where = device_named(device)
     with launched(where):
         if images is not None:
-            evaluate_images(Path(images), ref, metrics, n, split, where)
+            evaluate_images(Path(images), ref, listed(metrics), n, split, where)
         else:
-            evaluate_checkpoint(Path(str(ckpt)), metrics, n, split, weights, seeds, where)
+            evaluate_checkpoint(str(ckpt), listed(metrics), n, split, weights, seeds, where)
 
 
 def evaluate_checkpoint(
-    ckpt: Path,
-    metrics: list[SampleMetric] | None,
+    named: str,
+    metrics: list[SampleMetric],
     n: int,
     split: Split,
     weights: Weights,
@@ -91,7 +92,8 @@ def evaluate_checkpoint(
     device: torch.device,
 ) -> None:
     """Measure samples of a checkpoint, for every sampling seed."""
-    module, folder, data = load_method(ckpt).to(device), run_folder_of(ckpt), data_of_run(ckpt)
+    ckpt, module = load_named(named)
+    module, folder, data = module.to(device), run_folder_of(ckpt), data_of_run(ckpt)
     assert folder is not None, "data_of_run has found it"
     toys = len(module.event_shape) != 3
     n = min(n, 5_000) if toys else n
@@ -107,7 +109,7 @@ def evaluate_checkpoint(
 
 
 def evaluate_images(
-    path: Path, ref: str | None, metrics: list[SampleMetric] | None, n: int, split: Split, device: torch.device
+    path: Path, ref: str | None, metrics: list[SampleMetric], n: int, split: Split, device: torch.device
 ) -> None:
     """Measure images of any generator."""
     if ref is None:

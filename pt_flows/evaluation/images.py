@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pt_flows.contracts import Split, UserError
+from pt_flows.data.image_files import open_image
 from pt_flows.progress import track
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -60,8 +60,9 @@ def from_array(path: Path) -> Tensor:
         array = (
             loaded if isinstance(loaded, np.ndarray) else loaded["samples" if "samples" in loaded else loaded.files[0]]
         )
-    except (OSError, ValueError, EOFError, IndexError) as error:
-        raise UserError(f"{path} can not be read as an array file ({error})") from error
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds on damaged files
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} can not be read as an array file ({reason}); write it again with numpy") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3) or not len(array):
         raise UserError(
             f"{path} holds {array.dtype} of shape {array.shape}; wanted are images uint8 (N, H, W, 3) or (N, H, W, 1)"
@@ -80,14 +81,13 @@ def from_folder(folder: Path) -> Tensor:
         raise UserError(f"{folder} has no images ({', '.join(SUFFIXES)})")
     images, first = [], None
     for file in track(files, "reading images"):
-        try:
-            with Image.open(file) as image:
-                kind = (image.size, image.mode)
-                if image.mode not in ("L", "RGB"):
-                    raise UserError(f"{file} has mode {image.mode}; convert the images to RGB, or grey (L)")
-                images.append(np.asarray(image))
-        except (OSError, UnidentifiedImageError) as error:
-            raise UserError(f"{file} can not be read as an image ({error}); delete or replace it") from error
+        image = open_image(file)
+        kind = (image.size, image.mode)
+        if image.mode not in ("L", "RGB"):
+            raise UserError(f"{file} has mode {image.mode}; convert the images to RGB, or grey (L)")
+        if image.has_transparency_data:
+            raise UserError(f"{file} has a transparent colour; convert the images to RGB, or grey (L), without one")
+        images.append(np.asarray(image))
         first = first or kind
         if kind != first:
             raise UserError(

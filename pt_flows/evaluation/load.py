@@ -1,33 +1,58 @@
 """A finished run taken up again: its method, its data, and a device to put them on."""
 
 import os
+from argparse import ArgumentError
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 
+from pt_flows.checkpoints import find_checkpoint, open_checkpoint, read_checkpoint
 from pt_flows.contracts import UserError
 from pt_flows.data.base import FlowData
 from pt_flows.methods.base import GenerativeModule
-from pt_flows.runs import read_checkpoint, run_folder_of
+from pt_flows.runs import read_config, run_folder_of, say
+
+
+def load_named(ckpt: str) -> tuple[Path, GenerativeModule]:
+    """The checkpoint that a command is given (a file, a run folder, last or best), and its method.
+
+    Raises:
+        UserError: There is none, or it cannot be loaded.
+    """
+    path, content = open_checkpoint(find_checkpoint(ckpt))
+    if str(path) != ckpt:
+        say(f"checkpoint: {path}, iteration {content['pt_flows']['iteration']}")
+    return path, method_of(path, content)
 
 
 def load_method(ckpt: Path) -> GenerativeModule:
-    """The method of a checkpoint that the CLI wrote, networks and weights included.
+    """The method of a checkpoint file that describes it, networks and weights included.
 
     Raises:
-        UserError: The file is damaged, foreign, or of a module that was built by hand.
+        UserError: The file is damaged, foreign, or does not describe a module that was built in Python.
     """
-    class_path = read_checkpoint(ckpt).get("hyper_parameters", {}).get("_class_path")
-    if class_path is None:
-        raise UserError(
-            f"{ckpt} does not say which networks it holds, because its module was built in Python: load it there with "
-            "load_from_checkpoint(path, generator=..., critic=...)"
-        )
+    return method_of(ckpt, read_checkpoint(ckpt))
+
+
+def method_of(ckpt: Path, content: dict[str, Any]) -> GenerativeModule:
+    """The method of a checkpoint whose content has been read.
+
+    Raises:
+        UserError: It does not describe a module that was built in Python, or is of another version.
+    """
+    class_path = content.get("hyper_parameters", {}).get("_class_path")
+    left_out = content["pt_flows"].get("left_out", [])
+    built_in_python = UserError(
+        f"{ckpt} does not describe all that its module was built from in Python "
+        f"({', '.join(left_out) or 'its class'}): load it there with "
+        "load_from_checkpoint(path, generator=...), docs/python.md"
+    )
+    if class_path is None or class_path.startswith("__main__."):
+        raise built_in_python
     try:
         import_module(class_path.rpartition(".")[0])  # Lightning builds classes of imported modules only
     except ImportError as error:
@@ -36,7 +61,9 @@ def load_method(ckpt: Path) -> GenerativeModule:
         ) from error
     try:
         module: Any = LightningModule.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArgumentError) as error:
+        if left_out:
+            raise built_in_python from error
         reason = next((line for line in str(error).splitlines() if "argument" in line), str(error).splitlines()[0])
         raise UserError(
             f"{ckpt} can not be built with this version of {class_path} ({reason.strip(' -')}); use the version that "
@@ -61,7 +88,7 @@ def data_of_run(ckpt: Path) -> FlowData:
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(FlowData, "data")
-    section = {"data": yaml.safe_load((folder / "config.yaml").read_text())["data"]}
+    section = {"data": read_config(folder)["data"]}
     data: FlowData = cast(Any, parser.instantiate_classes(parser.parse_object(section))).data
     data.prepare_data()
     data.setup("test")

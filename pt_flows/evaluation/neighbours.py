@@ -8,7 +8,8 @@ from torch import Tensor
 from pt_flows.callbacks.evaluate import evaluation_samples, with_progress
 from pt_flows.callbacks.pictures import save_grid
 from pt_flows.contracts import UserError, Weights
-from pt_flows.evaluation.load import data_of_run, device_named, load_method
+from pt_flows.evaluation.load import data_of_run, device_named, load_named
+from pt_flows.functional.distances import feature_distances
 from pt_flows.metrics.base import as_uint8
 from pt_flows.metrics.features import FeatureNet, Lite0Features
 from pt_flows.metrics.frechet import BATCH
@@ -41,7 +42,7 @@ def neighbours(
     with the smallest ratios, a row for each with its neighbours.
 
     Args:
-        ckpt: A checkpoint in its run folder.
+        ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
         n: How many samples, and test images.
         show: Rows of the picture.
         out: The picture to write; .png.
@@ -55,7 +56,8 @@ def neighbours(
     if target.suffix != ".png" or not target.absolute().parent.is_dir():
         raise UserError(f"--out must be a .png in a folder that exists, got {out}")
     where = device_named(device)
-    module, data = load_method(Path(ckpt)).to(where), data_of_run(Path(ckpt))
+    path, module = load_named(ckpt)
+    module, data = module.to(where), data_of_run(path)
     if len(module.event_shape) != 3:
         raise UserError(f"neighbours compares images, {ckpt} makes samples of shape {module.event_shape}")
     net = (features or Lite0Features(64)).to(where)
@@ -95,7 +97,7 @@ def nearest(queries: Tensor, images: Tensor, net: FeatureNet, k: int) -> tuple[T
     where = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
     parts = images.split(BATCH)
     for i, part in enumerate(track(parts, f"features of {len(images)} training images")):
-        distance = torch.cdist(queries, net(part.to(queries.device)))
+        distance = feature_distances(queries, net(part.to(queries.device)))
         indices = torch.arange(i * BATCH, i * BATCH + len(part), device=queries.device).expand(len(queries), -1)
         best, chosen = torch.cat([best, distance], 1).topk(k, largest=False)
         where = torch.cat([where, indices], 1).gather(1, chosen)

@@ -11,18 +11,11 @@ import yaml
 from PIL import Image
 
 from pt_flows.contracts import UserError
-from pt_flows.evaluation.compare import (
-    Group,
-    Run,
-    check_protocols,
-    chosen_metric,
-    curves_figure,
-    find_runs,
-    grouped,
-    higher_is_better,
-    table,
-    verdicts,
-)
+from pt_flows.evaluation.curves import curves_figure
+from pt_flows.evaluation.groups import Group, comparable, higher_is_better
+from pt_flows.evaluation.run_folders import Run
+from pt_flows.evaluation.table import shown, table
+from pt_flows.evaluation.verdicts import verdicts
 from pt_flows.files import replacing
 
 MOST_PICTURES = 8
@@ -47,7 +40,7 @@ def report(runs: list[str], out: str = "report.html", metric: str | None = None)
     """Write one self-contained HTML file about runs: comparison, curves, pictures, passports, configurations.
 
     Args:
-        runs: Run folders, or folders above them.
+        runs: Run folders, folders above them, patterns, or W&B paths entity/project/run.
         out: The file to write; .html.
         metric: The number that is compared; default one that all runs have.
     """
@@ -56,15 +49,17 @@ def report(runs: list[str], out: str = "report.html", metric: str | None = None)
         raise UserError(f"--out must end in .html, got {out}")
     if not target.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder {target.absolute().parent}; make it first")
-    found = find_runs(runs)
-    key = chosen_metric(found, metric)
-    check_protocols(found, key)
+    notes: list[str] = []
+    groups, key = comparable(runs, metric, notes.append)
+    for note in notes:
+        print(f"note: {note}")
     with replacing(target) as partial:
-        partial.write_text(page(grouped(found), key), encoding="utf-8")
-    print(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB), {len(found)} runs; open it in a browser")
+        partial.write_text(page(groups, key, notes), encoding="utf-8")
+    num = sum(len(group.runs) for group in groups)
+    print(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB), {num} runs; open it in a browser")
 
 
-def page(groups: Sequence[Group], key: str) -> str:
+def page(groups: Sequence[Group], key: str, notes: Sequence[str]) -> str:
     """The whole document."""
     runs = [run for group in groups for run in group.runs]
     names = ", ".join(group.name for group in groups)
@@ -74,8 +69,8 @@ def page(groups: Sequence[Group], key: str) -> str:
     parts = [
         f"<h1>{escape(names)}</h1>",
         f"<p>{len(runs)} runs, compared by <code>{escape(key)}</code> ({arrow} is better).</p>",
-        html_table(table(groups, key, None)),
-        "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in verdicts(groups, key, 0.05)) + "</ul>",
+        html_table(shown(table(groups, key, None), key)),
+        html_list([*verdicts(groups, key, 0.05), *notes]),
         picture(figure.getvalue(), f"{key} against iterations, images seen, minutes and samples evaluated"),
         *(section(group.name, run) for group in groups for run in group.runs),
     ]
@@ -87,6 +82,8 @@ def page(groups: Sequence[Group], key: str) -> str:
 def section(name: str, run: Run) -> str:
     """All about one run."""
     parts = [f"<h2>{escape(name)}, seed {escape(str(run.seed))}</h2>", f"<p><code>{escape(str(run.folder))}</code></p>"]
+    if run.failure is not None:
+        parts.append(f"<p>Failed: {escape(run.failure)}</p>")
     parts.append('<div class="pictures">' + "".join(map(file_picture, some_pictures(run.folder))) + "</div>")
     for passport, numbers in run.records:
         title = f"iteration {passport.iteration}, {passport.weights} weights, sampling seed {passport.sampling_seed}"
@@ -130,6 +127,11 @@ def html_table(rows: Sequence[dict[str, str]]) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.values()) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def html_list(lines: Sequence[str]) -> str:
+    """A line each."""
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
 def folded(title: str, text: str) -> str:

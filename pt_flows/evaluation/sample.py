@@ -11,7 +11,7 @@ from torch import Tensor
 from pt_flows.callbacks.pictures import save_density, save_grid
 from pt_flows.contracts import UserError, Weights
 from pt_flows.evaluation.energy import compose, load_energy, walk_far
-from pt_flows.evaluation.load import data_of_run, device_named, load_method
+from pt_flows.evaluation.load import data_of_run, device_named, load_named
 from pt_flows.evaluation.passport import passport_of, stamped
 from pt_flows.methods.base import GenerativeModule
 from pt_flows.methods.energy_base import EnergyModule
@@ -51,14 +51,15 @@ def sample(
     Energy-based models run chains from noise, with the step sizes that training found.
 
     Args:
-        ckpt: A checkpoint, such as runs/<experiment>/<run>/checkpoints/last.ckpt.
+        ckpt: A checkpoint, such as runs/<experiment>/<run>/checkpoints/last.ckpt, a run folder, or last / best of the
+            newest run.
         n: How many samples.
         out: .png for a grid (images) or a density (toys); .npz for an array `samples`, uint8 (n, H, W, C) or float32
             (n, 2), and `passport`, JSON that says where they come from.
         seed: Seed of the latents, or of the chains of an energy-based model.
         weights: The moving average, or the raw weights of the last iteration.
         device: Where to compute; auto takes a GPU if there is one.
-        plus: A second checkpoint of an energy-based model: sample the sum of both energies.
+        plus: A second checkpoint, named alike, of an energy-based model: sample the sum of both energies.
         long_run: Instead, walk n chains from test samples for so many Langevin steps (100000 is usual), write a picture
             over time to `out` and a table beside it, and say how far energies drift. Needs the run folder.
         denoise: Whether an energy-based model of noised data removes the noise from its samples, by one step along the
@@ -68,18 +69,19 @@ def sample(
     if long_run is not None and long_run < 1:
         raise UserError(f"--long_run must be at least 1, got {long_run}")
     if plus is None and long_run is None and denoise is None:
-        write_samples(load_method(Path(ckpt)).to(device_named(device)), n, target, seed, weights, Path(ckpt))
+        path, method = load_named(ckpt)
+        write_samples(method.to(device_named(device)), n, target, seed, weights, path)
         return
-    module = load_energy(Path(ckpt), device)
+    path, module = load_energy(ckpt, device)
     if denoise is not None:
         if not module.data_noise:
-            raise UserError(f"--denoise: expected a model with data_noise above 0, {ckpt} has none. Omit it")
+            raise UserError(f"--denoise: expected a model with data_noise above 0, {path} has none. Omit it")
         module.denoise = denoise
-    module = module if plus is None else compose(module, load_energy(Path(plus), device))
+    module = module if plus is None else compose(module, load_energy(plus, device)[1])
     if long_run is None:
-        write_samples(module, n, target, seed, weights, Path(ckpt))
+        write_samples(module, n, target, seed, weights, path)
     else:
-        walk_far(module, data_of_run(Path(ckpt)), n, long_run, target, seed, weights)
+        walk_far(module, data_of_run(path), n, long_run, target, seed, weights)
 
 
 def checked_request(n: int, out: str, suffixes: tuple[str, ...] = (".png", ".npz")) -> Path:

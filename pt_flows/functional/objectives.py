@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from pt_flows.functional.distances import exact_distances
+
 Objective = Literal["non_saturating", "saturating", "wasserstein"]
 
 
@@ -64,5 +66,4 @@ def nearest_log_distance(
         >>> nearest_log_distance(torch.tensor([[0.0], [5.0]]), torch.tensor([[1.0], [3.0]]))
         tensor([0.0000, 0.6931])
     """
-    mode = "donot_use_mm_for_euclid_dist"  # the other one gives zeros for points that are close
-    return torch.cdist(x.flatten(1), references.flatten(1), compute_mode=mode).amin(1).clamp(min=least).log()
+    return exact_distances(x, references).amin(1).clamp(min=least).log()

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pt_flows.functional.distances import exact_distances
+
 # ------------------------------------------------------------------------------------------------------ between samples
 
 
@@ -93,7 +95,7 @@ def sorting_map(y: Float[Tensor, " n"], x: Float[Tensor, " n"]) -> Float[Tensor,
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
     x, y = (points.detach().flatten(1).double().cpu() for points in (x, y))
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    return exact_distances(x, y)
 
 
 def _uniform(num: int) -> Any:
@@ -117,9 +119,13 @@ def moments(y: Float[Tensor, "n d"]) -> Gaussian:
 
 
 def symmetric_sqrt(a: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """Positive square root of a symmetric positive semidefinite matrix."""
+    """Positive square root of a symmetric positive semidefinite matrix.
+
+    Eigenvalues within rounding become zero: the root of a rounding error is far larger than the error.
+    """
     values, vectors = torch.linalg.eigh(a)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    rounding = torch.maximum(-values[0], len(values) * torch.finfo(a.dtype).eps * values[-1])
+    return (vectors * torch.where(values > rounding, values, 0).sqrt()) @ vectors.T
 
 
 def gaussian_map(law: Gaussian, target: Gaussian) -> Float[Tensor, "d d"]:
@@ -141,9 +147,21 @@ def bures_distance(a: Float[Tensor, "d d"], b: Float[Tensor, "d d"]) -> Tensor:
         >>> bures_distance(torch.diag(torch.tensor([4.0, 9.0])), torch.eye(2))
         tensor(2.2361)
     """
-    root = symmetric_sqrt(a)
-    cross = symmetric_sqrt(root @ b @ root)
-    return (a.trace() + b.trace() - 2 * cross.trace()).clamp(min=0).sqrt()
+    return squared_bures(symmetric_sqrt(a.double()), symmetric_sqrt(b.double())).sqrt().to(a)
+
+
+def squared_bures(root_a: Float[Tensor, "d d"], root_b: Float[Tensor, "d d"]) -> Tensor:
+    """The square of `bures_distance` from the roots R, S of both covariances: ‖R‖² + ‖S‖² - 2 Σ singular values of R S.
+
+    It equals min ‖R - S Q‖² over rotations Q, so it is negative by the rounding of this one difference at most. The
+    eigenvalues of R b R have the squared singular values, and where they are zero the root of their rounding errors.
+
+    Args:
+        root_a: R = a^{1/2}.
+        root_b: S = b^{1/2}.
+    """
+    cross = torch.linalg.svdvals(root_a @ root_b).sum()
+    return (root_a.square().sum() + root_b.square().sum() - 2 * cross).clamp(min=0)
 
 
 def gaussian_wasserstein2(law: Gaussian, target: Gaussian) -> Tensor:
@@ -196,10 +214,16 @@ class EntropicPotential(NamedTuple):
 
 
 def half_squared_distances(y: Float[Tensor, "B *event"], x: Float[Tensor, "n *event"]) -> Float[Tensor, "B n"]:
-    """The cost ½‖y_i - x_j‖² of all pairs, differentiable; computed outside autocast."""
-    y, x = (points.flatten(1).to(torch.promote_types(points.dtype, torch.float32)) for points in (y, x))
+    """The cost ½‖y_i - x_j‖² of all pairs, differentiable twice.
+
+    Products of centred points in float64, outside autocast, rounded at the end: exact differences of all pairs of
+    images would take too much memory.
+    """
+    dtype = torch.promote_types(y.dtype, torch.float32)
+    centre = x.detach().flatten(1).double().mean(0)
+    y, x = (points.flatten(1).double() - centre for points in (y, x))
     with torch.autocast(y.device.type, enabled=False):
-        return 0.5 * (y.square().sum(1)[:, None] + x.square().sum(1)) - y @ x.T
+        return (0.5 * (y.square().sum(1)[:, None] + x.square().sum(1)) - y @ x.T).to(dtype)
 
 
 def entropic_potential(

@@ -11,24 +11,31 @@ all mean the paper's outer loop.
 
 import math
 import os
+import re
 import time
+import warnings
 from abc import ABC, abstractmethod
+from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from inspect import isabstract
 from statistics import fmean
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
+from pt_flows.construction import Constructed, path_of
 from pt_flows.contracts import (
     Batch,
     CriticNet,
@@ -43,16 +50,27 @@ from pt_flows.contracts import (
 from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity
 from pt_flows.functional.schedules import Decay, decay_factor
 from pt_flows.functional.transport import assignment
+from pt_flows.methods.endless import check_callbacks, check_endings, check_schedulers
+from pt_flows.methods.requirements import check_factory, check_loss, check_network, check_samples, check_terms
 from pt_flows.state.distributed import all_ranks, mean_over_ranks, of_every_rank, world
 from pt_flows.state.ema import EMA
 from pt_flows.state.noise import NoiseStream, fold, run_seed
+from pt_flows.state.optimizers import keep_what_fits
 
 Terms = dict[str, Tensor]
 """What one iteration reports: scalars on the device, detached. A term may be missing in some iterations; one whose name
 begins with an underscore is checked for being finite but not logged."""
 
 
-class GenerativeModule(L.LightningModule, ABC):
+def adam(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """The optimizer where none is chosen: Adam with rate 5e-4 and betas 0.5 and 0.9, as in the small recipes.
+
+    WGAN-GP's paper has 1e-4 with betas 0 and 0.9; the full recipes for images 2e-4.
+    """
+    return torch.optim.Adam(parameters, lr=5e-4, betas=(0.5, 0.9))
+
+
+class GenerativeModule(Constructed, L.LightningModule, ABC):
     """Base of every method.
 
     A subclass gives `iterate`, `sample`, `event_shape`, the network to average (`averaged_network`) and
@@ -73,18 +91,30 @@ class GenerativeModule(L.LightningModule, ABC):
     def __init__(self, ema_decay: float = 0.999) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.save_hyperparameters()
+        self.save_hyperparameters(_given_hyperparameters.get() or self.own_hyperparameters())
         self.ema_decay = ema_decay
         self.iteration = 0
         self.seconds = 0.0
         self.trained_seed: int | None = None
         self.evaluations: dict[str, int] = {}
         self.noise = NoiseStream("training")
+        self.not_described: list[str] = []
         self._terms: list[Terms] = []
+        self._checked_terms: set[str] = set()
         self._flushed = (0, 0.0)
         self._configured: list[list[dict[str, Any]]] = []
+        self._loaded_optimizers: list[dict[str, Any]] = []
         self._counters: list[Any] = []
         self._since: float | None = None
+
+    def own_hyperparameters(self) -> dict[str, Any]:
+        """What a module built in Python is described by, in the form in which the command line describes its own."""
+        try:
+            class_path = path_of(type(self))
+        except TypeError:
+            return dict(self.init_args)
+        how = {"_class_path": class_path, "_instantiator": "lightning.pytorch.cli.instantiate_module"}
+        return how | self.init_args
 
     # ------------------------------------------------------------------------------------- what a method provides
 
@@ -131,6 +161,12 @@ class GenerativeModule(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Refuse data and precisions that this module can not work with, before anything is computed."""
+        at_least(f"{type(self).__name__}.minibatches_per_iteration", self.minibatches_per_iteration, 1)
+        if not isinstance(getattr(self, "ema", None), EMA):
+            raise UserError(
+                f"{type(self).__name__} has no ema, the average of its averaged_network; write self.ema = "
+                "EMA(network, self.ema_decay) in __init__"
+            )
         data = getattr(self.trainer, "datamodule", None)
         shape = getattr(data, "event_shape", None)
         if shape is not None and tuple(shape) != tuple(self.event_shape):
@@ -142,6 +178,8 @@ class GenerativeModule(L.LightningModule, ABC):
         self._check_trainer()
 
     def _check_trainer(self) -> None:
+        check_endings(self.trainer)
+        check_callbacks(self.trainer)
         if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise UserError(
                 f"trainer.strategy: {type(self.trainer.strategy).__name__} is not supported: gradients of penalties "
@@ -183,6 +221,9 @@ class GenerativeModule(L.LightningModule, ABC):
             for xs, ys in zip(*batch, strict=True):
                 self.noise.seek(self.iteration, self.device)
                 terms = self.iterate(list(zip(xs, ys, strict=True)))
+                if not isinstance(terms, dict) or not terms.keys() <= self._checked_terms:
+                    check_terms(f"{type(self).__name__}.iterate", terms)
+                    self._checked_terms |= terms.keys()
                 self._finish_iteration(terms)
         self._tick()
         self._since = None
@@ -278,8 +319,16 @@ class GenerativeModule(L.LightningModule, ABC):
     def set_gradients(self, loss: Tensor, optimizer: LightningOptimizer) -> list[nn.Parameter]:
         """The optimizer's parameters, with the loss's gradients averaged over ranks in `grad`."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        check_loss(f"{type(self).__name__}.step_down", loss)
         with torch.autocast(loss.device.type, enabled=False):  # backward in the precision that forward chose
-            gradients = torch.autograd.grad(loss, parameters)
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if any(gradient is None for gradient in gradients):
+            unused = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+            names = [name for name, parameter in self.named_parameters() if id(parameter) in unused]
+            raise UserError(
+                f"{type(self).__name__}.step_down: the loss does not depend on {', '.join(names[:3])}, which its "
+                "optimizer moves; leave it out of the network, or set requires_grad to False and out of the optimizer"
+            )
         for parameter, gradient in zip(parameters, mean_over_ranks(gradients), strict=True):
             parameter.grad = gradient
         return parameters
@@ -325,7 +374,7 @@ class GenerativeModule(L.LightningModule, ABC):
         for name, value in terms.items():
             if not math.isfinite(value):
                 raise DivergenceError(
-                    f"{name.lstrip('_')} is {value} at iteration {iteration}; the last checkpoint is from before. "
+                    f"{name.lstrip('_')} is {value} at iteration {iteration}. "
                     "Lower the learning rate or the step size, or raise the penalty weight"
                 )
 
@@ -349,6 +398,8 @@ class GenerativeModule(L.LightningModule, ABC):
     def on_fit_start(self) -> None:
         """Begin the first interval of the log where the run begins."""
         self._flushed, self.trained_seed = (self.iteration, self.seconds), run_seed()
+        averaged = sum(1 for _ in self.ema.modules())  # they are never in training mode, and Lightning warns of them
+        warnings.filterwarnings("ignore", re.escape(f"Found {averaged} module(s) in eval mode"))
         kinds = (GeneratorNet, CriticNet, EnergyNet)
         counted = [(name, net) for name, net in self.networks.items() if isinstance(net, kinds)]
         self._counters = [net.register_forward_pre_hook(partial(self._counted, name)) for name, net in counted]
@@ -356,7 +407,17 @@ class GenerativeModule(L.LightningModule, ABC):
             [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for optimizer in self.trainer.optimizers
         ]
+        check_schedulers(self.trainer)
+        for note in keep_what_fits(self._loaded_optimizers, self.trainer.optimizers):
+            self.print(f"note: {note}")
+        self._loaded_optimizers = []
         self._check_same_everywhere()
+        self.check_samples()
+
+    def check_samples(self) -> None:
+        """Refuse samples of another shape than `event_shape` before training, at the cost of two of them."""
+        x = self.sample(2, rng=torch.Generator().manual_seed(0))
+        check_samples(f"{type(self).__name__}.sample", x, 2, self.event_shape)
 
     def _check_same_everywhere(self) -> None:
         """Refuse processes that were started with different configurations, which would wait for each other for ever.
@@ -430,18 +491,75 @@ class GenerativeModule(L.LightningModule, ABC):
                     f"{name} has values that are not finite after iteration {self.iteration}; no checkpoint is "
                     "written over the last good one. Lower the learning rate or the step size"
                 )
-        checkpoint["pt_flows"] = {"seed": run_seed(), "iteration": self.iteration}
+        left_out = [name for name in self.left_out if name not in self.hparams]
+        checkpoint["pt_flows"] = {"seed": run_seed(), "iteration": self.iteration, "left_out": left_out}
         hyper = checkpoint.get("hyper_parameters", {})
         checkpoint["hyper_parameters"] = {k: v for k, v in hyper.items() if _is_plain(v)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the seed; say so when a run is continued with another one."""
+        """Remember the seed; say so when a run is continued with another one. Optimizers are not there yet."""
+        if self._trainer is None:  # built from the checkpoint's description: keep what the arguments can not tell
+            saved = checkpoint.get("hyper_parameters", {})
+            self.not_described = checkpoint.get("pt_flows", {}).get("left_out", [])
+            self.hparams.update({k: saved[k] for k in self.left_out if k in saved and _is_plain(saved[k])})
         self.trained_seed = seed = checkpoint.get("pt_flows", {}).get("seed")
+        if self._trainer is not None and self._trainer.training:
+            self._loaded_optimizers = checkpoint.get("optimizer_states", [])
         if "PL_GLOBAL_SEED" in os.environ and seed is not None and seed != run_seed() and self._trainer is not None:
             self.print(
                 f"note: the checkpoint was trained with seed {seed}, this run has {run_seed()}: it goes on with other "
                 f"noise and data order; pass --seed_everything {seed} to continue the same run"
             )
+
+    @_restricted_classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """The module that a checkpoint describes, networks and weights included.
+
+        Networks of classes that can be imported are built again from the plain arguments that they were built from; any
+        other has to be given: `W1FE.load_from_checkpoint(path, generator=..., critic=...)`.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: Where to put the weights; default where they were.
+            hparams_file: As in Lightning.
+            strict: As in Lightning.
+            weights_only: Whether to refuse files that hold more than tensors and plain values.
+            **kwargs: Arguments of the module that take the place of the checkpoint's.
+
+        Raises:
+            UserError: The checkpoint does not tell, or is of another class.
+        """
+        loader: Any = L.LightningModule if isabstract(cls) else super()  # a base takes what the checkpoint says it is
+        try:
+            module = loader.load_from_checkpoint(
+                checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+            )
+        except (TypeError, ValueError, ArgumentError) as error:
+            text = str(error)
+            if "does not resolve to an already imported" in text:
+                raise UserError(
+                    f"{checkpoint_path} holds {text.split(chr(39))[1]}, which is not a {cls.__name__} or not imported; "
+                    "import that class, and call its load_from_checkpoint"
+                ) from error
+            reason = next((line for line in text.splitlines() if "argument" in line), text.splitlines()[0])
+            raise UserError(
+                f"{checkpoint_path} does not describe all that {cls.__name__} is built from ({reason.strip(' -')}); "
+                f"give it: {cls.__name__}.load_from_checkpoint(path, generator=...)"
+            ) from error
+        if lost := [name for name in module.not_described if name not in kwargs]:
+            rank_zero_warn(
+                f"{checkpoint_path} does not describe its {', '.join(lost)}: the defaults are used; to train on, give "
+                "load_from_checkpoint what it was trained with"
+            )
+        return module
 
 
 class GeneratorModule(GenerativeModule):
@@ -453,6 +571,7 @@ class GeneratorModule(GenerativeModule):
     """
 
     def __init__(self, generator: GeneratorNet, ema_decay: float = 0.999) -> None:
+        check_network("model.generator", generator, GeneratorNet)
         super().__init__(ema_decay)
         self.generator = generator
         self.ema = EMA(generator, self.ema_decay)
@@ -602,6 +721,7 @@ class AdversarialModule(GeneratorModule):
     """
 
     def __init__(self, generator: GeneratorNet, critic: CriticNet, ema_decay: float = 0.999) -> None:
+        check_network("model.critic", critic, CriticNet)
         super().__init__(generator, ema_decay)
         if generator.event_shape != critic.event_shape:
             raise UserError(
@@ -632,8 +752,9 @@ class AlternatingModule(AdversarialModule):
     Args:
         generator: G, latents to samples.
         critic: D, samples to one value each; without batch norm, which would break penalties on its gradients.
-        generator_optimizer: Makes G's optimizer from its parameters; its state is kept between iterations.
-        critic_optimizer: Makes D's optimizer from its parameters.
+        generator_optimizer: Makes G's optimizer from its parameters; its state is kept between iterations. Default Adam
+            with rate 5e-4 and betas 0.5 and 0.9.
+        critic_optimizer: Makes D's optimizer from its parameters; the same default.
         num_critic_steps: Critic steps per iteration, each on a fresh minibatch.
         lr_decay: How both learning rates fall over the run.
         ema_decay: Decay of the average of G's weights.
@@ -645,14 +766,16 @@ class AlternatingModule(AdversarialModule):
         self,
         generator: GeneratorNet,
         critic: CriticNet,
-        generator_optimizer: OptimizerCallable,
-        critic_optimizer: OptimizerCallable,
+        generator_optimizer: OptimizerCallable = adam,
+        critic_optimizer: OptimizerCallable = adam,
         num_critic_steps: int = 5,
         lr_decay: Decay = "constant",
         ema_decay: float = 0.999,
     ) -> None:
         super().__init__(generator, critic, ema_decay)
         at_least("num_critic_steps", num_critic_steps, 1)
+        check_factory("model.generator_optimizer", generator_optimizer)
+        check_factory("model.critic_optimizer", critic_optimizer)
         if self.num_classes:
             raise UserError(
                 f"{type(self).__name__} is not class-conditional; set num_classes of model.generator and model.critic "
@@ -669,7 +792,13 @@ class AlternatingModule(AdversarialModule):
 
     def optimizer_pair(self) -> tuple[LightningOptimizer, LightningOptimizer]:
         """(generator's, critic's) optimizer."""
-        G, D = cast(list[LightningOptimizer], self.optimizers())
+        pair = self.optimizers()
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise UserError(
+                f"{type(self).__name__}.configure_optimizers must return two optimizers, the generator's and the "
+                f"critic's, got {len(pair) if isinstance(pair, list) else 1}"
+            )
+        G, D = cast(list[LightningOptimizer], pair)
         return G, D
 
     @property
@@ -679,11 +808,14 @@ class AlternatingModule(AdversarialModule):
 
     @abstractmethod
     def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
-        """What D minimises under `loss_D`, and what else is worth logging.
+        """What D minimises under the name `loss_D`, and what else is worth logging, all scalars.
 
         Args:
             x: Data (B, *event).
             y: Generated samples (B, *event), constants.
+
+        Returns:
+            `loss_D` with its graph, which one optimizer step of D follows; the others for the log.
         """
 
     def fit_critic(self, minibatches: Sequence[Batch]) -> Terms:
@@ -693,7 +825,14 @@ class AlternatingModule(AdversarialModule):
         for x, _ in minibatches:
             y = self.generator(self.latents(len(x))).detach()
             terms = self.critic_loss(x, y)
+            if not isinstance(terms, dict) or "loss_D" not in terms:
+                got = list(terms) if isinstance(terms, dict) else type(terms).__name__
+                raise UserError(
+                    f"{type(self).__name__}.critic_loss must return a dict with what D minimises under 'loss_D', got "
+                    f"{got}"
+                )
             self.step_down(terms["loss_D"], optimizer)
+        check_terms(f"{type(self).__name__}.critic_loss", terms, detached=False)
         return {name: value.detach() for name, value in terms.items()}
 
     def configure_optimizers(self) -> Any:
@@ -748,6 +887,16 @@ class FlowModule(AlternatingModule):
         """The function (B, *event) to (B,) whose gradient moves particles, high on data; here the critic itself."""
         return self.critic(y)
 
+    def values(self, y: Tensor) -> Tensor:
+        """`potential`, which must give one value per sample: a mean would scale the field by the batch size."""
+        values = self.potential(y)
+        if values.shape != y.shape[:1]:
+            raise UserError(
+                f"{type(self).__name__}.potential must give one value per sample, got shape {tuple(values.shape)} for "
+                f"{len(y)} samples"
+            )
+        return values
+
     @property
     def euler_step(self) -> float:
         """ε of this iteration."""
@@ -766,7 +915,7 @@ class FlowModule(AlternatingModule):
 
         z = self.latents(len(minibatches[0][0]))
         y = self.generator(z)
-        zeta = euler_target(y, velocity(self.potential, y), self.euler_step)  # ζ = y + ε ∇f(y)
+        zeta = euler_target(y, velocity(self.values, y), self.euler_step)  # ζ = y + ε ∇f(y)
         fit = self.persistent_fit(optimizer_G, z, y, zeta, self.inner_steps, self.reduction, self.rematch)
         return terms | fit
 

@@ -40,8 +40,9 @@ from pt_flows.functional.samplers import (
     normal_like,
 )
 from pt_flows.methods.base import Terms, at_least, one_of, positive
-from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.methods.energy_base import EnergyModule, adam
 from pt_flows.methods.gaussian_base import GaussianBase
+from pt_flows.methods.requirements import check_network
 from pt_flows.state.distributed import all_ranks
 from pt_flows.state.noise import generator_at
 from pt_flows.state.replay import ReplayBuffer, StepSizes
@@ -63,7 +64,7 @@ class DAEBM(EnergyModule):
 
     Args:
         energy: U(x, t), points and labels to one value each.
-        optimizer: Makes the energy's optimizer from its parameters.
+        optimizer: Makes the energy's optimizer from its parameters; default Adam with rate 5e-4 and betas 0 and 0.9.
         base: "gaussian": U is the network plus -log of the Gaussian of the data at every level (`GaussianBase`), whose
             mean and covariance are computed at the start of training and stored in the checkpoint.
         data_noise: Standard deviation of noise on the data, in data units: a part of the model at every level.
@@ -92,7 +93,7 @@ class DAEBM(EnergyModule):
     def __init__(
         self,
         energy: EnergyNet,
-        optimizer: OptimizerCallable,
+        optimizer: OptimizerCallable = adam,
         base: Base = "none",
         data_noise: float = 0.0,
         denoise: bool = False,
@@ -127,6 +128,7 @@ class DAEBM(EnergyModule):
             )
         one_of("model.base", base, get_args(Base))
         one_of("model.acceptance_ratio", acceptance_ratio, get_args(Ratio))
+        check_network("model.energy", energy, EnergyNet)
         if not energy.takes_labels:
             raise UserError(
                 f"model.energy: {type(energy).__name__} takes no labels; DAEBM needs U(x, t), such as TimeMLPEnergy"

@@ -11,7 +11,7 @@ A transition leaves parameters, their gradients and the network's mode as they w
 import math
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -25,6 +25,7 @@ from pt_flows.contracts import Batch, DivergenceError, EnergyNet, Shape, UserErr
 from pt_flows.functional.samplers import Chain, Energy, Rng, chain_at, normal_like
 from pt_flows.functional.schedules import Decay
 from pt_flows.methods.base import GenerativeModule, Terms, at_least, evaluation_mode, one_of, one_valued, positive
+from pt_flows.methods.requirements import check_factory, check_network, check_samples
 from pt_flows.state.distributed import mean_over_ranks
 from pt_flows.state.ema import EMA
 from pt_flows.state.replay import ReplayBuffer
@@ -33,6 +34,11 @@ OnDivergence = Literal["stop", "roll_back"]
 
 LONGEST_STEP = 0.1
 """Root mean square of step times gradient per pixel of [-1, 1] above which a sampler oversteps; 0.05 works."""
+
+
+def adam(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """The optimizer where none is chosen: Adam with rate 5e-4 and betas 0 and 0.9, as in the recipes for toys."""
+    return torch.optim.Adam(parameters, lr=5e-4, betas=(0.0, 0.9))
 
 
 class EnergyModule(GenerativeModule):
@@ -69,6 +75,8 @@ class EnergyModule(GenerativeModule):
         on_divergence: OnDivergence = "stop",
         ema_decay: float = 0.999,
     ) -> None:
+        check_network("model.energy", energy, EnergyNet)
+        check_factory("model.optimizer", optimizer)
         super().__init__(ema_decay)
         at_least("model.warmup", warmup, 0)
         positive("model.max_energy_gap", max_energy_gap)
@@ -170,6 +178,7 @@ class EnergyModule(GenerativeModule):
         seed = torch.randint(2**62, (), generator=rng, device=rng.device if rng else None)
         steps = self.sampling(num, torch.Generator(self.device).manual_seed(int(seed)), weights)
         _, x = deque(steps, maxlen=1).pop()
+        check_samples(f"{type(self).__name__}.sampling", x, num, self.event_shape)
         return self.finished(x, weights)
 
     # ---------------------------------------------------------------------------------------------- noise on the data
@@ -192,6 +201,9 @@ class EnergyModule(GenerativeModule):
         with self.fixed(weights) as U:
             slopes = [chain_at(self.of_data(U), part).gradient for part in x.split(self.chunk)]
         return x - self.data_noise**2 * torch.cat(slopes)
+
+    def check_samples(self) -> None:
+        """Nothing before training: chains take long, and `sample` looks at what they end in."""
 
     # ------------------------------------------------------------------------------------------------------ training
 
@@ -258,8 +270,8 @@ class EnergyModule(GenerativeModule):
         if (lost := terms.get("_lost_chains", 0)) > 0:
             where = f" at label {terms['_lost_label']:.0f}" if "_lost_label" in terms else ""
             raise DivergenceError(
-                f"{lost:.0f} chains have energies that are not finite{where} at iteration {iteration}; the last "
-                "checkpoint is from before. Lower model.step_size or the learning rate"
+                f"{lost:.0f} chains have energies that are not finite{where} at iteration {iteration}. Lower "
+                "model.step_size or the learning rate"
             )
         super().check_terms(iteration, terms)
         self.warn_of_long_steps(iteration, terms.get("step_rms", 0.0))

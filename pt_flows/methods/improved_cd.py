@@ -28,7 +28,8 @@ from pt_flows.contracts import Batch, EnergyNet, UserError, Weights
 from pt_flows.functional.objectives import nearest_log_distance
 from pt_flows.functional.samplers import Chain, Rng, chain_at, normal_like, uniform_like
 from pt_flows.methods.base import Terms, at_least, positive
-from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.methods.energy_base import EnergyModule, adam
+from pt_flows.methods.requirements import check_network
 from pt_flows.state.noise import generator_at, run_seed
 from pt_flows.state.replay import ReplayBuffer
 
@@ -40,7 +41,7 @@ class ImprovedCD(EnergyModule):
 
     Args:
         energy: U, low on data; a sum of energies (`parts`) for several scales.
-        optimizer: Makes the energy's optimizer from its parameters.
+        optimizer: Makes the energy's optimizer from its parameters; default Adam with rate 5e-4 and betas 0 and 0.9.
         num_langevin_steps: K.
         step_size: λ, in data units squared per unit of energy.
         noise_std: σ, in data units.
@@ -61,7 +62,7 @@ class ImprovedCD(EnergyModule):
     def __init__(
         self,
         energy: EnergyNet,
-        optimizer: OptimizerCallable,
+        optimizer: OptimizerCallable = adam,
         num_langevin_steps: int = 40,
         step_size: float = 400.0,
         noise_std: float = 0.002,
@@ -85,6 +86,7 @@ class ImprovedCD(EnergyModule):
                            ("energy_l2", energy_l2), ("min_history", min_history)):  # fmt: skip
             at_least(f"model.{key}", value, 0)
         positive("model.step_size", step_size)
+        check_network("model.energy", energy, EnergyNet)
         if energy.takes_labels:
             raise UserError(f"model.energy: {type(energy).__name__} takes labels; ImprovedCD needs U(x)")
         if not bounds[0] < bounds[1]:

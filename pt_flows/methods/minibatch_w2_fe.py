@@ -24,7 +24,8 @@ from pt_flows.contracts import Batch, GeneratorNet
 from pt_flows.functional.potentials import Reduction, euler_target, velocity
 from pt_flows.functional.schedules import Decay, decay_factor
 from pt_flows.functional.transport import entropic_potential
-from pt_flows.methods.base import GeneratorModule, Terms, at_least, matched, positive, within_the_way
+from pt_flows.methods.base import GeneratorModule, Terms, adam, at_least, matched, positive, within_the_way
+from pt_flows.methods.requirements import check_factory
 from pt_flows.state.distributed import all_ranks
 
 
@@ -33,7 +34,8 @@ class MinibatchW2FE(GeneratorModule):
 
     Args:
         generator: G, latents to samples.
-        generator_optimizer: Makes G's optimizer from its parameters; its state is kept between iterations.
+        generator_optimizer: Makes G's optimizer from its parameters; its state is kept between iterations. Default Adam
+            with rate 5e-4 and betas 0.5 and 0.9.
         entropy: Temperature of entropic transport in units of the cost ½‖x - y‖²; 0 for exact transport, on the CPU.
         step_size: ε, the share of the way to the data.
         persistence: K, optimizer steps of G towards the same targets.
@@ -48,7 +50,7 @@ class MinibatchW2FE(GeneratorModule):
     def __init__(
         self,
         generator: GeneratorNet,
-        generator_optimizer: OptimizerCallable,
+        generator_optimizer: OptimizerCallable = adam,
         entropy: float = 0.0,
         step_size: float = 1.0,
         persistence: int = 5,
@@ -58,6 +60,7 @@ class MinibatchW2FE(GeneratorModule):
         ema_decay: float = 0.999,
     ) -> None:
         super().__init__(generator, ema_decay)
+        check_factory("model.generator_optimizer", generator_optimizer)
         at_least("model.entropy", entropy, 0)
         at_least("model.persistence", persistence, 1)
         positive("model.step_size", step_size)

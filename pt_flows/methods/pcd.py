@@ -20,7 +20,8 @@ from torch import Tensor
 from pt_flows.contracts import Batch, EnergyNet, UserError, Weights
 from pt_flows.functional.samplers import Chain, Rng, langevin, normal_like
 from pt_flows.methods.base import Terms, at_least, one_of, positive
-from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.methods.energy_base import EnergyModule, adam
+from pt_flows.methods.requirements import check_network
 from pt_flows.state.replay import ReplayBuffer
 
 ChainStart = Literal["persistent", "noise", "data"]
@@ -31,7 +32,7 @@ class PCD(EnergyModule):
 
     Args:
         energy: U, low on data.
-        optimizer: Makes the energy's optimizer from its parameters.
+        optimizer: Makes the energy's optimizer from its parameters; default Adam with rate 5e-4 and betas 0 and 0.9.
         num_langevin_steps: K.
         step_size: s.
         temperature: τ; below one, samples are sharper than exp(-U).
@@ -51,7 +52,7 @@ class PCD(EnergyModule):
     def __init__(
         self,
         energy: EnergyNet,
-        optimizer: OptimizerCallable,
+        optimizer: OptimizerCallable = adam,
         num_langevin_steps: int = 40,
         step_size: float = 0.1,
         temperature: float = 1.0,
@@ -72,6 +73,7 @@ class PCD(EnergyModule):
         for key, value in (("data_noise", data_noise), ("energy_l2", energy_l2)):
             at_least(f"model.{key}", value, 0)
         one_of("model.start", start, get_args(ChainStart))
+        check_network("model.energy", energy, EnergyNet)
         if energy.takes_labels:
             raise UserError(f"model.energy: {type(energy).__name__} takes labels; PCD needs U(x), such as MLPEnergy")
         chains = ReplayBuffer("slot", buffer_size, energy.event_shape, reinit_probability=reinit_probability)

@@ -31,6 +31,7 @@ from pt_flows.functional.penalties import interpolate
 from pt_flows.functional.potentials import equality_penalty, inequality_penalty, quadratic_cost
 from pt_flows.functional.transport import exact_wasserstein, half_squared_distances
 from pt_flows.methods.base import FlowModule, Terms, at_least, one_of, one_valued, within_the_way
+from pt_flows.methods.requirements import check_network
 from pt_flows.state.distributed import all_ranks
 
 Side = Literal["fake", "real", "mean"]
@@ -69,6 +70,7 @@ class W2FE(FlowModule):
         potential_side: Side = "fake",
         **kwargs: Any,
     ) -> None:
+        check_network("model.excess", excess, CriticNet)
         super().__init__(*args, **kwargs)
         if excess.event_shape != self.event_shape:
             raise UserError(

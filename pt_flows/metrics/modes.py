@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pt_flows.functional.distances import exact_distances
 from pt_flows.metrics.base import RealData, SampleMetric
 
 
@@ -48,7 +49,7 @@ class ModeCoverage(SampleMetric):
         """Take generated samples (B, 2)."""
         self.total += len(x)
         if self.centres is not None:
-            distance, nearest = torch.cdist(x, self.centres.to(x)).min(1)
+            distance, nearest = exact_distances(x, self.centres.to(x)).min(1)
             good = nearest[distance <= self.num_std * self.std]
             self.counts += torch.bincount(good, minlength=len(self.centres))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from pt_flows.contracts import Split, UserError
+from pt_flows.functional.distances import feature_distances
 from pt_flows.metrics.base import RealData, count_name
 from pt_flows.metrics.features import FeatureNet
 from pt_flows.metrics.frechet import FrechetDistance
@@ -83,7 +84,7 @@ def inception_score(logits: Float[Tensor, "n c"], num_splits: int = 10) -> tuple
 
 def radii(x: Float[Tensor, "n d"], ks: Sequence[int]) -> list[Float[Tensor, " n"]]:
     """Distances of every point to its k-th nearest other one, for each k."""
-    near = torch.cat([torch.cdist(part, x).topk(max(ks) + 1, largest=False).values for part in x.split(ROWS)])
+    near = torch.cat([feature_distances(p, x).topk(max(ks) + 1, largest=False).values for p in x.split(ROWS)])
     return [near[:, k] for k in ks]
 
 
@@ -117,7 +118,7 @@ def manifolds(
     inside, balls = 0, 0
     recalled = covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     for points, reach in zip(fake.split(ROWS), fake_small.split(ROWS), strict=True):
-        distance = torch.cdist(points, real)
+        distance = feature_distances(points, real)
         inside += int((distance <= real_small).any(1).sum())
         recalled = recalled | (distance <= reach[:, None]).any(0)
         held = distance <= real_large

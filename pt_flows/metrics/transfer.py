@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pt_flows.contracts import UserError
+from pt_flows.functional.distances import feature_distances
 from pt_flows.metrics.base import RealData, SampleMetric
 from pt_flows.state.distributed import world
 
@@ -23,8 +24,7 @@ def nearest_labels(
         >>> nearest_labels(torch.tensor([[0.2], [0.9]]), torch.tensor([[0.0], [1.0]]), torch.tensor([3, 7]))
         tensor([3, 7])
     """
-    points = points.flatten(1)
-    nearest = [torch.cdist(chunk, points).argmin(1) for chunk in queries.flatten(1).split(CHUNK)]
+    nearest = [feature_distances(chunk, points).argmin(1) for chunk in queries.split(CHUNK)]
     return labels[torch.cat(nearest)]
 
 

@@ -8,7 +8,7 @@ half a pixel off TensorFlow's "same" padding.
 from torch import Tensor, nn
 
 from pt_flows.contracts import CriticNet, GeneratorNet
-from pt_flows.nets.init import conv, deconv, linear, num_doublings
+from pt_flows.nets.init import check_sizes, conv, deconv, linear, num_doublings
 
 
 class DCGANGenerator(GeneratorNet):
@@ -31,6 +31,7 @@ class DCGANGenerator(GeneratorNet):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
+        check_sizes(self, num_channels=num_channels, width=width, latent_dim=latent_dim)
         k = num_doublings(image_size)
         self.latent_shape, self.event_shape = (latent_dim,), (num_channels, image_size, image_size)
         channels = [width * 2**i for i in reversed(range(k))]
@@ -61,6 +62,7 @@ class DCGANCritic(CriticNet):
 
     def __init__(self, image_size: int = 32, num_channels: int = 3, width: int = 128) -> None:
         super().__init__()
+        check_sizes(self, num_channels=num_channels, width=width)
         k = num_doublings(image_size)
         self.event_shape = (num_channels, image_size, image_size)
         channels = [num_channels, *(width * 2**i for i in range(k))]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pt_flows.contracts import EnergyNet, UserError
+from pt_flows.nets.init import check_sizes
 
 
 class TimeEmbedding(nn.Module):
@@ -60,6 +61,7 @@ class MLPEnergy(EnergyNet):
         self, event_shape: Sequence[int] = (2,), width: int = 128, depth: int = 3, input_scale: float = 1.0
     ) -> None:
         super().__init__()
+        check_sizes(self, event_shape=event_shape, width=width, depth=depth, input_scale=input_scale)
         self.event_shape, self.input_scale = tuple(event_shape), input_scale
         widths = [math.prod(self.event_shape), *[width] * depth]
         layers = [m for a, b in zip(widths, widths[1:], strict=False) for m in (nn.Linear(a, b), nn.Softplus())]
@@ -86,6 +88,7 @@ class TimeMLPEnergy(EnergyNet):
 
     def __init__(self, event_shape: Sequence[int] = (2,), width: int = 128, input_scale: float = 1.0) -> None:
         super().__init__()
+        check_sizes(self, event_shape=event_shape, width=width, input_scale=input_scale)
         self.event_shape, self.input_scale = tuple(event_shape), input_scale
         self.embed = TimeEmbedding(128, width, nn.Softplus())
         self.layers = nn.ModuleList(nn.Linear(n, width) for n in (math.prod(self.event_shape), width, width))
@@ -145,10 +148,11 @@ class TimeResNetEnergy(EnergyNet):
         zero_start: bool = False,
     ) -> None:
         super().__init__()
+        check_sizes(self, num_channels=num_channels, width=width, multipliers=multipliers)
         if image_size not in (16, 28, 32):
             raise UserError(f"image_size must be 16, 28 or 32 for TimeResNetEnergy, got {image_size}")
-        if not 1 <= len(multipliers) <= 5:
-            raise UserError(f"multipliers must be one to five numbers for TimeResNetEnergy, got {list(multipliers)}")
+        if len(multipliers) > 5:
+            raise UserError(f"multipliers of TimeResNetEnergy: expected at most 5, got {list(multipliers)}")
         self.event_shape = (num_channels, image_size, image_size)
         channels = [width, *(m * width for m in multipliers)]
         self.embed = TimeEmbedding(128, 4 * width, nn.SiLU())
@@ -185,6 +189,7 @@ class ConvEnergy(EnergyNet):
 
     def __init__(self, image_size: int = 16, num_channels: int = 1, width: int = 16) -> None:
         super().__init__()
+        check_sizes(self, num_channels=num_channels, width=width)
         if image_size < 8 or image_size % 8:
             raise UserError(f"image_size must be a multiple of 8 for ConvEnergy, got {image_size}")
         self.event_shape = (num_channels, image_size, image_size)
@@ -259,6 +264,21 @@ class OneScaleEnergy(EnergyNet):
         self, image_size: int = 32, num_channels: int = 3, width: int = 64, num_levels: int = 4, attention: bool = True
     ) -> None:
         super().__init__()
+        check_sizes(self, num_channels=num_channels, width=width, num_levels=num_levels)
+        if image_size < 2**num_levels:
+            raise UserError(
+                f"num_levels of {type(self).__name__}: {image_size} pixels cannot be halved {num_levels} times"
+            )
+        if attention and num_levels > 1 and width < 4:
+            raise UserError(
+                f"width of {type(self).__name__}: expected 4 or more with attention, got {width}; its queries have an "
+                "eighth of 2 width channels"
+            )
+        if any(channels > 128 and channels % 32 for channels in (width, 2 * width)):
+            raise UserError(
+                f"width of {type(self).__name__}: expected a multiple of 32 where there are more than 128 channels, "
+                f"got {width}; later levels have twice as many"
+            )
         self.event_shape = (num_channels, image_size, image_size)
         blocks: list[nn.Module] = [nn.Conv2d(num_channels, width, 3, 1, 1)]
         for level in range(num_levels):
@@ -288,6 +308,7 @@ class MultiScaleEnergy(EnergyNet):
 
     def __init__(self, image_size: int = 32, num_channels: int = 3, width: int = 64, attention: bool = True) -> None:
         super().__init__()
+        check_sizes(self, num_channels=num_channels, width=width)
         if image_size not in (32, 64):
             raise UserError(f"image_size must be 32 or 64 for MultiScaleEnergy, got {image_size}")
         self.event_shape = (num_channels, image_size, image_size)

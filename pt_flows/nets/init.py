@@ -1,6 +1,7 @@
-"""Initialisations as the papers' code states them."""
+"""Initialisations as the papers' code states them, and checks of sizes."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,24 @@ def deconv(num_in: int, num_out: int, kernel: int = 5, he: bool = True) -> nn.Co
     uniform_(layer.weight, math.sqrt((4 if he else 2) / (fan_in + fan_out)))
     nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
     return layer
+
+
+def check_sizes(net: nn.Module, **sizes: float | Sequence[int]) -> None:
+    """Check that every size leaves a network.
+
+    Args:
+        net: Whose sizes.
+        **sizes: Numbers, or lists of numbers, by the names of the arguments.
+
+    Raises:
+        UserError: One of them is not above zero, or a list is empty.
+    """
+    for name, size in sizes.items():
+        numbers = size if isinstance(size, Sequence) else [size]
+        if not numbers or not all(number > 0 for number in numbers):
+            wanted = "1 or more" if all(isinstance(number, int) for number in numbers) else "a number above 0"
+            got = list(numbers) if isinstance(size, Sequence) else size
+            raise UserError(f"{name} of {type(net).__name__}: expected {wanted}, got {got}")
 
 
 def num_doublings(image_size: int, smallest: int = 4) -> int:

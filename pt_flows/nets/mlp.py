@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pt_flows.contracts import CriticNet, GeneratorNet
-from pt_flows.nets.init import fan_in_, linear, normal_
+from pt_flows.nets.init import check_sizes, fan_in_, linear, normal_
 
 InitStd = float | Literal["fan_in"] | None
 
@@ -56,6 +56,7 @@ class MLPCritic(CriticNet):
         init_std: InitStd = None,
     ) -> None:
         super().__init__()
+        check_sizes(self, event_shape=event_shape, width=width, depth=depth)
         self.event_shape = tuple(event_shape)
         self.net = mlp(math.prod(self.event_shape), 1, width, depth, init_std=init_std)
 
@@ -89,6 +90,8 @@ class MLPGenerator(GeneratorNet):
         latent_std: float = 1.0,
     ) -> None:
         super().__init__()
+        check_sizes(self, latent_dim=latent_dim, event_shape=event_shape, width=width, depth=depth)
+        check_sizes(self, latent_std=latent_std)
         self.latent_shape, self.event_shape, self.latent_std = (latent_dim,), tuple(event_shape), latent_std
         self.net = mlp(latent_dim, math.prod(self.event_shape), width, depth, batch_norm, init_std)
 
@@ -123,6 +126,8 @@ class ResidualMLPGenerator(GeneratorNet):
         bound: float | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(self, event_shape=event_shape, width=width, depth=depth, latent_std=latent_std)
+        check_sizes(self, bound=1.0 if bound is None else bound)
         self.latent_shape, self.event_shape, self.latent_std = (
             tuple(event_shape),
             tuple(event_shape),

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm as normalise_spectrally
 
 from pt_flows.contracts import CriticNet, GeneratorNet, UserError
-from pt_flows.nets.init import conv, linear, uniform_
+from pt_flows.nets.init import check_sizes, conv, linear, uniform_
 from pt_flows.nets.recompute import recomputed
 
 # channels in multiples of `width`, from the 4x4 end of the generator / from the image end of the critic
@@ -115,6 +115,7 @@ class ResNetGenerator(GeneratorNet):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_sizes(self, num_channels=num_channels, width=width, latent_dim=latent_dim)
         self.activation_checkpointing = activation_checkpointing
         channels = channels_for(image_size, GENERATOR_CHANNELS, width)
         self.latent_shape, self.event_shape = (latent_dim,), (num_channels, image_size, image_size)
@@ -159,6 +160,7 @@ class ResNetCritic(CriticNet):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_sizes(self, num_channels=num_channels, width=width)
         if spectral_norm and activation_checkpointing:
             raise UserError(
                 "activation_checkpointing does not go with spectral_norm, whose power iteration changes the network "

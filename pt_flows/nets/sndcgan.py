@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pt_flows.contracts import CriticNet, GeneratorNet
-from pt_flows.nets.init import fan_in_, num_doublings
+from pt_flows.nets.init import check_sizes, fan_in_, num_doublings
 
 
 class SNDCGANGenerator(GeneratorNet):
@@ -33,6 +33,7 @@ class SNDCGANGenerator(GeneratorNet):
         batch_norm_momentum: float = 0.001,
     ) -> None:
         super().__init__()
+        check_sizes(self, num_channels=num_channels, width=width, latent_dim=latent_dim)
         k = num_doublings(image_size)
         self.latent_shape, self.event_shape = (latent_dim,), (num_channels, image_size, image_size)
         channels = [width * 2**i for i in reversed(range(k + 1))]
@@ -62,6 +63,7 @@ class SNDCGANCritic(CriticNet):
 
     def __init__(self, image_size: int = 32, num_channels: int = 3, width: int = 64) -> None:
         super().__init__()
+        check_sizes(self, num_channels=num_channels, width=width)
         k = num_doublings(image_size)
         self.event_shape = (num_channels, image_size, image_size)
         layers: list[nn.Module] = [nn.Conv2d(num_channels, width, 3, padding=1), nn.LeakyReLU(0.1)]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pt_flows.contracts import GeneratorNet
-from pt_flows.nets.init import conv, num_doublings
+from pt_flows.nets.init import check_sizes, conv, num_doublings
 
 
 class ConvTransportMap(GeneratorNet):
@@ -23,6 +23,7 @@ class ConvTransportMap(GeneratorNet):
 
     def __init__(self, image_size: int = 32, num_channels: int = 3, width: int = 64, latent_std: float = 1.0) -> None:
         super().__init__()
+        check_sizes(self, num_channels=num_channels, width=width, latent_std=latent_std)
         self.event_shape = self.latent_shape = (num_channels, image_size, image_size)
         self.latent_std = latent_std
         channels = [width * min(2**i, 4) for i in range(num_doublings(image_size) + 1)]

@@ -6,7 +6,7 @@ holds all chains, and a run may be continued on another number of processes.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,7 @@ class ReplayBuffer(nn.Module):
         dtype = torch.uint8 if storage == "uint8" else torch.get_default_dtype()
         self.register_buffer("points", torch.zeros(size, *event_shape, dtype=dtype))
         self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))
+        self.register_load_state_dict_pre_hook(_check_size)
 
     def __len__(self) -> int:
         """Points that are there."""
@@ -180,6 +181,16 @@ class ReplayBuffer(nn.Module):
         if self.points.dtype != torch.uint8:
             return x.to(self.points.dtype)
         return ((x + 1) * 128).floor().clamp(0, 255).to(torch.uint8)
+
+
+def _check_size(buffer: ReplayBuffer, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Refuse a checkpoint with another number of points, which torch would blame on the networks."""
+    saved = state.get(f"{prefix}points", buffer.points)
+    if len(saved) != buffer.size and saved.shape[1:] == buffer.points.shape[1:]:
+        raise UserError(
+            f"model.buffer_size: expected {len(saved)}, the number of chains in the checkpoint, got {buffer.size}. "
+            "Keep the size, or start a run without a checkpoint"
+        )
 
 
 class StepSizes(nn.Module):

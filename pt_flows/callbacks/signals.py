@@ -1,0 +1,85 @@
+"""Signals that end a run: at once while nothing is trained, in order while something is."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+Handler = Callable[[int, Any], None]
+
+
+def listen(handler: Handler, signals: tuple[signal.Signals, ...] = ENDING) -> dict[signal.Signals, Any]:
+    """Handle signals; a hangup that the process was started to ignore (nohup) stays ignored.
+
+    Returns:
+        The handlers of before; none outside the main thread, which alone may handle signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before = {number: signal.getsignal(number) for number in signals}
+    heard = {n: old for n, old in before.items() if n != signal.SIGHUP or old is not signal.SIG_IGN}
+    for number in heard:
+        signal.signal(number, handler)
+    return heard
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind a command as Ctrl-C does, so that it can say what became of its work."""
+    before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}  # which Lightning ignores once it is interrupted
+    before |= listen(interrupt, (signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Leave from wherever the process is."""
+    raise KeyboardInterrupt(number)
+
+
+def signal_of(error: KeyboardInterrupt) -> signal.Signals:
+    """The signal behind an interruption; Python's own handler of Ctrl-C names none."""
+    return signal.Signals(error.args[0]) if error.args else signal.SIGINT
+
+
+class StopInOrder:
+    """A handler for training: the first signal asks to stop, the second says that it was heard, the third interrupts.
+
+    Args:
+        at_risk: Says what a stop at once would lose.
+    """
+
+    def __init__(self, at_risk: Callable[[], str]) -> None:
+        self.at_risk = at_risk
+        self.received: int | None = None
+        self._count = 0
+
+    def __call__(self, number: int, frame: Any) -> None:
+        """Called by Python between two instructions of the main thread."""
+        self._count += 1
+        if self._count > 2:
+            interrupt(number, frame)
+        self.received, again = number, self.received is not None
+        name = signal.Signals(number).name
+        if again:
+            tell(f"{name} again: still finishing and saving; a third signal stops at once ({self.at_risk()})")
+        else:
+            tell(f"{name}: finishing the work at hand, then saving and stopping")
+
+
+def tell(text: str) -> None:
+    """Print from a signal handler, where the buffers of Python's streams may be in use."""
+    try:
+        os.write(2, f"\n{text}\n".encode())
+    except OSError:  # the terminal has gone: nobody reads, and a failed print must not end the run before it saves
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)

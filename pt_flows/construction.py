@@ -1,0 +1,101 @@
+"""What objects were constructed from, as plain values: checkpoints describe networks so, and pickle none.
+
+The description has the form of a configuration file: the path of a class and its arguments.
+"""
+
+import sys
+from functools import partial
+from inspect import Parameter, signature
+from numbers import Integral, Real
+from types import FunctionType
+from typing import Any
+
+
+class Constructed:
+    """Remembers the arguments it was constructed with.
+
+    Attributes:
+        init_args: Those that are plain values or can be described by them, by name.
+        left_out: Names of the others; "*" stands for unnamed ones.
+    """
+
+    init_args: dict[str, Any]
+    left_out: tuple[str, ...]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Take a note of the arguments, which `__init__` receives next."""
+        self = super().__new__(cls)
+        described: dict[str, Any] = {}
+        left_out: list[str] = []
+        for name, value in named(cls, args, kwargs).items():
+            try:
+                described[name] = plain(value)
+            except TypeError:
+                left_out.append(name)
+        self.__dict__.update(init_args=described, left_out=tuple(left_out))  # before torch's bookkeeping exists
+        return self
+
+
+def named(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name: a class that takes `*args` and nothing else by position passes them on to the next one."""
+    found = dict(kwargs)
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(signature(base.__init__).parameters.values())[1:]
+        names = [p.name for p in parameters if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+        found |= zip(names, args, strict=False)
+        args = args[len(names) :]
+        if names or not any(p.kind is Parameter.VAR_POSITIONAL for p in parameters):
+            break
+    return found | ({"*": args} if args else {})
+
+
+def plain(value: Any) -> Any:
+    """The value as a configuration file has it; classes, and functions that fill in their arguments, too.
+
+    Raises:
+        TypeError: It can not be written so.
+
+    Example:
+        >>> import torch
+        >>> plain(partial(torch.optim.Adam, betas=(0.5, 0.9)))
+        {'class_path': 'torch.optim.Adam', 'init_args': {'betas': [0.5, 0.9]}}
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, type):
+        return {"class_path": path_of(value)}
+    if isinstance(value, FunctionType):
+        return path_of(value)
+    if isinstance(value, partial) and isinstance(value.func, type) and not value.args:
+        return {"class_path": path_of(value.func), "init_args": plain(value.keywords)}
+    if isinstance(value, Constructed) and not value.left_out:
+        return {"class_path": path_of(type(value)), "init_args": value.init_args}
+    raise TypeError(f"{type(value).__name__} is not a plain value")
+
+
+def path_of(it: type | FunctionType) -> str:
+    """Where a class or function is imported from: the shortest path, which the fewest changes of files can break.
+
+    Raises:
+        TypeError: It was made inside a function.
+
+    Example:
+        >>> path_of(partial)
+        'functools.partial'
+    """
+    parts = it.__module__.split(".")
+    for n in range(1, len(parts) + 1):
+        package = ".".join(parts[:n])
+        if getattr(sys.modules.get(package), it.__qualname__, None) is it:
+            return f"{package}.{it.__qualname__}"
+    raise TypeError(f"{it.__qualname__} can not be imported from {it.__module__}")

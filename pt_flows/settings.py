@@ -1,0 +1,58 @@
+"""Where two configurations of runs differ."""
+
+from collections.abc import Mapping
+from typing import Any
+
+DEFINING = ("data", "model", "seed_everything")
+"""Sections that make a run the experiment that it is: `last` and `best` mean a run that has the same ones."""
+NAMED = (*DEFINING, "evaluation", "perf", "trainer.max_steps", "trainer.precision")
+"""Settings whose changes are said when a run continues."""
+INCIDENTAL = ("iterations_per_block", "activation_checkpointing")
+"""Arguments that change no number."""
+
+Differences = dict[str, tuple[Any, Any]]
+
+
+def differences(there: Any, here: Any, key: str = "") -> Differences:
+    """Dotted keys whose values differ, with both values.
+
+    Arguments that only one side knows come from another version of a class and are no difference.
+
+    Args:
+        there: A configuration, as YAML reads it.
+        here: Another one.
+        key: The key of both in a larger configuration.
+
+    Example:
+        >>> differences({"data": {"class_path": "a.Toy", "init_args": {"n": 1}}}, {"data": {"class_path": "a.Toy",
+        ...     "init_args": {"n": 2, "new": 0}}})
+        {'data.n': (1, 2)}
+    """
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        if "class_path" in there and "class_path" in here and there["class_path"] != here["class_path"]:
+            return {key: (there["class_path"], here["class_path"])}
+        found = {}
+        for name in (name for name in there if name in here and name not in INCIDENTAL):
+            found |= differences(there[name], here[name], key if name == "init_args" else f"{key}.{name}".lstrip("."))
+        extra = there.get("dict_kwargs") or {}, here.get("dict_kwargs") or {}  # what the class takes without naming it
+        return found if extra[0] == extra[1] else found | {f"{key}.dict_kwargs": extra}
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        pairs = enumerate(zip(there, here, strict=True))
+        return {name: v for i, (a, b) in pairs for name, v in differences(a, b, f"{key}[{i}]").items()}
+    return {} if there == here else {key: (there, here)}
+
+
+def within(found: Differences, sections: tuple[str, ...]) -> Differences:
+    """The differences of some sections."""
+    return {key: v for key, v in found.items() if any(key == s or key.startswith((f"{s}.", f"{s}[")) for s in sections)}
+
+
+def told(found: Differences) -> str:
+    """Differences in one line: of the recorded configuration and of that of now."""
+    return ", ".join(f"{key} ({short(there)} there, {short(here)} here)" for key, (there, here) in found.items())
+
+
+def short(value: Any) -> str:
+    """A value that fits into a sentence."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

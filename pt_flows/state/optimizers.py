@@ -1,0 +1,56 @@
+"""Whether the state of an optimizer in a checkpoint is of use to the optimizer of this run."""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+
+def keep_what_fits(states: list[dict[str, Any]], optimizers: list[Optimizer]) -> list[str]:
+    """Put the fresh state of an optimizer in place of one that it cannot continue from.
+
+    Another class, or an option such as `amsgrad`, needs other numbers for each parameter than the checkpoint holds.
+
+    Args:
+        states: What the checkpoint holds, changed in place.
+        optimizers: Those of this run, in the same order.
+
+    Returns:
+        A sentence for each optimizer that starts afresh.
+    """
+    notes = []
+    for i, (optimizer, state) in enumerate(zip(optimizers, states, strict=False)):
+        if not fits(state, optimizer):
+            states[i] = optimizer.state_dict()
+            notes.append(
+                f"the state of optimizer {i + 1} of {len(optimizers)} in the checkpoint does not fit "
+                f"{type(optimizer).__name__} with these options; this optimizer starts afresh"
+            )
+    return notes
+
+
+def fits(state: dict[str, Any], optimizer: Optimizer) -> bool:
+    """Whether an optimizer can continue from a `state_dict` of an optimizer of the same parameters."""
+    there, here = state["param_groups"], optimizer.param_groups
+    if [len(group["params"]) for group in there] != [len(group["params"]) for group in here]:
+        return False
+    if not state["state"] or all(_options(a) == _options(b) for a, b in zip(there, here, strict=True)):
+        return True
+    firsts = [(group["params"][0], own) for group, own in zip(there, here, strict=True) if group["params"]]
+    return all(set(state["state"].get(index, {})) == _numbers_kept(optimizer, own) for index, own in firsts)
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """What may decide which numbers are kept; rates do not."""
+    return {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr", "weight_decay")}
+
+
+def _numbers_kept(optimizer: Optimizer, group: dict[str, Any]) -> set[str]:
+    """Names of what an optimizer keeps for the first parameter of a group, from a step on a stand-in of it."""
+    stand_in = torch.zeros_like(group["params"][0]).requires_grad_()
+    stand_in.grad = torch.zeros_like(stand_in)
+    probe = object.__new__(type(optimizer))
+    probe.__dict__.update(vars(optimizer), state=defaultdict(dict), param_groups=[{**group, "params": [stand_in]}])
+    type(optimizer).step(probe)
+    return set(probe.state[stand_in])

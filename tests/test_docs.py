@@ -1,0 +1,218 @@
+"""Every command in the README and the docs: it parses, and runs with small numbers where that is cheap."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from problems import ROOT
+from test_configs import small
+from test_extending import own_files
+
+from pt_flows import cli
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CKPT = "checkpoints/last.ckpt"
+
+NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
+            "neighbours", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks")  # fmt: skip
+"""What a command has that needs data, weights, devices an account, or another test: it is parsed, not run."""
+
+FEW = {
+    "fork": ["--trainer.max_steps", "6", "--run.root", "forks"],
+    "sample": ["--n", "3"],
+    "evaluate": ["--n", "20"],
+}
+"""Small numbers for the commands that have no recipe."""
+
+
+class Command(NamedTuple):
+    """A command and the line where it stands."""
+
+    place: str
+    words: list[str]
+
+
+def code_lines(page: str) -> Iterator[tuple[int, str]]:
+    """Lines of indented and fenced blocks, without their indentation, and code inside sentences; from which line."""
+    fenced, number = False, 0
+    lines = page.splitlines()
+    while number < len(lines):
+        line, start = lines[number], number + 1
+        fenced ^= line.lstrip().startswith("```")
+        while line.endswith("\\") and number + 1 < len(lines):
+            number += 1
+            line = f"{line[:-1]} {lines[number].strip()}"
+        if line.startswith("    ") or (fenced and not line.startswith("```")):
+            yield start, line.strip()
+        number += 1
+    prose = re.sub(r"```.*?```|^ {4}.*?$", lambda block: re.sub(r"[^\n]", " ", block[0]), page, flags=re.S | re.M)
+    for span in re.finditer(r"`([^`]+)`", prose):
+        yield prose[: span.start()].count("\n") + 1, " ".join(span[1].split())
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The commands of a line: of pt-flows without the program's name, of make with it; `a | b` are two."""
+    if not re.search(r"\b(pt[-_]flows|make) +[a-z]", text):
+        return
+    words = shlex.split(text, comments=True)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    if words[:1] == ["make"]:
+        yield words
+        return
+    if not words or Path(words[0]).name not in ("pt-flows", "torchrun", "python", "python3"):
+        return
+    programs = [i for i, word in enumerate(words) if Path(word).name in ("pt-flows", "pt_flows")]
+    if not programs:
+        return
+    names, rest = [words[programs[0] + 1]], words[programs[0] + 2 :]
+    while rest[:1] == ["|"]:
+        names, rest = [*names, rest[1]], rest[2:]
+    yield from ([name, *rest] for name in names)
+
+
+def found() -> Iterator[Command]:
+    for page in PAGES:
+        for number, text in code_lines(page.read_text()):
+            for words in commands(text):
+                if len(words) > 1:  # the bare name of a command is no command
+                    yield Command(f"{page.name}:{number}", words)
+
+
+COMMANDS = list(found())
+
+
+def train(recipe: str, *arguments: str) -> Path:
+    config = ROOT / f"configs/toy2d/{recipe}.yaml"
+    small_run = [*small(config), "--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]
+    assert cli.main(["fit", "--config", str(config), *small_run, "--evaluation.num_samples", "20", *arguments]) == 0
+    return max(Path("runs").glob("*/*"), key=lambda folder: folder.stat().st_mtime)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder like that of a user who has trained a little: recipes, a method of one's own, a few short runs."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    code = (ROOT / "docs/methods.md").read_text().split("```python\n")[1].split("```")[0]
+    for module in ("my_methods", "my_package"):
+        (folder / f"{module}.py").write_text(code.replace("HingeGAN", "MyMethod") if module == "my_package" else code)
+    own_files(folder)
+    np.savez(folder / "folder_or_file.npz", samples=np.zeros((4, 8, 8, 3), np.uint8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, recipe in (("w1fe", "w1_fe"), ("wgangp", "wgan_gp"), ("energy", "da_ebm")):
+            (folder / name).symlink_to(train(recipe).absolute())
+        shutil.copytree("w1fe", "evaluated")
+    return folder
+
+
+def filled_in(words: list[str]) -> list[str]:
+    """The words with real paths instead of placeholders."""
+    energy = words[0] in ("density", "ood") or {"--plus", "--long-run"} & set(words)
+    run = "energy" if energy else "evaluated" if words[0] == "evaluate" else "w1fe"
+    chosen: list[str] = []
+    for i, word in enumerate(words):
+        if word == "...":
+            chosen += ["configs/toy2d/w1_fe.yaml"] if words[i - 1] == "--config" else []
+        elif word in ("RECIPE", "FILE") and words[i - 1] == "--config":
+            chosen.append("configs/toy2d/w1_fe.yaml")
+        elif word in ("CKPT", "OTHER") or (word.startswith("runs/") and word.endswith(".ckpt")):
+            chosen.append(f"{run}/{CKPT}")
+        elif word == "RUN" or (word.startswith("runs/") and not Path(word).exists()):
+            chosen.append(run)
+        elif word == "S":
+            chosen.append("1")
+        else:
+            chosen.append(word)
+    return chosen
+
+
+def stop(*_: object, **__: object) -> None:
+    raise SystemExit(0)
+
+
+@pytest.fixture
+def parses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The program ends where it has understood its command line."""
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.FlowCLI, "before_instantiate_classes", stop)
+        patch.setattr(cli.Explaining, "instantiate_classes", stop)
+        yield
+
+
+MAKE = [command for command in COMMANDS if command.words[0] == "make"]
+PARSE = [command for command in COMMANDS if any(sign in " ".join(command.words) for sign in NOT_HERE)]
+PARSE = [command for command in PARSE if command not in MAKE]
+RUN = [command for command in COMMANDS if command not in [*MAKE, *PARSE]]
+
+
+def name(command: Command) -> str:
+    return f"{command.place} {' '.join(command.words)}"[:70]
+
+
+@pytest.mark.usefixtures("parses")
+@pytest.mark.parametrize("command", PARSE, ids=name)
+def test_commands_parse(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(str(place))
+    assert cli.main(filled_in(command.words)) == 0
+
+
+@pytest.mark.parametrize("command", RUN, ids=name)
+def test_commands_run(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(str(place))
+    words = filled_in(command.words)
+    few = FEW.get(words[0], [])
+    if "--long-run" in words:
+        few = [*few, "--long-run", "20"]
+    if words[0] in ("fit", "validate", "test"):
+        few = [*small(ROOT / words[words.index("--config") + 1]), "--evaluation.num_samples", "20"]
+        few += ["--trainer.accelerator", "cpu", *(["--trainer.max_steps", "4"] if words[0] == "fit" else [])]
+        few += ["--run.root", "elsewhere"] if words[0] == "fit" and "--ckpt_path" not in words else []
+    assert cli.main([*words, *few]) == 0
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize("command", MAKE, ids=name)
+@pytest.mark.usefixtures("parses")
+def test_targets_of_make_name_commands_that_parse(
+    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = subprocess.run(
+        ["make", "-n", "--no-print-directory", *command.words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    monkeypatch.chdir(place)
+    for line in printed.replace("\\\n", " ").splitlines():
+        for words in commands(line):
+            assert cli.main(words) == 0
+
+
+def test_commands_are_found_wherever_they_stand() -> None:
+    page = (
+        "Text with `make check` and `pt-flows fork RUN\n--model.step_size 0.1` inside.\n\n"
+        "    X=1 pt-flows ood | density CKPT   # two\n"
+        "    torchrun -m -- pt_flows \\\n      fit --config a.yaml\n\n"
+        "```\n.venv/bin/pt-flows sample CKPT --n 3\npython x.py\n```\n"
+        "`pt-flows evaluate` is a name.\n"
+    )
+    assert [(number, words) for number, text in code_lines(page) for words in commands(text)] == [
+        (4, ["ood", "CKPT"]),
+        (4, ["density", "CKPT"]),
+        (5, ["fit", "--config", "a.yaml"]),
+        (9, ["sample", "CKPT", "--n", "3"]),
+        (1, ["make", "check"]),
+        (1, ["fork", "RUN", "--model.step_size", "0.1"]),
+        (12, ["evaluate"]),
+    ]
+    assert {"README.md", "energy.md", "evaluation.md", "methods.md", "scale.md"} <= {
+        command.place.split(":")[0] for command in COMMANDS
+    }
+    assert {"fit", "evaluate", "compare", "sample", "density", "fork"} <= {command.words[0] for command in RUN}

@@ -1,0 +1,97 @@
+"""Writes tests/checkpoints/<version>/: a small checkpoint of every method as this version of the package leaves it.
+
+    python tests/write_checkpoints.py
+
+Run it for every version (0.1, 0.2, ...), and keep the folders of the earlier ones: `test_checkpoints.py` loads them
+all. Beside the checkpoints lie the configurations of the runs that a later version must be able to go on with, and in
+values.json what it must then find.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from problems import Adam, data, fit
+
+import pt_flows
+from pt_flows.cli import main
+from pt_flows.evaluation.load import load_method
+from pt_flows.methods import W1FE
+from pt_flows.nets import MLPCritic, MLPGenerator
+
+HERE = Path(__file__).resolve().parent
+LATEST = HERE / "checkpoints" / ".".join(pt_flows.__version__.split(".")[:2])
+SMALL = ["--trainer.max_steps", "4", "--trainer.log_every_n_steps", "2", "--trainer.accelerator", "cpu"]
+SMALL += ["--data.batch_size", "16", "--data.iterations_per_block", "2", "--evaluation.every_n_iterations", "4"]
+SMALL += ["--evaluation.num_samples", "8", "--trainer.callbacks", "[]", "--run.wandb", "disabled"]
+SMALL += ["--evaluation.metrics", '[{"class_path": "ExactWasserstein"}]']
+GAN = ["--model.generator.width", "8", "--model.critic.width", "8"]
+ENERGY = ["--model.energy.width", "8", "--model.num_langevin_steps", "2"]
+METHODS: dict[str, list[str]] = {
+    "w1_fe": GAN,
+    "w2_fe": [*GAN, "--model.excess.width", "8"],
+    "js_flow": GAN,
+    "wgan_gp": GAN,
+    "minibatch_w2_fe": GAN[:2],
+    "ode_gan": GAN,
+    "da_ebm": [*ENERGY, "--model.buffer_size", "64"],
+    "pcd": [*ENERGY, "--model.buffer_size", "64", "--model.num_sampling_steps", "20"],
+    "improved_cd": [*ENERGY, "--model.buffer_size", "64", "--model.num_references", "8", "--model.min_history", "8"],
+}
+CONTINUED = ("w1_fe", "da_ebm")
+"""A generator and an energy with its chains: runs that the tests also continue."""
+
+
+def samples(module: Any) -> list[list[float]]:
+    """Four samples, the same for every call."""
+    return module.eval().sample(4, rng=torch.Generator().manual_seed(0)).tolist()
+
+
+def written_by_fit(config: Path, *arguments: str) -> Path:
+    """Checkpoint of a run of the command line."""
+    root = f"{config.parent.name}-{config.stem}"
+    code = main(["fit", "--config", str(config), *arguments, "--run.root", root])
+    assert code == 0, config
+    (checkpoint,) = Path(root).glob("*/*/checkpoints/last.ckpt")
+    return checkpoint
+
+
+def continued(checkpoint: Path) -> list[list[float]]:
+    """Samples after two more iterations of a stored run."""
+    last = written_by_fit(checkpoint.with_suffix(".yaml"), "--ckpt_path", str(checkpoint), "--trainer.max_steps", "6")
+    return samples(load_method(last))
+
+
+def write(folder: Path) -> None:
+    """All checkpoints, in the place of what was there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    values: dict[str, Any] = {}
+    for name, arguments in METHODS.items():
+        last = written_by_fit(HERE.parent / f"configs/toy2d/{name}.yaml", *SMALL, *arguments)
+        shutil.copy(last, folder / f"{name}.ckpt")
+        if name in CONTINUED:
+            shutil.copy(last.parent.parent / "config.yaml", folder / f"{name}.yaml")
+    L.seed_everything(0, verbose=False)
+    module = W1FE(MLPGenerator(width=8), MLPCritic(width=8), Adam, Adam, persistence=3)
+    fit(module, data(), max_steps=4).save_checkpoint(folder / "built_in_python.ckpt")
+    for checkpoint in sorted(folder.glob("*.ckpt")):
+        values[checkpoint.stem] = {"samples": samples(load_method(checkpoint))}
+        if checkpoint.stem in CONTINUED:
+            values[checkpoint.stem]["continued"] = continued(checkpoint)
+    (folder / "values.json").write_text(json.dumps(values, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    os.environ["WANDB_MODE"] = "disabled"
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chdir(scratch)
+        write(LATEST)
+    size = sum(file.stat().st_size for file in LATEST.iterdir())
+    sys.stdout.write(f"{len(list(LATEST.glob('*.ckpt')))} checkpoints, {size // 1000} kB, in {LATEST}\n")
