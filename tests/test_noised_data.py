@@ -10,12 +10,12 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from problems import Adam, build, data, fit, weights
+from problems import Adam, build, data, fit, weights, write_digits
 from torch import Tensor, nn
 
 from pt_flows.cli import main
 from pt_flows.contracts import EnergyNet, UserError
-from pt_flows.data import Shapes32, Toy2D
+from pt_flows.data import MNIST, Digits, Shapes32, Toy2D
 from pt_flows.data.base import FlowData
 from pt_flows.functional.noising import Gaussian, Noising, enough_levels, level_distances, squared_cumulative
 from pt_flows.methods import DAEBM, PCD
@@ -318,3 +318,15 @@ def test_refused_steps_are_no_fault() -> None:
     assert not module.tests_steps
     module.iteration = 3
     assert module.tests_steps
+
+
+# -------------------------------------------------------------------------------------------------- images to compare
+
+
+def test_mnist_at_16_pixels_is_that_of_digits(tmp_path: Path) -> None:
+    """So that Fashion-MNIST of the same size can be held against a model of `Digits`."""
+    write_digits(tmp_path)
+    small, digits = MNIST(str(tmp_path), image_size=16), Digits("mnist", str(tmp_path))
+    assert small.event_shape == (1, 16, 16)
+    for one, other in zip(small.load("test"), digits.load("test"), strict=True):
+        assert torch.equal(one, other)
