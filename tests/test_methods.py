@@ -188,7 +188,7 @@ def test_first_mean_gradient_in_the_plane_is_exactly_wgans() -> None:
 
 @pytest.mark.parametrize(("step_size", "penalty"), [(0.1, "two_sided"), (1.0, "two_sided"), (1.0, "one_sided")])
 def test_whole_runs_agree_at_persistence_one(step_size: float, penalty: str) -> None:
-    """Adam cancels a constant factor, so K = 1 and WGAN-GP give the same weights with either penalty (statement T1c)."""
+    """Adam cancels a constant factor, so K = 1 and WGAN-GP or WGAN-LP give the same weights (statement T1c)."""
     torch.set_default_dtype(torch.float64)
     tiny_eps = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9), eps=1e-14)
     results = []

@@ -31,9 +31,7 @@ class W1FE(FlowModule):
         **kwargs: As for FlowModule.
     """
 
-    def __init__(
-        self, *args: Any, penalty: Penalty = "one_sided", penalty_weight: float = 10.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, penalty: Penalty = "one_sided", penalty_weight: float = 10.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         one_of("model.penalty", penalty, PENALTIES)
         at_least("model.penalty_weight", penalty_weight, 0)
