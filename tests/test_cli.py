@@ -113,10 +113,12 @@ def test_layers_of_configuration_and_print_config(tmp_path: Path, capsys: pytest
 
 
 def test_short_names_and_switching_the_class(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "--config", TOY, "--model", "WGANGP", "--data", "Toy2D", "--print_config"]) == 0
+    switch = ["--model", "WGANGP", "--model.penalty", "one_sided", "--data", "Toy2D"]
+    assert main(["fit", "--config", TOY, *switch, "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["class_path"].endswith("WGANGP")
     assert printed["model"]["init_args"]["num_critic_steps"] == 5
+    assert printed["model"]["init_args"]["penalty"] == "one_sided"
 
 
 def test_resume_continues_the_same_run_bit_for_bit() -> None:

@@ -189,15 +189,15 @@ def test_first_mean_gradient_in_the_plane_is_exactly_wgans() -> None:
     assert all((a - b).abs().max() < 1e-14 for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("step_size", [0.1, 1.0])
-def test_whole_runs_agree_at_persistence_one(step_size: float) -> None:
-    """Adam cancels a constant factor, so K = 1 and WGAN-GP give the same weights (statement T1c)."""
+@pytest.mark.parametrize(("step_size", "penalty"), [(0.1, "two_sided"), (1.0, "two_sided"), (1.0, "one_sided")])
+def test_whole_runs_agree_at_persistence_one(step_size: float, penalty: str) -> None:
+    """Adam cancels a constant factor, so K = 1 and WGAN-GP or WGAN-LP give the same weights (statement T1c)."""
     torch.set_default_dtype(torch.float64)
     tiny_eps = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9), eps=1e-14)
     results = []
     for cls, arguments in [
-        (W1FE, {"persistence": 1, "penalty": "two_sided", "step_size": step_size}),
-        (WGANGP, {}),
+        (W1FE, {"persistence": 1, "penalty": penalty, "step_size": step_size}),
+        (WGANGP, {} if penalty == "two_sided" else {"penalty": penalty}),
     ]:
         L.seed_everything(0, verbose=False)
         module = cls(MLPGenerator(width=16), MLPCritic(width=16), tiny_eps, tiny_eps, num_critic_steps=2, **arguments)
@@ -245,6 +245,12 @@ def test_persistence_reaches_its_targets_where_repetition_runs_away() -> None:
 def test_bad_numbers_are_refused(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build("W1FE", **overrides)
+
+
+@pytest.mark.parametrize("name", ["W1FE", "WGANGP"])
+def test_an_unknown_penalty_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"model\.penalty must be one of one_sided, two_sided, got 'three'"):
+        build(name, penalty="three")
 
 
 def test_networks_that_do_not_fit_each_other_are_refused() -> None:

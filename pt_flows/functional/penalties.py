@@ -1,6 +1,7 @@
 """Penalties on the slope of a critic, for any event shape."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,8 @@ from torch import Tensor
 
 Potential = Callable[[Tensor], Tensor]
 """One value per sample: (B, *event) to (B,)."""
+Penalty = Literal["one_sided", "two_sided"]
+"""Which slopes are punished: those above one, or all that are not one."""
 
 
 def interpolate(x: Float[Tensor, "B *event"], y: Float[Tensor, "B *event"], a: Float[Tensor, " B"]) -> Tensor:
@@ -62,3 +65,7 @@ def one_sided_penalty(norm: Float[Tensor, " B"]) -> Tensor:
         tensor(2.)
     """
     return (norm - 1).clamp(min=0).square().mean()
+
+
+PENALTIES: dict[Penalty, Callable[[Tensor], Tensor]] = {"one_sided": one_sided_penalty, "two_sided": two_sided_penalty}
+"""The penalty of each name, a function of slopes (B,)."""

@@ -12,15 +12,13 @@ is a sum over coordinates, as in the formula; the released code's mean is `reduc
 decay, because a Wasserstein-1 field does not slow down near the data.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from pt_flows.functional.penalties import gradient_norm, interpolate, one_sided_penalty, two_sided_penalty
+from pt_flows.functional.penalties import PENALTIES, Penalty, gradient_norm, interpolate
 from pt_flows.functional.potentials import wasserstein1_dual
-from pt_flows.methods.base import FlowModule, Terms, at_least
-
-PENALTIES = {"one_sided": one_sided_penalty, "two_sided": two_sided_penalty}
+from pt_flows.methods.base import FlowModule, Terms, at_least, one_of
 
 
 class W1FE(FlowModule):
@@ -33,14 +31,9 @@ class W1FE(FlowModule):
         **kwargs: As for FlowModule.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        penalty: Literal["one_sided", "two_sided"] = "one_sided",
-        penalty_weight: float = 10.0,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, penalty: Penalty = "one_sided", penalty_weight: float = 10.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        one_of("model.penalty", penalty, PENALTIES)
         at_least("model.penalty_weight", penalty_weight, 0)
         self.penalty, self.penalty_weight = PENALTIES[penalty], penalty_weight
 
