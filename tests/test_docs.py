@@ -20,7 +20,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CKPT = "checkpoints/last.ckpt"
 
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
-            "neighbours", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks")  # fmt: skip
+            "neighbours", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks",
+            "me/pt_flows")  # fmt: skip
 """What a command has that needs data, weights, devices an account, or another test: it is parsed, not run."""
 
 FEW = {
