@@ -389,7 +389,9 @@ def test_a_suggestion_is_a_key_that_exists_and_not_the_one_given() -> None:
         assert said.startswith(f"there is no key {given}; ")
         for suggested in re.findall(r"(?:mean|or) ([\w.]+)(?=\?| or)", said):
             assert suggested != given
-            flag = {"evaluation.metrics": "[]", "data.batch_size": "3"}.get(suggested, "1")
+            flag = {"evaluation.metrics": "[]", "data.batch_size": "3", "model.penalty": "one_sided"}.get(
+                suggested, "1"
+            )
             assert main(["fit", "--config", TOY, "--model", "WGANGP", f"--{suggested}", flag, "--print_config"]) == 0
 
 
@@ -656,6 +658,7 @@ def finish(process: "subprocess.Popen[str]", code: int = 0) -> str:
     return out
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_weights() -> None:
     finish(start(*LONG, "--run.root", "whole"))
     process = start(*LONG)
@@ -670,7 +673,9 @@ def test_killed_run_resumes_to_the_same_weights() -> None:
     assert_same(run_folder() / "checkpoints/last.ckpt", run_folder("whole") / "checkpoints/last.ckpt")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_stopping_saves_and_says_how_to_go_on(number: signal.Signals, code: int) -> None:
     process = start(*LONG, "--trainer.max_steps", "100000")
     wait_for("runs/*/*/checkpoints/last.ckpt", process)

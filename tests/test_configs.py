@@ -25,6 +25,9 @@ def small(recipe: Path) -> list[str]:
     return [*flags, f"--{batch}", "4"]
 
 
+LARGE = ("cifar10/da_ebm", "imagenet/improved_cd", "imagenet/w2_fe", "mnist/da_ebm_full")
+
+
 def name(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
@@ -36,7 +39,9 @@ def test_recipe_parses_and_says_what_it_is(recipe: Path, capsys: pytest.CaptureF
     assert "class_path" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(r, marks=pytest.mark.slow) if name(r) in LARGE else r for r in RECIPES], ids=name
+)
 def test_recipe_trains(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, layers, arguments = recipe.parent.name != "toy2d", [], small(recipe)
     if recipe.parent.name == "cifar10":

@@ -118,6 +118,7 @@ def test_images_of_any_generator(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert read_record(tmp_path / "fake.npz.evaluation.json")[1] == by_folder
 
 
+@pytest.mark.slow
 def test_a_sampled_array_is_measured_like_its_checkpoint(tmp_path: Path) -> None:
     """The same images give the same number by either way."""
     folder = train("cifar10/wgan_gp_small", tmp_path, 2, "--config", str(ROOT / "configs/data/shapes32.yaml"),

@@ -63,7 +63,11 @@ def test_the_page_has_a_command_for_every_file() -> None:
     assert all(f"{module}." in command for module, command in zip(modules, COMMANDS, strict=True))
 
 
-def test_broken_values_in_own_data_are_one_sentence(own_files: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_values_in_own_data_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_files(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     rows = np.zeros((100, 2))
     rows[17, 1] = np.nan
     np.save("table/measurements_train.npy", rows)

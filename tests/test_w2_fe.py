@@ -180,6 +180,7 @@ def test_an_excess_with_several_values_is_refused() -> None:
         fit(module, data(), max_steps=1)
 
 
+@pytest.mark.slow
 def test_a_dual_that_is_far_off_is_warned_of() -> None:
     """A penalty far too weak lets the dual run away; a sound one does not warn."""
     with pytest.warns(UserWarning, match=r"stays far from ½ W2².*model.inequality_weight \(0.01\)"):
@@ -254,6 +255,7 @@ def test_nearest_labels_against_brute_force() -> None:
     assert torch.equal(nearest_labels(queries, points, labels), labels[distances.argmin(1)])
 
 
+@pytest.mark.slow
 def test_transfer_accuracy_of_known_maps() -> None:
     """The identity between equal domains is nearly always right; a map that mixes labels up is not."""
     domains = TwoDomains(Shapes32(style="sketch"), Shapes32(style="sketch", batch_size=8))
