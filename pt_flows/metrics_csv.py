@@ -95,7 +95,7 @@ def readable_rows(text: str) -> tuple[Rows, int]:
         text: Content of `metrics.csv`. A last line without its end is taken for cut.
 
     Example:
-        >>> readable_rows("iteration,loss\\n10,0.5\\n20\\n30,0.2")
+        >>> readable_rows("iteration,loss\n10,0.5\n20\n30,0.2")
         ([{'iteration': '10', 'loss': '0.5'}], 2)
     """
     *lines, rest = text.split("\n")

@@ -665,7 +665,7 @@ def test_checkpoints_of_other_levels_are_refused(runs: dict[str, str], capsys: p
     arguments += ["--model.energy.width", "16", "--trainer.accelerator", "cpu", "--trainer.max_steps", "8"]
     assert main(arguments) == 2
     printed = capsys.readouterr()
-    assert "model.num_levels is 6 in the checkpoint and 4 here" in printed.out
+    assert "model.num_levels is 6 in the checkpoint's run and 4 here" in printed.out
     assert "does not fit the networks" in printed.err
 
 
