@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--critic-steps", type=int, default=3000)
     arguments = parser.parse_args()
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    torch.set_num_threads(1)  # networks this small wait for a second thread more than it helps
     panels = {"target": Toy2D("ring8").reference("test", 5000)}
     rows, flow = [], None
     for title, (name, changes) in METHODS.items():

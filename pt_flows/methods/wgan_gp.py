@@ -6,8 +6,8 @@ r"""WGAN-GP: the Wasserstein GAN whose critic is held near slope one by a penalt
 Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville 2017, Improved Training of Wasserstein GANs, Algorithm 1,
 arXiv:1704.00028.
 
-Departures: none with the defaults. `penalty: one_sided` is WGAN-LP, max(0, ‖∇f(u)‖ - 1)², which punishes only slopes
-above one (Petzka, Fischer, Lukovnicov 2018, On the regularization of Wasserstein GANs, arXiv:1709.08894).
+Departures: none with the defaults. `penalty: one_sided` is WGAN-LP, max(0, ‖∇f(u)‖ - 1)², which leaves slopes below one
+alone (Petzka, Fischer, Lukovnicov 2018, On the regularization of Wasserstein GANs, arXiv:1709.08894).
 """
 
 from collections.abc import Sequence
