@@ -72,6 +72,11 @@ class Performance(L.Callback):
                 network.__dict__.pop("forward", None)
             cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = self._backends
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Give them back also where a start is refused or a run breaks off, which Lightning does not tear down."""
+        if hasattr(self, "_backends"):
+            self.teardown(trainer, pl_module, "fit")
+
 
 def fuse(optimizer: Optimizer) -> None:
     """Let Adam update all parameters in one kernel, where its user has not chosen another."""
