@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt
 	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(STAMP)  ## train W1-FE, W2-FE and WGAN-GP on the ring of eight: minutes on two CPU cores, a table and pictures
+demo: $(STAMP)  ## train tuned WGAN-GP, W1-FE and W2-FE on the ring of eight: minutes on a CPU core, a table and pictures
 	$(BIN)/python benchmarks/demo.py $(ARGS)
 
 train-cifar: $(STAMP)  ## the full recipe on CIFAR-10 (a GPU's work); see METHOD, DATASET, METRIC, DATA_DIR, ARGS

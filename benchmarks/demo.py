@@ -1,4 +1,4 @@
-"""WGAN-GP, W1-FE and W2-FE on the ring of eight, each as it was tuned: minutes on two CPU cores.
+"""WGAN-GP, W1-FE and W2-FE on the ring of eight, each as it was tuned: minutes on one CPU core.
 
 Runs the toy recipes through the command line with the same number of critic steps, then prints a table and writes one
 picture that compares the target with what each method draws. The run of W2-FE also leaves a picture of its flow.
