@@ -4,11 +4,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torchvision.datasets import MNIST, USPS
 
 from pt_flows.contracts import Split, UserError
-from pt_flows.data.images import ArrayImages, data_root, read_set
+from pt_flows.data.images import ArrayImages, data_root, downsampled, read_set
 
 DigitsName = Literal["mnist", "usps"]
 SIZE = 16
@@ -50,7 +49,7 @@ class Digits(ArrayImages):
         data = self.read(split)
         images = torch.as_tensor(data.data)[:, None]
         if images.shape[-1] != SIZE:
-            images = interpolate(images.float(), (SIZE, SIZE), mode="bilinear", antialias=True).round().to(torch.uint8)
+            images = downsampled(images, SIZE)
         return images, torch.as_tensor(data.targets)
 
     def read(self, split: Split, download: bool = False) -> MNIST | USPS:

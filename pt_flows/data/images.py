@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from pt_flows.contracts import Shape, Split, UserError
 from pt_flows.data.base import FlowData, first_not_finite
@@ -177,6 +178,11 @@ def check_labels(where: str, labels: Tensor, num: int, num_classes: int) -> None
             f"{where}: expected labels from 0 to {num_classes - 1} (num_classes), got {int(labels.min())} to "
             f"{int(labels.max())}"
         )
+
+
+def downsampled(images: Tensor, size: int) -> Tensor:
+    """Images uint8 (N, C, size, size), reduced with antialiasing and rounded."""
+    return interpolate(images.float(), (size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
 
 
 def as_float(images: Tensor, flip: Tensor | None = None) -> Tensor:

@@ -2,11 +2,11 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import pad
 from torchvision import datasets
 
 from pt_flows.contracts import Split, UserError
-from pt_flows.data.images import ArrayImages, data_root, read_set
+from pt_flows.data.images import ArrayImages, data_root, downsampled, read_set
 
 
 class MNIST(ArrayImages):
@@ -44,8 +44,7 @@ class MNIST(ArrayImages):
         data, size = self.read(split), self.event_shape[-1]
         images, margin = data.data[:, None], (size - 28) // 2
         if size < 28:
-            small = interpolate(images.float(), (size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
-            return small, torch.as_tensor(data.targets)
+            return downsampled(images, size), torch.as_tensor(data.targets)
         return pad(images, [margin] * 4), torch.as_tensor(data.targets)
 
     def read(self, split: Split, download: bool = False) -> datasets.MNIST:
