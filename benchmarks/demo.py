@@ -16,10 +16,10 @@ import torch
 import yaml
 
 from pt_flows.callbacks.pictures import save_density
-from pt_flows.cli import main as pt_flows
+from pt_flows.cli.main import main as pt_flows
 from pt_flows.data.toy2d import Toy2D
 from pt_flows.evaluation.load import load_method
-from pt_flows.state.noise import generator_at
+from pt_flows.training.noise import generator_at
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "toy2d"
 RUNS = Path("runs") / "demo"

@@ -20,7 +20,7 @@ import lightning as L
 import torch
 
 from pt_flows.data import Shapes32
-from pt_flows.functional.samplers import langevin
+from pt_flows.functional.langevin import langevin
 from pt_flows.methods import ImprovedCD
 from pt_flows.nets import MultiScaleEnergy, TimeResNetEnergy
 

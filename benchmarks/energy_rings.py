@@ -14,11 +14,11 @@ import torch
 
 from pt_flows.evaluation.energy import load_energy
 from pt_flows.evaluation.load import data_of_run
-from pt_flows.functional.samplers import mgms
+from pt_flows.functional.langevin import mgms
 from pt_flows.methods import DAEBM
 from pt_flows.metrics import GridKL
 from pt_flows.progress import track
-from pt_flows.state.noise import generator_at
+from pt_flows.training.noise import generator_at
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from torch.autograd import grad
 from pt_flows.data import Shapes32
 from pt_flows.functional.objectives import discriminator_loss, generator_loss
 from pt_flows.methods import ODEGAN
-from pt_flows.methods.ode_gan import Draw, average
+from pt_flows.methods.games.ode_gan import Draw, average
 from pt_flows.nets import SNDCGANCritic, SNDCGANGenerator
 
 LAM, H = 0.02, 0.01

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from pt_flows.callbacks.pictures import save_density
 from pt_flows.data.toy2d import Toy2D
 from pt_flows.evaluation.load import load_method
-from pt_flows.state.noise import generator_at
+from pt_flows.training.noise import generator_at
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "toy2d" / "ode_gan.yaml"
 SMALL = ["--model.step_size_boundaries", "[48000, 54000, 57000, 59000]"]

@@ -23,8 +23,8 @@ from torch import nn
 
 from pt_flows.data import Shapes32, Toy2D
 from pt_flows.data.base import FlowData
+from pt_flows.loop.base import AdversarialModule
 from pt_flows.methods import W1FE, WGANGP
-from pt_flows.methods.base import AdversarialModule
 from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
 
 NUM_CRITIC_STEPS, LAM, STEP_SIZE, DECAY = 5, 10.0, 1.0, 0.999

@@ -23,14 +23,14 @@ import lightning as L
 import torch
 from scipy.stats import qmc
 
-from pt_flows.contracts import DivergenceError
 from pt_flows.data import Toy2D
+from pt_flows.errors import DivergenceError
 from pt_flows.functional.transport import exact_wasserstein
 from pt_flows.methods import W1FE, W2FE, WGANGP
 from pt_flows.metrics import ExactWasserstein, ModeCoverage
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.nets import MLPCritic, ResidualMLPGenerator
-from pt_flows.state.noise import generator_at
+from pt_flows.training.noise import generator_at
 
 ARMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "WGAN-GP": (WGANGP, {}),

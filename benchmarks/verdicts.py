@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from pt_flows.evaluation.statistics import brunner_munzel, holm, judge, least_p
+from pt_flows.compare.statistics import brunner_munzel, holm, judge, least_p
 
 LEVEL = 0.05
 SEEDS = (3, 4, 5, 7, 10)

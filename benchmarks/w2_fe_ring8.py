@@ -27,13 +27,13 @@ from pt_flows.callbacks.pictures import save_density
 from pt_flows.contracts import Batch
 from pt_flows.data import Toy2D
 from pt_flows.functional.distances import exact_distances
-from pt_flows.functional.schedules import decay_factor
 from pt_flows.functional.transport import exact_wasserstein
+from pt_flows.loop.base import GeneratorModule, Terms
 from pt_flows.methods import W1FE, W2FE, JSFlow, MinibatchW2FE
-from pt_flows.methods.base import GeneratorModule, Terms
 from pt_flows.metrics import ModeCoverage
 from pt_flows.nets import MLPCritic, ResidualMLPGenerator
-from pt_flows.state.noise import generator_at
+from pt_flows.training.noise import generator_at
+from pt_flows.training.schedules import decay_factor
 
 ITERATIONS, MARKS, NUM, MANY = 600, (50, 100, 200, 400, 600), 512, 4000
 SETTINGS = {"reduction": "mean", "ema_decay": 0.99, "lr_decay": "cosine"}

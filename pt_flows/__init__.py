@@ -6,12 +6,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "GenerativeModule": "pt_flows.methods.base",
-    "AdversarialModule": "pt_flows.methods.base",
-    "AlternatingModule": "pt_flows.methods.base",
-    "FlowModule": "pt_flows.methods.base",
-    "GeneratorModule": "pt_flows.methods.base",
-    "EnergyModule": "pt_flows.methods.energy_base",
+    "GenerativeModule": "pt_flows.loop.base",
+    "AdversarialModule": "pt_flows.loop.base",
+    "AlternatingModule": "pt_flows.loop.base",
+    "FlowModule": "pt_flows.loop.base",
+    "GeneratorModule": "pt_flows.loop.base",
+    "EnergyModule": "pt_flows.methods.energies.base",
     "DAEBM": "pt_flows.methods",
     "ImprovedCD": "pt_flows.methods",
     "PCD": "pt_flows.methods",
@@ -24,7 +24,7 @@ _HOMES = {
     "GeneratorNet": "pt_flows.contracts",
     "CriticNet": "pt_flows.contracts",
     "EnergyNet": "pt_flows.contracts",
-    "UserError": "pt_flows.contracts",
+    "UserError": "pt_flows.errors",
 }
 
 __all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -10,9 +10,11 @@ from numbers import Integral, Real
 from types import FunctionType
 from typing import Any
 
+from pt_flows.bounds import check_arguments, hints_of
+
 
 class Constructed:
-    """Remembers the arguments it was constructed with.
+    """Checks the arguments it is constructed with against their annotations, and remembers them.
 
     Attributes:
         init_args: Those that are plain values or can be described by them, by name.
@@ -27,7 +29,9 @@ class Constructed:
         self = super().__new__(cls)
         described: dict[str, Any] = {}
         left_out: list[str] = []
-        for name, value in named(cls, args, kwargs).items():
+        arguments = named(cls, args, kwargs)
+        check_arguments(cls.__name__, hints_of(cls), arguments)
+        for name, value in arguments.items():
             try:
                 described[name] = plain(value)
             except TypeError:

@@ -19,14 +19,6 @@ Weights = Literal["ema", "raw"]
 Split = Literal["train", "test"]
 
 
-class UserError(ValueError):
-    """A mistake that the user can mend: what was given, what was wanted, what to do. The CLI prints it bare."""
-
-
-class DivergenceError(RuntimeError):
-    """A run that can not go on because a quantity stopped being finite."""
-
-
 class Source(Protocol):
     """Data that a generator may start from instead of noise."""
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from pt_flows.data import ImageAugmentation, Shapes32, Toy2D
 from pt_flows.data.base import FlowData
+from pt_flows.loop.base import AdversarialModule
 from pt_flows.methods import DAEBM, ODEGAN, PCD, W1FE, W2FE, WGANGP, ImprovedCD, JSFlow, MinibatchW2FE
-from pt_flows.methods.base import AdversarialModule
-from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.methods.energies.base import EnergyModule
 from pt_flows.nets import (
     DCGANCritic,
     DCGANGenerator,

@@ -18,10 +18,10 @@ from pt_flows.callbacks import ChainPicture, Checkpoints, Evaluate, FlowPicture,
 from pt_flows.callbacks.evaluate import measured
 from pt_flows.callbacks.schedule import EveryIterations
 from pt_flows.callbacks.signals import ENDING
-from pt_flows.checkpoints import read_checkpoint
-from pt_flows.contracts import UserError
+from pt_flows.errors import UserError
 from pt_flows.metrics import ExactWasserstein, ModeCoverage
-from pt_flows.runs import RunOptions, loggers
+from pt_flows.runs.checkpoint import read_checkpoint
+from pt_flows.runs.folder import RunOptions, loggers
 
 
 class Keep(L.Callback):

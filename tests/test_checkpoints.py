@@ -10,7 +10,7 @@ from write_checkpoints import CONTINUED, LATEST, METHODS, continued, samples
 
 import pt_flows
 from pt_flows.evaluation.load import load_method
-from pt_flows.methods.base import GenerativeModule
+from pt_flows.loop.base import GenerativeModule
 
 FILES = [
     pytest.param(file, id=f"{file.parent.name}/{file.stem}") for file in sorted(ROOT.glob("tests/checkpoints/*/*.ckpt"))

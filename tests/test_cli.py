@@ -23,11 +23,11 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from problems import ROOT
 
-from pt_flows.checkpoints import read_checkpoint
-from pt_flows.cli import main
-from pt_flows.cli_errors import explain
+from pt_flows.cli.errors import explain
+from pt_flows.cli.main import main
 from pt_flows.metrics.features import file_hash
-from pt_flows.runs import RunOptions, loggers
+from pt_flows.runs.checkpoint import read_checkpoint
+from pt_flows.runs.folder import RunOptions, loggers
 
 TOY = str(ROOT / "configs/toy2d/w1_fe.yaml")
 QUICK = ["--trainer.accelerator", "cpu", "--data.batch_size", "32", "--evaluation.num_samples", "64"]
@@ -67,7 +67,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "import sys; from pt_flows.cli import main; sys.exit(main())", *arguments]
+    return [sys.executable, "-c", "import sys; from pt_flows.cli.main import main; sys.exit(main())", *arguments]
 
 
 # ---------------------------------------------------------------------------------------------------- the whole path

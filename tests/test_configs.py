@@ -6,7 +6,7 @@ import pytest
 import yaml
 from problems import ROOT, write_class_folders, write_digits
 
-from pt_flows.cli import main
+from pt_flows.cli.main import main
 from pt_flows.methods import DAEBM
 
 RECIPES = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in ("data", "metrics"))

@@ -18,11 +18,11 @@ from problems import write_class_folders
 from torch.testing import assert_close as close
 
 import pt_flows.data.prepared as prepared
-from pt_flows.cli import main
-from pt_flows.contracts import UserError
+from pt_flows.cli.main import main
 from pt_flows.data import CIFAR10, ImageNet, Shapes32, Toy2D
 from pt_flows.data.base import BlockLoader, FlowData
 from pt_flows.data.toy2d import ToyName
+from pt_flows.errors import UserError
 
 TOYS = get_args(ToyName)
 WITH_DENSITY = ["gaussian", "ring8", "ring8_narrow", "grid16", "grid25", "unequal4", "checkerboard", "rings4"]

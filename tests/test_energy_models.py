@@ -11,20 +11,21 @@ import torch
 from problems import Adam, build, data, fit, weights
 from torch import Tensor, nn
 
-from pt_flows.cli import main
-from pt_flows.contracts import Batch, DivergenceError, EnergyNet, UserError
+from pt_flows.cli.main import main
+from pt_flows.contracts import Batch, EnergyNet
 from pt_flows.data import MNIST, ImageAugmentation, Toy2D
+from pt_flows.errors import DivergenceError, UserError
 from pt_flows.evaluation.energy import SumEnergy, auroc, compose, log_density
 from pt_flows.functional.energies import GaussianMixture
+from pt_flows.functional.langevin import Transition, chain_at, langevin
 from pt_flows.functional.objectives import nearest_log_distance
-from pt_flows.functional.samplers import Transition, chain_at, langevin
+from pt_flows.loop.base import Terms
 from pt_flows.methods import DAEBM, PCD, ImprovedCD
-from pt_flows.methods.base import Terms
-from pt_flows.methods.da_ebm import harvest
+from pt_flows.methods.energies.da_ebm import harvest
 from pt_flows.metrics import GridKL
 from pt_flows.nets import ConvEnergy, MLPEnergy, MultiScaleEnergy, TimeMLPEnergy, TimeResNetEnergy
-from pt_flows.state.noise import NoiseStream
-from pt_flows.state.replay import ReplayBuffer, StepSizes
+from pt_flows.training.noise import NoiseStream
+from pt_flows.training.replay import ReplayBuffer, StepSizes
 
 ROOT = Path(__file__).resolve().parent.parent
 

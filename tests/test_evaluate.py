@@ -25,17 +25,12 @@ from scipy import stats
 from test_metrics import RandomFeatures
 
 from pt_flows.callbacks import Failure
-from pt_flows.cli import main
-from pt_flows.contracts import DivergenceError, UserError
-from pt_flows.data import Shapes32
-from pt_flows.evaluation.compare import compare
-from pt_flows.evaluation.curves import pareto_front
-from pt_flows.evaluation.groups import comparable, grouped
-from pt_flows.evaluation.images import ImageFiles
-from pt_flows.evaluation.neighbours import nearest
-from pt_flows.evaluation.passport import read_record
-from pt_flows.evaluation.run_folders import Run, find_runs
-from pt_flows.evaluation.statistics import (
+from pt_flows.cli.main import main
+from pt_flows.compare.command import compare
+from pt_flows.compare.curves import pareto_front
+from pt_flows.compare.groups import comparable, grouped
+from pt_flows.compare.runs import Run, find_runs
+from pt_flows.compare.statistics import (
     brunner_munzel,
     components,
     hidden_share,
@@ -47,7 +42,12 @@ from pt_flows.evaluation.statistics import (
     seeds_needed,
     welch,
 )
-from pt_flows.evaluation.verdicts import judged, verdicts
+from pt_flows.compare.verdicts import judged, verdicts
+from pt_flows.data import Shapes32
+from pt_flows.errors import DivergenceError, UserError
+from pt_flows.evaluation.images import ImageFiles
+from pt_flows.evaluation.neighbours import nearest
+from pt_flows.evaluation.passport import read_record
 from pt_flows.metrics.features import file_hash
 
 

@@ -9,7 +9,7 @@ import pytest
 from problems import ROOT
 from test_configs import small
 
-from pt_flows.cli import main
+from pt_flows.cli.main import main
 
 PAGE = (ROOT / "docs/extending.md").read_text()
 COMMANDS = re.findall(r"^    pt-flows (fit .+)$", PAGE, re.MULTILINE)

@@ -8,8 +8,8 @@ from torch.testing import assert_close as close
 from pt_flows.functional.energies import GaussianMixture, ring_of_eight
 from pt_flows.functional.penalties import gradient_norm, interpolate, one_sided_penalty, two_sided_penalty
 from pt_flows.functional.potentials import euler_target, regression_loss, velocity, wasserstein1_dual
-from pt_flows.functional.schedules import decay_factor
 from pt_flows.functional.transport import exact_wasserstein
+from pt_flows.training.schedules import decay_factor
 
 SHAPES = [(2,), (3, 4, 5)]
 

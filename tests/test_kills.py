@@ -19,9 +19,9 @@ from problems import ROOT
 from test_cli import assert_same, run_folder
 
 from pt_flows.callbacks import checkpoints, evaluate
-from pt_flows.checkpoints import read_checkpoint
-from pt_flows.cli import main
-from pt_flows.methods.base import GenerativeModule
+from pt_flows.cli.main import main
+from pt_flows.loop.base import GenerativeModule
+from pt_flows.runs.checkpoint import read_checkpoint
 
 SMALL: dict[str, list[str]] = {
     "w2_fe": ["--model.generator.width", "16", "--model.critic.width", "16", "--model.excess.width", "16"],
@@ -68,7 +68,7 @@ def in_a_process(arguments: list[str], arm: Callable[[], None] | None = None) ->
     It is forked from a server that has imported everything and done nothing, and may fork in its turn.
     """
     server = get_context("forkserver")
-    server.set_forkserver_preload(["pt_flows.cli"])
+    server.set_forkserver_preload(["pt_flows.cli.main"])
     process = server.Process(target=child, args=(arguments, arm, os.getcwd()))
     process.start()
     process.join(120)

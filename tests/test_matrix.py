@@ -12,9 +12,9 @@ from problems import METHODS, ROOT, build, data, fit, weights
 
 from pt_flows.callbacks import Performance
 from pt_flows.callbacks.performance import Mode
-from pt_flows.contracts import UserError
-from pt_flows.methods.base import GenerativeModule
-from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.errors import UserError
+from pt_flows.loop.base import GenerativeModule
+from pt_flows.methods.energies.base import EnergyModule
 from pt_flows.nets import ResNetCritic, ResNetGenerator
 
 ROWS = [name for name in METHODS if "-" not in name]

@@ -15,11 +15,12 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from problems import METHODS, ROOT, Adam, build, data, fit, weights
 from torch import nn
 
-from pt_flows.contracts import Batch, CriticNet, DivergenceError, GeneratorNet, UserError
+from pt_flows.contracts import Batch, CriticNet, GeneratorNet
+from pt_flows.errors import DivergenceError, UserError
 from pt_flows.evaluation.load import load_method
 from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity
+from pt_flows.loop.base import AlternatingModule, GenerativeModule, Terms
 from pt_flows.methods import PCD, W1FE, W2FE, WGANGP, JSFlow, MinibatchW2FE
-from pt_flows.methods.base import AlternatingModule, GenerativeModule, Terms
 from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPEnergy, MLPGenerator, ResidualMLPGenerator
 
 KINDS = [pytest.param(False, id="toys"), pytest.param(True, id="images")]
@@ -308,7 +309,7 @@ def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
         pass
 
     module = build("WGANGP")
-    monkeypatch.setattr("pt_flows.methods.base.SingleDeviceStrategy", DDPStrategy)
+    monkeypatch.setattr("pt_flows.loop.base.SingleDeviceStrategy", DDPStrategy)
     with pytest.raises(UserError, match=r"trainer.strategy: Sharded is not supported: .*use ddp"):
         fit(module, data(), max_steps=1, strategy=Sharded("cpu"))
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import pt_flows.metrics.features as features_module
-from pt_flows.contracts import DivergenceError, UserError
 from pt_flows.data import CIFAR10, Shapes32, Toy2D
+from pt_flows.errors import DivergenceError, UserError
 from pt_flows.functional.transport import exact_wasserstein, gaussian_mmd, sliced_wasserstein, symmetric_sqrt
 from pt_flows.metrics import (
     DINOv2Features,

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import pt_flows.nets
-from pt_flows.contracts import CriticNet, GeneratorNet, UserError
+from pt_flows.contracts import CriticNet, GeneratorNet
+from pt_flows.errors import UserError
 from pt_flows.nets import (
     DCGANCritic,
     DCGANGenerator,

@@ -13,13 +13,14 @@ import torch
 from problems import Adam, build, data, fit, weights, write_digits
 from torch import Tensor, nn
 
-from pt_flows.cli import main
-from pt_flows.contracts import EnergyNet, UserError
+from pt_flows.cli.main import main
+from pt_flows.contracts import EnergyNet
 from pt_flows.data import MNIST, Digits, Shapes32, Toy2D
 from pt_flows.data.base import FlowData
+from pt_flows.errors import UserError
 from pt_flows.functional.noising import Gaussian, Noising, enough_levels, level_distances, squared_cumulative
 from pt_flows.methods import DAEBM, PCD
-from pt_flows.methods.gaussian_base import GaussianBase
+from pt_flows.methods.energies.gaussian_base import GaussianBase
 from pt_flows.metrics import ExactWasserstein, FrechetDistance
 from pt_flows.nets import TimeMLPEnergy, TimeResNetEnergy
 

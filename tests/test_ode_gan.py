@@ -14,12 +14,13 @@ from lightning.pytorch.loggers import CSVLogger
 from problems import build, data, fit, weights
 from torch import Tensor, nn
 
-from pt_flows.contracts import Batch, CriticNet, DivergenceError, GeneratorNet, UserError
+from pt_flows.contracts import Batch, CriticNet, GeneratorNet
+from pt_flows.errors import DivergenceError, UserError
 from pt_flows.functional.integrators import RK4, TABLEAUS, Integrator, solve
 from pt_flows.functional.objectives import discriminator_loss, generator_loss
+from pt_flows.loop.base import Terms
 from pt_flows.methods import ODEGAN
-from pt_flows.methods.base import Terms
-from pt_flows.methods.ode_gan import Draw
+from pt_flows.methods.games.ode_gan import Draw
 from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator, ResNetCritic, ResNetGenerator
 
 KINDS = [pytest.param(False, id="toys"), pytest.param(True, id="images")]
@@ -225,7 +226,7 @@ def test_work_per_iteration(name: Integrator, fields: int, monkeypatch: pytest.M
     module, second_order = smooth(integrator=name, penalty_weight=0.1), []
     original = torch.autograd.grad
     monkeypatch.setattr(
-        "pt_flows.methods.ode_gan.grad",
+        "pt_flows.methods.games.ode_gan.grad",
         lambda *a, **k: (second_order.append(bool(k.get("create_graph"))), original(*a, **k))[1],
     )
     train(module, log_every_n_steps=10)

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pt_flows.cli import main
-from pt_flows.contracts import Split, UserError
+from pt_flows.cli.main import main
+from pt_flows.contracts import Split
 from pt_flows.data.base import FlowData
 from pt_flows.data.class_folders import decode
 from pt_flows.data.images import ArrayImages
 from pt_flows.data.mnist import MNIST
+from pt_flows.errors import UserError
 from pt_flows.evaluation.images import ImageFiles
 
 

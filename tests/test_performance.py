@@ -12,7 +12,7 @@ from torch import nn
 
 from pt_flows.callbacks import Performance
 from pt_flows.callbacks.performance import fuse, laid_out_like
-from pt_flows.cli import main
+from pt_flows.cli.main import main
 from pt_flows.data import Shapes32
 from pt_flows.methods import WGANGP
 from pt_flows.nets import ResNetCritic, ResNetGenerator

@@ -20,14 +20,14 @@ from test_cli import TOY, fit, run_folder
 from torch import nn
 
 from pt_flows import run_lock
-from pt_flows.checkpoints import read_checkpoint
-from pt_flows.cli import main
-from pt_flows.contracts import UserError
-from pt_flows.metrics_csv import MetricsCSV, readable_rows
-from pt_flows.run_lock import RunLock
-from pt_flows.settings import differences
-from pt_flows.state.optimizers import fits
-from pt_flows.state.replay import ReplayBuffer
+from pt_flows.cli.main import main
+from pt_flows.errors import UserError
+from pt_flows.runs.checkpoint import read_checkpoint
+from pt_flows.runs.lock import RunLock
+from pt_flows.runs.metrics_csv import MetricsCSV, readable_rows
+from pt_flows.runs.settings import differences
+from pt_flows.training.optimizers import fits
+from pt_flows.training.replay import ReplayBuffer
 
 OFF = ["--evaluation.metrics", "[]", "--pictures.every_n_iterations", "0"]
 
@@ -317,7 +317,7 @@ def test_a_run_continues_whatever_its_side_files_are(run: Path, capsys: pytest.C
 HOLD = """
 import sys, time
 from pathlib import Path
-from pt_flows.run_lock import RunLock
+from pt_flows.runs.lock import RunLock
 lock = RunLock()
 lock.acquire(Path(sys.argv[1]))
 print("held", flush=True)

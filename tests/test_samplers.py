@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pt_flows.functional.energies import DoubleWell, Funnel, GaussianMixture, Rosenbrock, score
-from pt_flows.functional.noising import squared_cumulative
-from pt_flows.functional.samplers import (
+from pt_flows.functional.langevin import (
     Chain,
     chain_at,
     gibbs_labels,
@@ -17,6 +16,7 @@ from pt_flows.functional.samplers import (
     propose,
     ula_step,
 )
+from pt_flows.functional.noising import squared_cumulative
 
 RINGS = squared_cumulative(6, 1e-2, 3e-1)
 

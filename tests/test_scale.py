@@ -19,9 +19,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from pt_flows.checkpoints import read_checkpoint
 from pt_flows.functional.penalties import gradient_norm, two_sided_penalty
 from pt_flows.nets import MLPCritic
+from pt_flows.runs.checkpoint import read_checkpoint
 
 RECIPES = {
     "toy2d/w1_fe": ["--model.generator.width", "16", "--model.critic.width", "16"],

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close as close
 
-import pt_flows.state.noise as noise_module
-from pt_flows.state.ema import EMA
-from pt_flows.state.noise import NoiseStream
+import pt_flows.training.noise as noise_module
+from pt_flows.training.ema import EMA
+from pt_flows.training.noise import NoiseStream
 
 
 def test_average_equals_the_recursion_by_hand() -> None:

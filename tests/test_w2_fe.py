@@ -12,13 +12,14 @@ from problems import Adam, build, data, fit, weights, write_digits
 from torch import Tensor
 
 from pt_flows.callbacks import FlowPicture
-from pt_flows.contracts import Batch, CriticNet, UserError
+from pt_flows.contracts import Batch, CriticNet
 from pt_flows.data import Digits, Shapes32, Toy2D, TwoDomains
+from pt_flows.errors import UserError
 from pt_flows.functional.objectives import generator_loss
 from pt_flows.functional.potentials import euler_target, regression_loss, velocity
 from pt_flows.functional.transport import exact_wasserstein
+from pt_flows.loop.base import Terms
 from pt_flows.methods import W2FE
-from pt_flows.methods.base import Terms
 from pt_flows.metrics import TransferAccuracy
 from pt_flows.metrics.transfer import nearest_labels
 from pt_flows.nets import ConvTransportMap, DCGANCritic, MLPCritic, MLPGenerator, ResidualMLPGenerator

@@ -20,7 +20,7 @@ import torch
 from problems import Adam, data, fit
 
 import pt_flows
-from pt_flows.cli import main
+from pt_flows.cli.main import main
 from pt_flows.evaluation.load import load_method
 from pt_flows.methods import W1FE
 from pt_flows.nets import MLPCritic, MLPGenerator

@@ -9,10 +9,10 @@ from torchvision.utils import make_grid
 
 from pt_flows.callbacks.pictures import send_picture
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
-from pt_flows.contracts import UserError
-from pt_flows.methods.da_ebm import DAEBM
-from pt_flows.methods.energy_base import EnergyModule
-from pt_flows.state.noise import generator_at
+from pt_flows.errors import UserError
+from pt_flows.methods.energies.base import EnergyModule
+from pt_flows.methods.energies.da_ebm import DAEBM
+from pt_flows.training.noise import generator_at
 
 
 class ChainPicture(EveryIterations):

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
 from pt_flows.callbacks.watchers import tell_watchers, watch_evaluations
-from pt_flows.contracts import UserError, Weights
-from pt_flows.methods.base import GenerativeModule, GeneratorModule
-from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.contracts import Weights
+from pt_flows.errors import UserError
+from pt_flows.loop.base import GenerativeModule, GeneratorModule
+from pt_flows.methods.energies.base import EnergyModule
 from pt_flows.metrics.base import RealData, SampleMetric, full_precision
 from pt_flows.progress import track
-from pt_flows.state.distributed import share_of, world
-from pt_flows.state.noise import generator_at
+from pt_flows.training.distributed import share_of, world
+from pt_flows.training.noise import generator_at
 
 CHUNK = 500
 """Samples drawn from one seed: which numbers sample i gets does not depend on ranks or batches."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 
-from pt_flows.contracts import DivergenceError
+from pt_flows.errors import DivergenceError
 
 FAILED = "failed.txt"
 """File of a run folder that says why training failed."""

@@ -9,10 +9,10 @@ import torch
 
 from pt_flows.callbacks.pictures import send_picture
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
-from pt_flows.contracts import UserError
+from pt_flows.errors import UserError
 from pt_flows.functional.transport import exact_wasserstein
-from pt_flows.methods.base import GeneratorModule
-from pt_flows.state.noise import generator_at
+from pt_flows.loop.base import GeneratorModule
+from pt_flows.training.noise import generator_at
 
 NUM_MEASURED = 512
 GRID = 64

@@ -9,7 +9,7 @@ from torch.backends import cuda, cudnn
 from torch.optim import Adam, Optimizer
 
 from pt_flows.callbacks.schedule import as_flow
-from pt_flows.methods.base import GenerativeModule, one_of
+from pt_flows.loop.base import GenerativeModule, one_of
 
 Mode = Literal["fast", "reference", "compile"]
 

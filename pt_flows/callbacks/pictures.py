@@ -12,9 +12,10 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from pt_flows.callbacks.schedule import EveryIterations, as_flow
-from pt_flows.contracts import UserError, Weights
-from pt_flows.methods.base import GenerativeModule, GeneratorModule
-from pt_flows.state.noise import generator_at
+from pt_flows.contracts import Weights
+from pt_flows.errors import UserError
+from pt_flows.loop.base import GenerativeModule, GeneratorModule
+from pt_flows.training.noise import generator_at
 
 
 def save_grid(x: Tensor, path: Path, columns: int | None = None) -> None:

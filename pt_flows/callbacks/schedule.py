@@ -2,8 +2,8 @@
 
 import lightning as L
 
-from pt_flows.contracts import UserError
-from pt_flows.methods.base import GenerativeModule
+from pt_flows.errors import UserError
+from pt_flows.loop.base import GenerativeModule
 
 
 class EveryIterations(L.Callback):

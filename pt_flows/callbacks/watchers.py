@@ -6,7 +6,7 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from pt_flows.contracts import UserError
+from pt_flows.errors import UserError
 
 
 def watchers(trainer: L.Trainer) -> Iterator[EarlyStopping | ModelCheckpoint]:

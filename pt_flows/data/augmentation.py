@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from pt_flows.construction import Constructed
-from pt_flows.contracts import UserError
+from pt_flows.errors import UserError
 
 
 class ImageAugmentation(Constructed, nn.Module):

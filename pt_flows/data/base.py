@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pt_flows.contracts import Shape, Split, UserError
-from pt_flows.state.distributed import world
+from pt_flows.contracts import Shape, Split
+from pt_flows.errors import UserError
+from pt_flows.training.distributed import world
 
 
 class FlowData(L.LightningDataModule, ABC):

@@ -8,8 +8,9 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 from torchvision.datasets.utils import check_integrity
 
-from pt_flows.contracts import Split, UserError
+from pt_flows.contracts import Split
 from pt_flows.data.images import ArrayImages, data_root
+from pt_flows.errors import UserError
 
 
 class CIFAR10(ArrayImages):

@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from pt_flows.contracts import Split, UserError
+from pt_flows.contracts import Split
 from pt_flows.data.image_files import open_image
+from pt_flows.errors import UserError
 
 FOLDERS: dict[Split, str] = {"train": "train", "test": "val"}
 

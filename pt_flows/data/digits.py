@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torchvision.datasets import MNIST, USPS
 
-from pt_flows.contracts import Split, UserError
+from pt_flows.contracts import Split
 from pt_flows.data.images import ArrayImages, data_root, downsampled, read_set
+from pt_flows.errors import UserError
 
 DigitsName = Literal["mnist", "usps"]
 SIZE = 16

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from pt_flows.contracts import UserError
+from pt_flows.errors import UserError
 
 
 def open_image(path: str | Path, as_rgb: bool = False) -> Image.Image:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pt_flows.contracts import Shape, Split, UserError
+from pt_flows.contracts import Shape, Split
 from pt_flows.data.base import FlowData, first_not_finite
-from pt_flows.state.noise import generator_at, run_seed
+from pt_flows.errors import UserError
+from pt_flows.training.noise import generator_at, run_seed
 
 
 class ArrayImages(FlowData):

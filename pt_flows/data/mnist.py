@@ -5,8 +5,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision import datasets
 
-from pt_flows.contracts import Split, UserError
+from pt_flows.contracts import Split
 from pt_flows.data.images import ArrayImages, data_root, downsampled, read_set
+from pt_flows.errors import UserError
 
 
 class MNIST(ArrayImages):

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import Split, UserError
+from pt_flows.contracts import Split
 from pt_flows.data.class_folders import FOLDERS, decode, list_images
+from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.progress import track
 

@@ -8,9 +8,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import Split, UserError
+from pt_flows.contracts import Split
 from pt_flows.data.images import ArrayImages
-from pt_flows.state.noise import generator_at
+from pt_flows.errors import UserError
+from pt_flows.training.noise import generator_at
 
 NUM_IMAGES: dict[Split, int] = {"train": 10_000, "test": 2_000}
 SIZE = 32

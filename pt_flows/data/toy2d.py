@@ -5,8 +5,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import Split, UserError
+from pt_flows.contracts import Split
 from pt_flows.data.base import FlowData
+from pt_flows.errors import UserError
 from pt_flows.functional.energies import (
     Checkerboard,
     GaussianMixture,
@@ -19,7 +20,7 @@ from pt_flows.functional.energies import (
     ring_of_eight,
     square_grid,
 )
-from pt_flows.state.noise import generator_at, run_seed
+from pt_flows.training.noise import generator_at, run_seed
 
 ToyName = Literal[
     "ring8",

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import UserError
 from pt_flows.data.base import BlockLoader, FlowData, Split
+from pt_flows.errors import UserError
 
 
 class TwoDomains(FlowData):

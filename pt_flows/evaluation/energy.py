@@ -11,16 +11,17 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from pt_flows.callbacks.pictures import save_grid
-from pt_flows.contracts import EnergyNet, UserError, Weights
+from pt_flows.contracts import EnergyNet, Weights
 from pt_flows.data.base import FlowData
 from pt_flows.data.images import as_float
+from pt_flows.errors import UserError
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
-from pt_flows.functional.samplers import mgms
-from pt_flows.methods.da_ebm import DAEBM
-from pt_flows.methods.energy_base import EnergyModule
-from pt_flows.methods.improved_cd import ImprovedCD
+from pt_flows.functional.langevin import mgms
+from pt_flows.methods.energies.base import EnergyModule
+from pt_flows.methods.energies.da_ebm import DAEBM
+from pt_flows.methods.energies.improved_cd import ImprovedCD
 from pt_flows.progress import track
-from pt_flows.state.noise import generator_at
+from pt_flows.training.noise import generator_at
 
 
 def load_energy(ckpt: str, device: str = "auto") -> tuple[Path, EnergyModule]:

@@ -20,13 +20,14 @@ from pt_flows.callbacks.evaluate import (
     prepare_metrics,
     with_progress,
 )
-from pt_flows.contracts import Split, UserError, Weights
+from pt_flows.contracts import Split, Weights
 from pt_flows.data.base import FlowData
+from pt_flows.errors import UserError
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
 from pt_flows.evaluation.passport import Passport, feature_hashes, machine, passport_of, record_path, write_record
-from pt_flows.methods.base import GenerativeModule
-from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.loop.base import GenerativeModule
+from pt_flows.methods.energies.base import EnergyModule
 from pt_flows.metrics import (
     ExactWasserstein,
     GridKL,
@@ -37,8 +38,8 @@ from pt_flows.metrics import (
 )
 from pt_flows.metrics.base import RealData, SampleMetric
 from pt_flows.metrics.reference import content_hash
-from pt_flows.runs import run_folder_of
-from pt_flows.state.distributed import launched, share_of, world
+from pt_flows.runs.folder import run_folder_of
+from pt_flows.training.distributed import launched, share_of, world
 
 
 def evaluate(

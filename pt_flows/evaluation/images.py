@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import Split, UserError
+from pt_flows.contracts import Split
 from pt_flows.data.image_files import open_image
+from pt_flows.errors import UserError
 from pt_flows.progress import track
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

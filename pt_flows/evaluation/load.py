@@ -10,11 +10,11 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 
-from pt_flows.checkpoints import find_checkpoint, open_checkpoint, read_checkpoint
-from pt_flows.contracts import UserError
 from pt_flows.data.base import FlowData
-from pt_flows.methods.base import GenerativeModule
-from pt_flows.runs import read_config, run_folder_of, say
+from pt_flows.errors import UserError
+from pt_flows.loop.base import GenerativeModule
+from pt_flows.runs.checkpoint import find_checkpoint, open_checkpoint, read_checkpoint
+from pt_flows.runs.folder import read_config, run_folder_of, say
 
 
 def load_named(ckpt: str) -> tuple[Path, GenerativeModule]:

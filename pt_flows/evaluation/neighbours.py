@@ -7,7 +7,8 @@ from torch import Tensor
 
 from pt_flows.callbacks.evaluate import evaluation_samples, with_progress
 from pt_flows.callbacks.pictures import save_grid
-from pt_flows.contracts import UserError, Weights
+from pt_flows.contracts import Weights
+from pt_flows.errors import UserError
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
 from pt_flows.functional.distances import feature_distances
 from pt_flows.metrics.base import as_uint8

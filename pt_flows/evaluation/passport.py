@@ -10,14 +10,15 @@ from typing import Any, Literal
 
 import torch
 
-from pt_flows.contracts import Split, UserError, Weights
+from pt_flows.contracts import Split, Weights
 from pt_flows.data.base import FlowData
+from pt_flows.errors import UserError
 from pt_flows.files import replacing
-from pt_flows.methods.base import GenerativeModule
+from pt_flows.loop.base import GenerativeModule
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.metrics.features import file_hash
 from pt_flows.metrics.reference import content_hash
-from pt_flows.runs import environment
+from pt_flows.runs.folder import environment
 
 FORMAT = 1
 

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from pt_flows.callbacks.pictures import save_density, save_grid
-from pt_flows.contracts import UserError, Weights
+from pt_flows.contracts import Weights
+from pt_flows.errors import UserError
 from pt_flows.evaluation.energy import compose, load_energy, walk_far
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
 from pt_flows.evaluation.passport import passport_of, stamped
-from pt_flows.methods.base import GenerativeModule
-from pt_flows.methods.energy_base import EnergyModule
+from pt_flows.loop.base import GenerativeModule
+from pt_flows.methods.energies.base import EnergyModule
 from pt_flows.metrics.base import as_uint8
 from pt_flows.progress import track_shares
-from pt_flows.state.noise import generator_at
+from pt_flows.training.noise import generator_at
 
 
 def draw(module: GenerativeModule, n: int, seed: int, weights: Weights) -> Iterator[tuple[float, Tensor]]:

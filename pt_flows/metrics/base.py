@@ -11,7 +11,7 @@ from torch.backends import cuda, cudnn
 from torchmetrics import Metric
 
 from pt_flows.contracts import Shape, Split
-from pt_flows.state.noise import generator_at
+from pt_flows.training.noise import generator_at
 
 
 @contextmanager

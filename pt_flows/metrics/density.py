@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import UserError
+from pt_flows.errors import UserError
 from pt_flows.metrics.base import RealData, SampleMetric
 
 

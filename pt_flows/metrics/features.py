@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_flows.contracts import UserError
+from pt_flows.errors import UserError
 from pt_flows.metrics.base import full_precision
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"

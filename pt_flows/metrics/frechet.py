@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pt_flows.contracts import DivergenceError, Split, UserError
+from pt_flows.contracts import Split
+from pt_flows.errors import DivergenceError, UserError
 from pt_flows.functional.transport import squared_bures, symmetric_sqrt
 from pt_flows.metrics.base import RealData, SampleMetric, as_uint8, count_name
 from pt_flows.metrics.features import FeatureNet, Lite0Features
 from pt_flows.metrics.reference import cached, content_hash
 from pt_flows.progress import track
-from pt_flows.state.distributed import share_of, sum_over_ranks, world
+from pt_flows.training.distributed import share_of, sum_over_ranks, world
 
 BATCH = 100
 """Images per forward of a feature network. Fixed: a network's float32 results depend on it in the seventh digit."""

@@ -13,14 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from pt_flows.contracts import Split, UserError
+from pt_flows.contracts import Split
+from pt_flows.errors import UserError
 from pt_flows.functional.distances import feature_distances
 from pt_flows.metrics.base import RealData, count_name
 from pt_flows.metrics.features import FeatureNet
 from pt_flows.metrics.frechet import FrechetDistance
 from pt_flows.metrics.reference import cached
-from pt_flows.state.distributed import gathered
-from pt_flows.state.noise import generator_at
+from pt_flows.training.distributed import gathered
+from pt_flows.training.noise import generator_at
 
 KID_BLOCK = 1_000
 MANIFOLD = 10_000

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pt_flows.files import replacing
-from pt_flows.state.distributed import of_every_rank, world
+from pt_flows.training.distributed import of_every_rank, world
 
 
 def content_hash(images: Tensor) -> str:

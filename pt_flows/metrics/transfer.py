@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pt_flows.contracts import UserError
+from pt_flows.errors import UserError
 from pt_flows.functional.distances import feature_distances
 from pt_flows.metrics.base import RealData, SampleMetric
-from pt_flows.state.distributed import world
+from pt_flows.training.distributed import world
 
 CHUNK = 1_000
 

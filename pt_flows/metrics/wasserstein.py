@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from pt_flows.contracts import UserError
+from pt_flows.errors import UserError
 from pt_flows.functional.transport import exact_wasserstein, gaussian_mmd, sliced_wasserstein
 from pt_flows.metrics.base import RealData, SampleMetric, count_name
 

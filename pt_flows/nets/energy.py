@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pt_flows.contracts import EnergyNet, UserError
+from pt_flows.contracts import EnergyNet
+from pt_flows.errors import UserError
 from pt_flows.nets.init import check_sizes
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pt_flows.contracts import UserError
+from pt_flows.errors import UserError
 
 
 @torch.no_grad()

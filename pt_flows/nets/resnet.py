@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm as normalise_spectrally
 
-from pt_flows.contracts import CriticNet, GeneratorNet, UserError
+from pt_flows.contracts import CriticNet, GeneratorNet
+from pt_flows.errors import UserError
 from pt_flows.nets.init import check_sizes, conv, linear, uniform_
 from pt_flows.nets.recompute import recomputed
 

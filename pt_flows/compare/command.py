@@ -1,0 +1,78 @@
+"""Compare runs: a table with intervals and costs, and a verdict for each pair of methods."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pt_flows.compare.curves import curves_figure
+from pt_flows.compare.groups import comparable, higher_is_better
+from pt_flows.compare.table import Row, markdown, shown, table, without_nan, write_files
+from pt_flows.compare.verdicts import judged, remarks
+from pt_flows.errors import UserError
+from pt_flows.runs.folder import wandb_mode
+
+
+def compare(
+    runs: list[str],
+    metric: str | None = None,
+    level: float = 0.05,
+    goal: float | None = None,
+    out: str | None = None,
+    plot: str | None = None,
+    wandb: str | None = None,
+) -> None:
+    """Compare runs by one number: a table, and a verdict for each pair of methods.
+
+    Runs with the same configuration but for their seed are one group. The last number of a run is the mean over its
+    sampling seeds, where `pt-flows evaluate` has measured several. A verdict says which method is better in most seeds:
+    a permutation test by ranks and Welch's test must both reject, with Holm's correction for the number of pairs. Runs
+    that diverged are failed seeds, worse than any other. Copies and repetitions of a seed are left out.
+
+    Args:
+        runs: Run folders, folders above them, patterns, or W&B paths entity/project/run.
+        metric: The number, such as w2_1k or fd_lite0_64_10k_train; default one that all runs have.
+        level: Chance of any wrong verdict among all pairs.
+        goal: Also how long each took to reach this value.
+        out: Also write the table to files of this name, as .md, .csv and .tex.
+        plot: Also draw the number against iterations, images, minutes and network evaluations, and what is best at
+            its cost; a .png.
+        wandb: Also show the table in this W&B project.
+    """
+    if not 0 < level < 0.5:
+        raise UserError(f"--level must lie between 0 and 0.5, got {level}")
+    if plot is not None and not plot.endswith(".png"):
+        raise UserError(f"--plot must end in .png, got {plot}")
+    notes: list[str] = []
+    groups, key = comparable(runs, metric, notes.append)
+    rows, found = table(groups, key, goal), judged(groups, key, level)
+    cells = shown(rows, key, goal)
+    lines = [verdict.sentence for verdict in found] + remarks(groups, found)
+    arrow = "higher" if higher_is_better(key) else "lower"
+    parts = [
+        "\n".join(f"note: {note}" for note in notes),
+        f"{key} ({arrow} is better)",
+        markdown(cells),
+        "\n".join(f"- {line}" for line in lines),
+    ]
+    text = "\n\n".join(part for part in parts if part)
+    print(text)
+    if out is not None:
+        write_files(Path(out), rows, cells, text)
+    if plot is not None:
+        Path(plot).absolute().parent.mkdir(parents=True, exist_ok=True)
+        curves_figure(groups, key).savefig(plot, dpi=100)
+        print(f"wrote {plot}")
+    if wandb is not None:
+        show_in_wandb(wandb, key, without_nan(rows), [vars(verdict) for verdict in found])
+
+
+def show_in_wandb(project: str, key: str, rows: Sequence[Row], found: Sequence[Row]) -> None:
+    """Show the tables `compare` and `verdicts` in a W&B run, numbers as numbers; offline where W&B is not set up."""
+    import wandb
+
+    tables = {"compare": rows} | ({"verdicts": found} if found else {})
+    with wandb.init(project=project, job_type="compare", name=f"compare {key}", mode=wandb_mode("auto")) as run:
+        for name, content in tables.items():
+            columns: Any = list(content[0])
+            run.log({name: wandb.Table(columns=columns, data=[list(row.values()) for row in content])})
+        print(f"W&B: {run.url or run.settings.sync_dir}")

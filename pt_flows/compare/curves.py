@@ -1,0 +1,54 @@
+"""Curves of runs against what they cost."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pt_flows.compare.groups import Group, higher_is_better
+
+COSTS: dict[str, Callable[[dict[str, float]], float]] = {
+    "iterations": lambda costs: costs.get("iteration", math.nan),
+    "images seen": lambda costs: costs.get("cost/images_seen", math.nan),
+    "minutes of training": lambda costs: costs.get("cost/seconds", math.nan) / 60,
+    "samples evaluated by networks": lambda costs: sum(v for k, v in costs.items() if "evaluations_" in k) or math.nan,
+}
+
+
+def curves_figure(groups: Sequence[Group], key: str) -> Any:
+    """Curves of every run against four costs, a colour for each group, and the best of all that is had at each cost."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6.6), layout="constrained")
+    for axis, (label, of) in zip(figure.subplots(2, 2, sharey=True).flat, COSTS.items(), strict=True):
+        points: list[tuple[float, float]] = []
+        for i, group in enumerate(groups):
+            for j, run in enumerate(group.runs):
+                curve = [(of(costs), value) for costs, value in run.curve(key)]
+                name = group.name if j == 0 else None
+                axis.plot(*zip(*curve, strict=True) if curve else ([], []), c=f"C{i}", lw=1.2, alpha=0.8, label=name)
+                points += curve
+        front = pareto_front(points, higher_is_better(key))
+        axis.plot([c for c, _ in front], [v for _, v in front], "k:", lw=1, drawstyle="steps-post", label="best so far")
+        axis.set_xlabel(label)
+        axis.locator_params(axis="x", nbins=5)
+        axis.grid(alpha=0.3)
+    for axis in figure.axes[::2]:
+        axis.set_ylabel(key)
+    if all(v > 0 for group in groups for run in group.runs for _, v in run.curve(key)):
+        figure.axes[0].set_yscale("log")
+    figure.axes[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]], higher: bool) -> list[tuple[float, float]]:
+    """Of (cost, number) those that no cheaper or equally cheap one equals, by rising cost.
+
+    Example:
+        >>> pareto_front([(1, 5.0), (2, 6.0), (2, 3.0), (3, 4.0)], higher=False)
+        [(1, 5.0), (2, 3.0)]
+    """
+    sign, front = -1 if higher else 1, []
+    for c, v in sorted(points, key=lambda point: (point[0], sign * point[1])):
+        if c == c and (not front or sign * v < sign * front[-1][1]):
+            front.append((c, v))
+    return front

@@ -1,0 +1,130 @@
+"""The table of a comparison: numbers for machines, and the same for people."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pt_flows.compare.groups import Group, higher_is_better
+from pt_flows.compare.runs import Run
+from pt_flows.compare.statistics import components, mean_interval
+from pt_flows.errors import UserError
+
+Row = dict[str, Any]
+"""Text, whole numbers and numbers by column; not a number where there is none."""
+
+
+def table(groups: Sequence[Group], key: str, goal: float | None) -> list[Row]:
+    """One row of numbers for each group, best mean first; those without a finished run last."""
+    sign = -1 if higher_is_better(key) else 1
+    order = lambda group: (not group.values(key), sign * mean(group.values(key)))
+    return [row_of(group, key, goal, sign) for group in sorted(groups, key=order)]
+
+
+def row_of(group: Group, key: str, goal: float | None, sign: int) -> Row:
+    """The numbers of one group."""
+    runs = group.finished(key)
+    curves = [[v for _, v in run.curve(key)] for run in runs if run.curve(key)]
+    last = mean_interval(group.values(key)) if runs else (math.nan,) * 3
+    spread = components([run.last(key) for run in runs])
+    worst = max(runs, key=lambda run: sign * fmean(run.last(key)), default=None)
+    row: Row = {"method": group.name, "runs": len(group.runs)}
+    row["failed"] = len(group.runs) - len(runs)
+    row["failed seeds"] = ", ".join(str(run.seed) for run in group.runs if run.failed(key))
+    row |= {f"{key}, last": last[0], "95 % low": last[1], "95 % high": last[2]}
+    row |= {"worst": fmean(worst.last(key)) if worst else math.nan, "worst seed": str(worst.seed) if worst else ""}
+    row["best"] = mean([sign * min(sign * v for v in curve) for curve in curves])
+    row["mean over the run"] = mean([fmean(curve) for curve in curves])
+    row |= {"sd of training": spread.training, "sd of sampling": spread.sampling}
+    row["minutes"] = mean([cost(run, "cost/seconds") / 60 for run in group.runs])
+    row["images seen"] = mean([cost(run, "cost/images_seen") for run in group.runs])
+    if goal is not None:
+        times = [first for run in group.runs if (first := minutes_to(goal, run, key, sign)) is not None]
+        row |= {f"minutes to {number(goal)}": mean(times), f"runs at {number(goal)}": len(times)}
+    return row
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of what is known; not a number where nothing is."""
+    known = [value for value in values if not math.isnan(value)]
+    return fmean(known) if known else math.nan
+
+
+def cost(run: Run, name: str) -> float:
+    """The last known cost of a run."""
+    return next((row[name] for row in reversed(run.rows) if name in row), math.nan)
+
+
+def minutes_to(goal: float, run: Run, key: str, sign: int) -> float | None:
+    """Minutes of training until a number is at least as good as the goal; None if it never is."""
+    reached = (costs for costs, value in run.curve(key) if sign * value <= sign * goal)
+    return next((costs.get("cost/seconds", math.nan) / 60 for costs in reached), None)
+
+
+def number(value: float) -> str:
+    """Four digits; a dash where there is none."""
+    return "-" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def shown(rows: Sequence[Row], key: str, goal: float | None = None) -> list[dict[str, str]]:
+    """The rows as text, with columns that belong together in one; the column of failures only if there are any."""
+    return [shown_row(row, key, goal, any(other["failed"] for other in rows)) for row in rows]
+
+
+def shown_row(row: Row, key: str, goal: float | None, with_failed: bool) -> dict[str, str]:
+    """One row as text."""
+    cells = {"method": row["method"], "runs": str(row["runs"])}
+    if with_failed:
+        cells["failed"] = f"{row['failed']} (seed {row['failed seeds']})" if row["failed"] else "0"
+    cells[f"{key}, last"] = number(row[f"{key}, last"])
+    low, high, of_one = row["95 % low"], row["95 % high"], row["runs"] - row["failed"] == 1
+    interval = "one run" if of_one else "-" if math.isnan(low) else f"{number(low)} to {number(high)}"
+    cells["95 % interval"] = interval
+    cells["worst seed"] = f"{number(row['worst'])} (seed {row['worst seed']})" if row["worst seed"] else "-"
+    cells |= {name: number(row[name]) for name in ("best", "mean over the run")}
+    cells["sd of training / sampling"] = f"{number(row['sd of training'])} / {number(row['sd of sampling'])}"
+    cells |= {name: number(row[name]) for name in ("minutes", "images seen")}
+    if goal is not None:
+        name, there = f"minutes to {number(goal)}", row[f"runs at {number(goal)}"]
+        cells[name] = f"{number(row[name])} ({there} of {row['runs']})" if there else f"never ({row['runs']} runs)"
+    return cells
+
+
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """The table with aligned columns."""
+    columns = list(rows[0])
+    widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
+    line = lambda cells: "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+    return "\n".join([line(columns), line(["-" * width for width in widths]), *(line(row.values()) for row in rows)])
+
+
+def write_files(target: Path, rows: Sequence[Row], cells: Sequence[dict[str, str]], text: str) -> None:
+    """Write Markdown with the verdicts, a CSV of numbers, and a LaTeX table.
+
+    Args:
+        target: Where, without the suffix.
+        rows: The numbers.
+        cells: The same for people.
+        text: All that was printed.
+    """
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"--out: there is no folder {target.absolute().parent}; make it first")
+    target.with_suffix(".md").write_text(text + "\n")
+    with target.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(without_nan(rows))
+    escape = lambda cell: cell.replace("%", r"\%").replace("_", r"\_")
+    lines = [" & ".join(map(escape, line)) + r" \\" for line in (cells[0], *(row.values() for row in cells))]
+    body = "\n".join([lines[0], r"\midrule", *lines[1:]])
+    columns = "l" + "r" * (len(cells[0]) - 1)
+    tex = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+    target.with_suffix(".tex").write_text(tex)
+    print(f"wrote {', '.join(str(target.with_suffix(suffix)) for suffix in ('.md', '.csv', '.tex'))}")
+
+
+def without_nan(rows: Sequence[Row]) -> list[Row]:
+    """Rows with None where there is no number."""
+    return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]

@@ -1,0 +1,111 @@
+"""A verdict for each pair of groups: which one is better in most seeds, as far as so few seeds can tell.
+
+A verdict is about most seeds, never about averages. Its null hypothesis is a probability of improvement of one half:
+of two fresh runs, one of each method, either is as likely the better one. Few seeds cannot judge a mean: if a method is
+bad in a fifth of its seeds, five seeds show no bad one in 0.8^5 = 33 % of all comparisons, and then no test can know.
+So the worst seed and the failed ones stand in the table, and a line says how large a fraction of bad seeds may be
+hidden.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pt_flows.compare.groups import Group
+from pt_flows.compare.statistics import hidden_share, holm, improvement, judge, least_p, least_seeds, seeds_needed
+
+
+@dataclass
+class Verdict:
+    """What a pair of groups says.
+
+    Attributes:
+        first: Name of the group that is ahead.
+        second: Name of the other one.
+        verdict: "better" (the first one), "inconclusive" or "too few seeds".
+        improvement: Probability that a run of the first one is better than a run of the second.
+        p: Adjusted p-value of one half.
+        sentence: All of it for people.
+    """
+
+    first: str
+    second: str
+    verdict: str
+    improvement: float
+    p: float
+    sentence: str
+
+
+def judged(groups: Sequence[Group], key: str, level: float) -> list[Verdict]:
+    """A verdict for each pair of groups of several runs.
+
+    Args:
+        groups: To compare.
+        key: The number.
+        level: Chance of any wrong verdict among all pairs.
+    """
+    pairs = [(a, b) for a, b in itertools.combinations(groups, 2) if min(len(a.runs), len(b.runs)) > 1]
+    adjusted = holm([judge(a.costs(key), b.costs(key)) for a, b in pairs])
+    reachable = holm([least_p(len(a.runs), len(b.runs)) for a, b in pairs])
+    found = []
+    for (a, b), p, least in zip(pairs, adjusted, reachable, strict=True):
+        if improvement(a.costs(key), b.costs(key)) < 0.5:
+            a, b = b, a
+        share = improvement(a.costs(key), b.costs(key))
+        said = f"(probability of improvement {share:.2g}, adjusted p = {p:.2g})"
+        if p <= level:
+            word, sentence = "better", f"{a.name} is better than {b.name} in most seeds {said}"
+        elif least > level:
+            word = "too few seeds"
+            many = f" for {len(pairs)} pairs" if len(pairs) > 1 else ""
+            sentence = (
+                f"{a.name} against {b.name}: too few seeds, {len(a.runs)} against {len(b.runs)} cannot go below "
+                f"p = {least:.2g}{many}; train at least {least_seeds(level / len(pairs))} of each"
+            )
+        else:
+            word = "inconclusive"
+            sentence = f"{a.name} against {b.name}: inconclusive {said}{advice(a, b, key, level / len(pairs))}"
+        found.append(Verdict(a.name, b.name, word, share, p, sentence))
+    return found
+
+
+def advice(ahead: Group, behind: Group, key: str, level: float) -> str:
+    """The rest of the sentence about an inconclusive pair."""
+    first, second = ahead.costs(key), behind.costs(key)
+    if improvement(first, second) == 0.5:
+        return "; neither is ahead"
+    if not all(map(math.isfinite, second)):
+        return ""
+    if failed := sum(map(math.isinf, first)):
+        return f"; {ahead.name} is ahead, but {failed} of its {len(first)} seeds failed"
+    needed = seeds_needed(first, second, level)
+    return "; if the gap is real, " + (
+        f"about {needed} runs of each would settle it" if needed else "a thousand runs of each would not settle it"
+    )
+
+
+def remarks(groups: Sequence[Group], found: Sequence[Verdict]) -> list[str]:
+    """What verdicts do not say."""
+    lines = []
+    if told := {name for verdict in found if verdict.verdict == "better" for name in (verdict.first, verdict.second)}:
+        n = min(len(group.runs) for group in groups if group.name in told)
+        lines.append(
+            f"verdicts are about most seeds, not about averages: {n} good seeds do not exclude that up to "
+            f"{hidden_share(n):.0%} of all seeds are bad"
+        )
+    if single := [group.name for group in groups if len(group.runs) < 2]:
+        lines.append(f"no verdict on {', '.join(single)}: one run has no spread; add training seeds")
+    return lines
+
+
+def verdicts(groups: Sequence[Group], key: str, level: float) -> list[str]:
+    """A sentence for each pair, and what else to know.
+
+    Args:
+        groups: To compare.
+        key: The number.
+        level: Chance of any wrong verdict among all pairs.
+    """
+    found = judged(groups, key, level)
+    return [verdict.sentence for verdict in found] + remarks(groups, found)

@@ -1,0 +1,360 @@
+r"""Diffusion-assisted EBM (DA-EBM): one energy for data at every noise level, trained by persistent, exact sampling.
+
+    q(x, t): t uniform on 0 ... T, x = a_t x_0 + b_t ε         the data, diffused to a random level; t = 0 is clean
+    p(x, t) ∝ exp(-U(x, t))                                     one network, one constant for all levels
+    (x⁻, t⁻): a chain of the buffer after K steps of MALA in x at its level, then an exact draw of t given x
+    descend mean U(x⁺, t⁺) - mean U(x⁻, t⁻);  put (x⁻, t⁻) back
+
+At the optimum U(x, t) = -log q_t(x) + const with the same constant at every level. So labels of the buffer are uniform,
+log Z_t = log ∫ exp(-U(x, t)) dx is the same for all t, and softmax_t(-U(x, t)) tells how noisy x is. No regulariser, no
+clipping and no re-initialisation keep this stable, but sampling that leaves exp(-U) invariant.
+
+Zhang, Tan and Ou 2023, Persistently Trained, Diffusion-assisted Energy-based Models, arXiv:2304.10707.
+
+Departures: written from the abstract and the authors' released code; the body of the paper was not available. The
+acceptance ratio is the exact one (`acceptance_ratio: released` has the released code's, which samples another law).
+Chains are drawn from the buffer without replacement; acceptance is summed with its counts; step sizes are capped; one
+schedule moves the learning rate; the average of weights is an addition.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from pt_flows.contracts import Batch, EnergyNet, Weights
+from pt_flows.errors import UserError
+from pt_flows.functional.langevin import (
+    Chain,
+    Energy,
+    Ratio,
+    Rng,
+    Transition,
+    label_logits,
+    langevin,
+    mgms,
+    normal_like,
+)
+from pt_flows.functional.noising import Gaussian, Noising, enough_levels, level_distances, squared_cumulative
+from pt_flows.loop.base import Terms, at_least, one_of, positive
+from pt_flows.loop.requirements import check_network
+from pt_flows.methods.energies.base import EnergyModule, adam
+from pt_flows.methods.energies.gaussian_base import GaussianBase
+from pt_flows.training.distributed import all_ranks
+from pt_flows.training.noise import generator_at
+from pt_flows.training.replay import ReplayBuffer, StepSizes
+
+Base = Literal["none", "gaussian"]
+
+NUM_MOMENTS = 20_000
+"""Training samples that the moments of the data are computed from."""
+
+MOST_NATS = 5.0
+"""Largest distance between neighbouring levels that chains cross often enough."""
+
+PATIENCE = 4
+"""Sampling gives a chain this many times the transitions of a random walk over the labels, then takes it as it is."""
+
+
+class DAEBM(EnergyModule):
+    """Diffusion-assisted energy-based model.
+
+    Args:
+        energy: U(x, t), points and labels to one value each.
+        optimizer: Makes the energy's optimizer from its parameters; default Adam with rate 5e-4 and betas 0 and 0.9.
+        base: "gaussian": U is the network plus -log of the Gaussian of the data at every level (`GaussianBase`), whose
+            mean and covariance are computed at the start of training and stored in the checkpoint.
+        data_noise: Standard deviation of noise on the data, in data units: a part of the model at every level.
+        denoise: Remove that noise from samples, by one step along the score (Tweedie).
+        num_levels: T; labels are 0 (data) to T.
+        first_increment: u_1 of the noise schedule (`functional.noising.squared_cumulative`).
+        last_increment: u_T of the noise schedule.
+        num_langevin_steps: K.
+        step_size: s of the first iteration, in units of each level's scale.
+        data_scale: σ, the finest detail of data: level t has scale √(a_t² σ² + b_t²). None: one for all levels.
+        max_step_size: Cap of s, in the same units.
+        metropolis_from: Iteration from which proposals are accepted or refused, and steps adapted; before, all are
+            taken.
+        adapt_every: Iterations between two adaptations of the steps; 0 keeps them.
+        acceptance_ratio: "exact", or "released": that of the authors' code.
+        buffer_size: How many chains there are.
+        num_visits: Sampling takes a chain from noise when it is at label 0 for this many times.
+        **kwargs: As for EnergyModule.
+    """
+
+    a: Tensor
+    b: Tensor
+    jumps: Tensor
+    differentiated_once = ("energy",)
+
+    def __init__(
+        self,
+        energy: EnergyNet,
+        optimizer: OptimizerCallable = adam,
+        base: Base = "none",
+        data_noise: float = 0.0,
+        denoise: bool = False,
+        num_levels: int = 6,
+        first_increment: float = 1e-2,
+        last_increment: float = 3e-1,
+        num_langevin_steps: int = 40,
+        step_size: float = 0.1,
+        data_scale: float | None = None,
+        max_step_size: float = 1.0,
+        metropolis_from: int = 0,
+        adapt_every: int = 100,
+        acceptance_ratio: Ratio = "exact",
+        buffer_size: int = 10_000,
+        num_visits: int = 5,
+        **kwargs: Any,
+    ) -> None:
+        for key, value, least in (
+            ("num_levels", num_levels, 1),
+            ("num_langevin_steps", num_langevin_steps, 1),
+            ("metropolis_from", metropolis_from, 0),
+            ("adapt_every", adapt_every, 0),
+            ("num_visits", num_visits, 1),
+        ):
+            at_least(f"model.{key}", value, least)
+        for key, value in (("step_size", step_size), ("max_step_size", max_step_size)):
+            positive(f"model.{key}", value)
+        at_least("model.data_noise", data_noise, 0)
+        if denoise and not data_noise:
+            raise UserError(
+                "model.denoise: expected data_noise above 0, got 0. Set model.data_noise, or do not denoise"
+            )
+        one_of("model.base", base, get_args(Base))
+        one_of("model.acceptance_ratio", acceptance_ratio, get_args(Ratio))
+        check_network("model.energy", energy, EnergyNet)
+        if not energy.takes_labels:
+            raise UserError(
+                f"model.energy: {type(energy).__name__} takes no labels; DAEBM needs U(x, t), such as TimeMLPEnergy"
+            )
+        noising = squared_cumulative(num_levels, first_increment, last_increment)
+        network = GaussianBase(energy, noising) if base == "gaussian" else energy
+        super().__init__(network, optimizer, ReplayBuffer("slot", buffer_size, energy.event_shape), **kwargs)
+        self.data_noise, self.denoise = data_noise, denoise
+        self.increments = first_increment, last_increment
+        self.num_labels, self.num_langevin_steps = num_levels + 1, num_langevin_steps
+        self.metropolis_from, self.adapt_every, self.num_visits = metropolis_from, adapt_every, num_visits
+        self.ratio: Ratio = acceptance_ratio
+        a, b = noising
+        self.register_buffer("a", a, persistent=False)
+        self.register_buffer("b", b, persistent=False)
+        scale = torch.ones_like(a) if data_scale is None else (a * data_scale).square().add(b.square()).sqrt()
+        self.step_sizes = StepSizes(step_size * scale, max_step_size * scale)
+        self.register_buffer("jumps", torch.zeros(self.num_labels, self.num_labels))
+        every_label_equally_often = torch.arange(buffer_size) * self.num_labels // buffer_size
+        self.buffer.fill(torch.randn, every_label_equally_often)
+
+    # ------------------------------------------------------------------------------------------ moments of the data
+
+    def setup(self, stage: str) -> None:
+        """Before training, measure the data, and let chains start from the base where there is one.
+
+        When a run resumes, the checkpoint's moments and chains replace these.
+        """
+        super().setup(stage)
+        if stage == "fit" and (data := self.moments()) is not None:
+            self.check_levels(data)
+            if isinstance(self.energy, GaussianBase):
+                for network in (self.energy, self.ema.network):
+                    network.take(data)
+                if self.iteration == 0:
+                    self.buffer.points.copy_(self.energy.points(self.buffer.points, self.buffer.labels))
+
+    def moments(self) -> Gaussian | None:
+        """Mean and covariance of the data with their noise, the same on every process; None if the data cannot tell.
+
+        Images are known to one of 256 levels only, and count as if they had noise of the levels' width.
+
+        Raises:
+            UserError: The base needs moments, and the data cannot give them.
+        """
+        based, images = isinstance(self.energy, GaussianBase), len(self.event_shape) == 3
+        data: Any = getattr(self.trainer, "datamodule", None)
+        try:
+            x = data.sample(NUM_MOMENTS, generator_at("cpu", "moments"))
+        except (AttributeError, UserError) as error:
+            if not based:
+                return None
+            raise UserError(
+                f"model.base: expected data that draw single samples, got {type(data).__name__}. Define its sample "
+                "method, or set model.base to none"
+            ) from error
+        rough = not based and x[0].numel() > 1_024  # for the warning alone; it would take a minute
+        x = x[:10_000].float() if rough else x.double()
+        gaussian = Gaussian.fitted(x, math.hypot(self.data_noise, 1 / 255 if images else 0.0))
+        if based and float(gaussian.variances.min()) < 1e-4 * float(gaussian.variances.max()):
+            raise UserError(
+                f"model.base: expected data that vary in every direction, got a standard deviation of "
+                f"{float(gaussian.variances.min().sqrt()):.2g} in one. Set model.data_noise, such as 0.3 for images"
+            )
+        return gaussian
+
+    def check_levels(self, data: Gaussian) -> None:
+        """Warn where neighbouring levels are too far apart for chains to jump between them."""
+        nats = level_distances(data, self.noising)
+        if float(nats.max()) <= MOST_NATS:
+            return
+        T = self.num_labels - 1
+        finer = enough_levels(data, T, *self.increments, MOST_NATS)
+        advice = "raise model.data_noise" if finer is None else (
+            f"set model.num_levels to {finer[0]}, model.first_increment to {finer[1]:.3g} and model.last_increment to "
+            f"{finer[2]:.3g}, or raise model.data_noise"
+        )  # fmt: skip
+        rank_zero_warn(
+            f"model.num_levels: expected noise levels at most {MOST_NATS:g} nats apart, got {float(nats.min()):.2g} to "
+            f"{float(nats.max()):.3g} with {T} levels. Chains cannot jump so far: {advice}"
+        )
+
+    # ----------------------------------------------------------------------------------------------------- the method
+
+    def iterate(self, minibatches: Sequence[Batch]) -> Terms:
+        """Diffuse data, move chains, descend the difference of energies, put the chains back."""
+        x_0 = self.with_data_noise(minibatches[0][0], self.noise)
+        t_data = self.noise.draw(self.uniform_labels, len(x_0))
+        x_data = self.noising.diffuse(x_0, t_data, normal_like(x_0, self.noise))  # (x⁺, t⁺)
+
+        drawn = self.buffer.draw(len(x_0), self.noise)
+        moved = self.transition(drawn.x, drawn.labels)  # (x⁻, t⁻)
+        self.buffer.write(drawn, moved.x, moved.t)
+
+        u = self.energy(torch.cat([x_data, moved.x]), torch.cat([t_data, moved.t]))
+        u_data, u_model = u.split(len(x_0))
+        norm = self.descend(u_data.mean() - u_model.mean())
+
+        return norm | self.watched(u_data, u_model, moved.x) | self.follow(drawn.labels, moved)
+
+    def transition(self, x: Tensor, t: Tensor) -> Transition:
+        """K Langevin steps at each chain's level, then a jump to another level; Metropolis' test once it is time."""
+        with self.fixed() as U:
+            s = self.step_sizes.values
+            K, noise, chunk = self.num_langevin_steps, self.noise, self.label_chunk
+            return mgms(U, x, t, s, K, noise, self.tests_steps, ratio=self.ratio, chunk=chunk)
+
+    def follow(self, t: Tensor, moved: Transition) -> Terms:
+        """Count acceptances and jumps, and adapt the steps where it is due; what the guard looks at."""
+        if self.tests_steps:
+            self.step_sizes.record(moved.accepted, moved.tried)
+            if self.adapt_every and (self.iteration + 1) % self.adapt_every == 0:
+                self.step_sizes.adapt()
+                self.jumps *= 0.9
+        self.jumps.index_put_((all_ranks(t), all_ranks(moved.t)), self.jumps.new_ones(()), accumulate=True)
+        lost = ~moved.energy.isfinite()
+        return {
+            "acceptance": moved.accepted.sum() / moved.tried.sum(),
+            "label_0": (self.buffer.labels == 0).float().mean() * self.num_labels,
+            "_lost_chains": lost.sum().float(),
+            "_lost_label": torch.where(lost, t, self.num_labels).amin().float(),
+        } | self.step_length(0.5 * self.step_sizes.values[t].square(), moved.gradient)
+
+    @property
+    def tests_steps(self) -> bool:
+        """Whether Metropolis' test is on."""
+        return self.iteration >= self.metropolis_from
+
+    @property
+    def label_chunk(self) -> int:
+        """Rows of one call of the energy where labels are drawn: on a CPU few large images, which stay in its cache."""
+        fitting = max(self.num_labels, 2**16 // math.prod(self.event_shape))
+        return min(4096, fitting) if self.device.type == "cpu" else 4096
+
+    def uniform_labels(self, num: int, rng: torch.Generator) -> Tensor:
+        """Labels (num,), each level equally likely."""
+        return torch.randint(self.num_labels, (num,), generator=rng, device=rng.device)
+
+    @property
+    def noising(self) -> Noising:
+        """The noise schedule a_t, b_t."""
+        return Noising(self.a, self.b)
+
+    # ---------------------------------------------------------------------------------------------------- what it knows
+
+    def energies(self, x: Tensor, t: Tensor, weights: Weights = "ema") -> Tensor:
+        """U(x, t) (B,), without gradients.
+
+        Raises:
+            UserError: Labels are not as many as points, or outside 0 ... T.
+        """
+        if t.shape != x.shape[:1] or bool(((t < 0) | (t >= self.num_labels)).any()):
+            raise UserError(
+                f"labels of shape {tuple(t.shape)} from {int(t.min())} to {int(t.max())} are given for {len(x)} "
+                f"points; wanted is one each, in 0 ... {self.num_labels - 1}"
+            )
+        with self.fixed(weights) as U, torch.no_grad():
+            return U(x, t)
+
+    def clean_energy(self, x: Tensor, weights: Weights = "ema") -> Tensor:
+        """U(x, 0) (B,), in chunks; at the optimum -log q_0(x) + const."""
+        zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        parts = zip(x.split(self.chunk), zeros.split(self.chunk), strict=True)
+        return torch.cat([self.energies(points, labels, weights) for points, labels in parts])
+
+    def log_levels(self, x: Tensor, weights: Weights = "ema") -> Tensor:
+        """-U(x, t) for all levels (B, T + 1): its softmax is p(t | x), its logsumexp log p(x) up to a constant."""
+        with self.fixed(weights) as U:
+            return label_logits(U, x, self.num_labels)
+
+    # ------------------------------------------------------------------------------------------------------- sampling
+
+    def sampling(self, num: int, rng: Rng, weights: Weights) -> Iterator[tuple[float, Tensor]]:
+        """Chains from noise at level T, each taken when it is at label 0 for the `num_visits`-th time."""
+        x = normal_like(torch.empty(num, *self.event_shape, device=self.device), rng)
+        t = torch.full((num,), self.num_labels - 1, device=self.device)
+        s, K = self.step_sizes.values, self.num_langevin_steps
+        with self.fixed(weights) as U:
+            move: Callable[[Tensor, Tensor], Transition] = lambda x, t: mgms(
+                U, x, t, s, K, rng, ratio=self.ratio, chunk=self.label_chunk
+            )
+            limit = PATIENCE * self.num_visits * self.num_labels**2
+            left = num
+            for left, taken in harvest(move, x, t, self.num_visits, limit):
+                yield 1 - left / num, taken
+        if left:
+            rank_zero_warn(
+                f"{left} of {num} chains from noise were not at label 0 for {self.num_visits} times within {limit} "
+                "transitions and were taken where they were; the energy is not trained enough, or its labels do not mix"
+            )
+
+    def walk(self, x: Tensor, num_steps: int, rng: Rng, weights: Weights = "ema") -> tuple[Chain, Tensor]:
+        """MALA at label 0 with its trained step size."""
+        with self.fixed(weights) as U:
+            at_0, s = self.of_data(U), self.step_sizes.values[0]
+            return langevin(at_0, x, s, num_steps, rng, metropolis=True, ratio=self.ratio)
+
+    def of_data(self, network: EnergyNet) -> Energy:
+        """U(x, 0)."""
+        return lambda x: network(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+
+
+def harvest(
+    move: Callable[[Tensor, Tensor], Transition], x: Tensor, t: Tensor, num_visits: int, max_transitions: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Run chains until each was at label 0 for a number of transitions, counted in all, and take it there.
+
+    Args:
+        move: One transition of points (B, *event) and labels (B,).
+        x: Starting points.
+        t: Starting labels.
+        num_visits: At which visit of label 0 a chain is taken.
+        max_transitions: When the rest is taken as it is.
+
+    Yields:
+        After every transition the number of chains that still run, and the points: taken ones, and where the rest is.
+    """
+    taken, running = x.clone(), torch.arange(len(x), device=x.device)
+    visits = torch.zeros_like(t)
+    for _ in range(max_transitions):
+        x, t, *_ = move(x, t)
+        visits = visits + (t == 0)
+        taken[running] = x
+        on = visits < num_visits
+        x, t, visits, running = x[on], t[on], visits[on], running[on]
+        yield len(running), taken
+        if not len(running):
+            return

@@ -1,0 +1,236 @@
+r"""Improved contrastive divergence (ICD): two more terms keep the sampler of a short-run energy-based model effective.
+
+    x ← noise, or an augmented sample of the history
+    K times:   z = x + σ ξ;   x ← bound(z - λ ∇U(z));   x⁻ = x, and the last time also x̂(θ) = bound(z - λ ∇U_θ(z))
+    L_CD  = mean E(x⁺) - mean E(x⁻)                         E: mean of the energies whose sum is U
+    L_reg = c (mean E² on x⁺ + mean E² on x⁻)
+    L_opt = mean E_stop(θ)(x̂(θ))                            the last step should go to low energies
+    L_ent = -w mean_i log min_j ‖x̂_i(θ) - b_j‖              and to where samples have not been; b: history
+
+Du, Li, Tenenbaum and Mordatch 2021, Improved Contrastive Divergence Training of Energy-Based Models, arXiv:2012.01316.
+The noise σ and the step λ are independent numbers; as Langevin dynamics they have temperature σ²/2λ, next to zero: a
+short-run sampler, not a calibrated density. L_opt and L_ent are best seen as regularisers that keep energy gradients
+useful: reading them as the missing term of contrastive divergence is disputed (Gagnon and Lajoie, arXiv:2202.12176).
+
+Departures: written from the abstract and the authors' released code; the body of the paper was not available. Images
+lie in [-1, 1] (λ and σ of the released code times 4 and 2). The b_j are drawn before x⁻ joins the history, so that no
+sample meets itself. The history never exceeds its size. Not class-conditional.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from pt_flows.contracts import Batch, EnergyNet, Weights
+from pt_flows.errors import UserError
+from pt_flows.functional.langevin import Chain, Rng, chain_at, normal_like, uniform_like
+from pt_flows.functional.objectives import nearest_log_distance
+from pt_flows.loop.base import Terms, at_least, positive
+from pt_flows.loop.requirements import check_network
+from pt_flows.methods.energies.base import EnergyModule, adam
+from pt_flows.training.noise import generator_at, run_seed
+from pt_flows.training.replay import ReplayBuffer
+
+
+class ImprovedCD(EnergyModule):
+    """Improved contrastive divergence.
+
+    Second derivatives of the energy are needed, so its attention must not be a fused kernel.
+
+    Args:
+        energy: U, low on data; a sum of energies (`parts`) for several scales.
+        optimizer: Makes the energy's optimizer from its parameters; default Adam with rate 5e-4 and betas 0 and 0.9.
+        num_langevin_steps: K.
+        step_size: λ, in data units squared per unit of energy.
+        noise_std: σ, in data units.
+        opt_weight: Weight of L_opt.
+        entropy_weight: w.
+        energy_l2: c.
+        num_references: How many b_j there are.
+        min_history: Samples that the history must have before L_ent counts.
+        kept_every: L_opt and L_ent look at every so many-th sample of a minibatch; 1 for all.
+        augmentation: Moves a chain to another view of its sample, images (B, C, H, W) in [-1, 1] with a seed each.
+        bounds: The box that samples are kept in, and noise is drawn from.
+        buffer_size: Samples of the history.
+        reinit_probability: Share of chains that start from noise.
+        num_sampling_rounds: After training, rounds of augmentation and K steps; the last one is not augmented.
+        **kwargs: As for EnergyModule.
+    """
+
+    def __init__(
+        self,
+        energy: EnergyNet,
+        optimizer: OptimizerCallable = adam,
+        num_langevin_steps: int = 40,
+        step_size: float = 400.0,
+        noise_std: float = 0.002,
+        opt_weight: float = 1.0,
+        entropy_weight: float = 0.3,
+        energy_l2: float = 1.0,
+        num_references: int = 100,
+        min_history: int = 1_000,
+        kept_every: int = 1,
+        augmentation: nn.Module | None = None,
+        bounds: tuple[float, float] = (-1.0, 1.0),
+        buffer_size: int = 10_000,
+        reinit_probability: float = 0.001,
+        num_sampling_rounds: int = 5,
+        **kwargs: Any,
+    ) -> None:
+        for key, value in (("num_langevin_steps", num_langevin_steps), ("num_references", num_references),
+                           ("kept_every", kept_every), ("num_sampling_rounds", num_sampling_rounds)):  # fmt: skip
+            at_least(f"model.{key}", value, 1)
+        for key, value in (("noise_std", noise_std), ("opt_weight", opt_weight), ("entropy_weight", entropy_weight),
+                           ("energy_l2", energy_l2), ("min_history", min_history)):  # fmt: skip
+            at_least(f"model.{key}", value, 0)
+        positive("model.step_size", step_size)
+        check_network("model.energy", energy, EnergyNet)
+        if energy.takes_labels:
+            raise UserError(f"model.energy: {type(energy).__name__} takes labels; ImprovedCD needs U(x)")
+        if not bounds[0] < bounds[1]:
+            raise UserError(f"model.bounds must be a lower and a higher number, got {list(bounds)}")
+        if num_references > max(min_history, 1):
+            raise UserError(
+                f"model.num_references ({num_references}) must not exceed model.min_history ({min_history})"
+            )
+        images = len(energy.event_shape) == 3
+        if images and tuple(bounds) != (-1.0, 1.0):
+            raise UserError(f"model.bounds must be [-1, 1] for images, got {list(bounds)}")
+        storage = "uint8" if images else "float"
+        history = ReplayBuffer("reservoir", buffer_size, energy.event_shape, storage, reinit_probability)
+        super().__init__(energy, optimizer, history, **kwargs)
+        self.num_langevin_steps, self.step_size, self.noise_std = num_langevin_steps, step_size, noise_std
+        self.opt_weight, self.entropy_weight, self.energy_l2 = opt_weight, entropy_weight, energy_l2
+        self.num_references, self.min_history, self.kept_every = num_references, min_history, kept_every
+        self.bounds, self.num_sampling_rounds, self.images = bounds, num_sampling_rounds, images
+        self.augmentation = augmentation
+
+    # ----------------------------------------------------------------------------------------------------- the method
+
+    def iterate(self, minibatches: Sequence[Batch]) -> Terms:
+        """Sample, with the last step differentiable; descend the four terms; remember the samples."""
+        x_data = self.dequantised(minibatches[0][0])
+        z = self.before_last_step(self.starts(len(x_data)))
+        slope = self.slope(z[:: self.kept_every])
+        x_hat = self.moved(z[:: self.kept_every], slope)  # x̂(θ)
+        x_model = x_hat.detach() if self.kept_every == 1 else self.step(z)
+
+        E_data, E_model = self.parts(torch.cat([x_data, x_model])).split(len(x_data))  # (B, scales)
+        cd = E_data.mean() - E_model.mean()
+        reg = E_data.square().mean() + E_model.square().mean()
+        opt, ent = self.opt_loss(x_hat), self.entropy_loss(x_hat)
+        norm = self.descend(cd + self.energy_l2 * reg + self.opt_weight * opt + self.entropy_weight * ent)
+        self.buffer.add(x_model)
+
+        lost = (~E_model.sum(1).isfinite()).sum().float()
+        terms = {"loss_opt": opt.detach(), "loss_entropy": ent.detach(), "_lost_chains": lost}
+        terms |= self.step_length(self.step_size, slope)
+        return norm | terms | self.watched(E_data.mean(1), E_model.mean(1), x_model)
+
+    def opt_loss(self, x_hat: Tensor) -> Tensor:
+        """L_opt: its value, and its gradient by the parameters inside x̂ alone, from v = ∇E(x̂) held constant."""
+        if not self.opt_weight:
+            return torch.zeros((), device=x_hat.device)
+        E, v = self.mean_energy_at(x_hat)
+        surrogate = (v * x_hat).flatten(1).sum(1).mean()
+        return surrogate - surrogate.detach() + E.mean()
+
+    def entropy_loss(self, x_hat: Tensor) -> Tensor:
+        """L_ent / w, zero while the history is short."""
+        if len(self.buffer) <= self.min_history or not self.entropy_weight:
+            return torch.zeros((), device=x_hat.device)
+        rng = generator_at(self.device, run_seed(), "references", self.iteration)  # the same for every process
+        b = self.views(self.buffer.peek(self.num_references, rng), rng)
+        return -nearest_log_distance(x_hat, b).mean()
+
+    def mean_energy_at(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E (B,) and its gradient (B, *event), constants."""
+        with self.fixed():
+            chain = chain_at(lambda points: self.parts(points).mean(1), x)
+        return chain.energy, chain.gradient
+
+    def parts(self, x: Tensor) -> Tensor:
+        """The energies (B, scales) whose sum is U."""
+        if type(self.energy).parts is not EnergyNet.parts:  # else it calls the network, which counts itself
+            self.count("energy", len(x))
+        return self.energy.parts(x)
+
+    # ------------------------------------------------------------------------------------------------------ the sampler
+
+    def starts(self, num: int) -> Tensor:
+        """Augmented samples of the history, or noise."""
+        drawn = self.buffer.draw(num, self.noise, self.fresh)
+        return self.views(drawn.x, self.noise) if len(drawn.slots) else drawn.x
+
+    def fresh(self, num: int) -> tuple[Tensor, Tensor]:
+        """Uniform noise in the box, and labels, which have no meaning here."""
+        x = self.box_noise(torch.empty(num, *self.event_shape, device=self.device), self.noise)
+        return x, torch.zeros(num, dtype=torch.int64, device=x.device)
+
+    def box_noise(self, like: Tensor, rng: Rng) -> Tensor:
+        """Uniform noise in the box."""
+        low, high = self.bounds
+        return low + (high - low) * uniform_like(like, rng)
+
+    def noised(self, x: Tensor, rng: Rng) -> Tensor:
+        """Points moved by noise: z = x + σ ξ."""
+        return x + self.noise_std * normal_like(x, rng)
+
+    def step(self, z: Tensor, weights: Weights = "raw") -> Tensor:
+        """bound(z - λ ∇U(z))."""
+        with self.fixed(weights) as U:
+            return self.moved(z, chain_at(U, z).gradient)
+
+    def moved(self, z: Tensor, slope: Tensor) -> Tensor:
+        """bound(z - λ ∇U(z))."""
+        return (z - self.step_size * slope).clamp(*self.bounds)
+
+    def before_last_step(self, x: Tensor) -> Tensor:
+        """K - 1 steps, and the noise of the last."""
+        for _ in range(self.num_langevin_steps - 1):
+            x = self.step(self.noised(x, self.noise))
+        return self.noised(x, self.noise)
+
+    def slope(self, z: Tensor) -> Tensor:
+        """∇U_θ(z), with a graph to the parameters."""
+        z = z.detach().requires_grad_(True)
+        with self.fixed() as U:
+            needed = bool(self.opt_weight or self.entropy_weight)
+            (gradient,) = torch.autograd.grad(U(z).sum(), z, create_graph=needed)
+        return gradient
+
+    def views(self, x: Tensor, rng: Rng) -> Tensor:
+        """Another view of every sample."""
+        if self.augmentation is None:
+            return x
+        seeds = uniform_like(x.new_empty(len(x), dtype=torch.float64), rng) * 2**53
+        return self.augmentation(x, seeds.long().tolist())
+
+    def dequantised(self, x: Tensor) -> Tensor:
+        """Images with uniform noise within each of their 256 levels; other data as they are."""
+        if not self.images:
+            return x
+        levels = ((x + 1) * 127.5).round()
+        return (levels + uniform_like(x, self.noise)) / 128 - 1
+
+    # ------------------------------------------------------------------------------------------------- after training
+
+    def walk(self, x: Tensor, num_steps: int, rng: Rng, weights: Weights = "ema") -> tuple[Chain, Tensor]:
+        """Steps as in training, all of them taken."""
+        for _ in range(num_steps):
+            x = self.step(self.noised(x, rng), weights)
+        with self.fixed(weights) as U:
+            return chain_at(U, x), torch.ones(len(x), device=x.device)
+
+    def sampling(self, num: int, rng: Rng, weights: Weights) -> Iterator[tuple[float, Tensor]]:
+        """Chains from noise: rounds of augmentation and K steps, without augmentation in the first and the last."""
+        x = self.box_noise(torch.empty(num, *self.event_shape, device=self.device), rng)
+        for done in range(1, self.num_sampling_rounds + 1):
+            if 1 < done < self.num_sampling_rounds:
+                x = self.views(x, rng)
+            for _ in range(self.num_langevin_steps):
+                x = self.step(self.noised(x, rng), weights)
+            yield done / self.num_sampling_rounds, x

@@ -1,0 +1,131 @@
+r"""Contrastive divergence with Langevin chains that go on between iterations: the baseline of energy-based models.
+
+    x⁻: K Langevin steps x ← x - (s²/2τ) ∇U(x) + s z at temperature τ, from the starting points
+    descend mean U(x⁺) - mean U(x⁻) + c (mean U(x⁺)² + mean U(x⁻)²)
+
+Starting points: the chains of a buffer, some of them renewed with noise (persistent, Tieleman 2008; with a share of
+renewed chains the hybrid of Du and Mordatch 2019, arXiv:1903.08689), noise in every iteration (short-run, Nijkamp et
+al. 2019, arXiv:1904.09770), or the data (Hinton 2002).
+
+Departures: none. The average of weights is an addition.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from pt_flows.contracts import Batch, EnergyNet, Weights
+from pt_flows.errors import UserError
+from pt_flows.functional.langevin import Chain, Rng, langevin, normal_like
+from pt_flows.loop.base import Terms, at_least, one_of, positive
+from pt_flows.loop.requirements import check_network
+from pt_flows.methods.energies.base import EnergyModule, adam
+from pt_flows.training.replay import ReplayBuffer
+
+ChainStart = Literal["persistent", "noise", "data"]
+
+
+class PCD(EnergyModule):
+    """Persistent, short-run or plain contrastive divergence.
+
+    Args:
+        energy: U, low on data.
+        optimizer: Makes the energy's optimizer from its parameters; default Adam with rate 5e-4 and betas 0 and 0.9.
+        num_langevin_steps: K.
+        step_size: s.
+        temperature: τ; below one, samples are sharper than exp(-U).
+        metropolis: Accept or refuse proposals instead of taking all.
+        start: Where chains start in every iteration.
+        reinit_probability: Share of persistent chains that are renewed with noise when they are drawn.
+        start_std: Standard deviation of the noise that chains start from.
+        data_noise: Standard deviation of noise added to data.
+        energy_l2: c, weight of the squared energies.
+        buffer_size: How many persistent chains there are.
+        num_sampling_steps: Langevin steps from noise to a sample after training; default K.
+        **kwargs: As for EnergyModule.
+    """
+
+    differentiated_once = ("energy",)
+
+    def __init__(
+        self,
+        energy: EnergyNet,
+        optimizer: OptimizerCallable = adam,
+        num_langevin_steps: int = 40,
+        step_size: float = 0.1,
+        temperature: float = 1.0,
+        metropolis: bool = False,
+        start: ChainStart = "persistent",
+        reinit_probability: float = 0.0,
+        start_std: float = 1.0,
+        data_noise: float = 0.0,
+        energy_l2: float = 0.0,
+        buffer_size: int = 10_000,
+        num_sampling_steps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        at_least("model.num_langevin_steps", num_langevin_steps, 1)
+        at_least("model.num_sampling_steps", 1 if num_sampling_steps is None else num_sampling_steps, 1)
+        for key, value in (("step_size", step_size), ("temperature", temperature), ("start_std", start_std)):
+            positive(f"model.{key}", value)
+        for key, value in (("data_noise", data_noise), ("energy_l2", energy_l2)):
+            at_least(f"model.{key}", value, 0)
+        one_of("model.start", start, get_args(ChainStart))
+        check_network("model.energy", energy, EnergyNet)
+        if energy.takes_labels:
+            raise UserError(f"model.energy: {type(energy).__name__} takes labels; PCD needs U(x), such as MLPEnergy")
+        chains = ReplayBuffer("slot", buffer_size, energy.event_shape, reinit_probability=reinit_probability)
+        super().__init__(energy, optimizer, chains, **kwargs)
+        self.num_langevin_steps, self.step_size = num_langevin_steps, step_size
+        self.temperature, self.metropolis = temperature, metropolis
+        self.start, self.start_std = start, start_std
+        self.data_noise, self.energy_l2 = data_noise, energy_l2
+        self.num_sampling_steps = num_sampling_steps or num_langevin_steps
+        self.buffer.fill(torch.randn, self.buffer.labels)
+        self.buffer.points.mul_(start_std)
+
+    def iterate(self, minibatches: Sequence[Batch]) -> Terms:
+        """Move chains from where they start, descend the difference of energies."""
+        x, _ = minibatches[0]
+        x_data = x + self.data_noise * normal_like(x, self.noise)
+
+        drawn = self.buffer.draw(len(x), self.noise, self.fresh) if self.start == "persistent" else None
+        start = drawn.x if drawn else self.fresh(len(x))[0] if self.start == "noise" else x_data
+        chain, acceptance = self.walk(start, self.num_langevin_steps, self.noise, "raw")
+        if drawn:
+            self.buffer.write(drawn, chain.x, drawn.labels)
+
+        u_data, u_model = self.energy(torch.cat([x_data, chain.x])).split(len(x))
+        squares = u_data.square().mean() + u_model.square().mean()
+        norm = self.descend(u_data.mean() - u_model.mean() + self.energy_l2 * squares)
+
+        lost = (~chain.energy.isfinite()).sum().float()
+        terms = {"acceptance": acceptance.mean(), "_lost_chains": lost}
+        terms |= self.step_length(0.5 * self.step_size**2 / self.temperature, chain.gradient)
+        return norm | terms | self.watched(u_data, u_model, chain.x)
+
+    @property
+    def tests_steps(self) -> bool:
+        """Whether Metropolis' test is on."""
+        return self.metropolis
+
+    def fresh(self, num: int) -> tuple[Tensor, Tensor]:
+        """Noise that chains start from, and labels, which have no meaning here."""
+        x = self.start_std * self.noise.normal(num, *self.event_shape)
+        return x, torch.zeros(num, dtype=torch.int64, device=x.device)
+
+    def walk(self, x: Tensor, num_steps: int, rng: Rng, weights: Weights = "ema") -> tuple[Chain, Tensor]:
+        """Langevin steps as in training."""
+        with self.fixed(weights) as U:
+            return langevin(U, x, self.step_size, num_steps, rng, self.metropolis, self.temperature)
+
+    def sampling(self, num: int, rng: Rng, weights: Weights) -> Iterator[tuple[float, Tensor]]:
+        """Chains from noise for `num_sampling_steps` steps."""
+        x = self.start_std * normal_like(torch.empty(num, *self.event_shape, device=self.device), rng)
+        for done in range(0, self.num_sampling_steps, 10):
+            chain, _ = self.walk(x, min(10, self.num_sampling_steps - done), rng, weights)
+            x = chain.x
+            yield min(done + 10, self.num_sampling_steps) / self.num_sampling_steps, x

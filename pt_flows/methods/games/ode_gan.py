@@ -1,0 +1,295 @@
+r"""ODE-GAN: both players follow one ordinary differential equation, integrated by a Runge-Kutta method.
+
+    y = (θ, φ)                                  parameters of the discriminator D and of the generator G
+    v(y) = (-∇_θ l_D, -∇_φ l_G)                 each player goes down its own loss; both move in every stage
+    r = ∇_θ ‖∇_φ l_G‖²                          the regulariser's gradient, at the start point, for D alone
+    (θ', φ') = one Runge-Kutta step of v with step size h;   θ ← θ' - h λ r,   φ ← φ'
+
+Qin, Wu, Springenberg, Brock, Donahue, Lillicrap, Kohli 2020, Training Generative Adversarial Networks by Solving
+Ordinary Differential Equations, Algorithm 1, arXiv:2010.15040.
+
+Departures: written from the abstract and the authors' released code; the body of the paper was not available. The
+released toy notebook integrates each player with the other one frozen, which is first order whatever the integrator;
+this is the joint field. The average of G's weights is an addition (`evaluation.weights: raw` does without).
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.autograd import grad
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from pt_flows.contracts import Batch, CriticNet, GeneratorNet
+from pt_flows.errors import UserError
+from pt_flows.functional.integrators import TABLEAUS, Integrator, combine, rk_stages, step_error
+from pt_flows.functional.objectives import Objective, discriminator_loss, generator_loss
+from pt_flows.loop.base import AdversarialModule, Terms, at_least, one_of, positive
+from pt_flows.training.distributed import mean_over_ranks
+from pt_flows.training.flat import FlatNetwork, refuse_unsteady_layers
+from pt_flows.training.schedules import piecewise_constant
+
+StageBatches = Literal["shared", "fresh"]
+PenaltyPlacement = Literal["after_step", "first_stage"]
+PLAYERS = ("discriminator", "generator")
+Buffers = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Of the discriminator and of the generator, by name."""
+
+
+class Draw(NamedTuple):
+    """What the field is an average over: data, their labels (none if unconditional), latents."""
+
+    x: Tensor
+    labels: tuple[Tensor, ...]
+    z: Tensor
+
+
+class ODEGAN(AdversarialModule):
+    """GAN training as an ordinary differential equation.
+
+    Batch norm uses the batch in every stage; its running statistics are updated once per iteration, by the first stage.
+    Everything is computed outside autocast. There are no optimizers to choose: h is the learning rate.
+
+    Args:
+        generator: G, latents to samples.
+        critic: D, samples to one logit each, high on data; deterministic.
+        step_size: h, for both players.
+        integrator: Runge-Kutta method: 1, 2, 4 or 3 evaluations of the field per iteration, in the order of the names.
+        penalty_weight: λ.
+        objective: The two losses.
+        step_size_boundaries: Iterations after which the factor of h changes.
+        step_size_factors: Factors of h, one more than boundaries.
+        stage_batches: "shared": every stage sees one minibatch, and the step is one of a deterministic field. "fresh":
+            every stage has data and latents of its own (released CIFAR-10 code).
+        penalty_placement: "after_step": θ ← θ' - h λ r. "first_stage": λ r / b_1 is added to D's first stage, which
+            moves θ by the same -h λ r and shifts the points of the later stages too (released CIFAR-10 code).
+        ema_decay: Decay of the average of G's weights.
+    """
+
+    alive: Tensor
+    float32_only = True
+    channels_last = False  # networks are evaluated at pieces of flat vectors
+
+    def __init__(
+        self,
+        generator: GeneratorNet,
+        critic: CriticNet,
+        step_size: float,
+        integrator: Integrator = "rk4",
+        penalty_weight: float = 0.01,
+        objective: Objective = "non_saturating",
+        step_size_boundaries: Sequence[int] = (),
+        step_size_factors: Sequence[float] = (1.0,),
+        stage_batches: StageBatches = "shared",
+        penalty_placement: PenaltyPlacement = "after_step",
+        ema_decay: float = 0.999,
+    ) -> None:
+        super().__init__(generator, critic, ema_decay)
+        positive("model.step_size", step_size)
+        at_least("model.penalty_weight", penalty_weight, 0)
+        one_of("model.integrator", integrator, TABLEAUS)
+        one_of("model.objective", objective, get_args(Objective))
+        one_of("model.stage_batches", stage_batches, get_args(StageBatches))
+        one_of("model.penalty_placement", penalty_placement, get_args(PenaltyPlacement))
+        if len(step_size_factors) != len(step_size_boundaries) + 1 or list(step_size_boundaries) != sorted(
+            step_size_boundaries
+        ):
+            raise UserError(
+                "model.step_size_boundaries must ascend and model.step_size_factors have one entry more, got "
+                f"{list(step_size_boundaries)} and {list(step_size_factors)}"
+            )
+        for factor in step_size_factors:
+            positive("model.step_size_factors", factor)
+        self.step_size, self.penalty_weight, self.tableau = step_size, penalty_weight, TABLEAUS[integrator]
+        self.boundaries, self.factors = list(step_size_boundaries), list(step_size_factors)
+        self.objective: Objective = objective
+        self.fresh, self.penalise_first_stage = stage_batches == "fresh", penalty_placement == "first_stage"
+        self.D, self.G = FlatNetwork(critic), FlatNetwork(generator)
+        self.register_buffer("alive", torch.tensor(True), persistent=False)
+
+    @property
+    def minibatches_per_iteration(self) -> int:
+        """One, or one for each stage."""
+        return self.tableau.num_stages if self.fresh else 1
+
+    def iterate(self, minibatches: Sequence[Batch]) -> Terms:
+        """One Runge-Kutta step of both players, then the regulariser's step of D."""
+        lam, tableau = self.penalty_weight, self.tableau
+        draws = self.draws(minibatches)
+        first = next(draws)
+
+        y = torch.cat([self.D.vector(), self.G.vector()])  # y = (θ, φ)
+        k1, r, losses, buffers = self.first_stage(y, first, self.regulariser)  # v(y), and r = ∇_θ ‖∇_φ l_G‖²
+        k = rk_stages(lambda t, y: self.field(y, next(draws)), 0.0, y, self.h, tableau, first=[k1])
+        slope = combine(tableau.b, k)  # (θ', φ') = y + h Σ b_i k_i
+        if r is not None:
+            self.of_D(slope).sub_(lam * r)  # θ ← θ' - h λ r
+        self.follow(slope, buffers)
+
+        guards = {
+            f"_field of the {player} in stage {i}": part.norm()
+            for i, stage in enumerate(k, 1)
+            for player, part in zip(PLAYERS, (self.of_D(stage), self.of_G(stage)), strict=True)
+        }
+        guards |= {} if r is None else {"_gradient of the regulariser": r.norm()}
+        return guards | losses | (self.diagnostics(y, k, r, first) if self.at_log_point else {})
+
+    # ---------------------------------------------------------------------------------------------------- the field
+
+    def losses(self, theta: Tensor, phi: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Buffers]:
+        """l_D and l_G at any parameters, and copies of both networks' buffers that the evaluation has updated."""
+        x, labels, z = draw
+        buffers_D, buffers_G = self.D.buffers(), self.G.buffers()
+        a_fake = self.D(theta, buffers_D, self.G(phi, buffers_G, z, *labels), *labels)
+        a_real = self.D(theta, buffers_D, x, *labels)
+        l_D, l_G = discriminator_loss(a_real, a_fake, self.objective), generator_loss(a_fake, self.objective)
+        return l_D, l_G, (buffers_D, buffers_G)
+
+    def field(self, y: Tensor, draw: Draw) -> Tensor:
+        """v(y) = (-∇_θ l_D, -∇_φ l_G) as one vector, averaged over ranks; first-order work only."""
+        theta, phi = self.players(y)
+        l_D, l_G, _ = self.losses(theta, phi, draw)
+        (g_G,) = grad(l_G, phi, retain_graph=True)
+        (g_D,) = grad(l_D, theta)
+        return average(torch.cat([g_D, g_G]).neg_())
+
+    def first_stage(
+        self, y: Tensor, draw: Draw, regulariser: Literal["none", "inside", "apart"]
+    ) -> tuple[Tensor, Tensor | None, Terms, Buffers]:
+        """v(y) and the regulariser's gradient from one graph, the losses, and the buffers after this evaluation.
+
+        r is None where there is none, and where it is inside: then D's part of the field has λ r / b_1 in it, which one
+        backward pass gives.
+        """
+        theta, phi = self.players(y)
+        l_D, l_G, buffers = self.losses(theta, phi, draw)
+        (g_G,) = grad(l_G, phi, retain_graph=True, create_graph=regulariser != "none")
+        g, r = average(g_G.detach()), None
+        if regulariser == "inside":  # ∇_θ ‖g‖² = 2 gᵀ ∂g_G/∂θ, with g the mean over ranks
+            (g_D,) = grad([l_D, g_G], theta, grad_outputs=[None, 2 * self.penalty_weight / self.tableau.b[0] * g])
+        else:
+            (g_D,) = grad(l_D, theta, retain_graph=regulariser == "apart")
+        if regulariser == "apart":
+            (r,) = grad(g_G, theta, grad_outputs=2 * g)
+            r = average(r)
+        k1 = torch.cat([average(g_D), g]).neg_()
+        return k1, r, {"loss_D": l_D.detach(), "loss_G": l_G.detach()}, buffers
+
+    @property
+    def regulariser(self) -> Literal["none", "inside", "apart"]:
+        """Where r is needed; with one stage, inside is the same as after the step."""
+        if not self.penalty_weight:
+            return "none"
+        return "inside" if self.penalise_first_stage or self.tableau.num_stages == 1 else "apart"
+
+    def draws(self, minibatches: Sequence[Batch]) -> Iterator[Draw]:
+        """Data and latents of every stage: the same again and again, or fresh ones."""
+        drawn = [Draw(x, (y,) if self.num_classes else (), self.latents(len(x))) for x, y in minibatches]
+        return iter(drawn) if self.fresh else repeat(drawn[0])
+
+    # -------------------------------------------------------------------------------------------------- the players
+
+    def players(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """θ and φ of a joint vector, as leaves to differentiate by."""
+        return self.of_D(y).detach().requires_grad_(), self.of_G(y).detach().requires_grad_()
+
+    def of_D(self, y: Tensor) -> Tensor:
+        """θ's part of a joint vector."""
+        return y[: self.D.num]
+
+    def of_G(self, y: Tensor) -> Tensor:
+        """φ's part of a joint vector."""
+        return y[self.D.num :]
+
+    @property
+    def h(self) -> float:
+        """Step size of this iteration."""
+        return float(cast(LightningOptimizer, self.optimizers()).param_groups[0]["lr"])
+
+    def configure_optimizers(self) -> Any:
+        """Plain gradient descent with learning rate h, which follows the combined slope; its schedule moves h."""
+        players = [{"params": self.D.parameters, "name": "D"}, {"params": self.G.parameters, "name": "G"}]
+        optimizer = SGD(players, lr=self.step_size)
+        return [optimizer], [LambdaLR(optimizer, lambda t: piecewise_constant(t, self.boundaries, self.factors))]
+
+    @torch.no_grad()
+    def follow(self, slope: Tensor, buffers: Buffers) -> None:
+        """Move y to y + h slope, unless a slope of this run is not finite: then the last good state stays."""
+        self.alive &= slope.isfinite().all()
+        descent = torch.where(self.alive, -slope, 0.0)
+        for network, part in ((self.D, self.of_D(descent)), (self.G, self.of_G(descent))):
+            for parameter, piece in zip(network.parameters, network.pieces(part), strict=True):
+                parameter.grad = piece
+        cast(LightningOptimizer, self.optimizers()).step()
+        for network, updated in zip((self.D, self.G), buffers, strict=True):
+            network.commit(updated, self.alive)
+
+    def on_fit_start(self) -> None:
+        """Begin with a state that is taken to be good."""
+        super().on_fit_start()
+        self.alive.fill_(True)
+
+    # ------------------------------------------------------------------------------------------------- what is seen
+
+    @property
+    def at_log_point(self) -> bool:
+        """Whether the iteration at hand ends an interval of the log."""
+        return (self.iteration + 1) % self.log_interval == 0
+
+    def diagnostics(self, y: Tensor, k: list[Tensor], r: Tensor | None, draw: Draw) -> Terms:
+        """Norms of the field of both players, and how well the step resolves it on one minibatch.
+
+        `local_error` is the norm of the difference to the tableau's companion, in units of the parameters; `rotation`
+        the cosine between the field at the start and at the end of the step. What the step itself has not computed (the
+        companion's stages, the regulariser apart from the field) is computed here.
+        """
+        if r is None:
+            k1, r, _, _ = self.first_stage(y, draw, "apart")
+            k = [k1]
+            assert r is not None
+        known = k[:1] if self.fresh else k
+        k = rk_stages(lambda t, y: self.field(y, draw), 0.0, y, self.h, self.tableau, len(self.tableau.a), known)
+        return {
+            "field_D": self.of_D(k[0]).norm(),
+            "field_G": self.of_G(k[0]).norm(),
+            "penalty": self.of_G(k[0]).square().sum(),
+            "penalty_gradient": r.norm(),
+            "local_error": step_error(k, self.h, self.tableau).norm(),
+            "rotation": torch.cosine_similarity(k[0], k[-1], dim=0),
+        }
+
+    # ------------------------------------------------------------------------------------------------------ refusals
+
+    def setup(self, stage: str) -> None:
+        """Refuse what would make the field differ between stages, or lose its steps."""
+        super().setup(stage)
+        if stage == "fit":
+            for name, network in (("critic", self.critic), ("generator", self.generator)):
+                refuse_unsteady_layers(f"model.{name}", network)
+            self._probe()
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """Evaluate both networks twice at one input."""
+        with torch.random.fork_rng(devices=[]):
+            z = torch.randn(4, *self.generator.latent_shape).to(next(self.generator.parameters()))
+            labels = (torch.arange(4, device=z.device) % self.num_classes,) if self.num_classes else ()
+            evaluate = lambda net, x: net(net.vector(), net.buffers(), x, *labels)
+            x = evaluate(self.G, z)
+            a = evaluate(self.D, x)
+            again = {"generator": (x, evaluate(self.G, z)), "critic": (a, evaluate(self.D, x))}
+        for name, (first, second) in again.items():
+            if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
+                raise UserError(
+                    f"model.{name} gives two answers to one input in training mode, so the field would differ between "
+                    "the stages of a step; take out what is random or keeps a state in its forward"
+                )
+
+
+def average(vector: Tensor) -> Tensor:
+    """Mean over ranks, in one all-reduce."""
+    return mean_over_ranks([vector])[0]

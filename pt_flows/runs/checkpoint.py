@@ -1,0 +1,140 @@
+"""Which checkpoint a command means, and what is in it. Every command that takes a checkpoint asks here."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pt_flows.errors import UserError
+from pt_flows.runs.folder import read_config, run_folder_of, say
+from pt_flows.runs.settings import DEFINING, differences, told, within
+
+LATEST = ("last", "previous")
+"""Names of the checkpoint that a run continues from: the second where the first is lost."""
+
+
+def find_checkpoint(
+    ckpt: str, root: Path = Path("runs"), experiment: str = "*", config: dict[str, Any] | None = None
+) -> Path:
+    """The checkpoint that a word means: a file, a run folder, or `last` / `best` of the newest run.
+
+    Args:
+        ckpt: The word.
+        root: Folder of all runs, where `last` and `best` are looked for.
+        experiment: Its subfolder, or "*" for all.
+        config: Consider only runs whose data, model and seed are these.
+
+    Raises:
+        UserError: There is none; says where it was looked for.
+    """
+    if ckpt in ("last", "best"):
+        return _newest(ckpt, root, experiment, config)
+    path = Path(ckpt)
+    if path.is_dir():
+        if not _is_there(path, "last"):
+            raise UserError(f"{path}: expected a run folder, got a folder without checkpoints/last.ckpt. Give another")
+        return path / "checkpoints" / "last.ckpt"
+    lost = path.name == "last.ckpt" and path.with_name("previous.ckpt").is_file()
+    if not path.is_file() and not lost:
+        raise UserError(f"there is no checkpoint {path}; give a .ckpt file, a run folder, last or best")
+    return path
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    names = LATEST if name == "last" else (name,)
+    return any((folder / "checkpoints" / f"{n}.ckpt").is_file() for n in names)
+
+
+def _newest(name: str, root: Path, experiment: str, config: dict[str, Any] | None) -> Path:
+    above = root / experiment if experiment != "*" else root
+    folders = [folder for folder in root.glob(f"{experiment}/*") if _is_there(folder, name)]
+    if not folders:
+        raise UserError(
+            f"no run under {above} has checkpoints/{name}.ckpt; name a checkpoint file or a run folder, or train one "
+            "(fit without --ckpt_path)"
+        )
+    folders.sort(key=_written, reverse=True)
+    different = None
+    for folder in folders:
+        if config is None:
+            return folder / "checkpoints" / f"{name}.ckpt"
+        try:
+            found = within(differences(read_config(folder), config), DEFINING)
+        except UserError as error:
+            say(f"note: {name} passes over {folder}: {error}")
+            continue
+        if not found:
+            return folder / "checkpoints" / f"{name}.ckpt"
+        different = different or (folder, found)
+    newest = f"the newest, {different[0]}, differs in {told(different[1])}" if different else "none can be read"
+    raise UserError(
+        f"{name}: expected a run with this data, model and seed under {above}, got none: {newest}. Name a run folder "
+        "to continue it with these changes, or start without --ckpt_path"
+    )
+
+
+def _written(folder: Path) -> float:
+    return max(file.stat().st_mtime for file in (folder / "checkpoints").glob("*.ckpt"))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of this package, read with torch's `weights_only` guard.
+
+    Raises:
+        UserError: Not a file, damaged, or written by something else.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; give a .ckpt file")
+    try:
+        if path.stat().st_size == 0:
+            raise EOFError("it is empty")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged and foreign files
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(
+            f"{path} can not be read as a checkpoint ({reason}); it is damaged, cut short or of another program: take "
+            "another one, such as best.ckpt beside it"
+        ) from error
+    record = checkpoint.get("pt_flows") if isinstance(checkpoint, dict) else None
+    if not isinstance(record, dict) or "iteration" not in record:
+        raise UserError(
+            f"{path} is not a checkpoint of pt_flows: it holds no pt_flows record; take one from a run folder"
+        )
+    return checkpoint
+
+
+def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint and its content: the one before, with a note, where a run's last one is damaged or lost.
+
+    Raises:
+        UserError: As for `read_checkpoint`, and there is none before.
+    """
+    try:
+        return path, read_checkpoint(path)
+    except UserError as error:
+        previous = path.with_name("previous.ckpt")
+        if path.name != "last.ckpt" or not previous.is_file():
+            raise
+        try:
+            content = read_checkpoint(previous)
+        except UserError as second:
+            raise UserError(f"{error}. The one before is no better: {second}") from second
+        say(f"note: {error}. Using {previous}, iteration {content['pt_flows']['iteration']}")
+        return previous, content
+
+
+def settings_of(checkpoint: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that a checkpoint was written with: its run folder's, or what the file itself records.
+
+    Args:
+        checkpoint: The file.
+        content: What it holds.
+    """
+    folder = run_folder_of(checkpoint)
+    if folder is not None:
+        try:
+            return read_config(folder)
+        except UserError as error:
+            say(f"note: {error}. Only the settings in the checkpoint itself are compared")
+    saved = content.get("hyper_parameters", {})
+    return {"model": {"init_args": saved} | ({"class_path": saved["_class_path"]} if "_class_path" in saved else {})}

@@ -1,0 +1,58 @@
+"""Exponential moving average of a network's weights."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from typing import Generic, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from pt_flows.errors import UserError
+
+N = TypeVar("N", bound=nn.Module)
+
+
+class EMA(nn.Module, Generic[N]):
+    """Keeps θ̄ ← β_t θ̄ + (1 - β_t) θ with β_t = min(decay, (1 + t) / (10 + t)); floating-point buffers too.
+
+    Averaging batch norm's running statistics with the weights keeps them consistent: statistics copied from the latest
+    network do not fit averaged weights. Counters are copied. The ramp forgets the initial weights at once, so short
+    runs are averaged too. The copy is always in evaluation mode. No step reads a number back from the device (torch's
+    `AveragedModel` does, once per update), and one fused interpolation moves everything.
+
+    Args:
+        network: What to average; copied now.
+        decay: β, in [0, 1). 0 means "a copy of the latest weights".
+    """
+
+    def __init__(self, network: N, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise UserError(f"ema_decay must be in [0, 1), got {decay}; 0.999 averages over about 1000 iterations")
+        super().__init__()
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.decay = decay
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "EMA[N]":
+        """Stay in evaluation mode whatever is asked."""
+        super().train(False)
+        return self
+
+    def forward(self, *args: Tensor) -> Tensor:
+        """The averaged network at its arguments."""
+        return cast(Tensor, self.network(*args))
+
+    @torch.no_grad()
+    def update(self, network: N, iteration: int) -> None:
+        """Fold in the weights after iteration t, counted from 1."""
+        weight = 1 - min(self.decay, (1 + iteration) / (10 + iteration))
+        pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
+        averages, latest = zip(*[(a, b) for a, b in pairs if a.is_floating_point()], strict=True)
+        torch._foreach_lerp_(averages, latest, weight)  # pyright: ignore[reportPrivateImportUsage]
+        for count, new in [(a, b) for a, b in pairs if not a.is_floating_point()]:
+            count.copy_(new)
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(network.parameters(), network.buffers())

@@ -1,0 +1,99 @@
+"""A network as a function of one flat vector of parameters, so that a whole player is a point that can be moved."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pt_flows.errors import UserError
+
+RANDOM_LAYERS = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    nn.RReLU,
+)
+
+
+class FlatNetwork:
+    """Evaluates a network at parameters that are not its own: nothing is written to it, so nothing has to be restored.
+
+    Args:
+        network: Its parameters and buffers are looked up now, their values whenever a method is called.
+
+    Attributes:
+        parameters: The trainable parameters.
+        num: How many numbers they hold.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        names: dict[nn.Parameter, list[str]] = {}  # tied weights have several
+        for path, module in network.named_modules():
+            for key, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad:
+                    names.setdefault(parameter, []).append(f"{path}.{key}" if path else key)
+        self.parameters, self.names = list(names), list(names.values())
+        self.sizes = [p.numel() for p in self.parameters]
+        self.num = sum(self.sizes)
+        self.buffer_names = [name for name, _ in network.named_buffers()]
+
+    def __call__(self, theta: Tensor, buffers: dict[str, Tensor], *args: Tensor) -> Tensor:
+        """The network at its arguments with parameters theta (num,), differentiable in theta.
+
+        Args:
+            theta: All trainable parameters, in the order of `vector`.
+            buffers: Used, and written in training mode, in place of the network's own.
+            args: What the network's forward takes.
+        """
+        parts = zip(self.names, self.pieces(theta), strict=True)
+        parameters = {name: piece for names, piece in parts for name in names}
+        return functional_call(self.network, {**parameters, **buffers}, args, tie_weights=False)
+
+    def vector(self) -> Tensor:
+        """A copy of all trainable parameters (num,)."""
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
+    def pieces(self, theta: Tensor) -> Sequence[Tensor]:
+        """Views of a vector (num,) in the shapes of the parameters."""
+        return [part.view(p.shape) for part, p in zip(theta.split(self.sizes), self.parameters, strict=True)]
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Copies of the buffers, such as the running statistics of batch norm, for one evaluation."""
+        return {name: self.network.get_buffer(name).clone() for name in self.buffer_names}
+
+    @torch.no_grad()
+    def commit(self, buffers: dict[str, Tensor], where: Tensor) -> None:
+        """Take over buffers that an evaluation has updated, where the scalar `where` is true."""
+        for name in self.buffer_names:
+            buffer = self.network.get_buffer(name)
+            buffer.copy_(torch.where(where, buffers[name], buffer))
+
+
+def refuse_unsteady_layers(name: str, network: nn.Module) -> None:
+    """Check that a network is one function during an iteration.
+
+    Raises:
+        UserError: A layer is random, or changes with every evaluation; says which.
+    """
+    for path, layer in network.named_modules():
+        if getattr(layer, "activation_checkpointing", False):
+            raise UserError(
+                f"{name} has activation_checkpointing, which computes blocks again with the network's own weights, not "
+                "with those of a stage; ODE-GAN needs it false"
+            )
+        kinds = {type(layer).__name__, *(type(hook).__name__ for hook in layer._forward_pre_hooks.values())}
+        if layer.training and kinds & {"_SpectralNorm", "SpectralNorm"}:
+            raise UserError(
+                f"{name} has spectral norm ({path.split('.parametrizations')[0]}), whose power iteration changes the "
+                "network between the stages of a step; ODE-GAN has its own regulariser: set spectral_norm to false"
+            )
+        if layer.training and isinstance(layer, RANDOM_LAYERS) and getattr(layer, "p", 1.0) > 0:
+            raise UserError(
+                f"{name} has a random layer, {path} ({type(layer).__name__}): every stage of a step would see another "
+                "network; leave it out or set its probability to 0"
+            )
