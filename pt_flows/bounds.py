@@ -6,7 +6,7 @@ An annotation says what a number may be, an editor shows it, and no constructor 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -87,10 +87,10 @@ def hints_of(cls: type) -> dict[str, Any]:
 
 def _violated(hint: Any, value: Any) -> str:
     """What was expected, if the value is against the hint; else an empty string."""
-    if value is None or not isinstance(value, float | int | str):
-        if isinstance(value, list | tuple) and get_origin(hint) in (list, tuple) or _is_sequence(hint):
-            inner = next((arg for arg in get_args(hint) if arg is not Ellipsis), None)
-            return next((told for item in value or () if (told := _violated(inner, item))), "")
+    if isinstance(value, list | tuple):
+        inner = get_args(hint)[:1] if get_origin(hint) in (list, tuple, Sequence) else ()
+        return next((told for item in value if (told := _violated(inner[0], item))), "") if inner else ""
+    if not isinstance(value, float | int | str):
         return ""
     told = [str(bound) for bound in _bounds(hint) if isinstance(value, float | int) and value not in bound]
     words = [word for choice in _alternatives(hint) if get_origin(choice) is Literal for word in get_args(choice)]
@@ -98,10 +98,6 @@ def _violated(hint: Any, value: Any) -> str:
     if words and isinstance(value, str) and not other_strings and value not in words:
         told.append(f"one of {', '.join(map(str, words))}")
     return told[0] if told else ""
-
-
-def _is_sequence(hint: Any) -> bool:
-    return getattr(get_origin(hint), "__name__", "") == "Sequence"
 
 
 def _alternatives(hint: Any) -> Iterator[Any]:
