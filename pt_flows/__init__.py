@@ -3,15 +3,17 @@
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
-    "GenerativeModule": "pt_flows.loop.base",
-    "AdversarialModule": "pt_flows.loop.base",
-    "AlternatingModule": "pt_flows.loop.base",
-    "FlowModule": "pt_flows.loop.base",
-    "GeneratorModule": "pt_flows.loop.base",
-    "EnergyModule": "pt_flows.methods.energies.base",
+    "Method": "pt_flows.loop.method",
+    "ParticleFlow": "pt_flows.methods.flows.particle_flow",
+    "EnergyMethod": "pt_flows.methods.energies.base",
+    "Player": "pt_flows.training.player",
+    "Generator": "pt_flows.training.players",
+    "Critic": "pt_flows.training.players",
+    "Energy": "pt_flows.training.players",
+    "Schedule": "pt_flows.training.schedules",
     "DAEBM": "pt_flows.methods",
     "ImprovedCD": "pt_flows.methods",
     "PCD": "pt_flows.methods",
@@ -24,6 +26,7 @@ _HOMES = {
     "GeneratorNet": "pt_flows.contracts",
     "CriticNet": "pt_flows.contracts",
     "EnergyNet": "pt_flows.contracts",
+    "sample": "pt_flows.samplers",
     "UserError": "pt_flows.errors",
 }
 

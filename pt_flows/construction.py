@@ -4,6 +4,7 @@ The description has the form of a configuration file: the path of a class and it
 """
 
 import sys
+from dataclasses import fields, is_dataclass
 from functools import partial
 from inspect import Parameter, signature
 from numbers import Integral, Real
@@ -82,8 +83,11 @@ def plain(value: Any) -> Any:
         return path_of(value)
     if isinstance(value, partial) and isinstance(value.func, type) and not value.args:
         return {"class_path": path_of(value.func), "init_args": plain(value.keywords)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Constructed) and not value.left_out:
-        return {"class_path": path_of(type(value)), "init_args": value.init_args}
+        is_final = getattr(type(value), "__final__", False)  # no other class can stand there, so none is named
+        return value.init_args if is_final else {"class_path": path_of(type(value)), "init_args": value.init_args}
     raise TypeError(f"{type(value).__name__} is not a plain value")
 
 

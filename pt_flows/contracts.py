@@ -4,16 +4,25 @@ Networks, data and methods never import one another; they meet in the configurat
 makes them fit: the shape a network declares, the batch a method receives, the error a user sees.
 """
 
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from pt_flows.construction import Constructed
 
 Shape = tuple[int, ...]
 Batch = tuple[Tensor, Tensor]
 """Data and labels `(x, y)`: x float (B, *event), images in [-1, 1], toys in data units; y int64 (B,), zeros if none."""
+
+Terms = dict[str, Tensor]
+"""The report of one iteration: scalars on the device, detached. A term may be missing in some iterations; one whose
+name begins with an underscore must be finite but is not logged."""
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+"""Makes an optimizer from parameters: a class, or a partial one such as `partial(torch.optim.Adam, lr=1e-3)`."""
 
 Weights = Literal["ema", "raw"]
 Split = Literal["train", "test"]
@@ -26,6 +35,87 @@ class Source(Protocol):
 
     def sample(self, num: int, rng: torch.Generator) -> Tensor:
         """Independent samples (num, *event) on the generator's device."""
+        ...
+
+
+class Maps(Protocol):
+    """A trained map from latents to samples."""
+
+    event_shape: Shape
+
+    def sample(
+        self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
+    ) -> Tensor:
+        """Samples (num, *event)."""
+        ...
+
+    def weighted(self, weights: Weights) -> nn.Module:
+        """The network with the averaged or the raw weights."""
+        ...
+
+    def push(self, z: Tensor, weights: Weights = "ema", y: Tensor | None = None) -> Tensor:
+        """Map latents (num, *latent_shape) to samples (num, *event)."""
+        ...
+
+
+# The capabilities of methods. Callbacks, samplers and evaluation ask for these, and never for a class.
+
+
+@runtime_checkable
+class MapsLatents(Protocol):
+    """A method with a generator."""
+
+    generator: Maps
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """A method that draws samples in its own way."""
+
+    def sample(
+        self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
+    ) -> Tensor:
+        """Samples (num, *event) on the method's device.
+
+        Args:
+            num: Number of samples.
+            y: Labels (num,) for a class-conditional method.
+            rng: Source of randomness, on any device; None for the global one.
+            weights: The averaged weights, or the raw ones of the last iteration.
+        """
+        ...
+
+
+@runtime_checkable
+class HasEnergy(Protocol):
+    """A method with an energy U: the density of data is proportional to exp(-U)."""
+
+    data_noise: float
+    """Standard deviation of noise on the data that is a part of the model, in data units."""
+
+    def clean_energy(self, x: Tensor, weights: Weights = "ema") -> Tensor:
+        """U of data (B,), without gradients."""
+        ...
+
+
+@runtime_checkable
+class RunsChains(HasEnergy, Protocol):
+    """A method whose samples are ends of Markov chains under its energy."""
+
+    event_shape: Shape
+    denoise: bool
+    """Whether samples leave without the noise on the data."""
+
+    def sampling(self, num: int, rng: torch.Generator, weights: Weights) -> Iterator[tuple[float, Tensor]]:
+        """Run chains from noise: yield the fraction of the work done and the points so far, samples last."""
+        ...
+
+    def finished(self, x: Tensor, weights: Weights = "ema") -> Tensor:
+        """Points (B, *event) at the ends of chains as samples: denoised if wanted."""
+        ...
+
+    def walk(self, x: Tensor, num_steps: int, rng: torch.Generator, weights: Weights = "ema") -> tuple[Any, Tensor]:
+        """Move chains from data (B, *event) as in training: the chains, and their mean acceptance (B,)."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The methods, one paper a file. Importing this package makes their short names known to the CLI."""
+"""The methods, one paper a file. Importing this package makes their short names known to the command line."""
 
 from pt_flows.methods.energies.da_ebm import DAEBM
 from pt_flows.methods.energies.improved_cd import ImprovedCD

@@ -7,8 +7,7 @@ from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-
-from pt_flows.errors import UserError
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -27,8 +26,6 @@ class EMA(nn.Module, Generic[N]):
     """
 
     def __init__(self, network: N, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise UserError(f"ema_decay must be in [0, 1), got {decay}; 0.999 averages over about 1000 iterations")
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.decay = decay
@@ -46,10 +43,10 @@ class EMA(nn.Module, Generic[N]):
     @torch.no_grad()
     def update(self, network: N, iteration: int) -> None:
         """Fold in the weights after iteration t, counted from 1."""
-        weight = 1 - min(self.decay, (1 + iteration) / (10 + iteration))
+        decay = min(self.decay, (1 + iteration) / (10 + iteration))
         pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
-        averages, latest = zip(*[(a, b) for a, b in pairs if a.is_floating_point()], strict=True)
-        torch._foreach_lerp_(averages, latest, weight)  # pyright: ignore[reportPrivateImportUsage]
+        floats = [(a, b) for a, b in pairs if a.is_floating_point()]
+        get_ema_multi_avg_fn(decay)([a for a, _ in floats], [b for _, b in floats], None)
         for count, new in [(a, b) for a, b in pairs if not a.is_floating_point()]:
             count.copy_(new)
 

@@ -1,42 +1,86 @@
-"""Decay of a step size over a run, as a factor in [0, 1] of the fraction of the run that is done."""
+"""Schedules: numbers that change over a run, as functions of how far it has come. They have no state to save."""
 
-import bisect
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from pt_flows.bounds import CountOrZero, Positive, check_arguments, hints_of
+from pt_flows.errors import UserError
 
 Decay = Literal["constant", "linear", "cosine"]
 
 
-def decay_factor(decay: Decay, progress: float) -> float:
-    """Factor for a quantity that starts at full size and ends at zero (or stays, if constant).
+class Progress(NamedTuple):
+    """How far a run has come.
 
-    Args:
-        decay: Shape of the decay.
-        progress: Iterations done over iterations planned; clipped to [0, 1].
-
-    Example:
-        >>> decay_factor("linear", 0.25), round(decay_factor("cosine", 0.5), 12), decay_factor("constant", 0.9)
-        (0.75, 0.5, 1.0)
+    Attributes:
+        iteration: Iterations done.
+        total: Iterations planned; below one for a run without a planned end.
     """
-    progress = min(max(progress, 0.0), 1.0)
-    if decay == "linear":
-        return 1.0 - progress
-    if decay == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
-    return 1.0
+
+    iteration: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the run that is done, in [0, 1]."""
+        return min(max(self.iteration / max(self.total, 1), 0.0), 1.0)
 
 
-def piecewise_constant(t: int, boundaries: Sequence[int], values: Sequence[float]) -> float:
-    """The value of the piece that holds t; a boundary belongs to the piece on its left.
+@dataclass(frozen=True)
+class Schedule:
+    """A number over a run: value x warm-up x decay x piecewise constant factor.
 
     Args:
-        t: Iterations done.
-        boundaries: Ascending last t of every piece but the last.
-        values: One more than boundaries.
+        value: The full size. The value 1 makes the schedule a factor.
+        decay: The shape of the fall from full size at the start to zero at the end of the run.
+        warmup: Iterations over which the number first rises in equal steps.
+        boundaries: Ascending iterations after which the factor changes.
+        factors: Factors of the pieces, one more than boundaries.
+
+    Raises:
+        UserError: Boundaries and factors do not fit.
 
     Example:
-        >>> [piecewise_constant(t, [500], [0.01, 0.04]) for t in (0, 500, 501)]
+        >>> linear, warm = Schedule(0.2, "linear"), Schedule(warmup=4)
+        >>> linear(Progress(25, 100)), [warm(Progress(t, 100)) for t in (0, 3, 50)]
+        (0.15000000000000002, [0.25, 1.0, 1.0])
+        >>> [Schedule(0.01, boundaries=(500,), factors=(1, 4))(Progress(t, 0)) for t in (0, 500, 501)]
         [0.01, 0.01, 0.04]
     """
-    return values[bisect.bisect_left(boundaries, t)]
+
+    value: Positive = 1.0
+    decay: Decay = "constant"
+    warmup: CountOrZero = 0
+    boundaries: Sequence[int] = ()
+    factors: Sequence[Positive] = (1.0,)
+
+    def __post_init__(self) -> None:
+        check_arguments("Schedule", hints_of(Schedule), vars(self))
+        if list(self.boundaries) != sorted(self.boundaries) or len(self.factors) != len(self.boundaries) + 1:
+            raise UserError(
+                f"Schedule.boundaries: expected ascending iterations and one factor more than boundaries, got "
+                f"{list(self.boundaries)} and factors {list(self.factors)}"
+            )
+
+    def __call__(self, progress: Progress) -> float:
+        """The number at this point of a run."""
+        rise = min(1.0, (progress.iteration + 1) / self.warmup) if self.warmup else 1.0
+        fall = {
+            "constant": 1.0,
+            "linear": 1.0 - progress.fraction,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * progress.fraction)),
+        }[self.decay]
+        return self.value * (rise * fall * self.factors[bisect_left(self.boundaries, progress.iteration)])
+
+    @property
+    def needs_an_end(self) -> bool:
+        """Whether the schedule has no meaning without a planned number of iterations."""
+        return self.decay != "constant"
+
+
+def scheduled(value: float | Schedule) -> Schedule:
+    """A number as the schedule that keeps it; a schedule as it is."""
+    return value if isinstance(value, Schedule) else Schedule(value)

@@ -12,60 +12,44 @@ clipping and no re-initialisation keep this stable, but sampling that leaves exp
 Zhang, Tan and Ou 2023, Persistently Trained, Diffusion-assisted Energy-based Models, arXiv:2304.10707.
 
 Departures: written from the abstract and the authors' released code; the body of the paper was not available. The
-acceptance ratio is the exact one (`acceptance_ratio: released` has the released code's, which samples another law).
-Chains are drawn from the buffer without replacement; acceptance is summed with its counts; step sizes are capped; one
-schedule moves the learning rate; the average of weights is an addition.
+acceptance ratio is the exact one (`acceptance_ratio: released` has the released code's, which samples another
+distribution). Chains are drawn from the buffer without replacement; acceptance is summed with its counts; step sizes
+are capped; one schedule moves the learning rate; the average of weights is an addition.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from pt_flows.contracts import Batch, EnergyNet, Weights
+from pt_flows.bounds import Count, CountOrZero, NonNegative, Positive
+from pt_flows.contracts import Batch, Terms, Weights
 from pt_flows.errors import UserError
-from pt_flows.functional.langevin import (
-    Chain,
-    Energy,
-    Ratio,
-    Rng,
-    Transition,
-    label_logits,
-    langevin,
-    mgms,
-    normal_like,
-)
-from pt_flows.functional.noising import Gaussian, Noising, enough_levels, level_distances, squared_cumulative
-from pt_flows.loop.base import Terms, at_least, one_of, positive
-from pt_flows.loop.requirements import check_network
-from pt_flows.methods.energies.base import EnergyModule, adam
+from pt_flows.functional.harvesting import harvest
+from pt_flows.functional.langevin import Chain, Ratio, Rng, Transition, label_logits, langevin, mgms, normal_like
+from pt_flows.functional.langevin import Energy as EnergyFunction
+from pt_flows.functional.noising import Noising, squared_cumulative
+from pt_flows.methods.energies.base import EnergyMethod, OnDivergence
 from pt_flows.methods.energies.gaussian_base import GaussianBase
+from pt_flows.methods.energies.moments import check_levels, moments
 from pt_flows.training.distributed import all_ranks
-from pt_flows.training.noise import generator_at
+from pt_flows.training.players import Energy
 from pt_flows.training.replay import ReplayBuffer, StepSizes
 
 Base = Literal["none", "gaussian"]
 
-NUM_MOMENTS = 20_000
-"""Training samples that the moments of the data are computed from."""
-
-MOST_NATS = 5.0
-"""Largest distance between neighbouring levels that chains cross often enough."""
-
 PATIENCE = 4
-"""Sampling gives a chain this many times the transitions of a random walk over the labels, then takes it as it is."""
+"""Multiple of the transitions of a random walk over the labels after which sampling stops waiting for a chain."""
 
 
-class DAEBM(EnergyModule):
+class DAEBM(EnergyMethod):
     """Diffusion-assisted energy-based model.
 
     Args:
         energy: U(x, t), points and labels to one value each.
-        optimizer: Makes the energy's optimizer from its parameters; default Adam with rate 5e-4 and betas 0 and 0.9.
         base: "gaussian": U is the network plus -log of the Gaussian of the data at every level (`GaussianBase`), whose
             mean and covariance are computed at the start of training and stored in the checkpoint.
         data_noise: Standard deviation of noise on the data, in data units: a part of the model at every level.
@@ -77,13 +61,14 @@ class DAEBM(EnergyModule):
         step_size: s of the first iteration, in units of each level's scale.
         data_scale: σ, the finest detail of data: level t has scale √(a_t² σ² + b_t²). None: one for all levels.
         max_step_size: Cap of s, in the same units.
-        metropolis_from: Iteration from which proposals are accepted or refused, and steps adapted; before, all are
+        metropolis_from: Iteration from which proposals are accepted or rejected, and steps adapted; before, all are
             taken.
         adapt_every: Iterations between two adaptations of the steps; 0 keeps them.
         acceptance_ratio: "exact", or "released": that of the authors' code.
-        buffer_size: How many chains there are.
+        buffer_size: Number of chains.
         num_visits: Sampling takes a chain from noise when it is at label 0 for this many times.
-        **kwargs: As for EnergyModule.
+        max_energy_gap: Largest |mean U(x⁺) - mean U(x⁻)| of a run that is not lost.
+        on_divergence: "stop" with the reason, or "roll_back" to the state of the last row of the log.
     """
 
     a: Tensor
@@ -93,50 +78,38 @@ class DAEBM(EnergyModule):
 
     def __init__(
         self,
-        energy: EnergyNet,
-        optimizer: OptimizerCallable = adam,
+        energy: Energy,
         base: Base = "none",
-        data_noise: float = 0.0,
+        data_noise: NonNegative = 0.0,
         denoise: bool = False,
-        num_levels: int = 6,
+        num_levels: Count = 6,
         first_increment: float = 1e-2,
         last_increment: float = 3e-1,
-        num_langevin_steps: int = 40,
-        step_size: float = 0.1,
+        num_langevin_steps: Count = 40,
+        step_size: Positive = 0.1,
         data_scale: float | None = None,
-        max_step_size: float = 1.0,
-        metropolis_from: int = 0,
-        adapt_every: int = 100,
+        max_step_size: Positive = 1.0,
+        metropolis_from: CountOrZero = 0,
+        adapt_every: CountOrZero = 100,
         acceptance_ratio: Ratio = "exact",
-        buffer_size: int = 10_000,
-        num_visits: int = 5,
-        **kwargs: Any,
+        buffer_size: Count = 10_000,
+        num_visits: Count = 5,
+        max_energy_gap: Positive = 1e8,
+        on_divergence: OnDivergence = "stop",
     ) -> None:
-        for key, value, least in (
-            ("num_levels", num_levels, 1),
-            ("num_langevin_steps", num_langevin_steps, 1),
-            ("metropolis_from", metropolis_from, 0),
-            ("adapt_every", adapt_every, 0),
-            ("num_visits", num_visits, 1),
-        ):
-            at_least(f"model.{key}", value, least)
-        for key, value in (("step_size", step_size), ("max_step_size", max_step_size)):
-            positive(f"model.{key}", value)
-        at_least("model.data_noise", data_noise, 0)
         if denoise and not data_noise:
             raise UserError(
                 "model.denoise: expected data_noise above 0, got 0. Set model.data_noise, or do not denoise"
             )
-        one_of("model.base", base, get_args(Base))
-        one_of("model.acceptance_ratio", acceptance_ratio, get_args(Ratio))
-        check_network("model.energy", energy, EnergyNet)
-        if not energy.takes_labels:
+        if not energy.network.takes_labels:
             raise UserError(
-                f"model.energy: {type(energy).__name__} takes no labels; DAEBM needs U(x, t), such as TimeMLPEnergy"
+                f"model.energy.network: expected U(x, t), such as TimeMLPEnergy, got {type(energy.network).__name__}, "
+                "which takes no labels"
             )
+        super().__init__(energy, ReplayBuffer("slot", buffer_size, energy.event_shape), max_energy_gap, on_divergence)
         noising = squared_cumulative(num_levels, first_increment, last_increment)
-        network = GaussianBase(energy, noising) if base == "gaussian" else energy
-        super().__init__(network, optimizer, ReplayBuffer("slot", buffer_size, energy.event_shape), **kwargs)
+        if base == "gaussian":
+            energy.replace_network(GaussianBase(energy.network, noising))
         self.data_noise, self.denoise = data_noise, denoise
         self.increments = first_increment, last_increment
         self.num_labels, self.num_langevin_steps = num_levels + 1, num_langevin_steps
@@ -151,66 +124,24 @@ class DAEBM(EnergyModule):
         every_label_equally_often = torch.arange(buffer_size) * self.num_labels // buffer_size
         self.buffer.fill(torch.randn, every_label_equally_often)
 
-    # ------------------------------------------------------------------------------------------ moments of the data
-
     def setup(self, stage: str) -> None:
-        """Before training, measure the data, and let chains start from the base where there is one.
+        """Before training, measure the data, and let chains start from the base if there is one.
 
         When a run resumes, the checkpoint's moments and chains replace these.
         """
         super().setup(stage)
-        if stage == "fit" and (data := self.moments()) is not None:
-            self.check_levels(data)
-            if isinstance(self.energy, GaussianBase):
-                for network in (self.energy, self.ema.network):
-                    network.take(data)
-                if self.iteration == 0:
-                    self.buffer.points.copy_(self.energy.points(self.buffer.points, self.buffer.labels))
-
-    def moments(self) -> Gaussian | None:
-        """Mean and covariance of the data with their noise, the same on every process; None if the data cannot tell.
-
-        Images are known to one of 256 levels only, and count as if they had noise of the levels' width.
-
-        Raises:
-            UserError: The base needs moments, and the data cannot give them.
-        """
-        based, images = isinstance(self.energy, GaussianBase), len(self.event_shape) == 3
         data: Any = getattr(self.trainer, "datamodule", None)
-        try:
-            x = data.sample(NUM_MOMENTS, generator_at("cpu", "moments"))
-        except (AttributeError, UserError) as error:
-            if not based:
-                return None
-            raise UserError(
-                f"model.base: expected data that draw single samples, got {type(data).__name__}. Define its sample "
-                "method, or set model.base to none"
-            ) from error
-        rough = not based and x[0].numel() > 1_024  # for the warning alone; it would take a minute
-        x = x[:10_000].float() if rough else x.double()
-        gaussian = Gaussian.fitted(x, math.hypot(self.data_noise, 1 / 255 if images else 0.0))
-        if based and float(gaussian.variances.min()) < 1e-4 * float(gaussian.variances.max()):
-            raise UserError(
-                f"model.base: expected data that vary in every direction, got a standard deviation of "
-                f"{float(gaussian.variances.min().sqrt()):.2g} in one. Set model.data_noise, such as 0.3 for images"
-            )
-        return gaussian
-
-    def check_levels(self, data: Gaussian) -> None:
-        """Warn where neighbouring levels are too far apart for chains to jump between them."""
-        nats = level_distances(data, self.noising)
-        if float(nats.max()) <= MOST_NATS:
+        network = self.energy.network
+        based = isinstance(network, GaussianBase)
+        if stage != "fit" or (gaussian := moments(data, self.data_noise, self.event_shape, based)) is None:
             return
-        T = self.num_labels - 1
-        finer = enough_levels(data, T, *self.increments, MOST_NATS)
-        advice = "raise model.data_noise" if finer is None else (
-            f"set model.num_levels to {finer[0]}, model.first_increment to {finer[1]:.3g} and model.last_increment to "
-            f"{finer[2]:.3g}, or raise model.data_noise"
-        )  # fmt: skip
-        rank_zero_warn(
-            f"model.num_levels: expected noise levels at most {MOST_NATS:g} nats apart, got {float(nats.min()):.2g} to "
-            f"{float(nats.max()):.3g} with {T} levels. Chains cannot jump so far: {advice}"
-        )
+        check_levels(gaussian, self.noising, self.increments)
+        if isinstance(network, GaussianBase):
+            network.take(gaussian)
+            if self.energy.ema is not None:
+                cast(GaussianBase, self.energy.ema.network).take(gaussian)
+            if self.iteration == 0:
+                self.buffer.points.copy_(network.points(self.buffer.points, self.buffer.labels))
 
     # ----------------------------------------------------------------------------------------------------- the method
 
@@ -232,7 +163,7 @@ class DAEBM(EnergyModule):
 
     def transition(self, x: Tensor, t: Tensor) -> Transition:
         """K Langevin steps at each chain's level, then a jump to another level; Metropolis' test once it is time."""
-        with self.fixed() as U:
+        with self.energy.fixed() as U:
             s = self.step_sizes.values
             K, noise, chunk = self.num_langevin_steps, self.noise, self.label_chunk
             return mgms(U, x, t, s, K, noise, self.tests_steps, ratio=self.ratio, chunk=chunk)
@@ -286,7 +217,7 @@ class DAEBM(EnergyModule):
                 f"labels of shape {tuple(t.shape)} from {int(t.min())} to {int(t.max())} are given for {len(x)} "
                 f"points; wanted is one each, in 0 ... {self.num_labels - 1}"
             )
-        with self.fixed(weights) as U, torch.no_grad():
+        with self.energy.fixed(weights) as U, torch.no_grad():
             return U(x, t)
 
     def clean_energy(self, x: Tensor, weights: Weights = "ema") -> Tensor:
@@ -297,7 +228,7 @@ class DAEBM(EnergyModule):
 
     def log_levels(self, x: Tensor, weights: Weights = "ema") -> Tensor:
         """-U(x, t) for all levels (B, T + 1): its softmax is p(t | x), its logsumexp log p(x) up to a constant."""
-        with self.fixed(weights) as U:
+        with self.energy.fixed(weights) as U:
             return label_logits(U, x, self.num_labels)
 
     # ------------------------------------------------------------------------------------------------------- sampling
@@ -307,7 +238,7 @@ class DAEBM(EnergyModule):
         x = normal_like(torch.empty(num, *self.event_shape, device=self.device), rng)
         t = torch.full((num,), self.num_labels - 1, device=self.device)
         s, K = self.step_sizes.values, self.num_langevin_steps
-        with self.fixed(weights) as U:
+        with self.energy.fixed(weights) as U:
             move: Callable[[Tensor, Tensor], Transition] = lambda x, t: mgms(
                 U, x, t, s, K, rng, ratio=self.ratio, chunk=self.label_chunk
             )
@@ -323,38 +254,10 @@ class DAEBM(EnergyModule):
 
     def walk(self, x: Tensor, num_steps: int, rng: Rng, weights: Weights = "ema") -> tuple[Chain, Tensor]:
         """MALA at label 0 with its trained step size."""
-        with self.fixed(weights) as U:
+        with self.energy.fixed(weights) as U:
             at_0, s = self.of_data(U), self.step_sizes.values[0]
             return langevin(at_0, x, s, num_steps, rng, metropolis=True, ratio=self.ratio)
 
-    def of_data(self, network: EnergyNet) -> Energy:
+    def of_data(self, network: Any) -> EnergyFunction:
         """U(x, 0)."""
         return lambda x: network(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
-
-
-def harvest(
-    move: Callable[[Tensor, Tensor], Transition], x: Tensor, t: Tensor, num_visits: int, max_transitions: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Run chains until each was at label 0 for a number of transitions, counted in all, and take it there.
-
-    Args:
-        move: One transition of points (B, *event) and labels (B,).
-        x: Starting points.
-        t: Starting labels.
-        num_visits: At which visit of label 0 a chain is taken.
-        max_transitions: When the rest is taken as it is.
-
-    Yields:
-        After every transition the number of chains that still run, and the points: taken ones, and where the rest is.
-    """
-    taken, running = x.clone(), torch.arange(len(x), device=x.device)
-    visits = torch.zeros_like(t)
-    for _ in range(max_transitions):
-        x, t, *_ = move(x, t)
-        visits = visits + (t == 0)
-        taken[running] = x
-        on = visits < num_visits
-        x, t, visits, running = x[on], t[on], visits[on], running[on]
-        yield len(running), taken
-        if not len(running):
-            return

@@ -18,94 +18,86 @@ sample meets itself. The history never exceeds its size. Not class-conditional.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from pt_flows.contracts import Batch, EnergyNet, Weights
+from pt_flows.bounds import Count, CountOrZero, Fraction, NonNegative, Positive
+from pt_flows.contracts import Batch, EnergyNet, Terms, Weights
 from pt_flows.errors import UserError
 from pt_flows.functional.langevin import Chain, Rng, chain_at, normal_like, uniform_like
 from pt_flows.functional.objectives import nearest_log_distance
-from pt_flows.loop.base import Terms, at_least, positive
-from pt_flows.loop.requirements import check_network
-from pt_flows.methods.energies.base import EnergyModule, adam
+from pt_flows.methods.energies.base import EnergyMethod, OnDivergence
 from pt_flows.training.noise import generator_at, run_seed
+from pt_flows.training.players import Energy
 from pt_flows.training.replay import ReplayBuffer
 
 
-class ImprovedCD(EnergyModule):
+class ImprovedCD(EnergyMethod):
     """Improved contrastive divergence.
 
     Second derivatives of the energy are needed, so its attention must not be a fused kernel.
 
     Args:
         energy: U, low on data; a sum of energies (`parts`) for several scales.
-        optimizer: Makes the energy's optimizer from its parameters; default Adam with rate 5e-4 and betas 0 and 0.9.
         num_langevin_steps: K.
         step_size: λ, in data units squared per unit of energy.
         noise_std: σ, in data units.
         opt_weight: Weight of L_opt.
         entropy_weight: w.
         energy_l2: c.
-        num_references: How many b_j there are.
+        num_references: Number of the b_j.
         min_history: Samples that the history must have before L_ent counts.
-        kept_every: L_opt and L_ent look at every so many-th sample of a minibatch; 1 for all.
+        kept_every: L_opt and L_ent look at every n-th sample of a minibatch; 1 for all.
         augmentation: Moves a chain to another view of its sample, images (B, C, H, W) in [-1, 1] with a seed each.
         bounds: The box that samples are kept in, and noise is drawn from.
         buffer_size: Samples of the history.
-        reinit_probability: Share of chains that start from noise.
+        reinit_probability: Fraction of chains that start from noise.
         num_sampling_rounds: After training, rounds of augmentation and K steps; the last one is not augmented.
-        **kwargs: As for EnergyModule.
+        max_energy_gap: Largest |mean U(x⁺) - mean U(x⁻)| of a run that is not lost.
+        on_divergence: "stop" with the reason, or "roll_back" to the state of the last row of the log.
     """
 
     def __init__(
         self,
-        energy: EnergyNet,
-        optimizer: OptimizerCallable = adam,
-        num_langevin_steps: int = 40,
-        step_size: float = 400.0,
-        noise_std: float = 0.002,
-        opt_weight: float = 1.0,
-        entropy_weight: float = 0.3,
-        energy_l2: float = 1.0,
-        num_references: int = 100,
-        min_history: int = 1_000,
-        kept_every: int = 1,
+        energy: Energy,
+        num_langevin_steps: Count = 40,
+        step_size: Positive = 400.0,
+        noise_std: NonNegative = 0.002,
+        opt_weight: NonNegative = 1.0,
+        entropy_weight: NonNegative = 0.3,
+        energy_l2: NonNegative = 1.0,
+        num_references: Count = 100,
+        min_history: CountOrZero = 1_000,
+        kept_every: Count = 1,
         augmentation: nn.Module | None = None,
         bounds: tuple[float, float] = (-1.0, 1.0),
-        buffer_size: int = 10_000,
-        reinit_probability: float = 0.001,
-        num_sampling_rounds: int = 5,
-        **kwargs: Any,
+        buffer_size: Count = 10_000,
+        reinit_probability: Fraction = 0.001,
+        num_sampling_rounds: Count = 5,
+        max_energy_gap: Positive = 1e8,
+        on_divergence: OnDivergence = "stop",
     ) -> None:
-        for key, value in (("num_langevin_steps", num_langevin_steps), ("num_references", num_references),
-                           ("kept_every", kept_every), ("num_sampling_rounds", num_sampling_rounds)):  # fmt: skip
-            at_least(f"model.{key}", value, 1)
-        for key, value in (("noise_std", noise_std), ("opt_weight", opt_weight), ("entropy_weight", entropy_weight),
-                           ("energy_l2", energy_l2), ("min_history", min_history)):  # fmt: skip
-            at_least(f"model.{key}", value, 0)
-        positive("model.step_size", step_size)
-        check_network("model.energy", energy, EnergyNet)
-        if energy.takes_labels:
-            raise UserError(f"model.energy: {type(energy).__name__} takes labels; ImprovedCD needs U(x)")
+        if energy.network.takes_labels:
+            raise UserError(
+                f"model.energy.network: expected U(x), got {type(energy.network).__name__}, which takes labels"
+            )
         if not bounds[0] < bounds[1]:
-            raise UserError(f"model.bounds must be a lower and a higher number, got {list(bounds)}")
+            raise UserError(f"model.bounds: expected a lower and a higher number, got {list(bounds)}")
         if num_references > max(min_history, 1):
             raise UserError(
-                f"model.num_references ({num_references}) must not exceed model.min_history ({min_history})"
+                f"model.num_references: expected at most model.min_history ({min_history}), got {num_references}"
             )
         images = len(energy.event_shape) == 3
         if images and tuple(bounds) != (-1.0, 1.0):
-            raise UserError(f"model.bounds must be [-1, 1] for images, got {list(bounds)}")
+            raise UserError(f"model.bounds: expected [-1, 1] for images, got {list(bounds)}")
         storage = "uint8" if images else "float"
         history = ReplayBuffer("reservoir", buffer_size, energy.event_shape, storage, reinit_probability)
-        super().__init__(energy, optimizer, history, **kwargs)
+        super().__init__(energy, history, max_energy_gap, on_divergence)
         self.num_langevin_steps, self.step_size, self.noise_std = num_langevin_steps, step_size, noise_std
         self.opt_weight, self.entropy_weight, self.energy_l2 = opt_weight, entropy_weight, energy_l2
         self.num_references, self.min_history, self.kept_every = num_references, min_history, kept_every
-        self.bounds, self.num_sampling_rounds, self.images = bounds, num_sampling_rounds, images
+        self.bounds, self.num_sampling_rounds = bounds, num_sampling_rounds
         self.augmentation = augmentation
 
     # ----------------------------------------------------------------------------------------------------- the method
@@ -148,15 +140,15 @@ class ImprovedCD(EnergyModule):
 
     def mean_energy_at(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """E (B,) and its gradient (B, *event), constants."""
-        with self.fixed():
+        with self.energy.fixed():
             chain = chain_at(lambda points: self.parts(points).mean(1), x)
         return chain.energy, chain.gradient
 
     def parts(self, x: Tensor) -> Tensor:
         """The energies (B, scales) whose sum is U."""
-        if type(self.energy).parts is not EnergyNet.parts:  # else it calls the network, which counts itself
-            self.count("energy", len(x))
-        return self.energy.parts(x)
+        if type(self.energy.network).parts is not EnergyNet.parts:  # else it calls the network, which counts itself
+            self.cost.count("energy", len(x))
+        return self.energy.network.parts(x)
 
     # ------------------------------------------------------------------------------------------------------ the sampler
 
@@ -181,7 +173,7 @@ class ImprovedCD(EnergyModule):
 
     def step(self, z: Tensor, weights: Weights = "raw") -> Tensor:
         """bound(z - λ ∇U(z))."""
-        with self.fixed(weights) as U:
+        with self.energy.fixed(weights) as U:
             return self.moved(z, chain_at(U, z).gradient)
 
     def moved(self, z: Tensor, slope: Tensor) -> Tensor:
@@ -197,7 +189,7 @@ class ImprovedCD(EnergyModule):
     def slope(self, z: Tensor) -> Tensor:
         """∇U_θ(z), with a graph to the parameters."""
         z = z.detach().requires_grad_(True)
-        with self.fixed() as U:
+        with self.energy.fixed() as U:
             needed = bool(self.opt_weight or self.entropy_weight)
             (gradient,) = torch.autograd.grad(U(z).sum(), z, create_graph=needed)
         return gradient
@@ -211,7 +203,7 @@ class ImprovedCD(EnergyModule):
 
     def dequantised(self, x: Tensor) -> Tensor:
         """Images with uniform noise within each of their 256 levels; other data as they are."""
-        if not self.images:
+        if not self.on_images:
             return x
         levels = ((x + 1) * 127.5).round()
         return (levels + uniform_like(x, self.noise)) / 128 - 1
@@ -222,7 +214,7 @@ class ImprovedCD(EnergyModule):
         """Steps as in training, all of them taken."""
         for _ in range(num_steps):
             x = self.step(self.noised(x, rng), weights)
-        with self.fixed(weights) as U:
+        with self.energy.fixed(weights) as U:
             return chain_at(U, x), torch.ones(len(x), device=x.device)
 
     def sampling(self, num: int, rng: Rng, weights: Weights) -> Iterator[tuple[float, Tensor]]:

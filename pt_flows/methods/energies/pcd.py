@@ -11,74 +11,68 @@ Departures: none. The average of weights is an addition.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from pt_flows.contracts import Batch, EnergyNet, Weights
+from pt_flows.bounds import Count, Fraction, NonNegative, Positive
+from pt_flows.contracts import Batch, Terms, Weights
 from pt_flows.errors import UserError
 from pt_flows.functional.langevin import Chain, Rng, langevin, normal_like
-from pt_flows.loop.base import Terms, at_least, one_of, positive
-from pt_flows.loop.requirements import check_network
-from pt_flows.methods.energies.base import EnergyModule, adam
+from pt_flows.methods.energies.base import EnergyMethod, OnDivergence
+from pt_flows.training.players import Energy
 from pt_flows.training.replay import ReplayBuffer
 
 ChainStart = Literal["persistent", "noise", "data"]
 
 
-class PCD(EnergyModule):
+class PCD(EnergyMethod):
     """Persistent, short-run or plain contrastive divergence.
 
     Args:
         energy: U, low on data.
-        optimizer: Makes the energy's optimizer from its parameters; default Adam with rate 5e-4 and betas 0 and 0.9.
         num_langevin_steps: K.
         step_size: s.
         temperature: τ; below one, samples are sharper than exp(-U).
-        metropolis: Accept or refuse proposals instead of taking all.
-        start: Where chains start in every iteration.
-        reinit_probability: Share of persistent chains that are renewed with noise when they are drawn.
+        metropolis: Accept or reject proposals instead of taking all.
+        start: Starting points of the chains in every iteration.
+        reinit_probability: Fraction of persistent chains that are renewed with noise when they are drawn.
         start_std: Standard deviation of the noise that chains start from.
         data_noise: Standard deviation of noise added to data.
         energy_l2: c, weight of the squared energies.
-        buffer_size: How many persistent chains there are.
+        buffer_size: Number of persistent chains.
         num_sampling_steps: Langevin steps from noise to a sample after training; default K.
-        **kwargs: As for EnergyModule.
+        max_energy_gap: Largest |mean U(x⁺) - mean U(x⁻)| of a run that is not lost.
+        on_divergence: "stop" with the reason, or "roll_back" to the state of the last row of the log.
     """
 
     differentiated_once = ("energy",)
 
     def __init__(
         self,
-        energy: EnergyNet,
-        optimizer: OptimizerCallable = adam,
-        num_langevin_steps: int = 40,
-        step_size: float = 0.1,
-        temperature: float = 1.0,
+        energy: Energy,
+        num_langevin_steps: Count = 40,
+        step_size: Positive = 0.1,
+        temperature: Positive = 1.0,
         metropolis: bool = False,
         start: ChainStart = "persistent",
-        reinit_probability: float = 0.0,
-        start_std: float = 1.0,
-        data_noise: float = 0.0,
-        energy_l2: float = 0.0,
-        buffer_size: int = 10_000,
-        num_sampling_steps: int | None = None,
-        **kwargs: Any,
+        reinit_probability: Fraction = 0.0,
+        start_std: Positive = 1.0,
+        data_noise: NonNegative = 0.0,
+        energy_l2: NonNegative = 0.0,
+        buffer_size: Count = 10_000,
+        num_sampling_steps: Count | None = None,
+        max_energy_gap: Positive = 1e8,
+        on_divergence: OnDivergence = "stop",
     ) -> None:
-        at_least("model.num_langevin_steps", num_langevin_steps, 1)
-        at_least("model.num_sampling_steps", 1 if num_sampling_steps is None else num_sampling_steps, 1)
-        for key, value in (("step_size", step_size), ("temperature", temperature), ("start_std", start_std)):
-            positive(f"model.{key}", value)
-        for key, value in (("data_noise", data_noise), ("energy_l2", energy_l2)):
-            at_least(f"model.{key}", value, 0)
-        one_of("model.start", start, get_args(ChainStart))
-        check_network("model.energy", energy, EnergyNet)
-        if energy.takes_labels:
-            raise UserError(f"model.energy: {type(energy).__name__} takes labels; PCD needs U(x), such as MLPEnergy")
+        if energy.network.takes_labels:
+            raise UserError(
+                f"model.energy.network: expected U(x), such as MLPEnergy, got {type(energy.network).__name__}, which "
+                "takes labels"
+            )
         chains = ReplayBuffer("slot", buffer_size, energy.event_shape, reinit_probability=reinit_probability)
-        super().__init__(energy, optimizer, chains, **kwargs)
+        super().__init__(energy, chains, max_energy_gap, on_divergence)
         self.num_langevin_steps, self.step_size = num_langevin_steps, step_size
         self.temperature, self.metropolis = temperature, metropolis
         self.start, self.start_std = start, start_std
@@ -119,7 +113,7 @@ class PCD(EnergyModule):
 
     def walk(self, x: Tensor, num_steps: int, rng: Rng, weights: Weights = "ema") -> tuple[Chain, Tensor]:
         """Langevin steps as in training."""
-        with self.fixed(weights) as U:
+        with self.energy.fixed(weights) as U:
             return langevin(U, x, self.step_size, num_steps, rng, self.metropolis, self.temperature)
 
     def sampling(self, num: int, rng: Rng, weights: Weights) -> Iterator[tuple[float, Tensor]]:

@@ -13,11 +13,12 @@ Departures: written from the abstract and the divergence's derivative; the body 
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from pt_flows.contracts import Terms
 from pt_flows.functional.objectives import discriminator_loss
-from pt_flows.loop.base import FlowModule, Terms
+from pt_flows.methods.flows.particle_flow import ParticleFlow
 
 
-class JSFlow(FlowModule):
+class JSFlow(ParticleFlow):
     """Jensen-Shannon forward Euler with persistent training; the critic gives logits of D."""
 
     differentiated_once = ("generator", "critic")

@@ -13,68 +13,48 @@ Departures: the network potentials of Huang and Malik 2024, arXiv:2406.13619, ar
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
 
-import torch
-from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from pt_flows.contracts import Batch, GeneratorNet
+from pt_flows.bounds import Count, NonNegative, Positive
+from pt_flows.contracts import Batch, Terms
 from pt_flows.functional.potentials import Reduction, euler_target, velocity
 from pt_flows.functional.transport import entropic_potential
-from pt_flows.loop.base import GeneratorModule, Terms, adam, at_least, matched, positive, within_the_way
-from pt_flows.loop.requirements import check_factory
+from pt_flows.loop.method import Method
+from pt_flows.methods.flows.w2_fe import within_the_way
 from pt_flows.training.distributed import all_ranks
-from pt_flows.training.schedules import Decay, decay_factor
+from pt_flows.training.players import Generator, check_unconditional
+from pt_flows.training.schedules import Schedule, scheduled
+from pt_flows.training.steps import matched, regress
 
 
-class MinibatchW2FE(GeneratorModule):
+class MinibatchW2FE(Method):
     """Wasserstein-2 forward Euler along the potential between the minibatches of all ranks.
 
     Args:
         generator: G, latents to samples.
-        generator_optimizer: Makes G's optimizer from its parameters; its state is kept between iterations. Default Adam
-            with rate 5e-4 and betas 0.5 and 0.9.
         entropy: Temperature of entropic transport in units of the cost ½‖x - y‖²; 0 for exact transport, on the CPU.
-        step_size: ε, the share of the way to the data.
-        persistence: K, optimizer steps of G towards the same targets.
+        step_size: ε, the fraction of the way to the data.
+        persistence: K, optimizer steps of G towards the same targets, at least one in every iteration.
         reduction: Squared distance summed over coordinates (formula) or averaged.
-        lr_decay: How the learning rate falls over the run.
-        step_size_decay: How ε falls over the run.
-        ema_decay: Decay of the average of G's weights.
     """
 
     differentiated_once = ("generator",)
 
     def __init__(
         self,
-        generator: GeneratorNet,
-        generator_optimizer: OptimizerCallable = adam,
-        entropy: float = 0.0,
-        step_size: float = 1.0,
-        persistence: int = 5,
+        generator: Generator,
+        entropy: NonNegative = 0.0,
+        step_size: Positive | Schedule = 1.0,
+        persistence: Count | Schedule = 5,
         reduction: Reduction = "sum",
-        lr_decay: Decay = "constant",
-        step_size_decay: Decay = "constant",
-        ema_decay: float = 0.999,
     ) -> None:
-        super().__init__(generator, ema_decay)
-        check_factory("model.generator_optimizer", generator_optimizer)
-        at_least("model.entropy", entropy, 0)
-        at_least("model.persistence", persistence, 1)
-        positive("model.step_size", step_size)
-        within_the_way("model.step_size", step_size)
-        self.generator_optimizer, self.entropy = generator_optimizer, entropy
-        self.step_size, self.persistence = step_size, persistence
-        self.lr_decay: Decay = lr_decay
-        self.step_size_decay: Decay = step_size_decay
+        super().__init__()
+        check_unconditional(type(self).__name__, [generator])
+        self.generator, self.entropy = generator, entropy
+        self.step_size, self.persistence = scheduled(step_size), scheduled(persistence)
         self.reduction: Reduction = reduction
-
-    @property
-    def share_of_the_way(self) -> float:
-        """ε of this iteration."""
-        return self.step_size * decay_factor(self.step_size_decay, self.progress)
+        within_the_way(self.step_size)
 
     def velocity(self, x: Tensor, y: Tensor) -> Tensor:
         """-∇ψ at particles y, ψ the potential from particles to data x, over all ranks."""
@@ -85,17 +65,10 @@ class MinibatchW2FE(GeneratorModule):
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Transport between the samples, one Euler step, K regression steps of the generator."""
         ((x, _),) = minibatches
-        optimizer = cast(LightningOptimizer, self.optimizers())
-        z = self.latents(len(x))
-        y = self.generator(z)
+        G, K = self.generator, max(1, round(self.persistence(self.progress)))
+        z = G.latents(len(x), self.noise)
+        y = G(z)
         v = self.velocity(x, y.detach())
-        zeta = euler_target(y, v, self.share_of_the_way)  # ζ = y - ε ∇ψ(y)
+        zeta = euler_target(y, v, self.step_size(self.progress))  # ζ = y - ε ∇ψ(y)
         cost = 0.5 * v.flatten(1).square().sum(1).mean()
-        return {"dual": cost} | self.persistent_fit(optimizer, z, y, zeta, self.persistence, self.reduction)
-
-    def configure_optimizers(self) -> Any:
-        """G's optimizer and its schedule."""
-        self.needs_an_end("lr_decay", self.lr_decay)
-        self.needs_an_end("step_size_decay", self.step_size_decay)
-        optimizer: torch.optim.Optimizer = self.generator_optimizer(self.generator.parameters())
-        return [optimizer], [self.decayed(optimizer, self.lr_decay)]
+        return {"dual": cost} | regress(G, z, y, zeta, K, self.reduction)

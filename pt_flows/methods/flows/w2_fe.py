@@ -1,6 +1,6 @@
 r"""W2-FE: the gradient flow of half the squared Wasserstein-2 distance, forward Euler steps, persistent training.
 
-    dY = -∇ψ(Y) dt         ψ the Kantorovich potential from the law of Y to the data, cost c(x, y) = ½‖x - y‖²
+    dY = -∇ψ(Y) dt         ψ the Kantorovich potential from the distribution of Y to the data, cost c(x, y) = ½‖x - y‖²
     -∇ψ(y) = T(y) - y      T the optimal map, so particles move straight to the data and W2 falls like e^{-t}
     ζ_i = y_i - ε ∇ψ(y_i)  one Euler step of y_i = G(z_i); ε is the share of the way
     K times:  G ← one optimizer step on  (1/m) Σ ‖G(z_i) - ζ_i‖²,  the same z and ζ each time
@@ -18,86 +18,83 @@ of e; here both are as in the formulas. The inequality is taken over all pairs o
 there are samples. Learning rates, ε and K may decay.
 """
 
-from collections.abc import Iterable
-from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
 
-from pt_flows.contracts import CriticNet
+from pt_flows.bounds import Count, NonNegative, Positive
+from pt_flows.contracts import CriticNet, Terms
 from pt_flows.errors import UserError
 from pt_flows.functional.penalties import interpolate
-from pt_flows.functional.potentials import equality_penalty, inequality_penalty, quadratic_cost
+from pt_flows.functional.potentials import Reduction, equality_penalty, inequality_penalty, quadratic_cost
 from pt_flows.functional.transport import exact_wasserstein, half_squared_distances
-from pt_flows.loop.base import FlowModule, Terms, at_least, one_of, one_valued, within_the_way
-from pt_flows.loop.requirements import check_network
+from pt_flows.methods.flows.particle_flow import ParticleFlow
 from pt_flows.training.distributed import all_ranks
+from pt_flows.training.players import Critic, Generator, one_valued
+from pt_flows.training.requirements import check_network
+from pt_flows.training.schedules import Schedule
 
 Side = Literal["fake", "real", "mean"]
 ROWS_TO_WARN = 5
-"""So many rows of the log in a row must show a dual that is far off."""
+"""Number of successive rows of the log whose dual must be far off."""
 
 
-class W2FE(FlowModule):
+class W2FE(ParticleFlow):
     """Wasserstein-2 forward Euler with persistent training; the critic is φ.
 
     The penalties weigh squared costs, lengths to the fourth power, against a cost: for data scaled by s the weights
     that mean the same are those for scale one divided by s².
 
     Args:
-        *args: As for FlowModule.
-        excess: e, a network like the critic.
+        generator: G, latents to samples.
+        critic: φ; its optimizer moves e, too.
+        excess: e, a network like the critic's.
         inequality_weight: Weight of the inequality, over all pairs of the minibatch; the released code, which takes
             paired samples only, has 200 in the plane and 10 for images.
         interpolated_weight: The same between points on the segments of paired samples, which tells near pairs apart:
             without it particles gather in the middle of modes.
         equality_weight: Weight of both equality penalties; 0 saves their second derivatives.
         excess_weight: Weight of the penalty on e > 0; 0 in the plane, 10 for images in the released code.
-        potential_side: What moves particles: "fake" -∇ψ, the formula; "real" ∇φ, the released code; "mean" half of
-            each, which cancels the pull inwards of penalised potentials where particles have reached the data.
-        **kwargs: As for FlowModule.
+        potential_side: The function that moves particles: "fake" -∇ψ, the formula; "real" ∇φ, the released code; "mean"
+            half of each, which cancels the pull inwards of penalised potentials where particles have reached the data.
+        step_size: ε, the fraction of the way to the data.
+        persistence: K, optimizer steps of G towards the same targets, at least one in every iteration.
+        reduction: Squared distance summed over coordinates (formula) or averaged (released code).
+        rematch: Pair targets and outputs anew before every inner step after the first, by optimal assignment.
     """
 
     def __init__(
         self,
-        *args: Any,
+        generator: Generator,
+        critic: Critic,
         excess: CriticNet,
-        inequality_weight: float = 200.0,
-        interpolated_weight: float = 200.0,
-        equality_weight: float = 200.0,
-        excess_weight: float = 0.0,
+        inequality_weight: NonNegative = 200.0,
+        interpolated_weight: NonNegative = 200.0,
+        equality_weight: NonNegative = 200.0,
+        excess_weight: NonNegative = 0.0,
         potential_side: Side = "fake",
-        **kwargs: Any,
+        step_size: Positive | Schedule = 1.0,
+        persistence: Count | Schedule = 5,
+        reduction: Reduction = "sum",
+        rematch: bool = False,
     ) -> None:
+        super().__init__(generator, critic, step_size, persistence, reduction, rematch)
         check_network("model.excess", excess, CriticNet)
-        super().__init__(*args, **kwargs)
-        if excess.event_shape != self.event_shape:
+        if tuple(excess.event_shape) != tuple(generator.event_shape):
             raise UserError(
-                f"model.excess takes samples of shape {excess.event_shape}, model.generator makes {self.event_shape}; "
-                "give both the same image_size, num_channels or event_shape"
+                f"model.excess: expected samples of shape {tuple(generator.event_shape)}, which model.generator makes, "
+                f"got {tuple(excess.event_shape)}. Give both the same image_size, num_channels or event_shape"
             )
-        weights = {"inequality": inequality_weight, "interpolated": interpolated_weight}
-        weights |= {"equality": equality_weight, "excess": excess_weight}
-        for name, weight in weights.items():
-            at_least(f"model.{name}_weight", weight, 0)
-        one_of("model.potential_side", potential_side, ("fake", "real", "mean"))
-        within_the_way("model.step_size", self.step_size)
+        within_the_way(self.step_size)
         self.excess = one_valued(excess)
-        self.penalty_weights, self.potential_side = weights, potential_side
+        critic.include(self.excess)
+        self.penalty_weights = {"inequality": inequality_weight, "interpolated": interpolated_weight}
+        self.penalty_weights |= {"equality": equality_weight, "excess": excess_weight}
+        self.potential_side = potential_side
         self._latest: tuple[Tensor, Tensor] | None = None
         self._rows_far_off = 0
-
-    @property
-    def critic_parameters(self) -> Iterable[nn.Parameter]:
-        """φ and e have one optimizer."""
-        return chain(self.critic.parameters(), self.excess.parameters())
-
-    @property
-    def share_of_the_way(self) -> float:
-        """ε of this iteration, by which an exact step would shorten every path and with it W2."""
-        return self.euler_step
 
     def psi(self, y: Tensor) -> Tensor:
         """The potential of the particles' side, ψ = -φ + e."""
@@ -131,13 +128,14 @@ class W2FE(FlowModule):
         weighted = [weights[name] * penalty for name, penalty in penalties.items()]
         return {"loss_D": sum(weighted, -dual), "dual": dual} | penalties
 
-    def write(self, values: dict[str, float]) -> None:
-        """On vectors, log the exact ½ W2² of the last minibatch beside the dual, and warn where they stay apart."""
-        if "train/dual" in values and self._latest is not None and len(self.event_shape) == 1:
-            x, y = self._latest
-            values = values | {"train/dual_exact": 0.5 * exact_wasserstein(x, y, p=2) ** 2}
-            self._judge(values["train/dual"], values["train/dual_exact"], 0.5 * float(x.var(0).sum()))
-        super().write(values)
+    def diagnose(self, row: dict[str, float]) -> dict[str, float]:
+        """On vectors, log the exact ½ W2² of the last minibatch beside the dual, and warn if they stay apart."""
+        if "train/dual" not in row or self._latest is None or len(self.generator.event_shape) != 1:
+            return {}
+        x, y = self._latest
+        exact = 0.5 * exact_wasserstein(x, y, p=2) ** 2
+        self._judge(row["train/dual"], exact, 0.5 * float(x.var(0).sum()))
+        return {"train/dual_exact": exact}
 
     def _judge(self, dual: float, exact: float, scale: float) -> None:
         self._rows_far_off = self._rows_far_off + 1 if abs(dual - exact) > 0.5 * exact + 0.1 * scale else 0
@@ -148,3 +146,12 @@ class W2FE(FlowModule):
                 f"{self.iteration}): particles will not go to the data. Where it is too large, raise model."
                 f"inequality_weight ({weight:g}); where it is too small, lower that, or give the critic more steps"
             )
+
+
+def within_the_way(step_size: Schedule) -> None:
+    """Warn if a step of the Wasserstein-2 flow is longer than the way to the data."""
+    if step_size.value > 1:
+        rank_zero_warn(
+            f"model.step_size: expected at most 1, the whole way to the data, got {step_size.value:g}. Particles pass "
+            "the data, and from 2 on they run away from them"
+        )

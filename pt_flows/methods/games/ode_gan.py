@@ -14,41 +14,42 @@ this is the joint field. The average of G's weights is an addition (`evaluation.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import repeat
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple
 
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.autograd import grad
 from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 
-from pt_flows.contracts import Batch, CriticNet, GeneratorNet
+from pt_flows.bounds import DecayRate, NonNegative, Positive
+from pt_flows.contracts import Batch, CriticNet, GeneratorNet, Terms
 from pt_flows.errors import UserError
 from pt_flows.functional.integrators import TABLEAUS, Integrator, combine, rk_stages, step_error
 from pt_flows.functional.objectives import Objective, discriminator_loss, generator_loss
-from pt_flows.loop.base import AdversarialModule, Terms, at_least, one_of, positive
+from pt_flows.loop.method import Method
 from pt_flows.training.distributed import mean_over_ranks
 from pt_flows.training.flat import FlatNetwork, refuse_unsteady_layers
-from pt_flows.training.schedules import piecewise_constant
+from pt_flows.training.players import Critic, Generator, check_pair
+from pt_flows.training.schedules import Schedule, scheduled
 
 StageBatches = Literal["shared", "fresh"]
 PenaltyPlacement = Literal["after_step", "first_stage"]
 PLAYERS = ("discriminator", "generator")
 Buffers = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""Of the discriminator and of the generator, by name."""
+"""Buffers of the discriminator and of the generator, by name."""
 
 
 class Draw(NamedTuple):
-    """What the field is an average over: data, their labels (none if unconditional), latents."""
+    """The sample that the field is an average over: data, their labels (none if unconditional), latents."""
 
     x: Tensor
     labels: tuple[Tensor, ...]
     z: Tensor
 
 
-class ODEGAN(AdversarialModule):
+class ODEGAN(Method):
     """GAN training as an ordinary differential equation.
 
     Batch norm uses the batch in every stage; its running statistics are updated once per iteration, by the first stage.
@@ -61,8 +62,6 @@ class ODEGAN(AdversarialModule):
         integrator: Runge-Kutta method: 1, 2, 4 or 3 evaluations of the field per iteration, in the order of the names.
         penalty_weight: λ.
         objective: The two losses.
-        step_size_boundaries: Iterations after which the factor of h changes.
-        step_size_factors: Factors of h, one more than boundaries.
         stage_batches: "shared": every stage sees one minibatch, and the step is one of a deterministic field. "fresh":
             every stage has data and latents of its own (released CIFAR-10 code).
         penalty_placement: "after_step": θ ← θ' - h λ r. "first_stage": λ r / b_1 is added to D's first stage, which
@@ -78,34 +77,20 @@ class ODEGAN(AdversarialModule):
         self,
         generator: GeneratorNet,
         critic: CriticNet,
-        step_size: float,
+        step_size: Positive | Schedule,
         integrator: Integrator = "rk4",
-        penalty_weight: float = 0.01,
+        penalty_weight: NonNegative = 0.01,
         objective: Objective = "non_saturating",
-        step_size_boundaries: Sequence[int] = (),
-        step_size_factors: Sequence[float] = (1.0,),
         stage_batches: StageBatches = "shared",
         penalty_placement: PenaltyPlacement = "after_step",
-        ema_decay: float = 0.999,
+        ema_decay: DecayRate | None = 0.999,
     ) -> None:
-        super().__init__(generator, critic, ema_decay)
-        positive("model.step_size", step_size)
-        at_least("model.penalty_weight", penalty_weight, 0)
-        one_of("model.integrator", integrator, TABLEAUS)
-        one_of("model.objective", objective, get_args(Objective))
-        one_of("model.stage_batches", stage_batches, get_args(StageBatches))
-        one_of("model.penalty_placement", penalty_placement, get_args(PenaltyPlacement))
-        if len(step_size_factors) != len(step_size_boundaries) + 1 or list(step_size_boundaries) != sorted(
-            step_size_boundaries
-        ):
-            raise UserError(
-                "model.step_size_boundaries must ascend and model.step_size_factors have one entry more, got "
-                f"{list(step_size_boundaries)} and {list(step_size_factors)}"
-            )
-        for factor in step_size_factors:
-            positive("model.step_size_factors", factor)
-        self.step_size, self.penalty_weight, self.tableau = step_size, penalty_weight, TABLEAUS[integrator]
-        self.boundaries, self.factors = list(step_size_boundaries), list(step_size_factors)
+        super().__init__()
+        self.step_size, self.penalty_weight, self.tableau = scheduled(step_size), penalty_weight, TABLEAUS[integrator]
+        descent = partial(SGD, lr=1.0)  # it follows the combined slope; the schedule of its rate is h
+        self.generator = Generator(generator, descent, self.step_size, ema_decay)
+        self.critic = Critic(critic, descent, self.step_size, steps=1)
+        check_pair(self.generator, self.critic)
         self.objective: Objective = objective
         self.fresh, self.penalise_first_stage = stage_batches == "fresh", penalty_placement == "first_stage"
         self.D, self.G = FlatNetwork(critic), FlatNetwork(generator)
@@ -113,7 +98,7 @@ class ODEGAN(AdversarialModule):
 
     @property
     def minibatches_per_iteration(self) -> int:
-        """One, or one for each stage."""
+        """One minibatch, or one for each stage."""
         return self.tableau.num_stages if self.fresh else 1
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
@@ -151,7 +136,7 @@ class ODEGAN(AdversarialModule):
 
     def field(self, y: Tensor, draw: Draw) -> Tensor:
         """v(y) = (-∇_θ l_D, -∇_φ l_G) as one vector, averaged over ranks; first-order work only."""
-        theta, phi = self.players(y)
+        theta, phi = self.leaves(y)
         l_D, l_G, _ = self.losses(theta, phi, draw)
         (g_G,) = grad(l_G, phi, retain_graph=True)
         (g_D,) = grad(l_D, theta)
@@ -165,7 +150,7 @@ class ODEGAN(AdversarialModule):
         r is None where there is none, and where it is inside: then D's part of the field has λ r / b_1 in it, which one
         backward pass gives.
         """
-        theta, phi = self.players(y)
+        theta, phi = self.leaves(y)
         l_D, l_G, buffers = self.losses(theta, phi, draw)
         (g_G,) = grad(l_G, phi, retain_graph=True, create_graph=regulariser != "none")
         g, r = average(g_G.detach()), None
@@ -188,12 +173,13 @@ class ODEGAN(AdversarialModule):
 
     def draws(self, minibatches: Sequence[Batch]) -> Iterator[Draw]:
         """Data and latents of every stage: the same again and again, or fresh ones."""
-        drawn = [Draw(x, (y,) if self.num_classes else (), self.latents(len(x))) for x, y in minibatches]
+        G, conditional = self.generator, self.generator.num_classes > 0
+        drawn = [Draw(x, (y,) if conditional else (), G.latents(len(x), self.noise)) for x, y in minibatches]
         return iter(drawn) if self.fresh else repeat(drawn[0])
 
     # -------------------------------------------------------------------------------------------------- the players
 
-    def players(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def leaves(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """θ and φ of a joint vector, as leaves to differentiate by."""
         return self.of_D(y).detach().requires_grad_(), self.of_G(y).detach().requires_grad_()
 
@@ -208,23 +194,15 @@ class ODEGAN(AdversarialModule):
     @property
     def h(self) -> float:
         """Step size of this iteration."""
-        return float(cast(LightningOptimizer, self.optimizers()).param_groups[0]["lr"])
-
-    def configure_optimizers(self) -> Any:
-        """Plain gradient descent with learning rate h, which follows the combined slope; its schedule moves h."""
-        players = [{"params": self.D.parameters, "name": "D"}, {"params": self.G.parameters, "name": "G"}]
-        optimizer = SGD(players, lr=self.step_size)
-        return [optimizer], [LambdaLR(optimizer, lambda t: piecewise_constant(t, self.boundaries, self.factors))]
+        return self.step_size(self.progress)
 
     @torch.no_grad()
     def follow(self, slope: Tensor, buffers: Buffers) -> None:
         """Move y to y + h slope, unless a slope of this run is not finite: then the last good state stays."""
         self.alive &= slope.isfinite().all()
         descent = torch.where(self.alive, -slope, 0.0)
-        for network, part in ((self.D, self.of_D(descent)), (self.G, self.of_G(descent))):
-            for parameter, piece in zip(network.parameters, network.pieces(part), strict=True):
-                parameter.grad = piece
-        cast(LightningOptimizer, self.optimizers()).step()
+        self.critic.apply_gradients(self.D.pieces(self.of_D(descent)))
+        self.generator.apply_gradients(self.G.pieces(self.of_G(descent)))
         for network, updated in zip((self.D, self.G), buffers, strict=True):
             network.commit(updated, self.alive)
 
@@ -265,10 +243,10 @@ class ODEGAN(AdversarialModule):
     # ------------------------------------------------------------------------------------------------------ refusals
 
     def setup(self, stage: str) -> None:
-        """Refuse what would make the field differ between stages, or lose its steps."""
+        """Check that nothing makes the field differ between stages, or loses its steps."""
         super().setup(stage)
         if stage == "fit":
-            for name, network in (("critic", self.critic), ("generator", self.generator)):
+            for name, network in self.networks.items():
                 refuse_unsteady_layers(f"model.{name}", network)
             self._probe()
 
@@ -276,8 +254,9 @@ class ODEGAN(AdversarialModule):
     def _probe(self) -> None:
         """Evaluate both networks twice at one input."""
         with torch.random.fork_rng(devices=[]):
-            z = torch.randn(4, *self.generator.latent_shape).to(next(self.generator.parameters()))
-            labels = (torch.arange(4, device=z.device) % self.num_classes,) if self.num_classes else ()
+            G, num_classes = self.generator.network, self.generator.num_classes
+            z = torch.randn(4, *G.latent_shape).to(next(G.parameters()))
+            labels = (torch.arange(4, device=z.device) % num_classes,) if num_classes else ()
             evaluate = lambda net, x: net(net.vector(), net.buffers(), x, *labels)
             x = evaluate(self.G, z)
             a = evaluate(self.D, x)
@@ -285,8 +264,8 @@ class ODEGAN(AdversarialModule):
         for name, (first, second) in again.items():
             if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
                 raise UserError(
-                    f"model.{name} gives two answers to one input in training mode, so the field would differ between "
-                    "the stages of a step; take out what is random or keeps a state in its forward"
+                    f"model.{name}: expected one answer to one input in training mode, got two, so the field would "
+                    "differ between the stages of a step. Remove layers that are random or keep a state"
                 )
 
 

@@ -11,41 +11,50 @@ alone (Petzka, Fischer, Lukovnicov 2018, On the regularization of Wasserstein GA
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
-from pt_flows.contracts import Batch
+from pt_flows.bounds import Count, NonNegative
+from pt_flows.contracts import Batch, Terms
 from pt_flows.functional.penalties import PENALTIES, Penalty, gradient_norm, interpolate
 from pt_flows.functional.potentials import wasserstein1_dual
-from pt_flows.loop.base import AlternatingModule, Terms, at_least, one_of
+from pt_flows.loop.method import Method
+from pt_flows.training.players import Critic, Generator, check_pair, check_unconditional
+from pt_flows.training.steps import fit_critic
 
 
-class WGANGP(AlternatingModule):
+class WGANGP(Method):
     """Wasserstein GAN with a penalty on the critic's slope.
 
     Args:
-        *args: As for AlternatingModule.
+        generator: G, latents to samples.
+        critic: f; without batch norm, which would break the penalty.
         penalty: "two_sided" (GP, the paper) or "one_sided" (LP).
         penalty_weight: λ; 10 in the paper, 0.1 in the released toys.
         generator_batch_multiple: Generator batch over critic batch; 2 in the released CIFAR-10 ResNet.
-        **kwargs: As for AlternatingModule.
     """
+
+    differentiated_once = ("generator",)
 
     def __init__(
         self,
-        *args: Any,
+        generator: Generator,
+        critic: Critic,
         penalty: Penalty = "two_sided",
-        penalty_weight: float = 10.0,
-        generator_batch_multiple: int = 1,
-        **kwargs: Any,
+        penalty_weight: NonNegative = 10.0,
+        generator_batch_multiple: Count = 1,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        one_of("model.penalty", penalty, PENALTIES)
-        at_least("model.penalty_weight", penalty_weight, 0)
-        at_least("model.generator_batch_multiple", generator_batch_multiple, 1)
+        super().__init__()
+        check_pair(generator, critic)
+        check_unconditional(type(self).__name__, [generator, critic])
+        self.generator, self.critic = generator, critic
         self.penalty, self.penalty_weight = PENALTIES[penalty], penalty_weight
         self.generator_batch_multiple = generator_batch_multiple
+
+    @property
+    def minibatches_per_iteration(self) -> int:
+        """One per critic step; the generator needs latents only."""
+        return self.critic.steps
 
     def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
         """Loss of f on data x and generated samples y: lines 4 to 7."""
@@ -56,12 +65,14 @@ class WGANGP(AlternatingModule):
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Algorithm 1, lines 2 to 12."""
-        G, f = self.generator, self.critic
-        optimizer_G, _ = self.optimizer_pair()
+        f, num = self.critic, len(minibatches[0][0])
 
-        terms = self.fit_critic(minibatches)  # lines 2 to 9
+        terms = fit_critic(f, self.critic_loss, minibatches, self.generated)  # lines 2 to 9
 
-        z = self.latents(self.generator_batch_multiple * len(minibatches[0][0]))  # lines 11 and 12
-        loss_G = -f(G(z)).mean()
-        self.step_down(loss_G, optimizer_G)
+        loss_G = -f(self.generated(self.generator_batch_multiple * num)).mean()  # lines 11 and 12
+        self.generator.step(loss_G)
         return terms | {"loss_G": loss_G.detach()}
+
+    def generated(self, num: int) -> Tensor:
+        """Fresh samples G(z), (num, *event)."""
+        return self.generator(self.generator.latents(num, self.noise))

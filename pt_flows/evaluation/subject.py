@@ -1,0 +1,64 @@
+"""Subjects: the thing that is measured is a method with its weights and a sampler."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pt_flows.contracts import Weights
+from pt_flows.loop.journal import Cost
+from pt_flows.loop.method import Method
+from pt_flows.samplers import Sampler, default_sampler
+from pt_flows.training.distributed import share_of
+from pt_flows.training.noise import generator_at
+
+CHUNK = 500
+"""Samples drawn from one seed: the numbers that sample i gets do not depend on ranks or batches."""
+
+
+@dataclass
+class Subject:
+    """A method, the weights that draw, and the sampler that draws.
+
+    Attributes:
+        method: The trained method, on its device.
+        weights: The averaged weights, or the raw ones.
+        sampler: Draws; default the method's own way.
+        cost: Samples that each network has evaluated while drawing.
+    """
+
+    method: Method
+    weights: Weights = "ema"
+    sampler: Sampler | None = None
+    cost: Cost = field(default_factory=Cost)
+
+    def prepared(self, data: Any = None) -> Sampler:
+        """The sampler, ready to draw from the method's current weights."""
+        self.sampler = self.sampler or default_sampler(self.method)
+        self.sampler.prepare(self.method, self.weights, data)
+        return self.sampler
+
+    def chunks(self, num: int, stream: str) -> Iterator[Tensor]:
+        """Draw this rank's part of `num` samples from fixed noise, in chunks.
+
+        Args:
+            num: Samples over all ranks.
+            stream: Name of the noise; the same name gives the same noise in every run.
+        """
+        sampler = self.prepared()
+        drawing = {name: p.weighted(self.weights) for name, p in self.method.players.items() if p.keeps(self.weights)}
+        self.cost.watch(drawing)
+        try:
+            for chunk in share_of(-(-num // CHUNK)):
+                with self.cost.running():
+                    x = sampler.sample(min(CHUNK, num - chunk * CHUNK), rng=generator_at("cpu", stream, chunk))
+                yield x
+        finally:
+            self.cost.unwatch()
+
+    @property
+    def device(self) -> torch.device:
+        """The method's device."""
+        return self.method.device

@@ -1,0 +1,70 @@
+"""The clock: Lightning counts iterations here, and this is the only file with undocumented names of Lightning.
+
+Lightning's `global_step` counts the steps of its optimizer wrappers, and its loggers count batches. Neither is the
+iteration of a paper: a critic takes several steps, an integrator writes parameters itself, and a batch is a block of
+several iterations. Methods use the raw optimizers, which nobody counts, and call `tick` once per iteration. So
+`max_steps`, checkpoints, loggers, `self.log`, `LearningRateMonitor` and progress bars all mean the outer loop.
+"""
+
+from typing import Any, cast
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+
+from pt_flows.contracts import Batch
+
+
+def tick(trainer: L.Trainer) -> None:
+    """Count one iteration as one step of Lightning's `global_step`."""
+    steps = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    steps.increment_ready()
+    steps.increment_completed()
+
+
+class Clock(L.Callback):
+    """Sets Lightning's counters to the iteration, before any other callback reads them."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Move to the front of all callbacks."""
+        callbacks = cast(list[L.Callback], cast(Any, trainer).callbacks)
+        callbacks.remove(self)
+        callbacks.insert(0, self)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Continue counting from the method's iteration."""
+        total = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        total.ready = total.completed = cast(Any, pl_module).iteration
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Number the rows that Lightning writes for this block, by its own convention: after N iterations, N - 1.
+
+        A block that reaches or passes a multiple of `log_every_n_steps` writes one row, for the last such multiple.
+        """
+        before = cast(Any, pl_module).iteration
+        after, interval = before + len(batch[0]), max(1, int(cast(Any, trainer).log_every_n_steps or 1))
+        passed = after // interval * interval
+        trainer.fit_loop.epoch_loop._batches_that_stepped = (passed if passed > before else after) - 1
+
+
+def synchronises_batch_norm(trainer: L.Trainer) -> bool:
+    """Whether `sync_batchnorm` is on."""
+    return getattr(trainer.strategy, "_layer_sync", None) is not None
+
+
+def ends_with_epoch(timer: Timer) -> bool:
+    """Whether a Timer looks at the clock at ends of epochs only."""
+    return timer._interval == "epoch"
+
+
+def saving_rule(callback: ModelCheckpoint) -> tuple[Any, int, int]:
+    """When a ModelCheckpoint saves: its time interval, its number of steps and of epochs."""
+    return callback._train_time_interval, callback._every_n_train_steps, callback._every_n_epochs
+
+
+def forget_first_epoch(trainer: L.Trainer) -> None:
+    """Drop the one epoch that Lightning demands wherever `min_steps` is set."""
+    loop = trainer.fit_loop
+    if loop.min_steps and loop.min_epochs == 1:
+        loop.min_epochs = 0

@@ -1,0 +1,182 @@
+"""The journal of a run: terms of iterations become rows of the log, and costs are counted."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from statistics import fmean
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import nn
+
+from pt_flows.contracts import Terms
+from pt_flows.errors import DivergenceError
+from pt_flows.training.distributed import world
+from pt_flows.training.player import Player
+from pt_flows.training.requirements import check_terms
+
+
+class Cost:
+    """The cost of training so far: seconds in training steps, data consumed, samples that each network evaluated.
+
+    Evaluation, pictures and checkpoints are not counted.
+
+    Attributes:
+        seconds: Time in training steps.
+        images_seen: Real samples consumed, over all ranks.
+        evaluations: Samples that each network has evaluated, over all ranks; no machine changes these numbers.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.images_seen = 0
+        self.evaluations: dict[str, int] = {}
+        self._since: float | None = None
+        self._counters: list[Any] = []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count inside a `with` block."""
+        self._since = time.perf_counter()
+        yield
+        self.tick()
+        self._since = None
+
+    def tick(self) -> None:
+        """Bring `seconds` up to date."""
+        if self._since is not None:
+            now = time.perf_counter()
+            self.seconds, self._since = self.seconds + now - self._since, now
+
+    def count(self, network: str, num: int) -> None:
+        """Count samples that a network evaluates in training on this rank, times the number of ranks."""
+        if self._since is not None:
+            self.evaluations[network] = self.evaluations.get(network, 0) + num * world()[1]
+
+    def watch(self, networks: dict[str, nn.Module]) -> None:
+        """Count every evaluation of the networks from now on."""
+        self._counters = [net.register_forward_pre_hook(partial(self._hook, name)) for name, net in networks.items()]
+
+    def _hook(self, name: str, network: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], torch.Tensor):
+            self.count(name, len(inputs[0]))
+
+    def unwatch(self) -> None:
+        """Stop counting evaluations."""
+        for counter in self._counters:
+            counter.remove()
+        self._counters = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The costs as plain values."""
+        return {"seconds": self.seconds, "images_seen": self.images_seen, "evaluations": dict(self.evaluations)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue counting from saved costs."""
+        self.seconds, self.images_seen = float(state["seconds"]), int(state["images_seen"])
+        self.evaluations = {str(name): int(num) for name, num in state["evaluations"].items()}
+
+    def row(self) -> dict[str, float]:
+        """The costs by their log keys."""
+        evaluations = {f"cost/evaluations_{name}": float(num) for name, num in self.evaluations.items()}
+        return {"cost/images_seen": float(self.images_seen), "cost/seconds": self.seconds} | evaluations
+
+
+class Judge(Protocol):
+    """The side of a method that the journal talks to."""
+
+    iteration: int
+    cost: Cost
+
+    @property
+    def trainer(self) -> L.Trainer:
+        """The trainer of the run."""
+        ...
+
+    @property
+    def players(self) -> dict[str, Player[Any]]:
+        """The players by name."""
+        ...
+
+    def check(self, iteration: int, terms: dict[str, float]) -> None:
+        """Raise if the terms of an iteration show that the run is lost."""
+        ...
+
+    def diagnose(self, row: dict[str, float]) -> dict[str, float]:
+        """Return more numbers for a row of the log."""
+        ...
+
+
+class Journal:
+    """Collects terms without reading them back from the device, and writes their means as rows of the log."""
+
+    def __init__(self) -> None:
+        self._terms: list[Terms] = []
+        self._known: set[str] = set()
+        self._flushed = (0, 0.0)
+
+    def begin(self, method: Judge) -> None:
+        """Begin the first interval of the log where the run begins."""
+        self._flushed = (method.iteration, method.cost.seconds)
+
+    def add(self, method: Judge, terms: Terms) -> None:
+        """Take the terms of an iteration.
+
+        Raises:
+            UserError: They are not detached scalar tensors.
+        """
+        if not isinstance(terms, dict) or not terms.keys() <= self._known:
+            check_terms(f"{type(method).__name__}.iterate", terms)
+            self._known |= terms.keys()
+        self._terms.append(terms)
+
+    def flush(self, method: Judge) -> None:
+        """Log the means since the last flush. No other place lets training wait for the device.
+
+        Raises:
+            DivergenceError: The method finds that the run is lost.
+        """
+        if not self._terms:
+            return
+        first = method.iteration - len(self._terms) + 1
+        names = [list(terms) for terms in self._terms]
+        values = iter(torch.stack([value.float() for terms in self._terms for value in terms.values()]).tolist())
+        self._terms.clear()
+        by_name: dict[str, list[float]] = {}
+        for iteration, terms in enumerate(names, first):
+            numbers = {name: next(values) for name in terms}
+            method.check(iteration, numbers)
+            for name, value in numbers.items():
+                by_name.setdefault(name, []).append(value)
+        row = {f"train/{name}": fmean(v) for name, v in by_name.items() if not name.startswith("_")}
+        row |= {f"train/lr_{name}": p.lr for name, p in method.players.items() if p.optimizer is not None}
+        method.cost.tick()
+        before, since = self._flushed
+        self._flushed = (method.iteration, method.cost.seconds)
+        rate = (method.iteration - before) / max(method.cost.seconds - since, 1e-9)
+        row |= method.cost.row() | {"cost/iterations_per_second": rate}
+        self.write(method, row | method.diagnose(row))
+
+    def write(self, method: Judge, values: dict[str, float]) -> None:
+        """Send numbers to every logger at this iteration, and to callbacks that watch a metric."""
+        trainer = method.trainer
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=method.iteration)
+        trainer.callback_metrics.update({key: torch.as_tensor(value) for key, value in values.items()})
+
+
+def check_finite(iteration: int, terms: dict[str, float]) -> None:
+    """Check the terms of an iteration.
+
+    Raises:
+        DivergenceError: A term is not finite.
+    """
+    for name, value in terms.items():
+        if not math.isfinite(value):
+            raise DivergenceError(
+                f"{name.lstrip('_')} is {value} at iteration {iteration}. "
+                "Lower the learning rate or the step size, or raise the penalty weight"
+            )

@@ -1,0 +1,273 @@
+"""The base of all methods: everything around an iteration, so that a method file is the iteration.
+
+A method is composed of players (`pt_flows.training`) and overrides `iterate`, one turn of its paper's outer loop. The
+base counts iterations, moves the learning rates, averages weights, collects the terms for the log, and stops at the
+first term that is not finite. It knows nothing of samples or supervision.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import nullcontext
+from inspect import isabstract
+from typing import Any, ClassVar, Self
+
+import lightning as L
+import torch
+from torch import nn
+
+from pt_flows.construction import Constructed
+from pt_flows.contracts import Batch, Terms
+from pt_flows.errors import DivergenceError
+from pt_flows.formats import CHECKPOINT_FORMAT, check_format
+from pt_flows.loop.clock import Clock, tick
+from pt_flows.loop.describing import check_file, description, is_plain, rebuilt
+from pt_flows.loop.journal import Cost, Journal, check_finite
+from pt_flows.loop.preflight import Preflight, check_block
+from pt_flows.training.distributed import world
+from pt_flows.training.noise import NoiseStream, fold, run_seed
+from pt_flows.training.optimizers import keep_what_fits
+from pt_flows.training.player import Player
+from pt_flows.training.players import Generator
+from pt_flows.training.schedules import Progress, Schedule
+
+
+class Method(Constructed, L.LightningModule, ABC):
+    """Base of every method. A subclass assigns its players and overrides `iterate`.
+
+    Attributes:
+        iteration: Iterations done. Lightning's `global_step` is the same number.
+        noise: Random numbers of the iteration at hand; they depend on the seed and the iteration alone.
+        cost: The cost of training so far.
+        trained_seed: Seed of the run.
+        not_described: Arguments that a loaded checkpoint does not describe.
+    """
+
+    float32_only: ClassVar[bool] = False
+    """Whether iterations run outside autocast, because a step is made of small differences."""
+    channels_last: ClassVar[bool] = True
+    """Whether convolutions may keep channels innermost in memory."""
+    differentiated_once: ClassVar[tuple[str, ...]] = ()
+    """Networks that no second derivative goes through, which can be compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.save_hyperparameters(description(self))
+        self.iteration = 0
+        self.trained_seed: int | None = None
+        self.not_described: list[str] = []
+        self.cost = Cost()
+        self.noise = NoiseStream("training")
+        self.journal = Journal()
+        self._loaded_optimizers: list[dict[str, Any]] = []
+
+    # -------------------------------------------------------------------------------------- for a method to override
+
+    @abstractmethod
+    def iterate(self, minibatches: Sequence[Batch]) -> Terms:
+        """Run one iteration of the method: its algorithm box.
+
+        Args:
+            minibatches: `minibatches_per_iteration` fresh batches `(x, y)`, on the device.
+
+        Returns:
+            Scalars to log, detached, never converted to numbers here.
+        """
+
+    @property
+    def minibatches_per_iteration(self) -> int:
+        """Number of fresh minibatches that one iteration consumes; the data serve exactly that many."""
+        return 1
+
+    def check(self, iteration: int, terms: dict[str, float]) -> None:
+        """Raise if the terms of an iteration show that the run is lost. Called once per row of the log.
+
+        Raises:
+            DivergenceError: A term is not finite.
+        """
+        check_finite(iteration, terms)
+
+    def diagnose(self, row: dict[str, float]) -> dict[str, float]:
+        """Return more numbers for a row of the log, by their log keys."""
+        return {}
+
+    # -------------------------------------------------------------------------------------------------- small tools
+
+    @property
+    def players(self) -> dict[str, Player[Any]]:
+        """The players by name."""
+        return {name: child for name, child in self.named_children() if isinstance(child, Player)}
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that are trained, by name."""
+        children = {name: net.network if isinstance(net, Player) else net for name, net in self.named_children()}
+        return {name: net for name, net in children.items() if any(True for _ in net.parameters())}
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """All schedules by their configuration keys."""
+        own = {f"model.{name}": value for name, value in vars(self).items() if isinstance(value, Schedule)}
+        return own | {f"model.{name}.lr_schedule": player.lr_schedule for name, player in self.players.items()}
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run has come."""
+        return Progress(self.iteration, self.trainer.max_steps)
+
+    @property
+    def log_interval(self) -> int:
+        """Iterations between two rows of the log: `trainer.log_every_n_steps`."""
+        return max(1, int(getattr(self.trainer, "log_every_n_steps", 50)))
+
+    def flush(self) -> None:
+        """Write the terms since the last row of the log.
+
+        Raises:
+            DivergenceError: The run is lost.
+        """
+        self.journal.flush(self)
+
+    # ----------------------------------------------------------------------------------------- the loop, for Lightning
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return the callbacks of every run: the clock, and checks before anything is computed."""
+        return [Clock(), Preflight()]
+
+    def setup(self, stage: str) -> None:
+        """Let generators start from the data's source, if the data have one."""
+        source = getattr(getattr(self.trainer, "datamodule", None), "source", None)
+        for player in self.players.values():
+            if isinstance(player, Generator):
+                player.start_from(source)
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizers of all players."""
+        optimizers = [player.bind(name) for name, player in self.players.items()]
+        return [optimizer for optimizer in optimizers if optimizer is not None]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Run a block of iterations: x (iterations, minibatches, B, *event), y (iterations, minibatches, B)."""
+        check_block(batch, self.minibatches_per_iteration)
+        players, interval = list(self.players.values()), self.log_interval
+        torch.manual_seed(fold(run_seed(), "global", world()[0], self.iteration))  # dropout and users' own draws
+        precision = torch.autocast(self.device.type, enabled=False) if self.float32_only else nullcontext()
+        with self.cost.running(), precision:
+            for xs, ys in zip(*batch, strict=True):
+                self.noise.seek(self.iteration, self.device)
+                for player in players:
+                    player.begin(self.progress)
+                terms = self.iterate(list(zip(xs, ys, strict=True)))
+                self.iteration += 1
+                self.cost.images_seen += ys.numel() * world()[1]
+                for player in players:
+                    player.average(self.iteration)
+                self.journal.add(self, terms)
+                if self.iteration % interval == 0:
+                    self.flush()
+                tick(self.trainer)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Do nothing. The Evaluate callback measures generated samples once the loop ends."""
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Do nothing, as for validation."""
+
+    def on_fit_start(self) -> None:
+        """Begin the log and the count of costs where the run begins."""
+        self.trained_seed = run_seed()
+        self.journal.begin(self)
+        self.cost.watch(self.networks)
+        for note in keep_what_fits(self._loaded_optimizers, self.trainer.optimizers):
+            self.print(f"note: {note}")
+        self._loaded_optimizers = []
+
+    def on_train_start(self) -> None:
+        """Let the configuration's learning rates win over a checkpoint's."""
+        for player in self.players.values():
+            player.restore_settings()
+
+    def on_train_end(self) -> None:
+        """Log the iterations after the last full interval."""
+        self.flush()
+        self.cost.unwatch()
+
+    # -------------------------------------------------------------------------------------------------- checkpoints
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The iteration and the cost of training so far, kept beside the weights."""
+        return {"iteration": self.iteration, "cost": self.cost.state_dict()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue counting where the checkpoint was written."""
+        self.iteration = int(state["iteration"])
+        self.cost.load_state_dict(state["cost"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only content that loads with `weights_only=True`, and no weights that are not finite.
+
+        Raises:
+            DivergenceError: A parameter is not finite.
+        """
+        self.flush()
+        for name, tensor in self.named_parameters():
+            if not bool(tensor.isfinite().all()):
+                raise DivergenceError(
+                    f"{name} has values that are not finite after iteration {self.iteration}. No checkpoint is written "
+                    "over the last good one. Lower the learning rate or the step size"
+                )
+        left_out = [name for name in self.left_out if name not in self.hparams]
+        record = {"format": CHECKPOINT_FORMAT, "seed": run_seed(), "iteration": self.iteration, "left_out": left_out}
+        checkpoint["pt_flows"] = record
+        hyper = checkpoint.get("hyper_parameters", {})
+        checkpoint["hyper_parameters"] = {k: v for k, v in hyper.items() if is_plain(v)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the seed, and say so if a run continues with another one. Optimizers do not exist yet."""
+        check_format(checkpoint, "the checkpoint")
+        record = checkpoint["pt_flows"]
+        self.trained_seed = seed = record["seed"]
+        if self._trainer is None:  # built from the checkpoint's description: keep what the arguments cannot tell
+            saved = checkpoint.get("hyper_parameters", {})
+            self.not_described = record["left_out"]
+            self.hparams.update({k: saved[k] for k in self.left_out if k in saved and is_plain(saved[k])})
+            return
+        if self._trainer.training:
+            self._loaded_optimizers = checkpoint.get("optimizer_states", [])
+        if "PL_GLOBAL_SEED" in os.environ and seed is not None and seed != run_seed():
+            self.print(
+                f"note: the checkpoint was trained with seed {seed}, this run has {run_seed()}. It continues with "
+                f"other noise and data order; pass --seed_everything {seed} to continue the same run"
+            )
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Build the method that a checkpoint describes, networks and weights included.
+
+        Networks of classes that can be imported are built again from the plain arguments that they were built from. Any
+        other has to be given: `W1FE.load_from_checkpoint(path, generator=..., critic=...)`.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: Device of the weights; default the one they were on.
+            hparams_file: As in Lightning.
+            strict: As in Lightning.
+            weights_only: Whether to reject files that hold more than tensors and plain values.
+            **kwargs: Arguments of the method that replace the checkpoint's.
+
+        Raises:
+            UserError: The checkpoint does not describe all arguments, is of another class, or of another version.
+        """
+        check_file(checkpoint_path)
+        loader: Any = L.LightningModule if isabstract(cls) else super()  # a base builds the class of the checkpoint
+        arguments = (checkpoint_path, map_location, hparams_file, strict, weights_only)
+        return rebuilt(cls.__name__, checkpoint_path, lambda: loader.load_from_checkpoint(*arguments, **kwargs), kwargs)

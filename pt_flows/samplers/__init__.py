@@ -1,0 +1,42 @@
+"""Samplers: how samples are drawn from a trained method. Importing this package makes their short names known."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pt_flows.contracts import Weights
+from pt_flows.samplers.chains import Chains
+from pt_flows.samplers.direct import Direct
+from pt_flows.samplers.sampler import Sampler, default_sampler
+
+__all__ = ["Chains", "Direct", "Sampler", "default_sampler", "sample"]
+
+
+def sample(
+    method: Any,
+    num: int,
+    y: Tensor | None = None,
+    rng: torch.Generator | None = None,
+    weights: Weights = "ema",
+    sampler: Sampler | None = None,
+) -> Tensor:
+    """Draw samples from a trained method.
+
+    Args:
+        method: Any method that generates.
+        num: Number of samples.
+        y: Labels (num,) for a class-conditional method; drawn uniformly if None.
+        rng: Source of randomness, on any device; None for the global one.
+        weights: The averaged weights, or the raw ones of the last iteration.
+        sampler: How to draw; default the method's own way, `Direct` or `Chains`.
+
+    Returns:
+        Samples (num, *event) on the method's device.
+
+    Raises:
+        UserError: The method does not generate samples, or the arguments do not fit it.
+    """
+    chosen = sampler or default_sampler(method)
+    chosen.prepare(method, weights)
+    return chosen.sample(num, y, rng)

@@ -1,0 +1,81 @@
+"""The base of samplers, and the choice of one where none is named."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pt_flows.construction import Constructed
+from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
+from pt_flows.errors import UserError
+
+
+class Sampler(Constructed, ABC):
+    """Draws samples from a trained method.
+
+    A subclass overrides `sample`, and `prepare` if it checks the method or computes anything once. Its constructor's
+    arguments stand in the passport of every number that is measured through it.
+
+    Attributes:
+        method: The method to draw from; set by `prepare`.
+        weights: The weights to draw with; set by `prepare`.
+    """
+
+    method: Any
+    weights: Weights
+
+    def prepare(self, method: Any, weights: Weights, data: Any = None) -> None:
+        """Take a method to draw from. Called again when its weights have changed.
+
+        Args:
+            method: The method, on its device.
+            weights: The averaged weights, or the raw ones.
+            data: The data module of the method, if there is one.
+
+        Raises:
+            UserError: The sampler cannot draw from this method.
+        """
+        self.method, self.weights = method, weights
+
+    @abstractmethod
+    def sample(self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None) -> Tensor:
+        """Draw samples.
+
+        Args:
+            num: Number of samples.
+            y: Labels (num,) for a class-conditional method.
+            rng: Source of randomness, on any device; None for the global one.
+
+        Returns:
+            Samples (num, *event) on the method's device.
+        """
+
+    def sampling(self, num: int, rng: torch.Generator) -> Iterator[tuple[float, Tensor]]:
+        """Draw samples step by step, for a progress bar: the fraction done and the points so far, samples last."""
+        yield 1.0, self.sample(num, rng=rng)
+
+    def __str__(self) -> str:
+        """The name in passports: the class, with the arguments that were given."""
+        given = ", ".join(f"{name}={value}" for name, value in self.init_args.items())
+        return f"{type(self).__name__}({given})" if given else type(self).__name__
+
+
+def default_sampler(method: Any) -> Sampler:
+    """Return the sampler of a method where none is named: chains for energies, else a direct draw.
+
+    Raises:
+        UserError: The method does not generate samples.
+    """
+    from pt_flows.samplers.chains import Chains
+    from pt_flows.samplers.direct import Direct
+
+    if isinstance(method, RunsChains):
+        return Chains()
+    if isinstance(method, MapsLatents | Samples):
+        return Direct()
+    raise UserError(
+        f"{type(method).__name__}: expected a method that generates samples, got one without generator, sample or "
+        "sampling. Give it one of these, or do not measure samples"
+    )

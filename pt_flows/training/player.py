@@ -1,0 +1,230 @@
+"""Players: a network with everything that trains it. Methods are composed of them.
+
+A player holds its optimizer, the schedule of its learning rate, the average of its weights and the longest gradient it
+follows. `step` is one optimizer step down a loss; a method that integrates by itself calls `apply_gradients`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pt_flows.bounds import DecayRate, Positive
+from pt_flows.construction import Constructed
+from pt_flows.contracts import OptimizerFactory, Weights
+from pt_flows.errors import UserError
+from pt_flows.training.distributed import mean_over_ranks
+from pt_flows.training.ema import EMA
+from pt_flows.training.requirements import check_factory, check_loss
+from pt_flows.training.schedules import Progress, Schedule
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def adam(parameters: Iterable[Any]) -> Optimizer:
+    """Return the optimizer used where none is chosen: Adam with rate 5e-4 and betas 0.5 and 0.9."""
+    return torch.optim.Adam(parameters, lr=5e-4, betas=(0.5, 0.9))
+
+
+class Controller(Protocol):
+    """Scales a player's learning rate by what it sees before each step. As a module it is saved in checkpoints."""
+
+    def observe(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: float) -> None:
+        """Look at the parameters, the gradients that the next step follows, and its learning rate."""
+        ...
+
+    def factor(self) -> float:
+        """Return the factor of the learning rate."""
+        ...
+
+
+class Player(Constructed, nn.Module, Generic[N]):
+    """A network and what trains it.
+
+    A new kind of player is a `@final` subclass that lists the same arguments, so that its settings form one section of
+    a configuration.
+
+    Args:
+        network: The network.
+        optimizer: Makes the optimizer from the parameters. Its learning rate is the full one.
+        lr_schedule: Factor of the learning rate over the run.
+        ema_decay: Decay of the average of the weights; None keeps no average.
+        clip_norm: Longest gradient; a longer one is scaled down. None for no bound.
+
+    Attributes:
+        controller: Scales the learning rate by what it observes; None at first.
+        penalty: Maps the parameters to a term that is added to every loss; None at first.
+        gradient_norm: Norm of the last gradient before clipping, where it is measured or clipped.
+    """
+
+    measures_gradients: ClassVar[bool] = False
+    """Whether the norm of every gradient is computed."""
+
+    def __init__(
+        self,
+        network: N,
+        optimizer: OptimizerFactory = adam,
+        lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
+        ema_decay: DecayRate | None = None,
+        clip_norm: Positive | None = None,
+    ) -> None:
+        super().__init__()
+        self.controller: Controller | None = None
+        self.penalty: Callable[[Sequence[nn.Parameter]], Tensor] | None = None
+        self.gradient_norm: Tensor | None = None
+        self.role = type(self).__name__.lower()
+        check_factory(f"model.{self.role}.optimizer", optimizer)
+        self.make_optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
+        self.ema_decay = ema_decay
+        self.optimizer: Optimizer | None = None
+        self._configured: list[dict[str, Any]] = []
+        self._also: list[nn.Module] = []
+        self.replace_network(network)
+
+    def replace_network(self, network: N) -> None:
+        """Play with another network from now on, such as this one with something around it; average it anew."""
+        self.network = network
+        self.ema: EMA[N] | None = None if self.ema_decay is None else EMA(network, self.ema_decay)
+
+    def include(self, network: nn.Module) -> None:
+        """Let the optimizer move another network as well. It stays a module of the method."""
+        self._also.append(network)
+
+    def forward(self, *args: Tensor) -> Tensor:
+        """Evaluate the network."""
+        return cast(Tensor, self.network(*args))
+
+    # ----------------------------------------------------------------------------------------------------- training
+
+    def bind(self, role: str) -> Optimizer | None:
+        """Make the optimizer, before training.
+
+        Args:
+            role: Name of the player in its method.
+
+        Returns:
+            The optimizer; None if nothing is trainable.
+        """
+        self.role = role
+        parameters = [p for net in (self.network, *self._also) for p in net.parameters() if p.requires_grad]
+        if not parameters:
+            return None
+        self.optimizer = self.make_optimizer(parameters)
+        self._configured = [
+            {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
+        ]
+        return self.optimizer
+
+    def restore_settings(self) -> None:
+        """Let the configuration's options of the optimizer, such as its rate, win over those of a checkpoint."""
+        if self.optimizer is not None:
+            for group, configured in zip(self.optimizer.param_groups, self._configured, strict=True):
+                group.update(configured)
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """The configured options of the optimizer's parameter groups."""
+        return self._configured
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of this iteration, that of the first parameter group."""
+        return float(self.bound.param_groups[0]["lr"])
+
+    @property
+    def bound(self) -> Optimizer:
+        """The optimizer, which must exist."""
+        if self.optimizer is None:
+            raise UserError(f"{self.role}: expected an optimizer, got none. Train the method with Trainer.fit")
+        return self.optimizer
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer moves."""
+        return [p for group in self.bound.param_groups for p in group["params"]]
+
+    def begin(self, progress: Progress) -> None:
+        """Set the learning rate of an iteration."""
+        if self.optimizer is None:
+            return
+        factor = self.lr_schedule(progress)
+        if self.controller is not None:
+            factor *= self.controller.factor()
+        for group, configured in zip(self.optimizer.param_groups, self._configured, strict=True):
+            group["lr"] = configured["lr"] * factor
+
+    def step(self, loss: Tensor) -> None:
+        """Take one optimizer step down a loss (scalar).
+
+        Gradients are averaged over ranks. No other parameters receive any, so nothing has to be frozen around a step.
+
+        Raises:
+            UserError: The loss is no differentiable scalar, or does not depend on a trained parameter.
+        """
+        parameters = self.trained
+        check_loss(f"{self.role}.step", loss)
+        if self.penalty is not None:
+            loss = loss + self.penalty(parameters)
+        with torch.autocast(loss.device.type, enabled=False):  # backward in the precision that forward chose
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if any(gradient is None for gradient in gradients):
+            self._refuse_unused(parameters, gradients)
+        self.apply_gradients(mean_over_ranks(gradients))
+
+    def apply_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Take one optimizer step along given gradients, one for each trained parameter, equal on all ranks."""
+        parameters = self.trained
+        if self.controller is not None:
+            self.controller.observe(parameters, gradients, self.lr)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if self.clip_norm is not None or self.measures_gradients:
+            norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf)
+            self.gradient_norm = norm.detach()
+        self.bound.step()
+
+    def average(self, iteration: int) -> None:
+        """Fold the weights after an iteration, counted from 1, into their average."""
+        if self.ema is not None:
+            self.ema.update(self.network, iteration)
+
+    def _refuse_unused(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+        unused = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+        names = [name for net in (self.network, *self._also) for name, p in net.named_parameters() if id(p) in unused]
+        raise UserError(
+            f"{self.role}.step: the loss does not depend on {', '.join(names[:3])}, which the optimizer moves. Remove "
+            "it from the network, or set its requires_grad to False"
+        )
+
+    # ------------------------------------------------------------------------------------------------------ evaluation
+
+    def keeps(self, weights: Weights) -> bool:
+        """Whether the player has such weights."""
+        return weights == "raw" or self.ema is not None
+
+    def weighted(self, weights: Weights) -> N:
+        """The network with the averaged or the raw weights.
+
+        Raises:
+            UserError: No average is kept.
+        """
+        if weights == "raw":
+            return self.network
+        if self.ema is None:
+            raise UserError(f"weights: expected raw, got ema, but {self.role} keeps no average. Set its ema_decay")
+        return self.ema.network
+
+    @contextmanager
+    def fixed(self, weights: Weights = "raw") -> Iterator[N]:
+        """The network as one function of its arguments, in evaluation mode, inside a `with` block."""
+        network = self.weighted(weights)
+        was_training = network.training
+        network.eval()
+        try:
+            yield network
+        finally:
+            network.train(was_training)

@@ -1,0 +1,258 @@
+"""The three kinds of players: generators can be drawn from, critics score, energies can be held fixed."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pt_flows.bounds import Count, DecayRate, Positive
+from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet, OptimizerFactory, Shape, Source, Weights
+from pt_flows.errors import UserError
+from pt_flows.training.noise import NoiseStream
+from pt_flows.training.player import Player, adam
+from pt_flows.training.requirements import check_network
+from pt_flows.training.schedules import Schedule
+
+N = TypeVar("N", bound=nn.Module)
+
+
+@final
+class Generator(Player[GeneratorNet]):
+    """A generator G from latents, or from data of another domain, to samples.
+
+    Args:
+        network: G, latents to samples.
+        optimizer: Makes the optimizer from the parameters. Its state is kept between iterations.
+        lr_schedule: Factor of the learning rate over the run.
+        ema_decay: Decay of the average of the weights; None keeps no average.
+        clip_norm: Longest gradient; None for no bound.
+    """
+
+    def __init__(
+        self,
+        network: GeneratorNet,
+        optimizer: OptimizerFactory = adam,
+        lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
+        ema_decay: DecayRate | None = 0.999,
+        clip_norm: Positive | None = None,
+    ) -> None:
+        check_network("model.generator.network", network, GeneratorNet)
+        super().__init__(network, optimizer, lr_schedule, ema_decay, clip_norm)
+        self.source: Source | None = None
+        self.moves_data = False
+
+    @property
+    def event_shape(self) -> Shape:
+        """Shape of one sample."""
+        return self.network.event_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that G is conditioned on; 0 for none."""
+        return self.network.num_classes
+
+    def start_from(self, source: Source | None) -> None:
+        """Take the starting points from data instead of noise, or from noise again.
+
+        Raises:
+            UserError: The source has another shape than G starts from.
+        """
+        self.source, self.moves_data = source, source is not None
+        if source is not None and tuple(source.event_shape) != tuple(self.network.latent_shape):
+            raise UserError(
+                f"data.source: expected samples of shape {tuple(self.network.latent_shape)}, which model.generator "
+                f"starts from, got {tuple(source.event_shape)}. Give the generator the source's shape"
+            )
+
+    def latents(self, num: int, noise: NoiseStream) -> Tensor:
+        """Fresh latents z (num, *latent_shape) for training: noise, or samples of the data's source."""
+        if self.source is not None:
+            return noise.draw(self.source.sample, num)
+        return self.network.latent_std * noise.normal(num, *self.network.latent_shape)
+
+    @torch.no_grad()
+    def sample(
+        self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
+    ) -> Tensor:
+        """Push latents through the generator. Sample i is the same whatever the batching.
+
+        Args:
+            num: Number of samples.
+            y: Labels (num,) for a class-conditional generator; drawn uniformly if None.
+            rng: Source of randomness, on any device; None for the global one.
+            weights: The averaged weights, or the raw ones of the last iteration.
+
+        Returns:
+            Samples (num, *event_shape) on the network's device.
+
+        Raises:
+            UserError: Labels do not fit, or the generator moves data and has no source.
+        """
+        if num < 1:
+            raise UserError(f"num: expected at least 1, got {num}")
+        where = next(self.network.parameters())
+        rng = rng or torch.Generator(where.device).manual_seed(int(torch.randint(2**62, ())))
+        z = self.starting_points(num, rng)
+        if y is None and self.num_classes:
+            y = torch.randint(self.num_classes, (num,), generator=rng, device=rng.device)
+        if y is not None:
+            y = self._checked_labels(y, num).to(where.device)
+        return self.push(z.to(where), weights, y)
+
+    def starting_points(self, num: int, rng: torch.Generator) -> Tensor:
+        """Starting points (num, *latent_shape) for samples: noise, or samples of the data's source.
+
+        Raises:
+            UserError: The generator was trained to move data, and there are none here.
+        """
+        if self.source is not None:
+            return self.source.sample(num, rng)
+        if self.moves_data:
+            raise UserError(
+                "generator.source: expected the data set whose samples this generator was trained to move, got none. "
+                "Call start_from(source), or give the samples to push(x)"
+            )
+        noise = torch.randn(num, *self.network.latent_shape, generator=rng, device=rng.device)
+        return self.network.latent_std * noise
+
+    @torch.no_grad()
+    def push(self, z: Tensor, weights: Weights = "ema", y: Tensor | None = None) -> Tensor:
+        """Map latents (and labels) to samples with the network in evaluation mode, 500 at a time."""
+        inputs = zip(*(part.split(500) for part in (z, y) if part is not None), strict=True)
+        with self.fixed(weights) as G:
+            return torch.cat([G(*part) for part in inputs])
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Whether the generator starts from data."""
+        return {"moves_data": self.moves_data}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore whether the generator starts from data."""
+        self.moves_data = bool(state["moves_data"])
+
+    def _checked_labels(self, y: Tensor, num: int) -> Tensor:
+        if not self.num_classes:
+            raise UserError("y: expected no labels, as the generator is not class-conditional. Omit them")
+        if y.shape != (num,) or bool(((y < 0) | (y >= self.num_classes)).any()):
+            raise UserError(
+                f"y: expected labels of shape ({num},) in 0 ... {self.num_classes - 1}, got shape {tuple(y.shape)} "
+                f"from {int(y.min())} to {int(y.max())}"
+            )
+        return y
+
+
+@final
+class Critic(Player[CriticNet]):
+    """A critic or discriminator: samples to one value each.
+
+    Args:
+        network: The critic; without batch norm if its gradient is penalised.
+        optimizer: Makes the optimizer from the parameters. Its state is kept between iterations.
+        lr_schedule: Factor of the learning rate over the run.
+        steps: Critic steps per iteration, each on a fresh minibatch.
+        ema_decay: Decay of the average of the weights; None keeps no average.
+        clip_norm: Longest gradient; None for no bound.
+    """
+
+    def __init__(
+        self,
+        network: CriticNet,
+        optimizer: OptimizerFactory = adam,
+        lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
+        steps: Count = 5,
+        ema_decay: DecayRate | None = None,
+        clip_norm: Positive | None = None,
+    ) -> None:
+        check_network("model.critic.network", network, CriticNet)
+        super().__init__(one_valued(network), optimizer, lr_schedule, ema_decay, clip_norm)
+        self.steps = steps
+
+    @property
+    def event_shape(self) -> Shape:
+        """Shape of one sample."""
+        return self.network.event_shape
+
+
+@final
+class Energy(Player[EnergyNet]):
+    """An energy U, low on data: samples to one value each.
+
+    Args:
+        network: U; a sample's energy must not depend on the batch around it.
+        optimizer: Makes the optimizer from the parameters. Its state is kept between iterations.
+        lr_schedule: Factor of the learning rate over the run.
+        ema_decay: Decay of the average of the weights; None keeps no average.
+        clip_norm: Longest gradient; a longer one is scaled down. None for no bound.
+    """
+
+    measures_gradients = True
+
+    def __init__(
+        self,
+        network: EnergyNet,
+        optimizer: OptimizerFactory = adam,
+        lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
+        ema_decay: DecayRate | None = 0.999,
+        clip_norm: Positive | None = None,
+    ) -> None:
+        check_network("model.energy.network", network, EnergyNet)
+        for path, layer in network.named_modules():
+            if isinstance(layer, _BatchNorm):
+                raise UserError(
+                    f"model.energy.network: expected no batch norm, got one at {path}. Use another normalisation: a "
+                    "sample's energy must not depend on the batch"
+                )
+        super().__init__(one_valued(network), optimizer, lr_schedule, ema_decay, clip_norm)
+
+    @property
+    def event_shape(self) -> Shape:
+        """Shape of one sample."""
+        return self.network.event_shape
+
+
+def check_pair(generator: Generator, critic: Critic) -> None:
+    """Check that two players work on the same samples and labels.
+
+    Raises:
+        UserError: They do not.
+    """
+    if tuple(generator.event_shape) != tuple(critic.event_shape):
+        raise UserError(
+            f"model.critic.network: expected samples of shape {tuple(generator.event_shape)}, which model.generator "
+            f"makes, got {tuple(critic.event_shape)}. Give both the same image_size, num_channels or event_shape"
+        )
+    if generator.num_classes != critic.network.num_classes:
+        raise UserError(
+            f"model.critic.network: expected num_classes {generator.num_classes}, as model.generator has, got "
+            f"{critic.network.num_classes}. Give both the number of classes of the data, or 0"
+        )
+
+
+def check_unconditional(method: str, players: Sequence[Generator | Critic]) -> None:
+    """Check that no network takes class labels.
+
+    Raises:
+        UserError: One does.
+    """
+    for player in players:
+        if player.network.num_classes:
+            raise UserError(
+                f"model.{player.role}.network: expected num_classes 0, as {method} is not class-conditional, got "
+                f"{player.network.num_classes}. Set it to 0"
+            )
+
+
+def one_valued(network: N) -> N:
+    """Let a network raise from now on if it gives other than one value per sample."""
+    network.register_forward_hook(_check_values)
+    return network
+
+
+def _check_values(network: nn.Module, inputs: tuple[Tensor, ...], values: Tensor) -> None:
+    if values.shape != inputs[0].shape[:1]:
+        raise UserError(
+            f"{type(network).__name__}: expected one value per sample, shape ({len(inputs[0])},), got "
+            f"{tuple(values.shape)}. Squeeze an axis of length one; of two softmax logits take logit_real - logit_fake"
+        )

@@ -1,0 +1,83 @@
+"""Steps that several methods share: fit a critic, regress a generator onto fixed targets."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from pt_flows.contracts import Batch, Terms
+from pt_flows.errors import UserError
+from pt_flows.functional.potentials import Reduction, regression_loss
+from pt_flows.functional.transport import assignment
+from pt_flows.training.distributed import all_ranks, world
+from pt_flows.training.players import Critic, Generator
+from pt_flows.training.requirements import check_terms
+
+
+def fit_critic(
+    critic: Critic,
+    loss: Callable[[Tensor, Tensor], Terms],
+    minibatches: Sequence[Batch],
+    generate: Callable[[int], Tensor],
+) -> Terms:
+    """Take one critic step per minibatch, each against fresh generated samples.
+
+    Args:
+        critic: The player that moves.
+        loss: Maps data and generated samples (B, *event) to terms; the critic goes down `loss_D`.
+        minibatches: Data, one batch a step.
+        generate: Draws a number of samples; their graph is cut.
+
+    Returns:
+        The terms of the last step, detached.
+
+    Raises:
+        UserError: The terms are no scalars, or have no `loss_D`.
+    """
+    terms: Terms = {}
+    for x, _ in minibatches:
+        terms = loss(x, generate(len(x)).detach())
+        if not isinstance(terms, dict) or "loss_D" not in terms:
+            got = list(terms) if isinstance(terms, dict) else type(terms).__name__
+            raise UserError(f"critic_loss: expected a dict with the loss of the critic under 'loss_D', got {got}")
+        critic.step(terms["loss_D"])
+    check_terms("critic_loss", terms, detached=False)
+    return {name: value.detach() for name, value in terms.items()}
+
+
+def regress(
+    generator: Generator,
+    z: Tensor,
+    y: Tensor,
+    zeta: Tensor,
+    num_steps: int,
+    reduction: Reduction = "sum",
+    rematch: bool = False,
+) -> Terms:
+    """Take K optimizer steps of G, from y = G(z), on the squared distance to targets: the same z and ζ each time.
+
+    Args:
+        generator: G.
+        z: Latents (B, *latent_shape).
+        y: G(z), with its graph: the first step needs no second forward pass.
+        zeta: Targets ζ (B, *event), constants.
+        num_steps: K.
+        reduction: As in `regression_loss`.
+        rematch: Before every step after the first, pair targets and outputs anew by optimal assignment over all ranks.
+
+    Returns:
+        `loss_G` of the last step and `loss_G_first` of the first.
+    """
+    first = loss = regression_loss(y, zeta, reduction)
+    generator.step(loss)
+    for _ in range(num_steps - 1):
+        y = generator(z)
+        loss = regression_loss(y, matched(y, zeta) if rematch else zeta, reduction)
+        generator.step(loss)
+    return {"loss_G": loss.detach(), "loss_G_first": first.detach()}
+
+
+def matched(y: Tensor, zeta: Tensor) -> Tensor:
+    """Return targets (B, *event) in the order that pairs them with y at the least cost, over all ranks."""
+    rank, everything = world()[0], all_ranks(zeta)
+    i = assignment(all_ranks(y.detach()), everything)
+    return everything[i[rank * len(y) : (rank + 1) * len(y)]]
