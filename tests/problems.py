@@ -14,9 +14,8 @@ from PIL import Image
 
 from pt_flows.data import ImageAugmentation, Shapes32, Toy2D
 from pt_flows.data.base import FlowData
-from pt_flows.loop.base import AdversarialModule
 from pt_flows.methods import DAEBM, ODEGAN, PCD, W1FE, W2FE, WGANGP, ImprovedCD, JSFlow, MinibatchW2FE
-from pt_flows.methods.energies.base import EnergyModule
+from pt_flows.methods.energies.base import EnergyMethod
 from pt_flows.nets import (
     DCGANCritic,
     DCGANGenerator,
@@ -27,67 +26,76 @@ from pt_flows.nets import (
     TimeMLPEnergy,
     TimeResNetEnergy,
 )
+from pt_flows.training.players import Critic, Energy, Generator
+from pt_flows.training.schedules import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent
 
 Adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
-CHAINS: dict[str, Any] = {"optimizer": Adam, "num_langevin_steps": 3, "buffer_size": 40, "max_energy_gap": 1e30}
-ALTERNATING: dict[str, Any] = {"generator_optimizer": Adam, "critic_optimizer": Adam, "num_critic_steps": 2}
+LINEAR = Schedule(decay="linear")
+FLOW: dict[str, Any] = {"optimizer": Adam, "steps": 2, "ema_decay": 0.9}
+CHAINS: dict[str, Any] = {"num_langevin_steps": 3, "buffer_size": 40, "max_energy_gap": 1e30, "optimizer": Adam,
+                          "ema_decay": 0.9}  # fmt: skip
 
 METHODS: dict[str, dict[str, Any]] = {
-    "WGANGP": {"cls": WGANGP, **ALTERNATING, "generator_batch_multiple": 2, "lr_decay": "linear"},
-    "W1FE": {"cls": W1FE, **ALTERNATING, "persistence": 3, "reduction": "mean", "lr_decay": "linear"},
-    "W2FE": {"cls": W2FE, **ALTERNATING, "persistence": 2, "interpolated_weight": 10.0, "excess_weight": 1.0,
-             "inequality_weight": 10.0, "equality_weight": 1.0, "lr_decay": "linear"},
-    "W2FE-mean": {"cls": W2FE, **ALTERNATING, "persistence": 3, "persistence_decay": "linear", "rematch": True,
+    "WGANGP": {"cls": WGANGP, **FLOW, "generator_batch_multiple": 2, "lr_schedule": LINEAR},
+    "W1FE": {"cls": W1FE, **FLOW, "persistence": 3, "reduction": "mean", "lr_schedule": LINEAR},
+    "W2FE": {"cls": W2FE, **FLOW, "persistence": 2, "interpolated_weight": 10.0, "excess_weight": 1.0,
+             "inequality_weight": 10.0, "equality_weight": 1.0, "lr_schedule": LINEAR},
+    "W2FE-mean": {"cls": W2FE, **FLOW, "persistence": Schedule(3, "linear"), "rematch": True,
                   "potential_side": "mean", "inequality_weight": 1.0, "equality_weight": 0.0},
-    "MinibatchW2FE": {"cls": MinibatchW2FE, "generator_optimizer": Adam, "persistence": 2, "lr_decay": "linear"},
-    "MinibatchW2FE-entropic": {"cls": MinibatchW2FE, "generator_optimizer": Adam, "entropy": 0.1},
-    "JSFlow": {"cls": JSFlow, **ALTERNATING, "persistence": 2, "step_size_decay": "linear"},
-    "ODEGAN": {"cls": ODEGAN, "step_size": 0.05, "penalty_weight": 0.1, "step_size_boundaries": [2],
-               "step_size_factors": [0.5, 1.0]},
+    "MinibatchW2FE": {"cls": MinibatchW2FE, **FLOW, "persistence": 2, "lr_schedule": LINEAR},
+    "MinibatchW2FE-entropic": {"cls": MinibatchW2FE, **FLOW, "entropy": 0.1},
+    "JSFlow": {"cls": JSFlow, **FLOW, "persistence": 2, "step_size": Schedule(1.0, "linear")},
+    "ODEGAN": {"cls": ODEGAN, "step_size": Schedule(0.05, boundaries=(2,), factors=(0.5, 1.0)), "penalty_weight": 0.1,
+               "ema_decay": 0.9},
     "ODEGAN-released": {"cls": ODEGAN, "step_size": 0.05, "penalty_weight": 0.1, "integrator": "heun",
-                        "stage_batches": "fresh", "penalty_placement": "first_stage"},
-    "DAEBM": {"cls": DAEBM, **CHAINS, "num_levels": 3, "data_scale": 0.5, "adapt_every": 2, "warmup": 2},
+                        "stage_batches": "fresh", "penalty_placement": "first_stage", "ema_decay": 0.9},
+    "DAEBM": {"cls": DAEBM, **CHAINS, "num_levels": 3, "data_scale": 0.5, "adapt_every": 2,
+              "lr_schedule": Schedule(warmup=2)},
     "DAEBM-released": {"cls": DAEBM, **CHAINS, "num_levels": 3, "acceptance_ratio": "released", "metropolis_from": 2,
                        "on_divergence": "roll_back"},
     "PCD": {"cls": PCD, **CHAINS, "metropolis": True, "reinit_probability": 0.3, "energy_l2": 0.1, "data_noise": 0.1},
-    "PCD-data": {"cls": PCD, **CHAINS, "start": "data", "temperature": 0.5, "lr_decay": "linear", "energy_l2": 0.1},
+    "PCD-data": {"cls": PCD, **CHAINS, "start": "data", "temperature": 0.5, "lr_schedule": LINEAR, "energy_l2": 0.1},
     "ImprovedCD": {"cls": ImprovedCD, **CHAINS, "step_size": 0.1, "noise_std": 0.05, "num_references": 4,
                    "min_history": 4, "kept_every": 2, "reinit_probability": 0.2, "clip_norm": 0.5},
 }  # fmt: skip
-"""Every method, with arguments that exercise it; the contract tests run over all of them."""
+"""Every method, with arguments of itself and of its players that exercise it; the contract tests run over all."""
+
+PLAYERS = ("optimizer", "lr_schedule", "steps", "ema_decay", "clip_norm")
+"""Arguments of players: all players of a method get those that they take."""
 
 
 def build(name: str, images: bool = False, seed: int = 0, **overrides: Any) -> Any:
     """A small method on toys or images; without batch norm, so that every parameter has a gradient of its own."""
     L.seed_everything(seed, verbose=False)
-    if issubclass(METHODS[name]["cls"], EnergyModule):
-        return build_energy({**METHODS[name], "ema_decay": 0.9, **overrides}, images)
+    arguments = {**METHODS[name], **overrides}
+    cls = arguments.pop("cls")
+    own = {key: arguments.pop(key) for key in PLAYERS if key in arguments}
+    if issubclass(cls, EnergyMethod):
+        return build_energy(cls, arguments, own, images)
     if images:
         G, D = DCGANGenerator(width=4, latent_dim=8, batch_norm=False), DCGANCritic(width=4)
     else:
         G, D = MLPGenerator(width=16, depth=2), MLPCritic(width=16, depth=2)
-    arguments = {**METHODS[name], "ema_decay": 0.9, **overrides}
-    cls = arguments.pop("cls")
+    if cls is ODEGAN:
+        return cls(G, D, **arguments, **own)
     if cls is W2FE:
         arguments["excess"] = DCGANCritic(width=4) if images else MLPCritic(width=16, depth=2)
-    return cls(*([G, D] if issubclass(cls, AdversarialModule) else [G]), **arguments)
+    generator = Generator(G, **{key: value for key, value in own.items() if key != "steps"})
+    critic = Critic(D, **{key: value for key, value in own.items() if key != "ema_decay"})
+    return cls(*([generator] if cls is MinibatchW2FE else [generator, critic]), **arguments)
 
 
-def build_energy(arguments: dict[str, Any], images: bool) -> EnergyModule:
+def build_energy(cls: type[EnergyMethod], arguments: dict[str, Any], own: dict[str, Any], images: bool) -> EnergyMethod:
     """A small energy-based model."""
-    cls = arguments.pop("cls")
     if cls is DAEBM:
         energy = TimeResNetEnergy(32, 3, width=4) if images else TimeMLPEnergy(width=16)
     else:
         energy = MultiScaleEnergy(32, 3, width=4, attention=False) if images else MLPEnergy(width=16, depth=2)
     if cls is ImprovedCD and images:
         arguments["augmentation"] = ImageAugmentation(min_area=0.5)
-    module = cls(energy, **arguments)
-    if cls is DAEBM and images:
-        module.moments = lambda: None  # of 3,072 values they take seconds
-    return module
+    return cls(Energy(energy, **own), **arguments)
 
 
 def data(images: bool = False, **arguments: Any) -> FlowData:
