@@ -282,7 +282,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["fit", "--config", TOY, "--data", "Shapes32"],
         r"model and data do not fit: .*\(2,\).*Shapes32 serves \(3, 32, 32\)",
     ),
-    (["fit", "--config", TOY, "--model.generator", "DCGANGenerator", "--model.generator.image_size", "48"], r"got 48"),
+    (["fit", "--config", TOY, "--model.generator", "DCGANGenerator", "--model.generator.image_size", "30"], r"got 30"),
     (["fit", "--config", TOY, "--ckpt_path", "last"], r"no run under runs/toy2d-w1fe has checkpoints/last.ckpt"),
     (["fit", "--config", TOY, "--ckpt_path", "no.ckpt"], r"there is no checkpoint no.ckpt"),
     (
