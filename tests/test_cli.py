@@ -263,9 +263,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["fit", "--config", TOY, "--model.generator.width", "0"],
-        r"width of ResidualMLPGenerator: expected 1 or more, got 0",
+        r"ResidualMLPGenerator.width: expected at least 1, got 0",
     ),
-    (["fit", "--config", TOY, "--model.critic.depth", "0"], r"depth of MLPCritic: expected 1 or more, got 0"),
+    (["fit", "--config", TOY, "--model.critic.depth", "0"], r"MLPCritic.depth: expected at least 1, got 0"),
     (["fit", "--config", "."], r"--config: expected a file, got the folder"),
     (["fit", "--config", TOY, "--model.step_size", "abc"], r"model.step_size: expected a float, got 'abc'"),
     (["fit", "--config", TOY, "--model.penalty", "three"], r"model.penalty: expected one of 'one_sided', 'two_sided'"),

@@ -48,7 +48,7 @@ COUNTS = [
 GENERATORS = {"dcgan": DCGANGenerator, "resnet": ResNetGenerator, "sndcgan": SNDCGANGenerator, "map": ConvTransportMap}
 CRITICS = {"dcgan": DCGANCritic, "resnet": ResNetCritic, "sndcgan": SNDCGANCritic}
 ENERGIES = {"time": TimeResNetEnergy, "conv": ConvEnergy, "scales": MultiScaleEnergy}
-IMAGE_SIZES = [16, 28, 32, 48, 64, 128]
+IMAGE_SIZES = [16, 28, 32, 64, 128]
 
 
 @pytest.mark.parametrize(("net", "count"), COUNTS, ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else "")
@@ -130,6 +130,24 @@ def test_images_are_halved_evenly(size: int, sides: list[int]) -> None:
             layer.register_forward_hook(lambda layer, args, out: found.append(out.shape[-1]))
     D(torch.zeros(1, 3, size, size))
     assert [size, *found] == sides
+
+
+WIDENING = [
+    (8, [1, 1], [1, 1, 1, 1], 1),
+    *((size, [1, 1, 1], [1, 1, 1, 1], 2) for size in (16, 28)),
+    *((size, [1, 1, 1, 1], [1, 1, 1, 1], 2) for size in (32, 48)),
+    (64, [8, 8, 4, 2, 1], [1, 2, 4, 8, 8], 4),
+    (128, [16, 16, 8, 4, 2, 1], [1, 2, 4, 8, 16, 16], 5),
+]
+
+
+@pytest.mark.parametrize(("size", "generator", "critic", "halvings"), WIDENING)
+def test_residual_pairs_widen_from_64_pixels(size: int, generator: list[int], critic: list[int], halvings: int) -> None:
+    G, D = ResNetGenerator(size, width=3), ResNetCritic(size, width=3)
+    inputs = [block.conv1.in_channels for block in G.blocks]
+    assert [*inputs, G.last.in_channels] == [3 * m for m in generator]
+    assert [block.conv1.out_channels for block in D.blocks] == [3 * m for m in critic]
+    assert [block.down for block in D.blocks] == [i < halvings for i in range(len(critic))]
 
 
 def test_levels_that_do_not_halve_evenly_are_refused() -> None:

@@ -16,10 +16,12 @@ from pt_flows.nets.sizes import stages
 
 
 class DCGANGenerator(GeneratorNet):
-    """Generator: linear to 4x4, transposed 5x5 convolutions that double the size, batch norm and ReLU between, tanh.
+    """Generator: linear to 4x4 (up to 7x7), transposed 5x5 convolutions that double the size, tanh.
+
+    Batch norm and ReLU stand between the layers.
 
     Args:
-        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on.
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
         num_channels: Colour channels, any number.
         width: Channels of the last hidden layer; each level below has twice as many.
         latent_dim: Dimension of z ~ N(0, I).
@@ -58,7 +60,7 @@ class DCGANCritic(CriticNet):
     """Critic: strided 5x5 convolutions with leaky ReLU 0.2, no normalisation, then one linear output.
 
     Args:
-        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on.
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
         num_channels: Colour channels, any number.
         width: Channels of the first layer; each level below has twice as many.
     """

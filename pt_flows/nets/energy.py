@@ -83,7 +83,7 @@ class StandardisedConv2d(nn.Conv2d):
 class SelfAttention(nn.Module):
     """Attention over pixels, added with a gain that starts at zero (Zhang et al. 2019, arXiv:1805.08318).
 
-    Written out, because fused attention kernels have no second derivative.
+    It is written out, because fused attention kernels have no second derivative.
     """
 
     def __init__(self, channels: int) -> None:
@@ -116,6 +116,8 @@ class StandardisedBlock(nn.Module):
 
 class OneScaleEnergy(EnergyNet):
     """Residual energy without a noise level: the energy of one scale in improved contrastive divergence.
+
+    Du et al. 2021, arXiv:2012.01316.
 
     Args:
         image_size: Height and width, at least 2^num_levels. Halves are rounded up: 28 -> 14 -> 7 -> 4.

@@ -95,10 +95,10 @@ class DownBlock(nn.Module):
 
 
 class ResNetGenerator(GeneratorNet):
-    """Generator: linear to 4x4, up-blocks, batch norm, ReLU, 3x3 convolution, tanh.
+    """Generator: linear to 4x4 (up to 7x7), up-blocks, batch norm, ReLU, 3x3 convolution, tanh.
 
     Args:
-        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on.
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
         num_channels: Colour channels, any number.
         width: Channels of the last block, and up to 56 pixels of every block. SN-GAN uses 256 at 32 pixels.
         latent_dim: Dimension of z ~ N(0, I).
@@ -138,18 +138,18 @@ class ResNetCritic(CriticNet):
     """Critic: residual blocks without normalisation, ReLU, pooling over space, one linear output.
 
     Args:
-        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on.
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
         num_channels: Colour channels, any number.
         width: Channels of the first block, and up to 56 pixels of every block.
         spectral_norm: Divide every weight by its largest singular value, with one power iteration per forward pass in
             training.
-        pooling: Over space before the output: "mean" (WGAN-GP) or "sum" (SN-GAN).
+        pooling: Pooling over space before the output: "mean" (WGAN-GP) or "sum" (SN-GAN).
         num_classes: Classes of the projection, which adds the inner product of the pooled features with a vector of the
             class (Miyato and Koyama 2018, arXiv:1802.05637); 0 for an unconditional critic.
         activation_checkpointing: Keep activations between blocks only, and compute the others again in backward passes.
 
     Raises:
-        UserError: The image size, or spectral norm with activation checkpointing.
+        UserError: The image size does not halve evenly, or spectral norm is combined with activation checkpointing.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from pt_flows.errors import UserError
 
 
 def stages(net: nn.Module, image_size: int) -> tuple[int, int]:
-    """Smallest side of an image that is halved until it has 4 to 7 pixels, and the number of halvings.
+    """Return the smallest side of an image that is halved until it has 4 to 7 pixels, and the number of halvings.
 
     No halving rounds, so a generator can double the smallest side as often: 32, 16, 8, 4, or 28, 14, 7, or 24, 12, 6.
 
@@ -34,7 +34,7 @@ def stages(net: nn.Module, image_size: int) -> tuple[int, int]:
 
 
 def halved(image_size: int, times: int) -> int:
-    """Side after halvings that round up, as padded layers of stride two do: 28, 14, 7, 4, 2, 1."""
+    """Return the side after halvings that round up, as padded layers of stride two do: 28, 14, 7, 4, 2, 1."""
     return -(-image_size // 2**times)
 
 

@@ -16,10 +16,12 @@ from pt_flows.nets.sizes import stages
 
 
 class SNDCGANGenerator(GeneratorNet):
-    """Generator: linear to 4x4, transposed 4x4 convolutions that double the size (batch norm, ReLU), 3x3 conv, tanh.
+    """Generator: linear to 4x4 (up to 7x7), transposed 4x4 convolutions that double the size, 3x3 convolution, tanh.
+
+    Batch norm and ReLU follow every transposed convolution.
 
     Args:
-        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on.
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
         num_channels: Colour channels, any number.
         width: Channels of the last hidden layer; each level below has twice as many.
         latent_dim: Dimension of z ~ N(0, I).
@@ -59,7 +61,7 @@ class SNDCGANCritic(CriticNet):
     """Critic: alternating 3x3 and strided 4x4 convolutions, leaky ReLU 0.1, no normalisation, one linear output.
 
     Args:
-        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on.
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
         num_channels: Colour channels, any number.
         width: Channels of the first layer; each level below has twice as many.
     """

@@ -100,8 +100,8 @@ class TimeResNetEnergy(EnergyNet):
     the last level at 4x4.
 
     Args:
-        image_size: Height and width, a multiple of 4 from 8 on. If it is no multiple of 8, the first convolution pads
-            to the next one, as the released code does: 28 -> 32 -> 16 -> 8 -> 4.
+        image_size: Height and width, a multiple of 4 from 8 on. If it is not a multiple of 8, the first convolution
+            pads to the next one, as the released code does: 28 -> 32 -> 16 -> 8 -> 4.
         num_channels: Colour channels, any number.
         width: Channels of the first level.
         multipliers: Channels of each level in multiples of `width`. Every level but the last must halve the (padded)

@@ -17,7 +17,7 @@ class ConvTransportMap(GeneratorNet):
     `stages` in sizes.py says. The last layer has no bound; samples are clipped where they are shown or measured.
 
     Args:
-        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on.
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
         num_channels: Colour channels, any number.
         width: Channels at full size. Each level below has twice as many, up to four times `width`.
         latent_std: Standard deviation of the source N(0, latent_std² I).
