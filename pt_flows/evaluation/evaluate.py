@@ -25,7 +25,8 @@ from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
-from pt_flows.evaluation.passport import Passport, feature_hashes, machine, passport_of, record_path, write_record
+from pt_flows.evaluation.passport import Passport, record_path, write_record
+from pt_flows.evaluation.provenance import directions_of, feature_hashes, machine, passport_of, sampler_name
 from pt_flows.loop.base import GenerativeModule
 from pt_flows.methods.energies.base import EnergyModule
 from pt_flows.metrics import (
@@ -99,12 +100,12 @@ def evaluate_checkpoint(
     toys = len(module.event_shape) != 3
     n = min(n, 5_000) if toys else n
     chosen = prepared(metrics or default_metrics(module, data, split), data, n, split, device, module)
-    first = passport_of(module, ckpt, weights, n, 0, data, split, chosen)
+    first = passport_of(module, ckpt, weights, sampler_name(module), n, 0, data, split, chosen)
     for i in range(seeds):
         numbers = finite(
             chosen, with_progress(evaluation_samples(module, n, weights, stream(i)), n, "measuring"), module, weights
         )
-        passport = replace(first, sampling_seed=i)
+        passport = replace(first, sampling_seed=i, directions=directions_of(chosen, numbers))
         title = f"{type(module).__name__}, iteration {module.iteration}, {weights} weights, sampling seed {i}"
         conclude(record_path(folder, passport, ckpt), passport, numbers, title)
 
@@ -133,11 +134,13 @@ def evaluate_images(
         num_samples=n,
         features=feature_hashes(chosen),
         weights="",
+        sampler="",
         sampling_seed=0,
         training_seed=None,
         iteration=0,
         checkpoint=content_hash(x),
         cost={},
+        directions=directions_of(chosen, numbers),
         **machine(device),
     )
     conclude(path.with_name(f"{path.name}.evaluation.json"), passport, numbers, f"{n} images of {path}")
@@ -233,6 +236,9 @@ def record_training(
     """
     records = []
     for (metrics, num), numbers in last.found:
-        passport = passport_of(module, ckpt, last.weights, num, 0, data, metrics[0].split, metrics)
+        passport = passport_of(
+            module, ckpt, last.weights, sampler_name(module), num, 0, data, metrics[0].split, metrics,
+            directions_of(metrics, numbers),
+        )  # fmt: skip
         records.append(write_record(record_path(folder, passport, ckpt), passport, numbers))
     return records

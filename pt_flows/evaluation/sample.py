@@ -13,7 +13,8 @@ from pt_flows.contracts import Weights
 from pt_flows.errors import UserError
 from pt_flows.evaluation.energy import compose, load_energy, walk_far
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
-from pt_flows.evaluation.passport import passport_of, stamped
+from pt_flows.evaluation.passport import stamped
+from pt_flows.evaluation.provenance import passport_of, sampler_name
 from pt_flows.loop.base import GenerativeModule
 from pt_flows.methods.energies.base import EnergyModule
 from pt_flows.metrics.base import as_uint8
@@ -107,7 +108,7 @@ def write_samples(module: GenerativeModule, n: int, target: Path, seed: int, wei
     images = len(module.event_shape) == 3
     if target.suffix == ".npz":
         array = as_uint8(x).permute(0, 2, 3, 1).numpy() if images else x.float().numpy()
-        passport = passport_of(module, ckpt, weights, n, seed)
+        passport = passport_of(module, ckpt, weights, sampler_name(module), n, seed)
         np.savez_compressed(target, samples=array, passport=json.dumps(stamped(passport)))
     elif images:
         save_grid(x, target)
