@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from pt_flows.callbacks import Failure
 from pt_flows.cli.main import main
 from pt_flows.compare.command import compare
 from pt_flows.compare.curves import pareto_front
-from pt_flows.compare.groups import comparable, grouped
+from pt_flows.compare.groups import Criterion, comparable, grouped
 from pt_flows.compare.runs import Run, find_runs
 from pt_flows.compare.statistics import (
     brunner_munzel,
@@ -40,6 +41,7 @@ from pt_flows.compare.statistics import (
 )
 from pt_flows.compare.verdicts import judged, verdicts
 from pt_flows.errors import DivergenceError, UserError
+from pt_flows.evaluation.passport import Passport, record_path, write_record
 
 # ---------------------------------------------------------------------------------------------------------- statistics
 
@@ -51,6 +53,8 @@ def test_intervals_and_tests_are_those_of_the_textbooks() -> None:
     assert math.isnan(mean_interval([1.0]).low)
     assert welch([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == 1
     assert welch([1.0, 1.0], [2.0, 2.0]) == 0
+    a, b = [1.0, 2.5, 2.0, 4.0], [3.0, 3.5, 9.0]
+    assert welch(a, b) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
@@ -143,6 +147,18 @@ def fake_run(folder: Path, seed: int, method: str, values: list[float], key: str
     return folder
 
 
+def recorded(folder: Path, numbers: dict[str, float], **fields: Any) -> Path:
+    """A run folder with a record of numbers as `evaluate` writes it."""
+    known: dict[str, Any] = {
+        "method": "W1FE", "data": "Toy2D", "reference": "r-test", "split": "test", "num_samples": 1000, "features": {},
+        "weights": "ema", "sampler": "Direct", "sampling_seed": 0, "training_seed": 0, "iteration": 10,
+        "checkpoint": "c", "device": "cpu", "packages": {}, "cost": {}, "directions": dict.fromkeys(numbers, "lower"),
+    }  # fmt: skip
+    passport = Passport(**known | fields)
+    write_record(record_path(folder, passport, Path("last.ckpt")), passport, numbers)
+    return folder
+
+
 def simulated(root: Path, gap: float, seeds: int = 4) -> Path:
     rng = np.random.default_rng(0)
     for seed in range(seeds):
@@ -184,7 +200,142 @@ def test_higher_is_better_where_it_is(tmp_path: Path) -> None:
         fake_run(tmp_path / f"a{seed}", seed, "W1FE", [0.9 + 0.01 * seed], "high_quality")
         fake_run(tmp_path / f"b{seed}", seed, "WGANGP", [0.5 + 0.01 * seed], "high_quality")
     groups = grouped(find_runs([str(tmp_path)]))
-    assert verdicts(groups, "high_quality", 0.05)[0].startswith("W1FE is better than WGANGP")
+    criterion = Criterion("high_quality", higher=True)
+    assert verdicts(groups, criterion, 0.05)[0].startswith("W1FE is better than WGANGP")
+
+
+def test_a_direction_comes_from_the_passport(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A number that only the log has goes by this package's own names, and any other one is said to be unknown."""
+    for seed in range(4):
+        good = fake_run(tmp_path / f"a{seed}", seed, "W1FE", [0.9 + 0.01 * seed], "accuracy")
+        fake_run(tmp_path / f"b{seed}", seed, "WGANGP", [0.5 + 0.01 * seed], "accuracy")
+    assert main(["compare", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("no passport tells whether higher or lower accuracy is better: lower is taken as better") == 1
+    assert "WGANGP is better than W1FE" in printed
+    recorded(good, {"accuracy": 0.93}, directions={"accuracy": "higher"})
+    assert main(["compare", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "accuracy (higher is better)" in printed
+    assert "no passport" not in printed
+    assert "W1FE is better than WGANGP" in printed
+    recorded(good, {"accuracy": 0.93}, directions={"accuracy": "lower"}, sampling_seed=1)
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "accuracy: expected one direction, got passports that say" in capsys.readouterr().err
+
+
+def test_numbers_without_a_direction_are_not_compared(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "a", 0, "W1FE", [1.0])
+    recorded(folder, {"w2_1k": 1.0, "temperature": 3.0}, directions={"w2_1k": "lower", "temperature": ""})
+    assert find_runs([str(folder)])[0].keys == {"w2_1k"}
+
+
+def test_weights_and_samplers_are_compared_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(5):
+        folder = fake_run(tmp_path / f"a{seed}", seed, "W1FE", [1.0 + 0.01 * seed])
+        fake_run(tmp_path / f"b{seed}", seed, "WGANGP", [3.0 + 0.01 * seed])
+        if seed < 4:
+            recorded(folder, {"w2_1k": 1.0 + 0.01 * seed})
+            recorded(folder, {"w2_1k": 2.0 + 0.01 * seed}, weights="raw")
+            recorded(folder, {"w2_1k": 0.5 + 0.01 * seed}, sampler="REPGAN(chain_length=100)")
+    (folder / "failed.txt").write_text("diverged\n")
+    assert len(list((tmp_path / "a0/evaluations").iterdir())) == 3
+    groups, _ = comparable([str(tmp_path)], None)
+    found = {group.name: (len(group.runs), sorted(group.values("w2_1k"))) for group in groups}
+    assert found == {  # the failed seed has failed with any weights and sampler
+        "W1FE (ema weights, Direct)": (5, [1.0, 1.01, 1.02, 1.03]),
+        "W1FE (raw weights, Direct)": (5, [2.0, 2.01, 2.02, 2.03]),
+        "W1FE (ema weights, REPGAN(chain_length=100))": (5, [0.5, 0.51, 0.52, 0.53]),
+        "WGANGP (ema weights)": (5, [3.0, 3.01, 3.02, 3.03, 3.04]),
+    }
+    assert [bool(group.runs[0].curve("w2_1k")) for group in groups] == [True, False, False, True]
+    assert main(["compare", str(tmp_path), "--goal", "1.5", "--plot", str(tmp_path / "curves.png")]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"W1FE \(ema weights, Direct\) against W1FE \(raw.*; not independent: 5 of their runs are the same", printed
+    )
+    assert not re.search(r"WGANGP.*not independent", printed)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "report.html")]) == 0
+    assert (tmp_path / "report.html").read_text().count("<h2>") == 10  # one for each run
+
+
+def test_which_weights_training_measured_does_not_split_a_group(tmp_path: Path) -> None:
+    for seed, weights in enumerate(["ema", "raw"]):
+        folder = fake_run(tmp_path / weights, seed, "PCD", [1.0])
+        config = yaml.safe_load((folder / "config.yaml").read_text()) | {"evaluation": {"weights": weights}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        recorded(folder, {"w2_1k": 1.0}, method="PCD", sampler="Chains", weights=weights)
+    recorded(folder, {"w2_1k": 2.0}, method="PCD", sampler="Chains")
+    groups, _ = comparable([str(tmp_path)], None)
+    assert [(group.name, group.values("w2_1k")) for group in groups] == [
+        ("PCD (ema weights)", [1.0, 2.0]), ("PCD (raw weights)", [1.0]),
+    ]  # fmt: skip
+
+
+def test_the_protocol_that_all_runs_share_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (fake_run(tmp_path / name, i, "W1FE", [9.0]) for i, name in enumerate("ab"))
+    for folder in (a, b):
+        recorded(folder, {"w2_1k": 1.0})
+    recorded(a, {"w2_1k": 5.0}, split="train", reference="r-train")
+    recorded(b, {"w2_1k": 7.0}, split="train", reference="r-train", weights="raw")
+    (group,), _ = comparable([str(tmp_path)], None)
+    assert group.values("w2_1k") == [1.0, 1.0]
+    printed = capsys.readouterr().out
+    assert "w2_1k was measured by two protocols (reference: r-test and r-train; split: test and train)" in printed
+    assert f"{b} has w2_1k of its raw weights by another protocol only: left out" in printed
+    fake_run(tmp_path / "c", 2, "W1FE", [9.0])  # what only a log has goes with any protocol
+    recorded(fake_run(tmp_path / "d", 3, "W1FE", [9.0]), {"w2_1k": 5.0}, split="train", reference="r-train")
+    (group,), _ = comparable([str(tmp_path / name) for name in "acd"], None)
+    assert group.values("w2_1k") == [5.0, 9.0, 5.0]
+    recorded(fake_run(tmp_path / "e", 4, "W1FE", [9.0]), {"w2_1k": 5.0}, num_samples=2000)
+    with pytest.raises(UserError, match=r"do not compare, their protocols differ \(num_samples: 1000 and 2000\)"):
+        comparable([str(tmp_path / name) for name in "abe"], None)
+
+
+def test_a_continued_run_is_grouped_by_its_last_configuration(tmp_path: Path) -> None:
+    for seed in range(2):
+        folder = fake_run(tmp_path / str(seed), seed, "W1FE", [1.0, 2.0])
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["trainer"]["max_steps"] = 10  # it was started for ten iterations, and continued to twenty
+    (folder / "config.yaml").rename(folder / "config-continued-20260101-000000-000000.yaml")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (group,), _ = comparable([str(tmp_path)], None)
+    assert len(group.runs) == 2
+
+
+def test_forks_of_one_state_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = simulated(tmp_path, 1.0)
+    for seed in (1, 2):
+        parent = {"checkpoint": str(root / "a0/checkpoints/last.ckpt"), "sha256": "ab", "iteration": 3}
+        (root / f"a{seed}/environment.json").write_text(json.dumps({"seed": seed, "parent": parent}))
+    assert main(["compare", str(root)]) == 0
+    printed = capsys.readouterr().out
+    together = ", ".join(str(root / f"a{seed}") for seed in range(3))
+    assert f"note: {together} share the state that they were forked from: they are not independent" in printed
+    assert re.search(r"W1FE is better than.*; not independent: 3 of their runs share the state", printed)
+
+
+def test_one_group_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_run(tmp_path / "a", 0, "W1FE", [1.0])
+    assert main(["compare", str(tmp_path)]) == 0
+    assert "- W1FE: w2_1k is 1 in one run, which has no spread. A verdict needs a second" in capsys.readouterr().out
+    fake_run(tmp_path / "b", 1, "W1FE", [2.0])
+    (fake_run(tmp_path / "c", 2, "W1FE", [2.0]) / "failed.txt").write_text("diverged\n")
+    assert main(["compare", str(tmp_path)]) == 0
+    assert "w2_1k is 1.5 on average, with standard deviation 0.71 over 2 runs, 1 failed" in capsys.readouterr().out
+
+
+def test_a_comparison_needs_neither_torch_nor_lightning(tmp_path: Path) -> None:
+    recorded(fake_run(tmp_path / "a", 0, "W1FE", [1.0]), {"w2_1k": 1.0})
+    fake_run(tmp_path / "b", 0, "WGANGP", [2.0])
+    program = (
+        "import sys; from pt_flows.compare.command import compare; from pt_flows.compare.report import report; "
+        f"compare([{str(tmp_path)!r}], goal=1.0); report([{str(tmp_path)!r}], out={str(tmp_path / 'r.html')!r}); "
+        "print('loaded:', *sorted({'torch', 'torchvision', 'torchmetrics', 'lightning', 'wandb'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded:"
 
 
 def test_runs_of_one_configuration_are_one_group(tmp_path: Path) -> None:
@@ -275,8 +426,8 @@ def test_failed_seeds_are_rows_of_the_table(tmp_path: Path, capsys: pytest.Captu
     (root / "a0/failed.txt").unlink()
     assert main(["report", str(root), "--out", str(tmp_path / "report.html")]) == 0
     assert "Failed: loss_D is nan at iteration 3" in (tmp_path / "report.html").read_text()
-    groups, key = comparable([str(root)], None)
-    assert (groups[1].values(key), judged(groups, key, 0.05)[0].verdict) == ([], "better")
+    groups, criterion = comparable([str(root)], None)
+    assert (groups[1].values("w2_1k"), judged(groups, criterion, 0.05)[0].verdict) == ([], "better")
 
 
 def test_divergence_is_written_down(tmp_path: Path) -> None:
@@ -371,13 +522,13 @@ def test_copies_and_repeated_seeds_are_no_independent_runs(tmp_path: Path, capsy
         fake_run(tmp_path / name, 0, "W1FE", [2.0, 1.4 if name == "another" else 1.5])
         (tmp_path / name / "environment.json").write_text('{"seed": false}')
     shutil.copytree(tmp_path / "another", tmp_path / "copied")
-    (group,), key = comparable([str(tmp_path)], None)
-    assert group.values(key) == [1.0, 1.4, 1.5, 1.3]
+    (group,), criterion = comparable([str(tmp_path)], None)
+    assert group.values(criterion.key) == [1.0, 1.4, 1.5, 1.3]
     printed = capsys.readouterr().out
     assert f"note: {tmp_path}/copy is the same run as {first}, or repeats its seed 0: left out" in printed
     assert printed.count("left out") == 4
     (tmp_path / "again/failed.txt").write_text("diverged\n")  # a seed is not tried until it works
-    (group,), key = comparable([str(tmp_path)], None)
+    (group,), _ = comparable([str(tmp_path)], None)
     assert [run.folder.name for run in group.runs] == ["again", "another", "unseeded", "whole"]
 
 

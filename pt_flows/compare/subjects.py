@@ -79,12 +79,12 @@ def measured_views(run: Run, key: str, protocol: dict[str, Any] | None, trained:
 
 
 def common_protocol(runs: Sequence[Run], key: str, note: Note) -> dict[str, Any] | None:
-    """The protocol that all runs share: of several that of the most subjects, then of the most samples.
+    """The protocol that all runs share: of several the one by which most of them measured one subject.
 
     Args:
         runs: Those without a record of the number do not count.
         key: The number.
-        note: Takes a sentence about protocols that are left out.
+        note: Takes a sentence about every protocol that is not compared.
 
     Returns:
         None if no run has a record of the number.
@@ -95,33 +95,35 @@ def common_protocol(runs: Sequence[Run], key: str, note: Note) -> dict[str, Any]
     measured = [(run, found) for run in runs if (found := last_protocols(run, key))]
     if not measured:
         return None
-    total = sum((found for _, found in measured), Counter[str]())
-    common = [text for text in total if all(text in found for _, found in measured)]
+    times = Counter(pair for _, found in measured for pair in found)
+    protocols = [{text: None for _, text in found} for _, found in measured]
+    common = [text for text in protocols[0] if all(text in found for found in protocols)]
     if not common:
-        first_run, found = measured[0]
-        first = next(iter(found))
-        run, other = next((run, next(iter(found))) for run, found in measured if first not in found)
+        first = next(iter(protocols[0]))
+        i = next(i for i, found in enumerate(protocols) if first not in found)
         raise UserError(
-            f"{key} of {first_run.folder} and of {run.folder} do not compare, their protocols differ "
-            f"({difference(json.loads(first), json.loads(other))})"
+            f"{key} of {measured[0][0].folder} and of {measured[i][0].folder} do not compare, their protocols differ "
+            f"({difference(first, next(iter(protocols[i])))})"
         )
-    rank = lambda text: (total[text], (known := json.loads(text))["num_samples"], known["split"] == "train")
-    chosen, *others = sorted(total, key=lambda text: (text in common, rank(text)), reverse=True)
-    for other in others:
-        note(
-            f"{key} was measured by two protocols ({difference(json.loads(chosen), json.loads(other))}): the first is "
-            "compared"
-        )
+
+    def rank(text: str) -> tuple[int, int, bool]:
+        known = json.loads(text)
+        return max(n for (_, own), n in times.items() if own == text), known["num_samples"], known["split"] == "train"
+
+    chosen = max(common, key=rank)
+    for other in dict.fromkeys(text for _, text in times if text != chosen):
+        note(f"{key} was measured by two protocols ({difference(chosen, other)}): the first is compared")
     return json.loads(chosen)
 
 
-def last_protocols(run: Run, key: str) -> Counter[str]:
-    """By which protocols, as text, a number was last measured, and for how many subjects of the run."""
-    subjects = {passport.subject for passport, _ in run.records}
-    latest = [replace(run, subject=subject).latest(key) for subject in sorted(subjects)]
-    return Counter(text for found in latest for text in {as_text(passport.protocol(key)) for passport, _ in found})
+def last_protocols(run: Run, key: str) -> list[tuple[Subject, str]]:
+    """The protocols by which a number was last measured, as text, each with its subject."""
+    subjects = dict.fromkeys(passport.subject for passport, _ in run.records)
+    latest = [(subject, replace(run, subject=subject).latest(key)) for subject in subjects]
+    return list(dict.fromkeys((s, as_text(passport.protocol(key))) for s, found in latest for passport, _ in found))
 
 
-def difference(first: dict[str, Any], second: dict[str, Any]) -> str:
+def difference(first: str, second: str) -> str:
     """The fields in which two protocols differ."""
-    return "; ".join(f"{name}: {first[name]} and {second[name]}" for name in first if first[name] != second[name])
+    a, b = json.loads(first), json.loads(second)
+    return "; ".join(f"{name}: {a[name]} and {b[name]}" for name in a if a[name] != b[name])
