@@ -221,7 +221,7 @@ def test_a_direction_comes_from_the_passport(tmp_path: Path, capsys: pytest.Capt
     assert "W1FE is better than WGANGP" in printed
     recorded(good, {"accuracy": 0.93}, directions={"accuracy": "lower"}, sampling_seed=1)
     assert main(["compare", str(tmp_path)]) == 2
-    assert "accuracy: expected one direction, got passports that say" in capsys.readouterr().err
+    assert "accuracy: expected one direction, got passports that disagree" in capsys.readouterr().err
 
 
 def test_numbers_without_a_direction_are_not_compared(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_the_protocol_that_all_runs_share_is_compared(tmp_path: Path, capsys: py
     (group,), _ = comparable([str(tmp_path)], None)
     assert group.values("w2_1k") == [1.0, 1.0]
     printed = capsys.readouterr().out
-    assert "w2_1k was measured by two protocols (reference: r-test and r-train; split: test and train)" in printed
+    assert "w2_1k was measured by two protocols (split: test and train)" in printed
     assert f"{b} has w2_1k of its raw weights by another protocol only: left out" in printed
     fake_run(tmp_path / "c", 2, "W1FE", [9.0])  # what only a log has goes with any protocol
     recorded(fake_run(tmp_path / "d", 3, "W1FE", [9.0]), {"w2_1k": 5.0}, split="train", reference="r-train")
@@ -292,7 +292,9 @@ def test_the_protocol_that_all_runs_share_is_compared(tmp_path: Path, capsys: py
         comparable([str(tmp_path / name) for name in "abe"], None)
 
 
-def test_a_continued_run_is_grouped_by_its_last_configuration(tmp_path: Path) -> None:
+def test_a_continued_run_is_grouped_by_its_last_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for seed in range(2):
         folder = fake_run(tmp_path / str(seed), seed, "W1FE", [1.0, 2.0])
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -301,6 +303,10 @@ def test_a_continued_run_is_grouped_by_its_last_configuration(tmp_path: Path) ->
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (group,), _ = comparable([str(tmp_path)], None)
     assert len(group.runs) == 2
+    recorded(folder, {"w2_1k": 0.5})
+    (group,), _ = comparable([str(tmp_path)], None)
+    assert group.values("w2_1k") == [2.0, 0.5]
+    assert f"note: {folder} has w2_1k by an evaluation at iteration 10 of 20" in capsys.readouterr().out
 
 
 def test_forks_of_one_state_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,8 +317,8 @@ def test_forks_of_one_state_are_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["compare", str(root)]) == 0
     printed = capsys.readouterr().out
     together = ", ".join(str(root / f"a{seed}") for seed in range(3))
-    assert f"note: {together} share the state that they were forked from: they are not independent" in printed
-    assert re.search(r"W1FE is better than.*; not independent: 3 of their runs share the state", printed)
+    assert f"note: {together} share a part of their training, as forks do: they are not independent" in printed
+    assert re.search(r"W1FE is better than.*; not independent: 3 of their runs share a part of their training", printed)
 
 
 def test_one_group_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

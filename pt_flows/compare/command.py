@@ -22,10 +22,11 @@ def compare(
 ) -> None:
     """Compare runs by one number: a table, and a verdict for each pair of methods.
 
-    Runs with the same configuration but for their seed are one group. The last number of a run is the mean over its
-    sampling seeds, where `pt-flows evaluate` has measured several. A verdict says which method is better in most seeds:
-    a permutation test by ranks and Welch's test must both reject, with Holm's correction for the number of pairs. Runs
-    that diverged are failed seeds, worse than any other. Copies and repetitions of a seed are left out.
+    Runs with the same configuration but for their seed are one group, for each of the weights and samplers that were
+    measured. The last number of a run is the mean over its sampling seeds, where `pt-flows evaluate` has measured
+    several. A verdict says which method is better in most seeds: a permutation test by ranks and Welch's test must both
+    reject, with Holm's correction for the number of pairs. Runs that diverged are failed seeds, worse than any other.
+    Copies and repetitions of a seed are left out.
 
     Args:
         runs: Run folders, folders above them, patterns, or W&B paths entity/project/run.

@@ -85,8 +85,13 @@ def comparable(paths: Sequence[str], wanted: str | None, note: Note = say_note) 
     for related in families(runs):
         if len(related) > 1:
             names = ", ".join(str(run.folder) for run in related)
-            note(f"{names} share the state that they were forked from: they are not independent")
-    return grouped(by_subject(runs, key, note)), criterion
+            note(f"{names} share a part of their training, as forks do: they are not independent")
+    views = by_subject(runs, key, note)
+    for view in views:
+        at = next((passport.iteration for passport, _ in view.latest(key)), view.iteration)
+        if at < view.iteration and not view.failed(key):
+            note(f"{view.folder} has {key} by an evaluation at iteration {at:,} of {view.iteration:,}")
+    return grouped(views), criterion
 
 
 def higher_is_better(runs: Sequence[Run], key: str, note: Note = say_note) -> bool:
@@ -103,8 +108,7 @@ def higher_is_better(runs: Sequence[Run], key: str, note: Note = say_note) -> bo
     told = {direction for run in runs for direction in run.directions(key)}
     if len(told) > 1:
         raise UserError(
-            f"{key}: expected one direction, got passports that say higher and lower is better. Compare runs that were "
-            "measured by one metric"
+            f"{key}: expected one direction, got passports that disagree. Compare runs that were measured by one metric"
         )
     direction = told.pop() if told else own_direction(key)
     if direction is None:
@@ -113,7 +117,7 @@ def higher_is_better(runs: Sequence[Run], key: str, note: Note = say_note) -> bo
 
 
 def families(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that were forked from one state or from each other, together; every other run alone."""
+    """Runs that were forked from each other or from one run, together; every other run alone."""
     found: list[tuple[set[str], list[Run]]] = []
     for run in runs:
         names, members = run.origins, [run]
@@ -165,9 +169,9 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 
 def distinctions(run: Run, others: Sequence[Run]) -> list[str]:
-    """In what a run differs from runs of its method: weights, sampler and at most four arguments.
+    """At most four arguments, the weights and the sampler in which a run differs from others of its method.
 
-    Weights are told if any of the others has other ones, a sampler if methods do not draw by it by themselves.
+    Weights are told if any other run has other ones, a sampler also if no method draws by it by itself.
     """
     alike = [other for other in others if other.method == run.method]
     told = []

@@ -104,11 +104,14 @@ class Run:
 
     @property
     def origins(self) -> set[str]:
-        """Names of the states that a run comes from: itself, and the run and the checkpoint that it was forked from."""
-        own = str(self.folder.resolve())
-        if self.parent is None:
-            return {own}
-        return {own, str(Path(self.parent["checkpoint"]).resolve().parent.parent), str(self.parent["sha256"])}
+        """Names of a run's training: itself, and the checkpoint that it was forked from and the run of that."""
+        found = {str(self.folder.resolve())}
+        if self.parent is not None:
+            checkpoint = Path(self.parent.get("checkpoint", "")).resolve()
+            found.add(str(self.parent.get("sha256")))
+            if checkpoint.parent.name == "checkpoints":
+                found.add(str(checkpoint.parent.parent))
+        return found
 
     @property
     def method(self) -> str:

@@ -124,6 +124,7 @@ def last_protocols(run: Run, key: str) -> list[tuple[Subject, str]]:
 
 
 def difference(first: str, second: str) -> str:
-    """The fields in which two protocols differ."""
+    """The fields in which two protocols differ; another split has another reference anyway."""
     a, b = json.loads(first), json.loads(second)
-    return "; ".join(f"{name}: {a[name]} and {b[name]}" for name in a if a[name] != b[name])
+    names = [name for name in a if a[name] != b[name] and (name != "reference" or a["split"] == b["split"])]
+    return "; ".join(f"{name}: {a[name]} and {b[name]}" for name in names)

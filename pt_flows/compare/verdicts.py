@@ -78,7 +78,7 @@ def dependence(a: Group, b: Group) -> str:
         reasons.append(f"{len(both)} of their runs are the same")
     runs = {run.folder: run for run in (*a.runs, *b.runs)}
     if forked := sum(len(family) for family in families(list(runs.values())) if len(family) > 1):
-        reasons.append(f"{forked} of their runs share the state that they were forked from")
+        reasons.append(f"{forked} of their runs share a part of their training")
     return f"; not independent: {', '.join(reasons)}" if reasons else ""
 
 
