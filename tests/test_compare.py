@@ -306,7 +306,7 @@ def test_a_continued_run_is_grouped_by_its_last_configuration(
     recorded(folder, {"w2_1k": 0.5})
     (group,), _ = comparable([str(tmp_path)], None)
     assert group.values("w2_1k") == [2.0, 0.5]
-    assert f"note: {folder} has w2_1k by an evaluation at iteration 10 of 20" in capsys.readouterr().out
+    assert f"note: {folder}: w2_1k of its ema weights is from iteration 10 of 20" in capsys.readouterr().out
 
 
 def test_forks_of_one_state_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

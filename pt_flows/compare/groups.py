@@ -88,9 +88,10 @@ def comparable(paths: Sequence[str], wanted: str | None, note: Note = say_note) 
             note(f"{names} share a part of their training, as forks do: they are not independent")
     views = by_subject(runs, key, note)
     for view in views:
-        at = next((passport.iteration for passport, _ in view.latest(key)), view.iteration)
-        if at < view.iteration and not view.failed(key):
-            note(f"{view.folder} has {key} by an evaluation at iteration {at:,} of {view.iteration:,}")
+        for passport, _ in view.latest(key)[:1]:
+            if passport.iteration < view.iteration and not view.failed(key):
+                at = f"iteration {passport.iteration:,} of {view.iteration:,}"
+                note(f"{view.folder}: {key} of its {passport.weights} weights is from {at}")
     return grouped(views), criterion
 
 
