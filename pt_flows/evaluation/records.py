@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 
-from pt_flows.evaluation.passport import passport_of, record_path, write_record
+from pt_flows.evaluation.passport import record_path, write_record
+from pt_flows.evaluation.provenance import passport_of
 from pt_flows.evaluation.subject import Subject
 
 
@@ -26,7 +27,7 @@ def record_run(trainer: L.Trainer, subject: Subject, found: list[tuple[Any, dict
     ckpt = last if last.is_file() else None
     records = []
     for (metrics, num), numbers in found:
-        passport = passport_of(subject, ckpt, num, 0, data, metrics[0].split, metrics)
+        passport = passport_of(subject, ckpt, num, 0, data, metrics[0].split, metrics, numbers)
         records.append(write_record(record_path(folder, passport, last), passport, numbers))
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
