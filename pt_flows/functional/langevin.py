@@ -2,8 +2,8 @@ r"""Markov chains that leave exp(-U) invariant: Langevin steps, Gibbs draws of a
 
 A chain is a small tuple of tensors; every step is a pure function of it, an energy and a random generator. Energies are
 low where the density exp(-U / temperature) is high. A step of size s drifts by s²/2 along -∇U and adds noise of
-standard deviation s. All chains of a batch move at once, optionally with individual step sizes and labels. No step waits for the
-device.
+standard deviation s. All chains of a batch move at once, optionally with individual step sizes and labels. No step
+waits for the device.
 
 The energy's parameters get no gradients: these are taken with respect to the points alone, outside autocast, and
 also inside `torch.inference_mode`. The energy must be a fixed function of its arguments during a step (no dropout, no
