@@ -124,7 +124,7 @@ def _verdict(hint: Any, bounds: tuple[Bound, ...], value: Any) -> str | None:
             return "" if hint in (list, tuple, Sequence) else None
         each = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
         told = next((told for item, own in zip(value, each, strict=False) if (told := _violated(own, item))), "")
-        return f"every item to be {told}" if told else ""
+        return f"every item to be {told.removeprefix('every item to be ')}" if told else ""
     if origin is Literal:
         if value in inner:
             return ""

@@ -142,7 +142,7 @@ def test_a_sampled_array_is_measured_like_its_checkpoint(tmp_path: Path) -> None
         (["evaluate", "--images", "fake", "--ref", "large", "--n", "8"], "(3, 32, 32), large of shape (3, 48, 48)"),
         (["evaluate", "--images", "mixed", "--ref", "fake", "--n", "8"], "give images of one kind"),
         (["evaluate", "--images", "grey_alpha", "--ref", "fake", "--n", "8"], "has mode LA"),
-        (["evaluate", "--images", "broken", "--ref", "fake", "--n", "8"], "can not be read as an image"),
+        (["evaluate", "--images", "broken", "--ref", "fake", "--n", "8"], "cannot be read as an image"),
         (["evaluate", "--images", "empty", "--ref", "fake", "--n", "8"], "empty has no images"),
         (["evaluate", "--images", "wrong.npz", "--ref", "fake", "--n", "8"], "holds float64 of shape (3,)"),
         (["evaluate", "--images", "fake", "--ref", "fake", "--n", "1"], "--n must be at least 2"),
@@ -752,7 +752,7 @@ def test_a_report_is_one_file_with_everything_inside(tmp_path: Path) -> None:
             image.load()
     assert not re.search(r"https?://|@import|url\(|<script|<link", text)
     assert "W1FE is better than WGANGP" in text
-    assert "00000001.png can not be read" in text
+    assert "00000001.png: cannot be read" in text
     assert "step_size: 1.0" in text
 
 

@@ -146,7 +146,7 @@ def test_reference_is_cached_by_content_and_survives_damage(
     for file in files:
         file.write_bytes(b"half a file")
     assert torch.equal(prepared().reference[0], first[0])
-    assert "can not be read" in capsys.readouterr().out
+    assert "cannot be read" in capsys.readouterr().out
     prepared(num_reference=100)
     assert len(list(tmp_path.iterdir())) == 5  # other images, other entries
 
@@ -157,11 +157,11 @@ def test_names_carry_the_protocol() -> None:
 
 
 def test_metrics_refuse_data_of_the_wrong_kind() -> None:
-    with pytest.raises(UserError, match="expected images, got data of shape .* Use ExactWasserstein"):
+    with pytest.raises(UserError, match=r"expected images, got data of shape .* Use ExactWasserstein"):
         FrechetDistance(RandomFeatures()).prepare(Toy2D(), 10)
-    with pytest.raises(UserError, match="expected vectors, got data of shape .* Use FrechetDistance"):
+    with pytest.raises(UserError, match=r"expected vectors, got data of shape .* Use FrechetDistance"):
         ExactWasserstein().prepare(Shapes32(), 10)
-    with pytest.raises(UserError, match="evaluation.num_samples: expected at most 5000, got 10000"):
+    with pytest.raises(UserError, match=r"evaluation.num_samples: expected at most 5000, got 10000"):
         ExactWasserstein().prepare(Toy2D(), 10_000)
 
 
@@ -494,7 +494,7 @@ def test_dinov2_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         DINOv2Features()
     with pytest.raises(UserError, match="no file nowhere"):
         DINOv2Features("nowhere.pth")
-    with pytest.raises(UserError, match="DINOv2Features.model: expected .* got resnet18"):
+    with pytest.raises(UserError, match=r"DINOv2Features.model: expected .* got resnet18"):
         DINOv2Features(model="resnet18")
 
 

@@ -245,7 +245,7 @@ def test_domains_with_other_classes_are_refused() -> None:
     class Five(Shapes32):
         num_classes = 5
 
-    with pytest.raises(UserError, match=r"data.source has 10 classes, data.target 5"):
+    with pytest.raises(UserError, match=r"data.source: expected 5 classes like data.target, got 10"):
         TwoDomains(Shapes32(), Five())
 
 

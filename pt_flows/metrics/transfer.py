@@ -32,8 +32,8 @@ class TransferAccuracy(SampleMetric):
     """Fraction of the target's test images whose nearest mapped source image has their label, on whole data sets.
 
     The classifier is one nearest neighbour among all labelled training images of the source, mapped by the generator.
-    It is asked about the whole test split of the target. `transfer_accuracy_1nn_source` is the same without the map. As in
-    Leygonie et al. 2019, arXiv:1906.09691, and Seguy et al. 2018, arXiv:1711.02283.
+    It is asked about the whole test split of the target. `transfer_accuracy_1nn_source` is the same without the map.
+    As in Leygonie et al. 2019, arXiv:1906.09691, and Seguy et al. 2018, arXiv:1711.02283.
     """
 
     higher_is_better = True

@@ -1,8 +1,8 @@
 """The state of Markov chains between iterations: a replay buffer of points, and a step size for every label.
 
 Every process holds the whole buffer and writes the points of all of them, one gather per iteration, which is small
-beside the Langevin steps before it. So a run on two processes has the chains of a run on one, a checkpoint of one process
-holds all chains, and a run may be continued on another number of processes.
+beside the Langevin steps before it. So a run on two processes has the chains of a run on one, a checkpoint of one
+process holds all chains, and a run may be continued on another number of processes.
 """
 
 from collections.abc import Callable
