@@ -35,9 +35,9 @@ class Bound(NamedTuple):
 
     def __contains__(self, value: object) -> bool:
         """Whether a number lies inside; NaN does not."""
-        assert isinstance(value, Real)
-        above = value > self.low if self.open_low else value >= self.low
-        return above and (value < self.high if self.open_high else value <= self.high)
+        number: Any = value
+        above = number > self.low if self.open_low else number >= self.low
+        return above and bool(number < self.high if self.open_high else number <= self.high)
 
     def __str__(self) -> str:
         if self.high == math.inf:
