@@ -146,7 +146,7 @@ def test_a_sampled_array_is_measured_like_its_checkpoint(tmp_path: Path) -> None
         (["evaluate", "--images", "empty", "--ref", "fake", "--n", "8"], "empty has no images"),
         (["evaluate", "--images", "wrong.npz", "--ref", "fake", "--n", "8"], "holds float64 of shape (3,)"),
         (["evaluate", "--images", "fake", "--ref", "fake", "--n", "1"], "--n must be at least 2"),
-        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "5"], "at least 7 images of each kind"),
+        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "5"], "expected at least 7 of each kind"),
         (["evaluate", "--images", "fake", "--ref", "fake", "--n", "8", "--split", "test"], "without a test split"),
     ],
 )  # fmt: skip
