@@ -226,7 +226,7 @@ def test_another_buffer_size_is_refused_by_its_name() -> None:
 REFUSED: list[tuple[list[str], str]] = [
     (["--data", "Shapes32"], "model and data do not fit"),
     (["--trainer.precision", "bf16-true"], "trainer.precision"),
-    (["--data.batch_size", "0"], "data.batch_size"),
+    (["--data.batch_size", "0"], "Toy2D.batch_size: expected at least 1, got 0"),
     (["--evaluation.num_samples", "0"], "evaluation.num_samples"),
     (["--run.root", "{run}/config.yaml"], "run.root: cannot make the run folder"),
     (["--ckpt_path", "{run}", "--run.root", "new", "--model.critic.width", "17"], "critic"),
