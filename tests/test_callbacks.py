@@ -15,7 +15,7 @@ from problems import build, data, fit, weights
 from torch.backends import cuda, cudnn
 
 from pt_flows.callbacks import ChainPicture, Checkpoints, Evaluate, FlowPicture, Pictures
-from pt_flows.callbacks.evaluate import measured
+from pt_flows.evaluation.engine import measured
 from pt_flows.callbacks.schedule import EveryIterations
 from pt_flows.callbacks.signals import ENDING
 from pt_flows.errors import UserError
