@@ -49,13 +49,13 @@ Count = Annotated[int, Bound(1)]
 CountOrZero = Annotated[int, Bound(0)]
 
 
-def check_arguments(name: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+def check_arguments(prefix: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     """Check arguments against their annotations: bounds of numbers, and words of a `Literal`.
 
     Types are left to the parser and to type checkers.
 
     Args:
-        name: Of the class or command, for the message.
+        prefix: What stands before the name of an argument in the message: "W1FE." for a class, "--" for a command.
         hints: Annotations by name, extras included.
         arguments: Values by name.
 
@@ -63,13 +63,13 @@ def check_arguments(name: str, hints: Mapping[str, Any], arguments: Mapping[str,
         UserError: Names the first argument that is outside.
 
     Example:
-        >>> check_arguments("W1FE", {"step_size": Positive}, {"step_size": -1.0})
+        >>> check_arguments("W1FE.", {"step_size": Positive}, {"step_size": -1.0})
         Traceback (most recent call last):
         pt_flows.errors.UserError: W1FE.step_size: expected a number above 0, got -1.0
     """
     for key, value in arguments.items():
         if key in hints and (expected := _violated(hints[key], value)):
-            raise UserError(f"{name}.{key}: expected {expected}, got {value!r}")
+            raise UserError(f"{prefix}{key}: expected {expected}, got {value!r}")
 
 
 @cache

@@ -30,7 +30,7 @@ class Constructed:
         described: dict[str, Any] = {}
         left_out: list[str] = []
         arguments = named(cls, args, kwargs)
-        check_arguments(cls.__name__, hints_of(cls), arguments)
+        check_arguments(f"{cls.__name__}.", hints_of(cls), arguments)
         for name, value in arguments.items():
             try:
                 described[name] = plain(value)

@@ -17,11 +17,12 @@ from torch.backends import cuda, cudnn
 from pt_flows.callbacks import ChainPicture, Checkpoints, Evaluate, FlowPicture, Pictures
 from pt_flows.callbacks.evaluate import measured
 from pt_flows.callbacks.schedule import EveryIterations
-from pt_flows.callbacks.signals import ENDING
 from pt_flows.errors import UserError
 from pt_flows.metrics import ExactWasserstein, ModeCoverage
 from pt_flows.runs.checkpoint import read_checkpoint
-from pt_flows.runs.folder import RunOptions, loggers
+from pt_flows.runs.loggers import loggers
+from pt_flows.runs.options import RunOptions
+from pt_flows.runs.signals import ENDING
 
 
 class Keep(L.Callback):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import lightning as L
 import torch
@@ -19,6 +19,7 @@ from pt_flows.progress import track
 from pt_flows.training.distributed import share_of, world
 from pt_flows.training.noise import generator_at
 
+T = TypeVar("T")
 CHUNK = 500
 """Samples drawn from one seed: which numbers sample i gets does not depend on ranks or batches."""
 
@@ -75,9 +76,9 @@ def measured(
         return {key: value for metric in metrics for key, value in metric.compute().items()}
 
 
-def listed(metrics: list[SampleMetric] | SampleMetric | None) -> list[SampleMetric]:
-    """One metric, several or none as a list."""
-    return [metrics] if isinstance(metrics, SampleMetric) else list(metrics or [])
+def listed(given: T | Sequence[T] | None) -> list[T]:
+    """One of something, several or none as a list."""
+    return list(given) if isinstance(given, list | tuple) else [] if given is None else [cast(T, given)]
 
 
 class Tier(NamedTuple):

@@ -9,7 +9,7 @@ from pt_flows.compare.groups import comparable, higher_is_better
 from pt_flows.compare.table import Row, markdown, shown, table, without_nan, write_files
 from pt_flows.compare.verdicts import judged, remarks
 from pt_flows.errors import UserError
-from pt_flows.runs.folder import wandb_mode
+from pt_flows.runs.options import wandb_mode
 
 
 def compare(

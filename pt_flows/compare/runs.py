@@ -16,7 +16,8 @@ import yaml
 from pt_flows.callbacks.failure import FAILED
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import Passport, checked_record, read_record
-from pt_flows.runs.folder import say, wandb_key_configured
+from pt_flows.runs.folder import say
+from pt_flows.runs.options import wandb_key_configured
 
 Note = Callable[[str], None]
 """Takes a sentence about something that is skipped."""
