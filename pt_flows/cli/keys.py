@@ -108,7 +108,7 @@ def parameters(cls: type) -> dict[str, Any]:
             hints = {}
         arguments = list(inspect.signature(owner.__init__).parameters.values())
         named = [p.name for p in arguments if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        found = {name: hints.get(name) for name in named} | found
+        found |= {name: hints.get(name) for name in named if name not in found}
         if all(p.kind != p.VAR_KEYWORD for p in arguments):
             break
     return {name: hint for name, hint in found.items() if name not in ("self", "params")}
