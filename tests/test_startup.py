@@ -19,7 +19,7 @@ from pt_flows.cli.main import main
 from pt_flows.errors import UserError
 from pt_flows.runs.folder import describe_run
 
-HEAVY = ("torch", "torchvision", "lightning", "scipy", "matplotlib")
+HEAVY = ("torch", "torchvision", "lightning", "matplotlib", "scipy")
 
 
 def imported_by(*calls: str) -> tuple[list[str], str]:
@@ -44,7 +44,7 @@ def test_comparisons_need_no_torch() -> None:
         'assert main(["compare"]) == main(["compare", "a", "--gaol", "1"]) == main(["compare", "no_run"]) == 2',
     )
     assert "no key gaol; did you mean goal?" in said
-    assert found == []
+    assert set(found) <= {"scipy"}  # for the statistics
 
 
 def test_a_module_runs_like_the_program(capfd: pytest.CaptureFixture[str]) -> None:

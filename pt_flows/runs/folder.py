@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning_utilities.core.rank_zero import rank_zero_only
 
 from pt_flows.errors import UserError
 from pt_flows.files import remove_partials, replacing
@@ -33,6 +32,8 @@ RUN_DIR_VARIABLE = "PT_FLOWS_RUN_DIR"
 
 def rank() -> int:
     """Number of this process among those of a job: Lightning's, or before Lightning is imported the launcher's."""
+    from lightning_utilities.core.rank_zero import rank_zero_only  # takes a while, and not every command asks
+
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
     launched = next((os.environ[name] for name in names if name in os.environ), "0")
     return getattr(rank_zero_only, "rank", int(launched))
