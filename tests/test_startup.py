@@ -16,6 +16,7 @@ from pt_flows.cli import main as command_line
 from pt_flows.cli.functions import run_function
 from pt_flows.cli.keys import Keys
 from pt_flows.cli.main import main
+from pt_flows.construction import Constructed
 from pt_flows.errors import UserError
 from pt_flows.runs.folder import describe_run
 
@@ -90,16 +91,17 @@ def test_bounds_of_commands_stand_in_their_signatures(capsys: pytest.CaptureFixt
         run_function("count", count, ["here", "--num-seeds", "0"])
 
 
-class Network:
+class Network(Constructed):
     """A base with one network."""
 
-    def __init__(self, width: int = 1) -> None: ...
+    def __init__(self, width: Count = 1) -> None: ...
 
 
 class Wide(Network):
     """A network."""
 
-    def __init__(self, depth: int = 1, **kwargs: Any) -> None: ...
+    def __init__(self, depth: Count = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,21 @@ def test_a_refused_argument_is_named_by_its_key() -> None:
     named = partial(keys.told, words=["command", "--first.network", "Wide"])
     assert named("Wide.depth: expected at least 1, got 0") == "first.network.depth: expected at least 1, got 0"
     assert named("Trained.rate: expected 1") == "first.rate or second.rate: expected 1"
+    assert keys.told("Trained.rate: expected 1", ["command", "--second.rate=0"]) == "second.rate: expected 1"
     assert named("Other.depth: expected 1") == "Other.depth: expected 1"
     assert named("there is no file") == "there is no file"
+
+
+def build(path: str, network: Network | None = None) -> None:
+    """Build."""
+    print("built", path, type(network).__name__)
+
+
+def test_a_class_that_refuses_an_argument_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    run_function("build", build, ["here", "--network", "Wide", "--network.depth", "2"])
+    assert capsys.readouterr().out == "built here Wide\n"
+    with pytest.raises(UserError, match=r"^network.width: expected at least 1, got 0$"):
+        run_function("build", build, ["here", "--network", "Wide", "--network.width", "0"])
 
 
 def test_only_half_written_files_of_a_run_are_removed(tmp_path: Path) -> None:

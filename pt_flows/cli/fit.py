@@ -171,8 +171,9 @@ class FlowCLI(LightningCLI):
         """Say where everything is; leave with the signal's code where one stopped the run."""
         checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # pyright: ignore[reportAttributeAccessIssue]
         module: GenerativeModule = self.model
+        folder = self.place.folder
         if checkpoints.stopped_by is not None:
-            name, folder = signal.Signals(checkpoints.stopped_by).name, self.place.folder
+            name = signal.Signals(checkpoints.stopped_by).name
             say(
                 f"stopped by {name} after {module.iteration} of {self.trainer.max_steps} iterations; saved "
                 f"{folder}/checkpoints/last.ckpt. Continue with the same command and --ckpt_path {folder}"
@@ -185,11 +186,9 @@ class FlowCLI(LightningCLI):
         shown = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("eval/")}
         for key, value in shown.items():
             say(f"  {key:<40} {value:.5g}")
-        say(ending(self.trainer, module.iteration, self.place.folder))
+        say(ending(self.trainer, module.iteration, folder))
         if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
-            parts = [
-                str(p) for p in sorted(self.place.folder.glob("wandb/offline-run-*")) if not list(p.glob("*.synced"))
-            ]
+            parts = [str(p) for p in sorted(folder.glob("wandb/offline-run-*")) if not list(p.glob("*.synced"))]
             if parts:
                 sync, leet = shlex.join(["wandb", "sync", *parts]), shlex.join(["wandb", "leet", parts[-1]])
                 say(f"W&B recorded offline. To upload it: {sync}\nTo look at it here: {leet}")

@@ -60,10 +60,18 @@ class Keys:
         return base_of(parameters(owner).get(leaf) if owner else self.hints.get(path))
 
     def told(self, message: str, words: Sequence[str]) -> str:
-        """A message about an argument of a class, with the key where the class stands in its place."""
+        """A message about an argument of a class, with the key in place of the class and the argument.
+
+        Args:
+            message: Such as "W1FE.step_size: expected a number above 0, got -1".
+            words: The command line. Of several keys where the class stands, those that it gives are meant.
+        """
         match = re.match(r"(\w+)\.(\w+)(?=: )", message)
-        at = [key for key, cls in self.existing(words).items() if match and cls and cls.__name__ == match[1]]
-        return " or ".join(f"{key}.{match[2]}" for key in at) + message[match.end() :] if at and match else message
+        if match is None:
+            return message
+        found = [f"{key}.{match[2]}" for key, cls in self.existing(words).items() if cls and cls.__name__ == match[1]]
+        meant = [key for key, _ in given(words) if key in found] or found
+        return " or ".join(dict.fromkeys(meant)) + message[match.end() :] if meant else message
 
 
 def base_of(hint: Any) -> type | None:
