@@ -1,5 +1,6 @@
 """The command line starts in a blink, and does what needs no method without torch."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -57,7 +58,10 @@ def test_an_interrupted_import_gets_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command_line, "resolve_name", lambda name: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    before = signal.getsignal(signal.SIGTERM)
     assert main(["fit"]) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
     assert capsys.readouterr().err == "error: stopped by SIGTERM. Nothing was done\n"
 
 

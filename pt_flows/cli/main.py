@@ -4,6 +4,8 @@ This file starts without torch and Lightning. A command imports what it needs wh
 """
 
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,7 +16,7 @@ import pt_flows
 from pt_flows.cli.errors import command_named
 from pt_flows.cli.failures import fail, interrupted, told
 from pt_flows.errors import UserError
-from pt_flows.runs.signals import ending_at_once
+from pt_flows.runs.signals import ending_at_once, handled
 
 USAGE = """pt-flows: generative methods as discretised flows
 
@@ -77,14 +79,20 @@ def run(argv: Sequence[str]) -> None:
 
 
 def imported(name: str) -> Callable[..., Any]:
-    """The function of a command, whose imports may take seconds and can be interrupted."""
-    try:
+    """The function of a command, whose imports take seconds.
+
+    A signal ends the process on the spot: libraries turn an exception in the middle of their imports into others, and
+    nothing has been done yet.
+    """
+    with handled(leave, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
         found = resolve_name(name)
-    except KeyboardInterrupt as stop:
-        stop.add_note("nothing was done")
-        raise
     quiet()
     return found
+
+
+def leave(number: int, frame: Any) -> None:
+    """End the process from a signal handler."""
+    os._exit(fail(f"stopped by {signal.Signals(number).name}. Nothing was done", 128 + number))
 
 
 def quiet() -> None:
