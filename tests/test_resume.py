@@ -19,7 +19,6 @@ import yaml
 from test_cli import TOY, fit, run_folder
 from torch import nn
 
-from pt_flows import run_lock
 from pt_flows.cli.main import main
 from pt_flows.errors import UserError
 from pt_flows.runs.checkpoint import read_checkpoint
@@ -350,7 +349,7 @@ def test_a_second_process_is_refused_until_the_first_ends(run: Path, capsys: pyt
 def test_a_holder_that_is_not_seen_is_waited_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_lock, "SECONDS_FOR_THE_DEAD", 0.3)
+    monkeypatch.setattr("pt_flows.runs.lock.SECONDS_FOR_THE_DEAD", 0.3)
     first = RunLock()
     first.acquire(tmp_path)
     (tmp_path / ".holder.json").write_text(json.dumps({"pid": 1, "host": "node7", "since": "yesterday"}))
