@@ -29,8 +29,10 @@ MAY_IMPORT = {
 """Rooms and the other rooms that they may import; the command line, and what stands beside it, may import all."""
 
 KNOW_LIGHTNING = {"loop", "callbacks", "runs", "cli", "data"}
-UNDOCUMENTED = ("optim_step_progress", "_batches_that_stepped", "_layer_sync", "_lightning_optimizers", "_interval ==",
-                "_every_n_train_steps", "_foreach_lerp_", "_given_hyperparameters", "_restricted_classmethod")  # fmt: skip
+UNDOCUMENTED = (
+    "optim_step_progress", "_batches_that_stepped", "_layer_sync", "_lightning_optimizers", "._interval",
+    "_every_n_train_steps", "_foreach_lerp_", "_given_hyperparameters", "_restricted_classmethod",
+)  # fmt: skip
 FUNCTIONAL_MAY_USE = {"bisect", "collections", "dataclasses", "itertools", "jaxtyping", "math", "torch", "typing"}
 OPTIMAL_TRANSPORT = {"transport.py": {"ot"}}
 
