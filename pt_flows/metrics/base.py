@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torchmetrics import Metric
 
 from pt_flows.contracts import Shape, Split
 from pt_flows.training.noise import generator_at
+
+Direction = Literal["higher", "lower", ""]
+"""Which values of a number are better; empty where no direction makes sense."""
 
 
 @contextmanager
@@ -96,6 +99,15 @@ class SampleMetric(Metric, ABC):
     @abstractmethod
     def key(self) -> str:
         """Name of the number that runs are ranked by; it carries the protocol."""
+
+    def directions(self) -> dict[str, Direction]:
+        """Whether higher or lower values are better, for every number of the last `compute`.
+
+        Floors have no direction, all other numbers that of `higher_is_better`. A metric whose numbers have different
+        directions extends this.
+        """
+        own = "higher" if self.higher_is_better else "lower"
+        return {key: "" if key.endswith("_floor") else own for key in self.compute()}
 
 
 def count_name(num: int) -> str:

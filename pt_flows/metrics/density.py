@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.errors import UserError
-from pt_flows.metrics.base import RealData, SampleMetric
+from pt_flows.metrics.base import Direction, RealData, SampleMetric
 
 
 class GridKL(SampleMetric):
@@ -73,3 +73,7 @@ class GridKL(SampleMetric):
         if value != value:
             return {}
         return {self.key: value, f"log_likelihood_grid{self.num_points}": float(self.log_likelihood)}
+
+    def directions(self) -> dict[str, Direction]:
+        """A small divergence and a high likelihood are good."""
+        return {**super().directions(), f"log_likelihood_grid{self.num_points}": "higher"}

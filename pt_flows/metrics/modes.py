@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.functional.distances import exact_distances
-from pt_flows.metrics.base import RealData, SampleMetric
+from pt_flows.metrics.base import Direction, RealData, SampleMetric
 
 
 class ModeCoverage(SampleMetric):
@@ -62,3 +62,7 @@ class ModeCoverage(SampleMetric):
             "modes_of": float(len(self.centres)),
             f"high_quality{self.suffix}": float(self.counts.sum() / self.total),
         }
+
+    def directions(self) -> dict[str, Direction]:
+        """More is better, but the number of modes that the data have is no result."""
+        return {**super().directions(), "modes_of": ""}

@@ -16,7 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 from pt_flows.contracts import Split
 from pt_flows.errors import UserError
 from pt_flows.functional.distances import feature_distances
-from pt_flows.metrics.base import RealData, count_name
+from pt_flows.metrics.base import Direction, RealData, count_name
 from pt_flows.metrics.features import FeatureNet
 from pt_flows.metrics.frechet import FrechetDistance
 from pt_flows.metrics.reference import cached
@@ -194,3 +194,11 @@ class ImageQuality(FrechetDistance):
         n = min(MANIFOLD, len(fake), len(real))
         name = f"{self.features.name}_{count_name(n)}_{self.split}"
         return values | {f"{word}_{name}": v for word, v in manifolds(fake[:n], real[:n])._asdict().items()}
+
+    def directions(self) -> dict[str, Direction]:
+        """Small distances are good, and high values of all other numbers."""
+        distances = ("fd_", "kid_")
+        found: dict[str, Direction] = {
+            key: own if key.startswith(distances) else "higher" for key, own in super().directions().items()
+        }
+        return {**found, f"kid_{self.suffix}_error": ""}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pt_flows.errors import UserError
 from pt_flows.functional.distances import feature_distances
-from pt_flows.metrics.base import RealData, SampleMetric
+from pt_flows.metrics.base import Direction, RealData, SampleMetric
 from pt_flows.training.distributed import world
 
 CHUNK = 1_000
@@ -87,3 +87,7 @@ class TransferAccuracy(SampleMetric):
     def compute(self) -> dict[str, float]:
         """Accuracy with the map and without it, in [0, 1]."""
         return {self.key: float(self.right / self.total), f"{self.key}_source": self.unmoved}
+
+    def directions(self) -> dict[str, Direction]:
+        """A high accuracy is good. Without the map it says nothing about the method."""
+        return {**super().directions(), f"{self.key}_source": ""}
