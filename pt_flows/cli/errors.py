@@ -22,6 +22,8 @@ from pt_flows.loop.method import Method
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.metrics.features import FeatureNet
 from pt_flows.runs.folder import RunOptions
+from pt_flows.runs.moves import places_of
+from pt_flows.runs.upgrade import advice
 
 BASES: dict[str, type] = {
     "model": Method, "data": FlowData, "generator": GeneratorNet, "critic": CriticNet, "excess": CriticNet,
@@ -60,6 +62,8 @@ def explain(message: str, argv: Sequence[str], keys: Sequence[str] = FIT_KEYS) -
         argv: The command line, which names classes and configuration files.
         keys: The keys at the top.
     """
+    if old := advice(argv):
+        return old
     if match := re.search(r"unrecognized arguments: -*([\w.-]+)", message):
         return _unknown_key(match[1], argv, keys)
     if match := re.search(r"File does not exist: (.+)", message):
@@ -181,6 +185,8 @@ def _unknown_key(path: str, argv: Sequence[str], keys: Sequence[str]) -> str:
     if "." in path and section not in keys:
         path = leaf = section
     known = [key for key in _existing_keys(argv, keys) if key != path]
+    if places := places_of(path, known):
+        return f"{path}: expected a key of pt_flows 0.2, got one of 0.1. Use {' and '.join(places)}"
     same = [key for key in known if key.split(".")[-1] == leaf]
     ratio = lambda a, b: difflib.SequenceMatcher(None, a, b).ratio()
     beside = lambda key: key.rpartition(".")[0] == path.rpartition(".")[0]

@@ -63,6 +63,7 @@ from pt_flows.runs.lock import RunLock
 from pt_flows.runs.metrics_csv import MetricsCSV
 from pt_flows.runs.settings import NAMED, differences, short, within
 from pt_flows.runs.start import RunStart
+from pt_flows.runs.upgrade import upgrade
 from pt_flows.training.distributed import roll_call
 
 USAGE = """pt-flows: generative methods as discretised flows
@@ -82,6 +83,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows prepare   imagenet --root DIR --size 64 --out DIR               decode images once, for training to read
   pt-flows density   CKPT                                                  DA-EBM: log-densities of test samples
   pt-flows ood       CKPT [--against FashionMNIST]                         energies: tell outliers from test samples
+  pt-flows upgrade   FILE | RUN [--out NEW]                                a configuration, checkpoint or run of 0.1
 
   pt-flows fit --help              all keys              pt-flows fit --config FILE --print_config   the whole config
   pt-flows fit --model.help W1FE   a method's arguments  pt-flows fit --data.help Toy2D              a data set's
@@ -100,6 +102,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ood": ood,
     "neighbours": neighbours,
     "prepare": prepare,
+    "upgrade": upgrade,
 }
 """What is done before and after training."""
 

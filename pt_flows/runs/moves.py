@@ -11,7 +11,7 @@ ODEGAN integrates both networks itself and keeps its arguments, apart from the s
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pt_flows.errors import UserError
@@ -39,6 +39,10 @@ DEFAULTS = {"step_size": 1.0, "persistence": 5}
 CONSTANT = ("constant", [], [1.0])
 ENERGY_ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 5e-4, "betas": [0.0, 0.9]}}
 """The optimizer of an energy in 0.1 where none was chosen; today's default has other betas."""
+ALTERNATING = ("generator", "critic")
+METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(("W1FE", "W2FE", "JSFlow", "WGANGP"), ALTERNATING)
+METHODS |= {"MinibatchW2FE": ("generator",), "ODEGAN": ()} | dict.fromkeys(("DAEBM", "ImprovedCD", "PCD"), ("energy",))
+"""The methods of 0.1 and their players, the averaged one first; ODEGAN has bare networks."""
 STAGES = {"euler": 1, "heun": 2, "rk4": 4, "bogacki_shampine": 3}
 
 # ------------------------------------------------------------------------------------------------------ configurations
@@ -55,7 +59,7 @@ def old_keys(config: dict[str, Any]) -> list[str]:
     if not isinstance(model, dict) or not isinstance(arguments, dict):
         return []
     moved = {name for names in SCHEDULES.values() for name in names}
-    if _class_name(model) != "ODEGAN":
+    if class_name(model) != "ODEGAN":
         moved |= {"ema_decay", *RATES} | {name for names in PLAYERS.values() for name in names} - PLAYERS.keys()
         moved |= {name for name in PLAYERS if _is_network(arguments.get(name))}
     return [f"model.{name}" for name in arguments if name in moved]
@@ -73,8 +77,26 @@ def upgraded_config(config: dict[str, Any]) -> dict[str, Any]:
     config = copy.deepcopy(config)
     if old_keys(config):
         model = config["model"]
-        model["init_args"] = _upgraded_arguments(_class_name(model), model["init_args"])
+        model["init_args"] = _upgraded_arguments(class_name(model), model["init_args"])
     return config
+
+
+def places_of(key: str, known: Collection[str]) -> list[str]:
+    """The places in 0.2 of a dotted key of 0.1; none if it is no such key.
+
+    Args:
+        key: Such as "model.lr_decay".
+        known: Keys of today, such as "model.critic", which tell the players of the method.
+
+    Example:
+        >>> places_of("model.lr_decay", ["model.generator", "model.critic"])
+        ['model.generator.lr_schedule.decay', 'model.critic.lr_schedule.decay']
+    """
+    section, _, name = key.partition(".")
+    found = [f"{at}.{names[name]}" for at, names in (PLAYERS | SCHEDULES).items() if name in names]
+    found += [f"{player}.lr_schedule.{RATES[name]}" for player in PLAYERS if name in RATES]
+    found += [f"{player}.ema_decay" for player in ("generator", "energy") if name == "ema_decay"]
+    return [f"model.{place}" for place in found if section == "model" and f"model.{place.split('.')[0]}" in known]
 
 
 def _upgraded_arguments(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -110,19 +132,20 @@ def _upgraded_arguments(method: str, arguments: dict[str, Any]) -> dict[str, Any
 
 def _players(method: str, arguments: dict[str, Any]) -> tuple[str, ...]:
     """Players of a method of 0.1, the averaged one first: told by its name, or else by its arguments."""
-    found: tuple[str, ...] = ()
-    if method in ("DAEBM", "ImprovedCD", "PCD") or {"energy", "optimizer", "warmup", "clip_norm"} & arguments.keys():
+    found = METHODS.get(method, ())
+    if not found and {"warmup", *PLAYERS["energy"]} & arguments.keys():
         found = ("energy",)
-    elif method in ("W1FE", "W2FE", "JSFlow", "WGANGP") or PLAYERS["critic"].keys() & arguments.keys():
-        found = ("generator", "critic")
-    elif method == "MinibatchW2FE" or PLAYERS["generator"].keys() & arguments.keys():
+    elif not found and PLAYERS["critic"].keys() & arguments.keys():
+        found = ALTERNATING
+    elif not found and PLAYERS["generator"].keys() & arguments.keys():
         found = ("generator",)
     if not found:
         raise UserError("model.class_path: expected the class of the method, got none. Add it, to tell its players")
     return found
 
 
-def _class_name(model: dict[str, Any]) -> str:
+def class_name(model: dict[str, Any]) -> str:
+    """Name of the class in the section `model` of a configuration."""
     return str(model.get("class_path", "")).rpartition(".")[2]
 
 
@@ -201,13 +224,13 @@ def _upgraded_description(hyper: dict[str, Any], left_out: Iterable[str]) -> tup
     lost = []
     for name in left_out:
         player, place = places.get(name, (name, "network"))
-        lost.append(name if _class_name(model) == "ODEGAN" or place == "network" else f"{player}.{place}")
+        lost.append(name if class_name(model) == "ODEGAN" or place == "network" else f"{player}.{place}")
     described = upgraded_config({"model": model})["model"]["init_args"] if arguments else {}
     return how | {key: value for key, value in described.items() if key not in lost}, lost
 
 
 def _minibatches(hyper: dict[str, Any]) -> int:
     """Minibatches of one iteration."""
-    if _class_name({"class_path": hyper.get("_class_path", "")}) == "ODEGAN":
+    if class_name({"class_path": hyper.get("_class_path", "")}) == "ODEGAN":
         return STAGES[hyper.get("integrator", "rk4")] if hyper.get("stage_batches") == "fresh" else 1
     return int(hyper.get("num_critic_steps", 5 if "critic" in hyper else 1))

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.formats import CHECKPOINT_FORMAT
-from pt_flows.runs.moves import old_keys, upgraded_checkpoint, upgraded_config
+from pt_flows.runs.moves import METHODS, class_name, old_keys, upgraded_checkpoint, upgraded_config
 
 VERSION = "0.2"
 
@@ -42,6 +43,26 @@ def upgrade(path: str, out: str | None = None) -> None:
     else:
         _upgrade_config(old, new)
         print(f"{new}: configuration of {VERSION}, without the comments of {old}, which is left as it is")
+
+
+def advice(words: Sequence[str]) -> str | None:
+    """The sentence for a command line that names a configuration of 0.1 of one of this package's methods, if it does.
+
+    Args:
+        words: The command line.
+    """
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, assigned, value = word.partition("=")
+        file = Path(value if assigned else following)
+        if name in ("--config", "-c") and file.is_file():
+            config = _read_config(file)
+            keys = old_keys(config)
+            if keys and class_name(config["model"]) in METHODS:
+                return (
+                    f"{file}: expected a configuration of pt_flows {VERSION}, got {keys[0]}, which is of 0.1. Convert "
+                    f"it: pt-flows upgrade {file}"
+                )
+    return None
 
 
 def _new_name(old: Path) -> Path:
