@@ -9,17 +9,17 @@ import lightning as L
 import pytest
 import torch
 from problems import Adam, build, data, fit, weights
+from pt_flows.evaluation.energy import SumEnergy, auroc, compose, log_density
+from pt_flows.loop.base import Terms
 from torch import Tensor, nn
 
 from pt_flows.cli.main import main
 from pt_flows.contracts import Batch, EnergyNet
 from pt_flows.data import MNIST, ImageAugmentation, Toy2D
 from pt_flows.errors import DivergenceError, UserError
-from pt_flows.evaluation.energy import SumEnergy, auroc, compose, log_density
 from pt_flows.functional.energies import GaussianMixture
 from pt_flows.functional.langevin import Transition, chain_at, langevin
 from pt_flows.functional.objectives import nearest_log_distance
-from pt_flows.loop.base import Terms
 from pt_flows.methods import DAEBM, PCD, ImprovedCD
 from pt_flows.methods.energies.da_ebm import harvest
 from pt_flows.metrics import GridKL

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 from problems import ROOT
+from pt_flows.loop.base import GenerativeModule
 from test_cli import assert_same, run_folder
 
 from pt_flows.callbacks import checkpoints, evaluate
 from pt_flows.cli.main import main
-from pt_flows.loop.base import GenerativeModule
 from pt_flows.runs.checkpoint import read_checkpoint
 
 SMALL: dict[str, list[str]] = {

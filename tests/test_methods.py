@@ -472,7 +472,7 @@ class PlainCritic(CriticNet):
 
 
 class WrappingGenerator(GeneratorNet):
-    """A user's generator, whose argument can not."""
+    """A user's generator, whose argument cannot."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

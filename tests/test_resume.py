@@ -111,7 +111,7 @@ def test_every_command_takes_a_file_a_folder_last_and_best(run: Path, capsys: py
     capsys.readouterr()
     assert main(["evaluate", "last", "--n", "64", "--metrics", "[{class_path: ModeCoverage}]"]) == 0
     out = capsys.readouterr().out
-    assert "can not be read as a checkpoint (it is empty)" in out
+    assert "cannot be read as a checkpoint (it is empty)" in out
     assert "previous.ckpt, iteration 10" in out
     for command in ("density", "ood", "neighbours"):  # they get as far as the method, which is none of theirs
         assert main([command, "last"]) == 2
@@ -124,7 +124,7 @@ def test_every_command_takes_a_file_a_folder_last_and_best(run: Path, capsys: py
         ["fit", "--config", TOY, "--ckpt_path", str(run)],
     ):
         assert main(words) == 2
-        assert "last.ckpt can not be read as a checkpoint (it is empty)" in capsys.readouterr().err
+        assert "last.ckpt cannot be read as a checkpoint (it is empty)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("loss", ["empty", "gone"])

@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 from problems import Adam, build, data, fit, weights, write_digits
+from pt_flows.loop.base import Terms
 from torch import Tensor
 
 from pt_flows.callbacks import FlowPicture
@@ -18,7 +19,6 @@ from pt_flows.errors import UserError
 from pt_flows.functional.objectives import generator_loss
 from pt_flows.functional.potentials import euler_target, regression_loss, velocity
 from pt_flows.functional.transport import exact_wasserstein
-from pt_flows.loop.base import Terms
 from pt_flows.methods import W2FE
 from pt_flows.metrics import TransferAccuracy
 from pt_flows.metrics.transfer import nearest_labels

@@ -1,6 +1,6 @@
 """The passport of samples and numbers: what a module, its data and its metrics tell about them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ def passport_of(
     data: FlowData | None = None,
     split: Split | Literal[""] = "",
     metrics: Sequence[SampleMetric] = (),
-    numbers: Iterable[str] = (),
+    numbers: Collection[str] = (),
 ) -> Passport:
     """Issue the passport of samples of a subject; with data and metrics that of numbers.
 
@@ -57,7 +57,7 @@ def passport_of(
         iteration=method.iteration,
         checkpoint=file_hash(checkpoint) if checkpoint is not None else "",
         cost=cost,
-        directions=directions_of(metrics, numbers),
+        directions=directions_of(metrics, numbers) if numbers else {},
         **machine(method.device),
     )
 

@@ -31,7 +31,7 @@ def check_factory(key: str, value: Any) -> None:
     """An optimizer is made by the module, from parameters.
 
     Raises:
-        UserError: It is made already, or can not be made.
+        UserError: It is made already, or cannot be made.
     """
     if isinstance(value, torch.optim.Optimizer) or not isinstance(value, Callable):
         raise UserError(
@@ -72,7 +72,7 @@ def check_loss(what: str, loss: Any) -> None:
     """A loss can be differentiated.
 
     Raises:
-        UserError: Says why it can not.
+        UserError: Says why it cannot.
     """
     if not isinstance(loss, Tensor):
         raise UserError(f"{what}: a loss must be a scalar tensor, got {type(loss).__name__}")
