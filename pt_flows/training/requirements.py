@@ -97,3 +97,18 @@ def check_samples(what: str, x: Any, num: int, event_shape: Shape) -> None:
             f"{what} must give {num} samples as a tensor of shape {(num, *event_shape)}, got {got}; mend sample or the "
             "network behind it, or the event_shape that it declares"
         )
+
+
+def check_block(batch: Any, num_minibatches: int) -> None:
+    """Check that a batch is a block of iterations.
+
+    Raises:
+        UserError: It is not.
+    """
+    shapes = [tuple(part.shape) for part in batch if isinstance(part, Tensor)]
+    if len(shapes) != 2 or len(shapes[1]) != 3 or shapes[0][:3] != shapes[1] or shapes[1][1] != num_minibatches:
+        raise UserError(
+            f"data: expected blocks with x of shape (iterations, {num_minibatches}, B, *event) and y of shape "
+            f"(iterations, {num_minibatches}, B), got {' and '.join(map(str, shapes[:2])) or type(batch).__name__}. "
+            "Derive the data from FlowData"
+        )
