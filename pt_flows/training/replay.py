@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pt_flows.bounds import Count, Fraction
+from pt_flows.construction import Constructed
 from pt_flows.contracts import Shape
 from pt_flows.errors import UserError
 from pt_flows.functional.langevin import Rng, uniform_like
@@ -30,7 +32,7 @@ class Drawn(NamedTuple):
     labels: Tensor
 
 
-class ReplayBuffer(nn.Module):
+class ReplayBuffer(Constructed, nn.Module):
     """Points that chains start from, with a label each, drawn without replacement.
 
     `slot`: chains live in fixed slots; they are drawn, moved and written back. `fifo`: the newest points. `reservoir`:
@@ -38,13 +40,10 @@ class ReplayBuffer(nn.Module):
 
     Args:
         kind: What is kept.
-        size: How many points.
+        size: Number of points.
         event_shape: Shape of a point.
         storage: "uint8" keeps 256 levels of [-1, 1]; what is read is uniform within its level.
         reinit_probability: Chance of each drawn point to be replaced by a fresh one.
-
-    Raises:
-        UserError: Numbers out of range.
     """
 
     points: Tensor
@@ -53,16 +52,12 @@ class ReplayBuffer(nn.Module):
     def __init__(
         self,
         kind: Literal["slot", "fifo", "reservoir"],
-        size: int,
+        size: Count,
         event_shape: Shape,
         storage: Storage = "float",
-        reinit_probability: float = 0.0,
+        reinit_probability: Fraction = 0.0,
     ) -> None:
         super().__init__()
-        if size < 1:
-            raise UserError(f"model.buffer_size must be at least 1, got {size}")
-        if not 0 <= reinit_probability <= 1:
-            raise UserError(f"model.reinit_probability must lie in [0, 1], got {reinit_probability}")
         self.kind, self.size, self.reinit_probability = kind, size, reinit_probability
         self.added = self.draws = 0
         dtype = torch.uint8 if storage == "uint8" else torch.get_default_dtype()
@@ -108,8 +103,8 @@ class ReplayBuffer(nn.Module):
         rank, num_ranks = world()
         if num * num_ranks > self.size:
             raise UserError(
-                f"model.buffer_size ({self.size}) is below the batch ({num * num_ranks}) that every iteration draws "
-                "from it without replacement; raise it or lower data.batch_size"
+                f"model.buffer_size: expected at least {num * num_ranks}, the batch that every iteration draws without "
+                f"replacement, got {self.size}. Raise it or lower data.batch_size"
             )
         self.draws += 1
         if len(self) < num * num_ranks:
@@ -216,7 +211,7 @@ class StepSizes(nn.Module):
     def __init__(self, initial: Tensor, caps: Tensor) -> None:
         super().__init__()
         if not bool((initial > 0).all()):
-            raise UserError(f"model.step_size must be positive at every label, got {initial.tolist()}")
+            raise UserError(f"StepSizes.initial: expected numbers above 0 at every label, got {initial.tolist()}")
         self.register_buffer("values", torch.minimum(initial, caps))
         self.register_buffer("caps", caps, persistent=False)
         self.register_buffer("accepted", torch.zeros_like(initial))
