@@ -123,7 +123,7 @@ def test_renewed_chains_are_fresh() -> None:
 
 
 def test_a_buffer_below_the_batch_is_refused() -> None:
-    with pytest.raises(UserError, match="model.buffer_size: expected at least 16, .* got 10"):
+    with pytest.raises(UserError, match=r"model.buffer_size: expected at least 16, .* got 10"):
         fit(build("DAEBM", buffer_size=10), data(), max_steps=1)
 
 
@@ -520,16 +520,31 @@ class TwoValues(MLPEnergy):
     [
         (lambda: build("DAEBM", step_size=0.0), r"DAEBM.step_size: expected a number above 0, got 0.0"),
         (lambda: build("DAEBM", num_levels=0), r"DAEBM.num_levels: expected at least 1, got 0"),
-        (lambda: build("DAEBM", acceptance_ratio="wrong"), "DAEBM.acceptance_ratio: expected one of exact, released, got 'wrong'"),
-        (lambda: build("PCD", reinit_probability=1.5), r"PCD.reinit_probability: expected a number in \[0, 1\], got 1.5"),
+        (
+            lambda: build("DAEBM", acceptance_ratio="wrong"),
+            "DAEBM.acceptance_ratio: expected one of exact, released, got 'wrong'",
+        ),
+        (
+            lambda: build("PCD", reinit_probability=1.5),
+            r"PCD.reinit_probability: expected a number in \[0, 1\], got 1.5",
+        ),
         (lambda: build("PCD", clip_norm=0.0), "Energy.clip_norm: expected a number above 0, got 0.0"),
-        (lambda: build("ImprovedCD", bounds=(1.0, -1.0)), r"bounds: expected a lower and a higher number, got \[1.0, -1.0\]"),
-        (lambda: build("ImprovedCD", images=True, bounds=(0.0, 1.0)), r"bounds: expected \[-1, 1\] for images, got \[0.0, 1.0\]"),
+        (
+            lambda: build("ImprovedCD", bounds=(1.0, -1.0)),
+            r"bounds: expected a lower and a higher number, got \[1.0, -1.0\]",
+        ),
+        (
+            lambda: build("ImprovedCD", images=True, bounds=(0.0, 1.0)),
+            r"bounds: expected \[-1, 1\] for images, got \[0.0, 1.0\]",
+        ),
         (
             lambda: build("ImprovedCD", num_references=9),
             r"num_references: expected at most model.min_history \(4\), got 9",
         ),
-        (lambda: DAEBM(Energy(MLPEnergy())), r"expected U\(x, t\), such as TimeMLPEnergy, got MLPEnergy, which takes no labels"),
+        (
+            lambda: DAEBM(Energy(MLPEnergy())),
+            r"expected U\(x, t\), such as TimeMLPEnergy, got MLPEnergy, which takes no labels",
+        ),
         (
             lambda: PCD(Energy(TimeMLPEnergy())),
             r"expected U\(x\), such as MLPEnergy, got TimeMLPEnergy, which takes labels",
@@ -642,7 +657,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root, found = tmp_path_factory.mktemp("runs"), {}
     for name in ("da_ebm", "improved_cd", "pcd"):
         arguments = ["fit", "--config", str(ROOT / f"configs/toy2d/{name}.yaml"), "--trainer.max_steps", "6"]
-        arguments += ["--model.energy.network.width", "16", "--model.num_langevin_steps", "3", "--evaluation.num_samples", "20"]
+        arguments += ["--model.energy.network.width", "16", "--model.num_langevin_steps", "3"]
+        arguments += ["--evaluation.num_samples", "20"]
         arguments += ["--run.root", str(root / name), "--run.wandb", "disabled", "--trainer.accelerator", "cpu"]
         arguments += ["--model.num_visits", "1"] if name == "da_ebm" else []
         assert main(arguments) == 0

@@ -288,7 +288,8 @@ def test_noise_on_the_data_is_part_of_training_and_of_floors() -> None:
 def test_commands_take_noised_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(__file__).resolve().parent.parent
     arguments = ["fit", "--config", str(root / "configs/toy2d/da_ebm.yaml"), "--trainer.max_steps", "4"]
-    arguments += ["--model.energy.network.width", "16", "--model.num_langevin_steps", "3", "--evaluation.num_samples", "20"]
+    arguments += ["--model.energy.network.width", "16", "--model.num_langevin_steps", "3"]
+    arguments += ["--evaluation.num_samples", "20"]
     arguments += ["--model.num_visits", "1", "--model.base", "gaussian", "--model.data_noise", "0.5"]
     arguments += ["--run.root", str(tmp_path), "--run.wandb", "disabled", "--trainer.accelerator", "cpu"]
     assert main(arguments) == 0
