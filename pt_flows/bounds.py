@@ -46,6 +46,7 @@ NonNegative = Annotated[float, Bound(0)]
 Fraction = Annotated[float, Bound(0, 1)]
 DecayRate = Annotated[float, Bound(0, 1, open_high=True)]
 Count = Annotated[int, Bound(1)]
+AtLeastTwo = Annotated[int, Bound(2)]
 CountOrZero = Annotated[int, Bound(0)]
 
 

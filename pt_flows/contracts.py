@@ -42,11 +42,21 @@ class Maps(Protocol):
     """A trained map from latents to samples."""
 
     event_shape: Shape
+    moves_data: bool
+    """Whether it starts from data instead of noise."""
+
+    def start_from(self, source: Source | None) -> None:
+        """Take the starting points from data instead of noise."""
+        ...
 
     def sample(
         self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
     ) -> Tensor:
         """Samples (num, *event)."""
+        ...
+
+    def starting_points(self, num: int, rng: torch.Generator) -> Tensor:
+        """Starting points (num, *latent_shape): noise, or samples of the data's source."""
         ...
 
     def weighted(self, weights: Weights) -> nn.Module:
@@ -103,11 +113,17 @@ class RunsChains(HasEnergy, Protocol):
     """A method whose samples are ends of Markov chains under its energy."""
 
     event_shape: Shape
+    buffer: Any
+    """The chains between iterations: points and labels."""
     denoise: bool
     """Whether samples leave without the noise on the data."""
 
     def sampling(self, num: int, rng: torch.Generator, weights: Weights) -> Iterator[tuple[float, Tensor]]:
         """Run chains from noise: yield the fraction of the work done and the points so far, samples last."""
+        ...
+
+    def with_data_noise(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Data (B, *event) with the noise that is a part of the model."""
         ...
 
     def finished(self, x: Tensor, weights: Weights = "ema") -> Tensor:
@@ -117,6 +133,44 @@ class RunsChains(HasEnergy, Protocol):
     def walk(self, x: Tensor, num_steps: int, rng: torch.Generator, weights: Weights = "ema") -> tuple[Any, Tensor]:
         """Move chains from data (B, *event) as in training: the chains, and their mean acceptance (B,)."""
         ...
+
+
+@runtime_checkable
+class HasLevels(RunsChains, Protocol):
+    """A method whose energy takes a noise level: U(x, t) for t in 0 (data) to num_labels - 1."""
+
+    num_labels: int
+    num_langevin_steps: int
+    step_sizes: Any
+    """Langevin steps of every level, with their acceptance."""
+    jumps: Tensor
+    """Counts of jumps of chains from level to level."""
+    noising: Any
+    """The noise schedule a_t, b_t."""
+
+    def log_levels(self, x: Tensor, weights: Weights = "ema") -> Tensor:
+        """-U(x, t) for all levels (B, num_labels)."""
+        ...
+
+    def transition(self, x: Tensor, t: Tensor, rng: torch.Generator, weights: Weights = "raw") -> Any:
+        """Move chains at points (B, *event) and levels (B,) by one transition."""
+        ...
+
+
+@runtime_checkable
+class HasPotential(Protocol):
+    """A method that moves particles along the gradient of a function."""
+
+    def values(self, y: Tensor) -> Tensor:
+        """The function (B, *event) to (B,), high on data."""
+        ...
+
+
+@runtime_checkable
+class ShortensPaths(Protocol):
+    """A flow whose exact step moves particles a fraction of the way to the data, and so shortens W2 by it."""
+
+    fraction_of_the_way: float
 
 
 class GeneratorNet(Constructed, nn.Module):

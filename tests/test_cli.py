@@ -263,9 +263,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["fit", "--config", TOY, "--model.generator.width", "0"],
-        r"width of ResidualMLPGenerator: expected 1 or more, got 0",
+        r"ResidualMLPGenerator.width: expected at least 1, got 0",
     ),
-    (["fit", "--config", TOY, "--model.critic.depth", "0"], r"depth of MLPCritic: expected 1 or more, got 0"),
+    (["fit", "--config", TOY, "--model.critic.depth", "0"], r"MLPCritic.depth: expected at least 1, got 0"),
     (["fit", "--config", "."], r"--config: expected a file, got the folder"),
     (["fit", "--config", TOY, "--model.step_size", "abc"], r"model.step_size: expected a float, got 'abc'"),
     (["fit", "--config", TOY, "--model.penalty", "three"], r"model.penalty: expected one of 'one_sided', 'two_sided'"),
@@ -282,7 +282,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["fit", "--config", TOY, "--data", "Shapes32"],
         r"model and data do not fit: .*\(2,\).*Shapes32 serves \(3, 32, 32\)",
     ),
-    (["fit", "--config", TOY, "--model.generator", "DCGANGenerator", "--model.generator.image_size", "48"], r"got 48"),
+    (["fit", "--config", TOY, "--model.generator", "DCGANGenerator", "--model.generator.image_size", "30"], r"got 30"),
     (["fit", "--config", TOY, "--ckpt_path", "last"], r"no run under runs/toy2d-w1fe has checkpoints/last.ckpt"),
     (["fit", "--config", TOY, "--ckpt_path", "no.ckpt"], r"there is no checkpoint no.ckpt"),
     (

@@ -8,9 +8,12 @@ import torch
 from torch import nn
 
 import pt_flows.nets
-from pt_flows.contracts import CriticNet, GeneratorNet
+from pt_flows.construction import path_of
+from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet
 from pt_flows.errors import UserError
 from pt_flows.nets import (
+    ConvEnergy,
+    ConvTransportMap,
     DCGANCritic,
     DCGANGenerator,
     MLPCritic,
@@ -21,6 +24,7 @@ from pt_flows.nets import (
     ResNetGenerator,
     SNDCGANCritic,
     SNDCGANGenerator,
+    TimeResNetEnergy,
 )
 from pt_flows.nets.energy import OneScaleEnergy
 from pt_flows.nets.resnet import ClassBatchNorm2d
@@ -41,8 +45,10 @@ COUNTS = [
 ]
 
 
-GENERATORS = {"dcgan": DCGANGenerator, "resnet": ResNetGenerator, "sndcgan": SNDCGANGenerator}
+GENERATORS = {"dcgan": DCGANGenerator, "resnet": ResNetGenerator, "sndcgan": SNDCGANGenerator, "map": ConvTransportMap}
 CRITICS = {"dcgan": DCGANCritic, "resnet": ResNetCritic, "sndcgan": SNDCGANCritic}
+ENERGIES = {"time": TimeResNetEnergy, "conv": ConvEnergy, "scales": MultiScaleEnergy}
+IMAGE_SIZES = [16, 28, 32, 64, 128]
 
 
 @pytest.mark.parametrize(("net", "count"), COUNTS, ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else "")
@@ -50,22 +56,113 @@ def test_number_of_parameters(net: nn.Module, count: int) -> None:
     assert sum(p.numel() for p in net.parameters()) == count
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
-@pytest.mark.parametrize("kind", ["dcgan", "resnet", "sndcgan"])
-def test_shapes(size: int, kind: str) -> None:
-    G: GeneratorNet = GENERATORS[kind](size, width=4)
-    D: CriticNet = CRITICS[kind](size, width=4)
+def connect(net: nn.Module) -> None:
+    """Replace parameters that start at zero, which stop gradients."""
+    for parameter in net.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+
+
+def assert_every_weight_has_a_gradient(net: nn.Module) -> None:
+    """Check weights only: a norm removes the bias of the layer before it."""
+    lost = [name for name, p in net.named_parameters() if p.ndim > 1 and (p.grad is None or not p.grad.any())]
+    assert not lost
+
+
+@pytest.mark.parametrize("num_channels", [1, 4])
+@pytest.mark.parametrize("size", IMAGE_SIZES)
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_generators_of_any_size(kind: str, size: int, num_channels: int) -> None:
+    torch.manual_seed(0)
+    G: GeneratorNet = GENERATORS[kind](size, num_channels, width=4)
+    connect(G)
     x = G(torch.randn(2, *G.latent_shape))
-    assert x.shape == (2, *G.event_shape) == (2, 3, size, size)
-    assert D.event_shape == G.event_shape
-    assert D(x).shape == (2,)
-    assert x.abs().max() <= 1
+    assert x.shape == (2, *G.event_shape) == (2, num_channels, size, size)
+    assert kind == "map" or x.abs().max() <= 1
+    x.square().sum().backward()
+    assert_every_weight_has_a_gradient(G)
+    assert all(p.grad is not None for p in G.parameters())
 
 
-@pytest.mark.parametrize("make", [*GENERATORS.values(), *CRITICS.values()])
-def test_impossible_sizes_are_refused(make: type[nn.Module]) -> None:
-    with pytest.raises(ValueError, match=r"image_size must be .* got 48"):
-        make(image_size=48)
+@pytest.mark.parametrize("num_channels", [1, 4])
+@pytest.mark.parametrize("size", IMAGE_SIZES)
+@pytest.mark.parametrize("kind", [*CRITICS, *ENERGIES])
+def test_critics_and_energies_of_any_size(kind: str, size: int, num_channels: int) -> None:
+    """They have a first derivative for every parameter, and a penalty on slopes has one for every weight."""
+    torch.manual_seed(0)
+    net: CriticNet | EnergyNet = (CRITICS | ENERGIES)[kind](size, num_channels, width=4)
+    connect(net)
+    x, labels = torch.randn(2, num_channels, size, size, requires_grad=True), torch.tensor([0, 1])
+    u = net(x, labels) if kind == "time" else net(x)
+    assert u.shape == (2,)
+    assert net.event_shape == x.shape[1:]
+    (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+    slope.square().sum().backward(retain_graph=True)
+    assert_every_weight_has_a_gradient(net)
+    net.zero_grad()
+    u.square().sum().backward()
+    assert_every_weight_has_a_gradient(net)
+    assert all(p.grad is not None for p in net.parameters())
+
+
+HALVES = r"expected 4, 5, 6 or 7 times a power of two \(16, 28, 32, 48, 64, ...\), got {}. Resize the images to one of"
+REFUSED_IMAGES = [
+    *((cls, size, HALVES) for cls in (*GENERATORS.values(), *CRITICS.values()) for size in (0, 4, 7, 30, 36, 72)),
+    *((TimeResNetEnergy, size, "expected a multiple of 4 from 8 on, got {}. Resize") for size in (-8, 4, 30)),
+    (ConvEnergy, 7, "expected at least 8, got {}"),
+    (MultiScaleEnergy, 15, "expected at least 16, got {}"),
+]
+
+
+@pytest.mark.parametrize(("cls", "size", "message"), REFUSED_IMAGES)
+def test_impossible_image_sizes_are_refused(cls: type[nn.Module], size: int, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^{cls.__name__}\.image_size: {message.format(size)}"):
+        cls(image_size=size)
+
+
+@pytest.mark.parametrize(("size", "sides"), [(8, [8, 4]), (28, [28, 14, 7]), (48, [48, 24, 12, 6]), (20, [20, 10, 5])])
+def test_images_are_halved_evenly(size: int, sides: list[int]) -> None:
+    """The maps of a critic have the sides that sizes.py names."""
+    found = []
+    D = DCGANCritic(size, width=2)
+    for layer in D.net:
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda layer, args, out: found.append(out.shape[-1]))
+    D(torch.zeros(1, 3, size, size))
+    assert [size, *found] == sides
+
+
+WIDENING = [
+    (8, [1, 1], [1, 1, 1, 1], 1),
+    *((size, [1, 1, 1], [1, 1, 1, 1], 2) for size in (16, 28)),
+    *((size, [1, 1, 1, 1], [1, 1, 1, 1], 2) for size in (32, 48)),
+    (64, [8, 8, 4, 2, 1], [1, 2, 4, 8, 8], 4),
+    (128, [16, 16, 8, 4, 2, 1], [1, 2, 4, 8, 16, 16], 5),
+]
+
+
+@pytest.mark.parametrize(("size", "generator", "critic", "halvings"), WIDENING)
+def test_residual_pairs_widen_from_64_pixels(size: int, generator: list[int], critic: list[int], halvings: int) -> None:
+    G, D = ResNetGenerator(size, width=3), ResNetCritic(size, width=3)
+    inputs = [block.conv1.in_channels for block in G.blocks]
+    assert [*inputs, G.last.in_channels] == [3 * m for m in generator]
+    assert [block.conv1.out_channels for block in D.blocks] == [3 * m for m in critic]
+    assert [block.down for block in D.blocks] == [i < halvings for i in range(len(critic))]
+
+
+def test_levels_that_do_not_halve_evenly_are_refused() -> None:
+    """By the energy with labels, which pads 28 pixels to 32 and 12 to 16 first."""
+    for size, most in ((8, 4), (12, 5), (16, 5), (24, 4), (28, 6), (64, 7)):
+        TimeResNetEnergy(size, 1, 2, [1] * most)(torch.zeros(1, 1, size, size), torch.zeros(1))
+        with pytest.raises(UserError, match=rf"^TimeResNetEnergy\.multipliers: expected at most {most} levels"):
+            TimeResNetEnergy(size, 1, 2, [1] * (most + 1))
+
+
+def test_energies_round_halves_up() -> None:
+    scales = MultiScaleEnergy(30, 1, width=4).scales
+    assert [scale.event_shape for scale in scales] == [(1, 30, 30), (1, 15, 15), (1, 8, 8)]
+    assert [scale.body(torch.zeros(1, *scale.event_shape)).shape[-1] for scale in scales] == [2, 2, 2]
+    assert ConvEnergy(30, 1, width=4).net[:6](torch.zeros(1, 1, 30, 30)).shape[-1] == 4
 
 
 def test_residual_generator_starts_near_the_identity() -> None:
@@ -75,7 +172,7 @@ def test_residual_generator_starts_near_the_identity() -> None:
 
 @pytest.mark.parametrize("critic", [DCGANCritic(width=4), ResNetCritic(width=4), MLPCritic(event_shape=(3, 32, 32))])
 def test_critics_treat_samples_independently(critic: CriticNet) -> None:
-    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in critic.modules())
+    assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in critic.modules())
     x = torch.randn(4, 3, 32, 32, requires_grad=True)
     (gradient,) = torch.autograd.grad(critic(x)[0], x)
     assert gradient[0].abs().sum() > 0
@@ -100,7 +197,7 @@ def test_normal_initialisation_of_the_released_code() -> None:
     assert all(bool((p == 0).all()) for name, p in critic.named_parameters() if name.endswith("bias"))
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("size", [16, 28, 32, 64, 128])
 def test_class_conditional_networks_use_their_labels(size: int) -> None:
     G, D = ResNetGenerator(size, width=4, num_classes=3), ResNetCritic(size, width=4, num_classes=3, pooling="sum")
     first = [m for m in G.modules() if isinstance(m, ClassBatchNorm2d)]
@@ -167,15 +264,23 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(image_size: in
 
 
 def test_activation_checkpointing_with_spectral_norm_is_refused() -> None:
-    with pytest.raises(UserError, match="activation_checkpointing does not go with spectral_norm"):
+    with pytest.raises(UserError, match=r"^ResNetCritic\.activation_checkpointing: expected false with spectral"):
         ResNetCritic(spectral_norm=True, activation_checkpointing=True)
 
 
-SIZES = ("width", "depth", "latent_dim", "num_channels", "num_levels", "input_scale", "latent_std", "bound")
+SIZES = (
+    "image_size", "num_channels", "width", "depth", "latent_dim", "num_levels", "input_scale", "latent_std", "bound"
+)  # fmt: skip
 REFUSED: dict[str, list[object]] = {
     **{name: [0, -1] for name in SIZES}, "event_shape": [(), (0,), (2, -1)], "multipliers": [(), (1, 0)]
 }  # fmt: skip
 NETWORKS = [getattr(pt_flows.nets, name) for name in pt_flows.nets.__all__]
+
+
+@pytest.mark.parametrize("name", pt_flows.nets.__all__)
+def test_checkpoints_name_networks_by_their_room_alone(name: str) -> None:
+    """A network may move to another file of the room."""
+    assert path_of(getattr(pt_flows.nets, name)) == f"pt_flows.nets.{name}"
 
 
 @pytest.mark.parametrize("cls", [*NETWORKS, OneScaleEnergy], ids=lambda cls: cls.__name__)
@@ -185,15 +290,15 @@ def test_sizes_that_leave_no_network_are_refused(cls: type[nn.Module]) -> None:
     assert "width" in sizes
     for name in sizes:
         for value in REFUSED[name]:
-            with pytest.raises(UserError, match=rf"^{name} of {cls.__name__}: expected .*, got "):
+            with pytest.raises(UserError, match=rf"^{cls.__name__}\.{name}: expected .*, got "):
                 cls(**{name: value})
 
 
 def test_energies_of_several_scales_name_the_width_that_they_need() -> None:
-    with pytest.raises(UserError, match="width of OneScaleEnergy: expected 4 or more with attention, got 2"):
+    with pytest.raises(UserError, match=r"^OneScaleEnergy\.width: expected at least 4 with attention, got 2"):
         MultiScaleEnergy(width=2)
-    with pytest.raises(UserError, match="expected a multiple of 32 where there are more than 128 channels, got 100"):
+    with pytest.raises(UserError, match="expected a multiple of 32 if there are more than 128 channels, got 100"):
         MultiScaleEnergy(width=100)
-    with pytest.raises(UserError, match="32 pixels cannot be halved 6 times"):
+    with pytest.raises(UserError, match=r"^OneScaleEnergy\.num_levels: expected at most 5 for 32 pixels, got 6"):
         OneScaleEnergy(num_levels=6)
     MultiScaleEnergy(width=2, attention=False)

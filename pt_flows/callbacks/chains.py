@@ -1,4 +1,4 @@
-"""A picture of the chains of an energy-based model: where they are, at which labels, and how they move."""
+"""A picture of the chains of an energy-based model: their points, their labels, and how they move."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,11 @@ import lightning as L
 import torch
 from torchvision.utils import make_grid
 
+from pt_flows.bounds import Count, CountOrZero
 from pt_flows.callbacks.pictures import send_picture
-from pt_flows.callbacks.schedule import EveryIterations, as_flow
+from pt_flows.callbacks.schedule import EveryIterations, as_method
+from pt_flows.contracts import HasLevels, RunsChains
 from pt_flows.errors import UserError
-from pt_flows.methods.energies.base import EnergyModule
-from pt_flows.methods.energies.da_ebm import DAEBM
 from pt_flows.training.noise import generator_at
 
 
@@ -27,40 +27,43 @@ class ChainPicture(EveryIterations):
         num_images: Images of the buffer that are shown.
     """
 
-    def __init__(self, every_n_iterations: int = 1_000, num_images: int = 36) -> None:
+    def __init__(self, every_n_iterations: CountOrZero = 1_000, num_images: Count = 36) -> None:
         super().__init__(every_n_iterations)
-        if num_images < 1:
-            raise UserError(f"num_images of ChainPicture must be at least 1, got {num_images}")
         self.num_images = num_images
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Draw where it is due; one process draws for all."""
-        module = as_flow(pl_module)
-        if not isinstance(module, EnergyModule):
-            raise UserError("ChainPicture draws the chains of energy-based models; remove it from trainer.callbacks")
-        if self.due(trainer, module) and trainer.is_global_zero:
+        method = as_method(pl_module)
+        if not isinstance(method, RunsChains):
+            raise UserError(
+                f"trainer.callbacks: expected an energy-based model for ChainPicture, got {type(method).__name__}. "
+                "Remove ChainPicture"
+            )
+        if self.due(trainer, method) and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "pictures"
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"chains_{module.iteration:08d}.png"
-            self.draw(module, path)
-            send_picture(trainer, "chains", path, module.iteration)
+            path = folder / f"chains_{method.iteration:08d}.png"
+            self.draw(method, method.iteration, path)
+            send_picture(trainer, "chains", path, method.iteration)
 
-    def draw(self, module: EnergyModule, path: Path) -> None:
-        """Write the picture of the chains at hand."""
+    def draw(self, method: RunsChains, iteration: int, path: Path) -> None:
+        """Write the picture of the current chains."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(13 if isinstance(module, DAEBM) else 4.6, 4), layout="constrained")
-        axes = figure.subplots(1, 4 if isinstance(module, DAEBM) else 1, squeeze=False)[0]
-        self.draw_points(module, axes[0])
-        if isinstance(module, DAEBM):
-            draw_labels(module, axes[1])
-            draw_steps(module, axes[2])
-            draw_jumps(module, axes[3])
+        levels = method if isinstance(method, HasLevels) else None
+        figure = Figure(figsize=(13 if levels else 4.6, 4), layout="constrained")
+        axes = figure.subplots(1, 4 if levels else 1, squeeze=False)[0]
+        self.draw_points(method, axes[0])
+        axes[0].set_title(f"buffer at iteration {iteration}" + (", label 0" if levels else ""))
+        if levels is not None:
+            draw_labels(levels, axes[1])
+            draw_steps(levels, axes[2])
+            draw_jumps(levels, axes[3])
         figure.savefig(path, dpi=100)
 
-    def draw_points(self, module: EnergyModule, axis: Any) -> None:
+    def draw_points(self, module: RunsChains, axis: Any) -> None:
         """Images of the buffer, or its points in the plane."""
         buffer = module.buffer
         here = (buffer.labels[: len(buffer)] == 0).nonzero().squeeze(1).cpu()
@@ -74,10 +77,9 @@ class ChainPicture(EveryIterations):
             axis.scatter(*x.T, s=2, c="#d95f02", alpha=0.6, linewidths=0)
             axis.set_aspect("equal")
         axis.set(xticks=[], yticks=[])
-        axis.set_title(f"buffer at iteration {module.iteration}" + (", label 0" if isinstance(module, DAEBM) else ""))
 
 
-def draw_labels(module: DAEBM, axis: Any) -> None:
+def draw_labels(module: HasLevels, axis: Any) -> None:
     """Share of the buffer's chains at every label, in units of the uniform share."""
     shares = module.buffer.labels.bincount(minlength=module.num_labels) * module.num_labels / module.buffer.size
     axis.bar(range(module.num_labels), shares.cpu(), color="#7570b3")
@@ -85,7 +87,7 @@ def draw_labels(module: DAEBM, axis: Any) -> None:
     axis.set(xlabel="label (0: data)", title="share of the buffer / uniform share")
 
 
-def draw_steps(module: DAEBM, axis: Any) -> None:
+def draw_steps(module: HasLevels, axis: Any) -> None:
     """Step size of every label with its cap, and the acceptance of the last window."""
     steps, labels = module.step_sizes, range(module.num_labels)
     axis.semilogy(labels, steps.values.cpu(), c="#1b9e77", label="step size")
@@ -98,7 +100,7 @@ def draw_steps(module: DAEBM, axis: Any) -> None:
     right.set_ylim(0, 1.02)
 
 
-def draw_jumps(module: DAEBM, axis: Any) -> None:
+def draw_jumps(module: HasLevels, axis: Any) -> None:
     """Where chains of each label jump to, as shares of each row, of about the last ten windows."""
     jumps = module.jumps.cpu()
     axis.imshow(jumps / jumps.sum(1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0)

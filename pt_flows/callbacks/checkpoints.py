@@ -13,12 +13,13 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerStatus
 
+from pt_flows.bounds import CountOrZero
 from pt_flows.callbacks.evaluate import Evaluate
-from pt_flows.callbacks.schedule import EveryIterations, as_flow
+from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.callbacks.signals import StopInOrder, listen
 from pt_flows.errors import DivergenceError
 from pt_flows.files import replacing
-from pt_flows.loop.base import GenerativeModule
+from pt_flows.loop.method import Method
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -50,7 +51,7 @@ class Checkpoints(EveryIterations):
         every_n_iterations: How often `last.ckpt` is written.
     """
 
-    def __init__(self, every_n_iterations: int = 1_000) -> None:
+    def __init__(self, every_n_iterations: CountOrZero = 1_000) -> None:
         super().__init__(every_n_iterations)
         self.best: float | None = None
         self.stopped_by: int | None = None
@@ -73,7 +74,7 @@ class Checkpoints(EveryIterations):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen for signals in place of Lightning, which gives all of them back when it is done."""
         super().on_train_start(trainer, pl_module)
-        module = as_flow(pl_module)
+        module = as_method(pl_module)
         self._start = module.iteration
         self._kept = module.iteration if (self.folder(trainer) / "last.ckpt").is_file() else None
         self._signals = StopInOrder(lambda: self.at_risk(trainer, module.iteration))
@@ -83,7 +84,7 @@ class Checkpoints(EveryIterations):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where it is due; stop where a signal asked for it."""
-        module = as_flow(pl_module)
+        module = as_method(pl_module)
         improved = self._improved(trainer, module.iteration)
         stop = self._stop_asked(trainer, module)
         if self.due(trainer, module) or improved or stop:
@@ -93,7 +94,7 @@ class Checkpoints(EveryIterations):
         if stop:
             self._stop(trainer)
 
-    def _stop_asked(self, trainer: L.Trainer, module: GenerativeModule) -> bool:
+    def _stop_asked(self, trainer: L.Trainer, module: Method) -> bool:
         received = self._signals is not None and self._signals.received is not None
         if trainer.world_size == 1:
             return received
@@ -106,7 +107,7 @@ class Checkpoints(EveryIterations):
         loop = trainer.fit_loop
         loop.min_epochs = loop.epoch_loop.min_steps = 0
         trainer.should_stop = True
-        if self.stopped_by is None and as_flow(trainer.lightning_module).iteration != trainer.max_steps:
+        if self.stopped_by is None and as_method(trainer.lightning_module).iteration != trainer.max_steps:
             received = self._signals.received if self._signals else None
             self.stopped_by = received or signal.SIGTERM  # another rank's
             trainer.state.status = TrainerStatus.INTERRUPTED
@@ -134,7 +135,7 @@ class Checkpoints(EveryIterations):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Note on the exception what is kept."""
         if self._signals is not None:
-            exception.add_note(self.at_risk(trainer, as_flow(pl_module).iteration))
+            exception.add_note(self.at_risk(trainer, as_method(pl_module).iteration))
         elif isinstance(exception, KeyboardInterrupt):
             exception.add_note("nothing was trained")
 

@@ -1,83 +1,21 @@
 """Measure generated samples on a schedule, and in `validate` and `test`."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
-from torch import Tensor
 
-from pt_flows.callbacks.schedule import EveryIterations, as_flow
+from pt_flows.bounds import Count, CountOrZero
+from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.callbacks.watchers import tell_watchers, watch_evaluations
 from pt_flows.contracts import Weights
-from pt_flows.errors import UserError
-from pt_flows.loop.base import GenerativeModule, GeneratorModule
-from pt_flows.methods.energies.base import EnergyModule
-from pt_flows.metrics.base import RealData, SampleMetric, full_precision
-from pt_flows.progress import track
-from pt_flows.training.distributed import share_of, world
-from pt_flows.training.noise import generator_at
-
-CHUNK = 500
-"""Samples drawn from one seed: which numbers sample i gets does not depend on ranks or batches."""
-
-
-def evaluation_samples(module: GenerativeModule, num: int, weights: Weights, stream: str) -> Iterator[Tensor]:
-    """This rank's share of `num` samples from fixed noise, in chunks.
-
-    Args:
-        module: Draws the samples.
-        num: Over all ranks.
-        weights: Averaged or raw.
-        stream: Name of the noise; the same name gives the same latents in every run.
-    """
-    for chunk in share_of(-(-num // CHUNK)):
-        yield module.sample(min(CHUNK, num - chunk * CHUNK), rng=generator_at("cpu", stream, chunk), weights=weights)
-
-
-def with_progress(chunks: Iterable[Tensor], num: int, text: str) -> Iterable[Tensor]:
-    """A bar over this rank's chunks of `num` samples, shown by the first rank."""
-    return track(chunks, text, len(share_of(-(-num // CHUNK))), quiet=world()[0] > 0)
-
-
-def prepare_metrics(
-    metrics: Sequence[SampleMetric], data: RealData, num: int, device: torch.device, module: Any = None
-) -> None:
-    """Give metrics of `num` generated samples of a module their references, on a device."""
-    for metric in metrics:
-        metric.sample_noise = module.sample_noise if isinstance(module, EnergyModule) else 0.0
-        metric.to(device).prepare(data, num)
-        metric.to(device)  # and what `prepare` added
-
-
-def measured(
-    metrics: Sequence[SampleMetric], batches: Iterable[Tensor], module: GenerativeModule | None, weights: Weights
-) -> dict[str, float]:
-    """One pass over generated samples feeds every metric.
-
-    Args:
-        metrics: Prepared for as many samples.
-        batches: Generated samples (B, *event).
-        module: Where they come from, for metrics of a map or an energy; None for images of unknown origin.
-        weights: Averaged or raw.
-    """
-    for metric in metrics:
-        metric.reset()
-        if isinstance(module, GeneratorModule):
-            metric.update_map(partial(module.push, weights=weights))
-        if isinstance(module, EnergyModule):
-            metric.update_energy(partial(module.clean_energy, weights=weights))
-    with full_precision(metrics[0].device):  # samples are drawn here too
-        for x in batches:
-            for metric in metrics:
-                metric.update(x)
-        return {key: value for metric in metrics for key, value in metric.compute().items()}
-
-
-def listed(metrics: list[SampleMetric] | SampleMetric | None) -> list[SampleMetric]:
-    """One metric, several or none as a list."""
-    return [metrics] if isinstance(metrics, SampleMetric) else list(metrics or [])
+from pt_flows.evaluation.engine import listed, measure, prepare_metrics
+from pt_flows.evaluation.records import record_run
+from pt_flows.evaluation.subject import Subject
+from pt_flows.loop.method import Method
+from pt_flows.metrics.base import SampleMetric
+from pt_flows.samplers import Sampler
 
 
 class Tier(NamedTuple):
@@ -90,7 +28,7 @@ class Tier(NamedTuple):
 class Evaluate(EveryIterations):
     """One pass over generated samples feeds every metric; the numbers go to all loggers as `eval/<key>`.
 
-    The latents are the same at every evaluation and in every run, so that curves differ by weights alone. Two tiers: a
+    The noise is the same at every evaluation and in every run, so that curves differ by weights alone. Two tiers: a
     cheap curve, and full numbers at milestones and at the end.
 
     Args:
@@ -98,6 +36,7 @@ class Evaluate(EveryIterations):
         num_samples: Generated samples per evaluation, over all ranks.
         every_n_iterations: How often, beside after the last iteration.
         weights: The moving average, or the raw weights.
+        sampler: Draws the samples; default the method's own way.
         full_metrics: What to measure rarely, on more samples.
         full_num_samples: Generated samples for them, over all ranks.
         full_every_n_iterations: How often, beside after the last iteration; 0 for then only.
@@ -106,20 +45,19 @@ class Evaluate(EveryIterations):
     def __init__(
         self,
         metrics: list[SampleMetric] | SampleMetric | None = None,
-        num_samples: int = 10_000,
-        every_n_iterations: int = 5_000,
+        num_samples: Count = 10_000,
+        every_n_iterations: CountOrZero = 5_000,
         weights: Weights = "ema",
+        sampler: Sampler | None = None,
         full_metrics: list[SampleMetric] | SampleMetric | None = None,
-        full_num_samples: int = 50_000,
-        full_every_n_iterations: int = 0,
+        full_num_samples: Count = 50_000,
+        full_every_n_iterations: CountOrZero = 0,
     ) -> None:
         super().__init__(every_n_iterations)
-        for key, num in (("num_samples", num_samples), ("full_num_samples", full_num_samples)):
-            if num < 1:
-                raise UserError(f"evaluation.{key} must be at least 1, got {num}")
         self.curve, self.full = Tier(listed(metrics), num_samples), Tier(listed(full_metrics), full_num_samples)
         self.milestones = EveryIterations(full_every_n_iterations)
         self.weights: Weights = weights
+        self.sampler = sampler
         self.found: list[tuple[Tier, dict[str, float]]] = []
         self.latest_iteration = -1
 
@@ -153,7 +91,9 @@ class Evaluate(EveryIterations):
         self.milestones.on_train_start(trainer, pl_module)
 
     def prepare(self, trainer: L.Trainer) -> None:
-        """Give every metric its reference."""
+        """Give every metric its reference, and check that the method can be drawn from."""
+        if self.tiers:
+            self.subject(as_method(trainer.lightning_module)).prepared(cast(Any, trainer).datamodule)
         device = trainer.strategy.root_device
         for tier in self.tiers:
             data = cast(Any, trainer).datamodule
@@ -163,12 +103,12 @@ class Evaluate(EveryIterations):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Evaluate where it is due."""
-        module = as_flow(pl_module)
+        module = as_method(pl_module)
         due = [(self.due(trainer, module), self.curve), (self.milestones.due(trainer, module), self.full)]
         if tiers := [tier for now, tier in due if now and tier.metrics]:
-            module.flush_terms()
+            module.flush()
             self.measure(module, tiers)
-            module.write(self.latest)
+            module.journal.write(module, self.latest)
             tell_watchers(trainer, module, self.latest)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -180,7 +120,7 @@ class Evaluate(EveryIterations):
         """Evaluate in `pt-flows validate`."""
         if trainer.state.fn == "validate":
             self.prepare(trainer)
-            self.measure(as_flow(pl_module), self.tiers)
+            self.measure(as_method(pl_module), self.tiers)
             pl_module.log_dict(self.latest)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -189,16 +129,25 @@ class Evaluate(EveryIterations):
             for metric in tier.metrics:
                 metric.use_split("test")
         self.prepare(trainer)
-        self.measure(as_flow(pl_module), self.tiers)
+        self.measure(as_method(pl_module), self.tiers)
         pl_module.log_dict(self.latest)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the last numbers with their passports to the run folder, as `pt-flows evaluate` would."""
+        method = as_method(pl_module)
+        if self.latest_iteration == method.iteration and not cast(Any, trainer).fast_dev_run:
+            record_run(trainer, self.subject(method), self.found)
+
+    def subject(self, method: Method) -> Subject:
+        """The subject that is measured."""
+        return Subject(method, self.weights, self.sampler)
+
     @torch.no_grad()
-    def measure(self, module: GenerativeModule, tiers: Sequence[Tier]) -> None:
+    def measure(self, module: Method, tiers: Sequence[Tier]) -> None:
         """Find all numbers of the current weights."""
         same = self.latest_iteration == module.iteration  # an early end adds what was not due there
         self.found = [(old, numbers) for old, numbers in self.found if same and all(old is not new for new in tiers)]
         for tier in tiers:
-            chunks = evaluation_samples(module, tier.num_samples, self.weights, "evaluation")
-            batches = with_progress(chunks, tier.num_samples, "evaluating")
-            self.found.append((tier, measured(tier.metrics, batches, module, self.weights)))
+            numbers = measure(self.subject(module), tier.metrics, tier.num_samples, "evaluation", "evaluating")
+            self.found.append((tier, numbers))
         self.latest_iteration = module.iteration

@@ -2,16 +2,18 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 
+from pt_flows.bounds import Count, CountOrZero
 from pt_flows.callbacks.pictures import send_picture
-from pt_flows.callbacks.schedule import EveryIterations, as_flow
+from pt_flows.callbacks.schedule import EveryIterations, as_method
+from pt_flows.contracts import HasPotential, MapsLatents, ShortensPaths
 from pt_flows.errors import UserError
 from pt_flows.functional.transport import exact_wasserstein
-from pt_flows.loop.base import GeneratorModule
+from pt_flows.loop.method import Method
 from pt_flows.training.noise import generator_at
 
 NUM_MEASURED = 512
@@ -33,10 +35,8 @@ class FlowPicture(EveryIterations):
         animate: Also write `pictures/flow.gif`, one frame per record.
     """
 
-    def __init__(self, every_n_iterations: int = 10, num_particles: int = 128, animate: bool = False) -> None:
+    def __init__(self, every_n_iterations: CountOrZero = 10, num_particles: Count = 128, animate: bool = False) -> None:
         super().__init__(every_n_iterations)
-        if num_particles < 1:
-            raise UserError(f"num_particles of FlowPicture must be at least 1, got {num_particles}")
         self.num_particles, self.animate = num_particles, animate
         self.left = 1.0
         self.records: list[dict[str, Any]] = []
@@ -57,8 +57,9 @@ class FlowPicture(EveryIterations):
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self.target = data.reference("test", NUM_MEASURED)
         self.floor = exact_wasserstein(data.reference("train", NUM_MEASURED), self.target, p=2)
-        self.z = module.starting_points(max(NUM_MEASURED, self.num_particles), generator_at("cpu", "flow"))
-        start = self.records[0]["particles"] if self.records else module.push(self.z.to(module.device), "raw").cpu()
+        G = cast(MapsLatents, module).generator
+        self.z = G.starting_points(max(NUM_MEASURED, self.num_particles), generator_at("cpu", "flow"))
+        start = self.records[0]["particles"] if self.records else G.push(self.z.to(module.device), "raw").cpu()
         seen = torch.cat([self.target, start])
         centre, half = (seen.amax(0) + seen.amin(0)) / 2, 0.55 * float((seen.amax(0) - seen.amin(0)).max())
         self.frame = (centre - half, centre + half)
@@ -66,20 +67,23 @@ class FlowPicture(EveryIterations):
         if not self.records and trainer.is_global_zero:
             self.record(module)
 
-    def checked(self, pl_module: L.LightningModule) -> GeneratorModule:
-        """The module, if its samples lie in the plane."""
-        module = as_flow(pl_module)
-        if not isinstance(module, GeneratorModule) or tuple(module.event_shape) != (2,):
-            raise UserError("FlowPicture draws generators of points in the plane; remove it from trainer.callbacks")
-        return module
+    def checked(self, pl_module: L.LightningModule) -> Method:
+        """The method, if its samples lie in the plane."""
+        method = as_method(pl_module)
+        if not isinstance(method, MapsLatents) or tuple(method.generator.event_shape) != (2,):
+            raise UserError(
+                f"trainer.callbacks: expected a generator of points in the plane for FlowPicture, got "
+                f"{type(method).__name__}. Remove FlowPicture"
+            )
+        return method
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Record where it is due."""
         module = self.checked(pl_module)
-        share = getattr(module, "share_of_the_way", math.nan)
-        self.left *= max(1.0 - share, 0.0) ** (module.iteration - self._before)
+        fraction = module.fraction_of_the_way if isinstance(module, ShortensPaths) else math.nan
+        self.left *= max(1.0 - fraction, 0.0) ** (module.iteration - self._before)
         self._before = module.iteration
         if self.due(trainer, module) and trainer.is_global_zero:
             self.record(module)
@@ -93,13 +97,13 @@ class FlowPicture(EveryIterations):
                 send_picture(trainer, "flow_animation", folder / "flow.gif", module.iteration)
 
     @torch.no_grad()
-    def record(self, module: GeneratorModule) -> None:
-        """Where particles are, what the potential looks like, how far it is."""
-        y = module.push(self.z.to(module.device), "raw").cpu()
+    def record(self, module: Method) -> None:
+        """Record the particles, the potential and the distance to the target."""
+        y = cast(MapsLatents, module).generator.push(self.z.to(module.device), "raw").cpu()
         (left, bottom), (right, top) = (corner.tolist() for corner in self.frame)
         grid = torch.cartesian_prod(torch.linspace(left, right, GRID), torch.linspace(bottom, top, GRID))
-        potential = getattr(module, "potential", None)
-        levels = None if potential is None else potential(grid.to(module.device)).cpu().view(GRID, GRID).T
+        f = module.values if isinstance(module, HasPotential) else None
+        levels = None if f is None else f(grid.to(module.device)).cpu().view(GRID, GRID).T
         self.records.append(
             {
                 "iteration": module.iteration,

@@ -1,6 +1,6 @@
 """What makes training faster and leaves its results as they are, up to rounding, with one switch to turn it off."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from torch.backends import cuda, cudnn
 from torch.optim import Adam, Optimizer
 
-from pt_flows.callbacks.schedule import as_flow
-from pt_flows.loop.base import GenerativeModule, one_of
+from pt_flows.callbacks.schedule import as_method
+from pt_flows.construction import Constructed
+from pt_flows.loop.method import Method
 
 Mode = Literal["fast", "reference", "compile"]
 
 
-class Performance(L.Callback):
+class Performance(Constructed, L.Callback):
     """Chooses how a step is computed, not what.
 
     `fast`: convolutions in channels-last memory, Adam in one kernel and, on a GPU, TensorFloat-32 (not for methods
@@ -27,14 +28,13 @@ class Performance(L.Callback):
     """
 
     def __init__(self, mode: Mode = "fast") -> None:
-        one_of("perf", mode, get_args(Mode))
         self.mode: Mode = mode
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Lay out memory before optimizers are made, and set what torch has once for a process."""
         if stage != "fit":
             return
-        module, fast = as_flow(pl_module), self.mode != "reference"
+        module, fast = as_method(pl_module), self.mode != "reference"
         self._backends = cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
         cuda.matmul.allow_tf32 = cudnn.allow_tf32 = fast and not module.float32_only
         cudnn.benchmark = fast and not torch.are_deterministic_algorithms_enabled()
@@ -42,7 +42,8 @@ class Performance(L.Callback):
         if not fast and hasattr(data, "resident_share"):
             data.resident_share = 0.0
         if fast and module.channels_last:
-            for network in (*module.networks.values(), module.ema.network):
+            averages = [player.ema.network for player in module.players.values() if player.ema is not None]
+            for network in (*module.networks.values(), *averages):
                 network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -51,7 +52,7 @@ class Performance(L.Callback):
             for optimizer in trainer.optimizers:
                 fuse(optimizer)
         if self.mode == "compile":
-            compile_networks(as_flow(pl_module))
+            compile_networks(as_method(pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fit what a checkpoint brought to the parameters: it may come from another mode."""
@@ -68,7 +69,7 @@ class Performance(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give torch's settings back."""
         if stage == "fit":
-            for network in as_flow(pl_module).networks.values():
+            for network in as_method(pl_module).networks.values():
                 network.__dict__.pop("forward", None)
             cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = self._backends
 
@@ -106,7 +107,7 @@ def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def compile_networks(module: GenerativeModule) -> None:
+def compile_networks(module: Method) -> None:
     """Compile the networks that no second derivative goes through, and say which these are."""
     networks = module.networks
     for name in module.differentiated_once:

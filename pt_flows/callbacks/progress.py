@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from pt_flows.callbacks.schedule import as_flow
+from pt_flows.callbacks.schedule import as_method
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_TO_JUDGE, LONG = 20.0, 3600.0
@@ -44,7 +44,7 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin at the iteration that the run starts from."""
-        iteration = as_flow(pl_module).iteration
+        iteration = as_method(pl_module).iteration
         self._start, self._last_line = (iteration, time.monotonic()), time.monotonic()
         if self._enabled and sys.stderr.isatty():
             total = trainer.max_steps if trainer.max_steps > 0 else None
@@ -56,7 +56,7 @@ class Progress(ProgressBar):
         """Move on."""
         if not self._enabled:
             return
-        iteration = as_flow(pl_module).iteration
+        iteration = as_method(pl_module).iteration
         self.judge(trainer, iteration)
         if self._bar is not None:
             self._bar.set_postfix_str(self.numbers(trainer), refresh=False)
@@ -106,7 +106,7 @@ class Progress(ProgressBar):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the finished bar."""
         if self._bar is not None:
-            self._bar.update(as_flow(pl_module).iteration - self._bar.n)
+            self._bar.update(as_method(pl_module).iteration - self._bar.n)
             self._bar.close()
             self._bar = None
 

@@ -2,11 +2,13 @@
 
 import lightning as L
 
+from pt_flows.bounds import CountOrZero
+from pt_flows.construction import Constructed
 from pt_flows.errors import UserError
-from pt_flows.loop.base import GenerativeModule
+from pt_flows.loop.method import Method
 
 
-class EveryIterations(L.Callback):
+class EveryIterations(Constructed, L.Callback):
     """Base of callbacks that act every N iterations and after the last one, whatever made it the last.
 
     A block of iterations that passes a multiple of N acts once, at its end. A subclass overrides `on_train_batch_end`
@@ -16,16 +18,14 @@ class EveryIterations(L.Callback):
         every_n_iterations: N; 0 acts after the last iteration only.
     """
 
-    def __init__(self, every_n_iterations: int) -> None:
-        if every_n_iterations < 0:
-            raise UserError(f"every_n_iterations must be 0 or more, got {every_n_iterations}")
+    def __init__(self, every_n_iterations: CountOrZero) -> None:
         self.every_n_iterations = every_n_iterations
         self._seen = self._acted = 0
         self.ends = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do not act again on what happened before a resume."""
-        self._seen = self._acted = as_flow(pl_module).iteration
+        self._seen = self._acted = as_method(pl_module).iteration
         self.ends = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -34,7 +34,7 @@ class EveryIterations(L.Callback):
             self.ends = True
             self.on_train_batch_end(trainer, pl_module, None, None, -1)
 
-    def due(self, trainer: L.Trainer, pl_module: GenerativeModule) -> bool:
+    def due(self, trainer: L.Trainer, pl_module: Method) -> bool:
         """Whether a multiple of N was passed since the last call, or the run ends here."""
         before, self._seen = self._seen, pl_module.iteration
         n = self.every_n_iterations
@@ -45,12 +45,15 @@ class EveryIterations(L.Callback):
         return due
 
 
-def as_flow(pl_module: L.LightningModule) -> GenerativeModule:
-    """The module as this package's base class.
+def as_method(pl_module: L.LightningModule) -> Method:
+    """Return the module as a method of this package.
 
     Raises:
-        UserError: It is not one.
+        UserError: It is another LightningModule.
     """
-    if not isinstance(pl_module, GenerativeModule):
-        raise UserError(f"{type(pl_module).__name__} is not a pt_flows method: derive it from GenerativeModule")
+    if not isinstance(pl_module, Method):
+        raise UserError(
+            f"{type(pl_module).__name__}: expected a method of pt_flows, got another LightningModule. Derive it from "
+            "pt_flows.Method"
+        )
     return pl_module

@@ -18,13 +18,13 @@ from lightning.pytorch.loggers import Logger
 from pt_flows.callbacks import Checkpoints, Evaluate, Pictures
 from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet
 from pt_flows.data.base import FlowData
-from pt_flows.loop.base import GenerativeModule
+from pt_flows.loop.method import Method
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.metrics.features import FeatureNet
 from pt_flows.runs.folder import RunOptions
 
 BASES: dict[str, type] = {
-    "model": GenerativeModule, "data": FlowData, "generator": GeneratorNet, "critic": CriticNet, "excess": CriticNet,
+    "model": Method, "data": FlowData, "generator": GeneratorNet, "critic": CriticNet, "excess": CriticNet,
     "energy": EnergyNet, "metrics": SampleMetric, "full_metrics": SampleMetric, "features": FeatureNet,
     "generator_optimizer": torch.optim.Optimizer, "critic_optimizer": torch.optim.Optimizer,
     "optimizer": torch.optim.Optimizer, "callbacks": L.Callback, "logger": Logger,

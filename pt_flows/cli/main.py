@@ -50,11 +50,12 @@ from pt_flows.compare.report import report
 from pt_flows.data.base import FlowData
 from pt_flows.data.prepared import prepare
 from pt_flows.errors import DivergenceError, UserError
-from pt_flows.evaluation.energy import density, ood
-from pt_flows.evaluation.evaluate import evaluate, record_training
+from pt_flows.evaluation.density import density
+from pt_flows.evaluation.evaluate import evaluate
 from pt_flows.evaluation.neighbours import neighbours
+from pt_flows.evaluation.outliers import ood
 from pt_flows.evaluation.sample import sample
-from pt_flows.loop.base import GenerativeModule
+from pt_flows.loop.method import Method
 from pt_flows.metrics.features import file_hash
 from pt_flows.runs.checkpoint import find_checkpoint, open_checkpoint, settings_of
 from pt_flows.runs.folder import RunOptions, loggers, new_run_folder, recorded_config, run_folder_of, say
@@ -298,7 +299,7 @@ class FlowCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say where everything is; leave with the signal's code where one stopped the run."""
         checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # pyright: ignore[reportAttributeAccessIssue]
-        module: GenerativeModule = self.model
+        module: Method = self.model
         if checkpoints.stopped_by is not None:
             name = signal.Signals(checkpoints.stopped_by).name
             say(
@@ -309,7 +310,6 @@ class FlowCLI(LightningCLI):
         if self.is_trial:
             self.remove_trial()
             return
-        self.record(module, checkpoints)
         shown = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("eval/")}
         for key, value in shown.items():
             say(f"  {key:<40} {value:.5g}")
@@ -330,18 +330,6 @@ class FlowCLI(LightningCLI):
         """Leave nothing of a fast_dev_run, which `last` or `compare` could take for a run."""
         shutil.rmtree(self.folder)
         say(f"fast_dev_run: {self.model.iteration} iterations, an evaluation and a picture work; nothing is kept")
-
-    @rank_zero_only
-    def record(self, module: GenerativeModule, checkpoints: Checkpoints) -> None:
-        """Write the last evaluation with its passport to the run folder and to W&B's summary."""
-        last = next(c for c in self.trainer.callbacks if isinstance(c, Evaluate))  # pyright: ignore[reportAttributeAccessIssue]
-        ckpt = self.folder / "checkpoints" / "last.ckpt"
-        if last.latest_iteration != module.iteration or not ckpt.is_file():
-            return
-        records = record_training(self.folder, ckpt, module, self.datamodule, last)
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.summary["evaluations"] = json.dumps(records)
 
 
 def listed(given: Any) -> list[Any]:
@@ -377,7 +365,7 @@ def fork(words: Sequence[str]) -> None:
 def start(cli: type[FlowCLI], argv: Sequence[str]) -> None:
     """Let Lightning's command line do its work."""
     cli(
-        GenerativeModule, FlowData,
+        Method, FlowData,
         subclass_mode_model=True, subclass_mode_data=True,
         auto_configure_optimizers=False, parser_class=Parser, save_config_callback=None,
         seed_everything_default=0,

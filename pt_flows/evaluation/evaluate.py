@@ -2,32 +2,22 @@
 
 import inspect
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import pt_flows.data
-from pt_flows.callbacks.evaluate import (
-    CHUNK,
-    Evaluate,
-    evaluation_samples,
-    listed,
-    measured,
-    prepare_metrics,
-    with_progress,
-)
-from pt_flows.contracts import Split, Weights
+from pt_flows.bounds import AtLeastTwo, Count
+from pt_flows.contracts import HasEnergy, Split, Weights
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
+from pt_flows.evaluation.engine import listed, measured, prepare_metrics, with_progress
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
 from pt_flows.evaluation.passport import Passport, feature_hashes, machine, passport_of, record_path, write_record
-from pt_flows.loop.base import GenerativeModule
-from pt_flows.methods.energies.base import EnergyModule
+from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.metrics import (
     ExactWasserstein,
     GridKL,
@@ -39,6 +29,7 @@ from pt_flows.metrics import (
 from pt_flows.metrics.base import RealData, SampleMetric
 from pt_flows.metrics.reference import content_hash
 from pt_flows.runs.folder import run_folder_of
+from pt_flows.samplers import Sampler
 from pt_flows.training.distributed import launched, share_of, world
 
 
@@ -47,10 +38,11 @@ def evaluate(
     images: str | None = None,
     ref: str | None = None,
     metrics: list[SampleMetric] | SampleMetric | None = None,
-    n: int = 10_000,
+    n: AtLeastTwo = 10_000,
     split: Split = "train",
     weights: Weights = "ema",
-    seeds: int = 1,
+    sampler: Sampler | None = None,
+    seeds: Count = 1,
     device: str = "auto",
 ) -> None:
     """Measure a checkpoint, or a set of images, and print and write all numbers with their passport.
@@ -68,19 +60,18 @@ def evaluate(
         n: How many generated samples; toys at most 5,000.
         split: Real samples to compare with.
         weights: The moving average, or the raw weights of the last iteration.
+        sampler: Draws the samples; default the method's own way, directly or by chains.
         seeds: How many sampling seeds; each is measured apart.
         device: Where to compute; auto takes a GPU if there is one.
     """
     if (ckpt is None) == (images is None):
         raise UserError("evaluate takes a checkpoint, or --images with --ref")
-    if n < 2 or seeds < 1:
-        raise UserError(f"--n must be at least 2 and --seeds at least 1, got {n} and {seeds}")
     where = device_named(device)
     with launched(where):
         if images is not None:
             evaluate_images(Path(images), ref, listed(metrics), n, split, where)
         else:
-            evaluate_checkpoint(str(ckpt), listed(metrics), n, split, weights, seeds, where)
+            evaluate_checkpoint(str(ckpt), listed(metrics), n, split, weights, sampler, seeds, where)
 
 
 def evaluate_checkpoint(
@@ -89,23 +80,24 @@ def evaluate_checkpoint(
     n: int,
     split: Split,
     weights: Weights,
+    sampler: Sampler | None,
     seeds: int,
     device: torch.device,
 ) -> None:
     """Measure samples of a checkpoint, for every sampling seed."""
-    ckpt, module = load_named(named)
-    module, folder, data = module.to(device), run_folder_of(ckpt), data_of_run(ckpt)
+    ckpt, method = load_named(named)
+    folder, data = run_folder_of(ckpt), data_of_run(ckpt)
     assert folder is not None, "data_of_run has found it"
-    toys = len(module.event_shape) != 3
-    n = min(n, 5_000) if toys else n
-    chosen = prepared(metrics or default_metrics(module, data, split), data, n, split, device, module)
-    first = passport_of(module, ckpt, weights, n, 0, data, split, chosen)
+    subject = Subject(method.to(device), weights, sampler)
+    subject.prepared(data)
+    n = n if len(data.event_shape) == 3 else min(n, 5_000)
+    chosen = prepared(metrics or default_metrics(method, data, split), data, n, split, device, method)
+    first = passport_of(subject, ckpt, n, 0, data, split, chosen)
     for i in range(seeds):
-        numbers = finite(
-            chosen, with_progress(evaluation_samples(module, n, weights, stream(i)), n, "measuring"), module, weights
-        )
+        chunks = with_progress(subject.chunks(n, stream(i)), n, "measuring")
+        numbers = finite(measured(chosen, chunks, method, weights))
         passport = replace(first, sampling_seed=i)
-        title = f"{type(module).__name__}, iteration {module.iteration}, {weights} weights, sampling seed {i}"
+        title = f"{type(method).__name__}, iteration {method.iteration}, {weights} weights, sampling seed {i}"
         conclude(record_path(folder, passport, ckpt), passport, numbers, title)
 
 
@@ -124,7 +116,7 @@ def evaluate_images(
     chosen = prepared(metrics or [ImageQuality(Lite0Features(64), split)], real, n, split, device)
     parts = x.split(CHUNK)
     batches = (parts[i].to(device).float() / 127.5 - 1 for i in share_of(len(parts)))
-    numbers = finite(chosen, with_progress(batches, n, "measuring"), None, "ema")
+    numbers = finite(measured(chosen, with_progress(batches, n, "measuring")))
     passport = Passport(
         method="images",
         data=type(real).__name__ if isinstance(real, FlowData) else str(ref),
@@ -161,14 +153,14 @@ def named_reference(ref: str) -> RealData:
     return data
 
 
-def default_metrics(module: GenerativeModule, data: FlowData, split: Split) -> list[SampleMetric]:
-    """What is measured where nothing is said."""
-    if len(module.event_shape) == 3:
+def default_metrics(method: Any, data: FlowData, split: Split) -> list[SampleMetric]:
+    """The metrics where none are named."""
+    if len(data.event_shape) == 3:
         return [ImageQuality(Lite0Features(64), split)]
     law: Any = getattr(data, "law", None)
     chosen: list[SampleMetric] = [ExactWasserstein(), SampleDiscrepancy()]
     chosen += [ModeCoverage()] if hasattr(law, "centres") else []
-    return [*chosen, GridKL()] if hasattr(law, "log_prob") and isinstance(module, EnergyModule) else chosen
+    return [*chosen, GridKL()] if hasattr(law, "log_prob") and isinstance(method, HasEnergy) else chosen
 
 
 def prepared(
@@ -177,28 +169,25 @@ def prepared(
     n: int,
     split: Split,
     device: torch.device,
-    module: GenerativeModule | None = None,
+    method: Any = None,
 ) -> list[SampleMetric]:
     """The metrics with their references."""
     for metric in metrics:
         metric.use_split(split)
-    prepare_metrics(metrics, data, n, device, module)
+    prepare_metrics(metrics, data, n, device, method)
     return metrics
 
 
-@torch.no_grad()
-def finite(
-    metrics: list[SampleMetric], batches: Iterable[Tensor], module: GenerativeModule | None, weights: Weights
-) -> dict[str, float]:
-    """The numbers of `measured`.
+def finite(numbers: dict[str, float]) -> dict[str, float]:
+    """Return numbers that are finite.
 
     Raises:
-        UserError: One of them is not finite.
+        UserError: One of them is not.
     """
-    numbers = measured(metrics, batches, module, weights)
     if broken := [key for key, value in numbers.items() if not math.isfinite(value)]:
         raise UserError(
-            f"not finite: {', '.join(broken)}; nothing is written. Take more samples, or a model that has not diverged"
+            f"expected finite numbers, got others for {', '.join(broken)}. Nothing is written. Take more samples, or a "
+            "model that has not diverged"
         )
     return numbers
 
@@ -217,22 +206,3 @@ def conclude(path: Path, passport: Passport, numbers: dict[str, float], title: s
     for key, value in numbers.items():
         print(f"  {key:<40} {value:.5g}")
     print(f"wrote {path}")
-
-
-def record_training(
-    folder: Path, ckpt: Path, module: GenerativeModule, data: FlowData, last: Evaluate
-) -> list[dict[str, Any]]:
-    """Write down the numbers of training's last evaluation with their passports, as `evaluate` would, and return them.
-
-    Args:
-        folder: The run folder.
-        ckpt: The checkpoint that was written with them.
-        module: The trained method.
-        data: What was measured against.
-        last: The callback that has measured.
-    """
-    records = []
-    for (metrics, num), numbers in last.found:
-        passport = passport_of(module, ckpt, last.weights, num, 0, data, metrics[0].split, metrics)
-        records.append(write_record(record_path(folder, passport, ckpt), passport, numbers))
-    return records

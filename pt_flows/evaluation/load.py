@@ -10,14 +10,15 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 
+from pt_flows.contracts import MapsLatents
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
-from pt_flows.loop.base import GenerativeModule
+from pt_flows.loop.method import Method
 from pt_flows.runs.checkpoint import find_checkpoint, open_checkpoint, read_checkpoint
 from pt_flows.runs.folder import read_config, run_folder_of, say
 
 
-def load_named(ckpt: str) -> tuple[Path, GenerativeModule]:
+def load_named(ckpt: str) -> tuple[Path, Method]:
     """The checkpoint that a command is given (a file, a run folder, last or best), and its method.
 
     Raises:
@@ -29,7 +30,7 @@ def load_named(ckpt: str) -> tuple[Path, GenerativeModule]:
     return path, method_of(path, content)
 
 
-def load_method(ckpt: Path) -> GenerativeModule:
+def load_method(ckpt: Path) -> Method:
     """The method of a checkpoint file that describes it, networks and weights included.
 
     Raises:
@@ -38,7 +39,7 @@ def load_method(ckpt: Path) -> GenerativeModule:
     return method_of(ckpt, read_checkpoint(ckpt))
 
 
-def method_of(ckpt: Path, content: dict[str, Any]) -> GenerativeModule:
+def method_of(ckpt: Path, content: dict[str, Any]) -> Method:
     """The method of a checkpoint whose content has been read.
 
     Raises:
@@ -69,9 +70,10 @@ def method_of(ckpt: Path, content: dict[str, Any]) -> GenerativeModule:
             f"{ckpt} can not be built with this version of {class_path} ({reason.strip(' -')}); use the version that "
             "environment.json of its run folder names"
         ) from error
-    if getattr(module, "moves_data", False):
-        module.source = cast(Any, data_of_run(ckpt)).source
-    return module.eval()
+    method: Any = module
+    if isinstance(module, MapsLatents) and module.generator.moves_data:
+        module.generator.start_from(cast(Any, data_of_run(ckpt)).source)
+    return method.eval()
 
 
 def data_of_run(ckpt: Path) -> FlowData:

@@ -5,16 +5,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pt_flows.callbacks.evaluate import evaluation_samples, with_progress
-from pt_flows.callbacks.pictures import save_grid
+from pt_flows.bounds import Count
 from pt_flows.contracts import Weights
 from pt_flows.errors import UserError
+from pt_flows.evaluation.engine import with_progress
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
+from pt_flows.evaluation.subject import Subject
 from pt_flows.functional.distances import feature_distances
 from pt_flows.metrics.base import as_uint8
 from pt_flows.metrics.features import FeatureNet, Lite0Features
 from pt_flows.metrics.frechet import BATCH
+from pt_flows.plots import save_grid
 from pt_flows.progress import track
+from pt_flows.samplers import Sampler
 
 SHOWN = 6
 """Neighbours in the picture."""
@@ -26,11 +29,12 @@ NEAR = 0.01
 
 def neighbours(
     ckpt: str,
-    n: int = 1_000,
-    show: int = 10,
+    n: Count = 1_000,
+    show: Count = 10,
     out: str = "neighbours.png",
     features: FeatureNet | None = None,
     weights: Weights = "ema",
+    sampler: Sampler | None = None,
     device: str = "auto",
 ) -> None:
     """Look for training images that a generator has memorised.
@@ -49,21 +53,20 @@ def neighbours(
         out: The picture to write; .png.
         features: The feature network; default EfficientNet-Lite0 at 64 pixels.
         weights: The moving average, or the raw weights of the last iteration.
+        sampler: Draws the samples; default the method's own way.
         device: Where to compute; auto takes a GPU if there is one.
     """
-    if n < 1 or show < 1:
-        raise UserError(f"--n and --show must be at least 1, got {n} and {show}")
     target = Path(out)
     if target.suffix != ".png" or not target.absolute().parent.is_dir():
         raise UserError(f"--out must be a .png in a folder that exists, got {out}")
     where = device_named(device)
     path, module = load_named(ckpt)
     module, data = module.to(where), data_of_run(path)
-    if len(module.event_shape) != 3:
-        raise UserError(f"neighbours compares images, {ckpt} makes samples of shape {module.event_shape}")
+    if len(data.event_shape) != 3:
+        raise UserError(f"{ckpt}: expected a model of images, got one of samples of shape {tuple(data.event_shape)}")
     net = (features or Lite0Features(64)).to(where)
     train, test = data.reference("train"), data.reference("test", n)
-    chunks = with_progress(evaluation_samples(module, n, weights, "evaluation"), n, "sampling")
+    chunks = with_progress(Subject(module, weights, sampler).chunks(n, "evaluation"), n, "sampling")
     samples = torch.cat([as_uint8(x).cpu() for x in chunks])
 
     queries = torch.cat([net(images.to(where)) for images in torch.cat([samples, test]).split(BATCH)])

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 
-from pt_flows.contracts import Split, Weights
+from pt_flows.contracts import Split
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
+from pt_flows.evaluation.subject import Subject
 from pt_flows.files import replacing
-from pt_flows.loop.base import GenerativeModule
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.metrics.features import file_hash
 from pt_flows.metrics.reference import content_hash
@@ -73,9 +73,8 @@ class Passport:
 
 
 def passport_of(
-    module: GenerativeModule,
-    checkpoint: Path,
-    weights: Weights,
+    subject: Subject,
+    checkpoint: Path | None,
     num_samples: int,
     sampling_seed: int = 0,
     data: FlowData | None = None,
@@ -85,19 +84,19 @@ def passport_of(
     """The passport of samples of a checkpoint; with data and metrics that of numbers.
 
     Args:
-        module: What the checkpoint holds.
-        checkpoint: Its file.
-        weights: Which weights draw.
+        subject: The method, its weights and the sampler.
+        checkpoint: Its file, if it was saved.
         num_samples: How many samples.
         sampling_seed: Their seed.
         data: What is measured against.
         split: Which part of it.
         metrics: Whose feature networks are used.
     """
-    cost = {"seconds": module.seconds, "iterations": float(module.iteration)}
-    cost |= {f"evaluations_{name}": float(num) for name, num in module.evaluations.items()}
-    if data is not None:
-        cost["images_seen"] = float(module.iteration * module.minibatches_per_iteration * data.batch_size)
+    module = subject.method
+    cost = {"iterations": float(module.iteration), "seconds": module.cost.seconds}
+    cost |= {f"evaluations_{name}": float(num) for name, num in module.cost.evaluations.items()}
+    if module.cost.images_seen:  # unknown where a checkpoint was converted
+        cost["images_seen"] = float(module.cost.images_seen)
     return Passport(
         method=type(module).__name__,
         data=type(data).__name__ if data is not None else "",
@@ -105,11 +104,11 @@ def passport_of(
         split=split,
         num_samples=num_samples,
         features=feature_hashes(metrics),
-        weights=weights,
+        weights=subject.weights,
         sampling_seed=sampling_seed,
         training_seed=module.trained_seed,
         iteration=module.iteration,
-        checkpoint=file_hash(checkpoint),
+        checkpoint=file_hash(checkpoint) if checkpoint is not None else "",
         cost=cost,
         **machine(module.device),
     )

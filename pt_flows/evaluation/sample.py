@@ -8,43 +8,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pt_flows.callbacks.pictures import save_density, save_grid
+from pt_flows.bounds import Count
 from pt_flows.contracts import Weights
 from pt_flows.errors import UserError
-from pt_flows.evaluation.energy import compose, load_energy, walk_far
+from pt_flows.evaluation.energies import compose, load_energy
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
+from pt_flows.evaluation.long_run import walk_far
 from pt_flows.evaluation.passport import passport_of, stamped
-from pt_flows.loop.base import GenerativeModule
-from pt_flows.methods.energies.base import EnergyModule
+from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.metrics.base import as_uint8
+from pt_flows.plots import save_density, save_grid
 from pt_flows.progress import track_shares
+from pt_flows.samplers import Sampler
 from pt_flows.training.noise import generator_at
 
 
-def draw(module: GenerativeModule, n: int, seed: int, weights: Weights) -> Iterator[tuple[float, Tensor]]:
-    """Samples in pieces of 500 with the share done; of chains, also where they are in between."""
-    step = 500
-    for i in range(0, n, step):
-        num = min(step, n - i)
-        if isinstance(module, EnergyModule):
-            rng, x = generator_at(module.device, seed, "sample", i), torch.empty(0)
-            for share, x in module.sampling(num, rng, weights):
-                yield (i + 0.999 * share * num) / n, x[:0].cpu()
-            x = module.finished(x, weights)
-        else:
-            x = module.sample(num, rng=generator_at("cpu", seed, "sample", i), weights=weights)
+def draw(subject: Subject, n: int, seed: int) -> Iterator[tuple[float, Tensor]]:
+    """Draw samples in pieces, each with the fraction done; of chains, also while they run."""
+    sampler = subject.prepared()
+    for i in range(0, n, CHUNK):
+        num, x = min(CHUNK, n - i), torch.empty(0)
+        for fraction, x in sampler.sampling(num, generator_at("cpu", seed, "sample", i)):
+            if fraction < 1:
+                yield (i + fraction * num) / n, x[:0].cpu()
         yield (i + num) / n, x.cpu()
 
 
 def sample(
     ckpt: str,
-    n: int = 64,
+    n: Count = 64,
     out: str = "samples.png",
     seed: int = 0,
     weights: Weights = "ema",
+    sampler: Sampler | None = None,
     device: str = "auto",
     plus: str | None = None,
-    long_run: int | None = None,
+    long_run: Count | None = None,
     denoise: bool | None = None,
 ) -> None:
     """Draw samples from a checkpoint and write them to a file.
@@ -59,6 +58,7 @@ def sample(
             (n, 2), and `passport`, JSON that says where they come from.
         seed: Seed of the latents, or of the chains of an energy-based model.
         weights: The moving average, or the raw weights of the last iteration.
+        sampler: How to draw; default the method's own way.
         device: Where to compute; auto takes a GPU if there is one.
         plus: A second checkpoint, named alike, of an energy-based model: sample the sum of both energies.
         long_run: Instead, walk n chains from test samples for so many Langevin steps (100000 is usual), write a picture
@@ -66,33 +66,30 @@ def sample(
         denoise: Whether an energy-based model of noised data removes the noise from its samples, by one step along the
             score; default as it was configured (`model.denoise`).
     """
-    target = checked_request(n, out, (".png", ".npz") if long_run is None else (".png",))
-    if long_run is not None and long_run < 1:
-        raise UserError(f"--long_run must be at least 1, got {long_run}")
+    target = checked_target(out, (".png", ".npz") if long_run is None else (".png",))
     if plus is None and long_run is None and denoise is None:
         path, method = load_named(ckpt)
-        write_samples(method.to(device_named(device)), n, target, seed, weights, path)
+        write_samples(Subject(method.to(device_named(device)), weights, sampler), n, target, seed, path)
         return
     path, module = load_energy(ckpt, device)
     if denoise is not None:
         if not module.data_noise:
             raise UserError(f"--denoise: expected a model with data_noise above 0, {path} has none. Omit it")
         module.denoise = denoise
-    module = module if plus is None else compose(module, load_energy(plus, device)[1])
+    if plus is not None:
+        compose(module, load_energy(plus, device)[1])
     if long_run is None:
-        write_samples(module, n, target, seed, weights, path)
+        write_samples(Subject(module, weights, sampler), n, target, seed, path)
     else:
         walk_far(module, data_of_run(path), n, long_run, target, seed, weights)
 
 
-def checked_request(n: int, out: str, suffixes: tuple[str, ...] = (".png", ".npz")) -> Path:
+def checked_target(out: str, suffixes: tuple[str, ...] = (".png", ".npz")) -> Path:
     """The file to write.
 
     Raises:
-        UserError: A number or file name that can not be.
+        UserError: It cannot be written.
     """
-    if n < 1:
-        raise UserError(f"--n must be at least 1, got {n}")
     target = Path(out)
     if target.suffix not in suffixes:
         raise UserError(f"--out must end in {' or '.join(suffixes)}, got {out}")
@@ -101,18 +98,19 @@ def checked_request(n: int, out: str, suffixes: tuple[str, ...] = (".png", ".npz
     return target
 
 
-def write_samples(module: GenerativeModule, n: int, target: Path, seed: int, weights: Weights, ckpt: Path) -> None:
+def write_samples(subject: Subject, n: int, target: Path, seed: int, ckpt: Path) -> None:
     """Draw samples and write them, as `sample` says."""
-    x = torch.cat(list(track_shares(draw(module, n, seed, weights), "sampling")))
-    images = len(module.event_shape) == 3
+    x = torch.cat(list(track_shares(draw(subject, n, seed), "sampling")))
+    method, shape = subject.method, tuple(x.shape[1:])
+    name = type(method).__name__
     if target.suffix == ".npz":
-        array = as_uint8(x).permute(0, 2, 3, 1).numpy() if images else x.float().numpy()
-        passport = passport_of(module, ckpt, weights, n, seed)
+        array = as_uint8(x).permute(0, 2, 3, 1).numpy() if len(shape) == 3 else x.float().numpy()
+        passport = passport_of(subject, ckpt, n, seed)
         np.savez_compressed(target, samples=array, passport=json.dumps(stamped(passport)))
-    elif images:
+    elif len(shape) == 3:
         save_grid(x, target)
-    elif tuple(module.event_shape) == (2,):
-        save_density({f"{type(module).__name__}, iteration {module.iteration}": x}, target)
+    elif shape == (2,):
+        save_density({f"{name}, iteration {method.iteration}": x}, target)
     else:
-        raise UserError(f"samples of shape {module.event_shape} can not be drawn; write them to an .npz file")
-    print(f"{n} samples of {type(module).__name__} after {module.iteration} iterations ({weights} weights): {target}")
+        raise UserError(f"--out: expected .npz for samples of shape {shape}, got {target.suffix}. Write an .npz file")
+    print(f"{n} samples of {name} after {method.iteration} iterations ({subject.weights} weights): {target}")

@@ -59,12 +59,10 @@ def check_data(trainer: L.Trainer, method: Any) -> None:
     Raises:
         UserError: They do not.
     """
-    data = getattr(trainer, "datamodule", None)
-    shape: Any
-    classes: Any
+    data: Any = cast(Any, trainer).datamodule
     shape, classes = getattr(data, "event_shape", None), getattr(data, "num_classes", 0)
     for name, player in method.players.items():
-        own = getattr(player.network, "event_shape", shape)
+        own: Any = getattr(player.network, "event_shape", shape)
         if shape is not None and tuple(shape) != tuple(own):
             raise UserError(
                 f"model.{name}.network: expected samples of shape {tuple(shape)}, which {type(data).__name__} serves, "

@@ -1,10 +1,11 @@
 """Architectures only: constructors and forward, no losses. Importing this package makes their short names known."""
 
 from pt_flows.nets.dcgan import DCGANCritic, DCGANGenerator
-from pt_flows.nets.energy import ConvEnergy, MLPEnergy, MultiScaleEnergy, TimeMLPEnergy, TimeResNetEnergy
+from pt_flows.nets.energy import ConvEnergy, MLPEnergy, MultiScaleEnergy
 from pt_flows.nets.mlp import MLPCritic, MLPGenerator, ResidualMLPGenerator
 from pt_flows.nets.resnet import ResNetCritic, ResNetGenerator
 from pt_flows.nets.sndcgan import SNDCGANCritic, SNDCGANGenerator
+from pt_flows.nets.time_energy import TimeMLPEnergy, TimeResNetEnergy
 from pt_flows.nets.transport import ConvTransportMap
 
 __all__ = [

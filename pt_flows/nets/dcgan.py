@@ -1,22 +1,28 @@
-"""The DCGAN pair of WGAN-GP's released CIFAR-10 script, for any size 4 · 2^k.
+"""The DCGAN pair of WGAN-GP's released CIFAR-10 script, for images of 8, 16, 28, 32, 48, 64, 128, ... pixels.
 
 Gulrajani et al. 2017, Improved Training of Wasserstein GANs, arXiv:1704.00028. At 32 pixels and width 128 the pair has
-5,179,907 and 4,114,689 parameters, as in that script. Departure: transposed and strided convolutions pad symmetrically,
-half a pixel off TensorFlow's "same" padding.
+5,179,907 and 4,114,689 parameters, as in that script. Other sizes have as many stages as `stages` in sizes.py says: a
+generator of 28 pixels goes from 7x7 to 14x14 to 28x28. Departures: transposed and strided convolutions pad
+symmetrically, half a pixel off TensorFlow's "same" padding; the released MNIST script starts at 4x4 and crops 8x8 to
+7x7.
 """
 
 from torch import Tensor, nn
 
+from pt_flows.bounds import Count
 from pt_flows.contracts import CriticNet, GeneratorNet
-from pt_flows.nets.init import check_sizes, conv, deconv, linear, num_doublings
+from pt_flows.nets.init import conv, deconv, linear
+from pt_flows.nets.sizes import stages
 
 
 class DCGANGenerator(GeneratorNet):
-    """Linear to 4x4, then transposed 5x5 convolutions that double the size, batch norm and ReLU between, tanh.
+    """Generator: linear to 4x4 (up to 7x7), transposed 5x5 convolutions that double the size, tanh.
+
+    Batch norm and ReLU stand between the layers.
 
     Args:
-        image_size: Height and width; 4 times a power of two.
-        num_channels: Colour channels.
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
+        num_channels: Colour channels, any number.
         width: Channels of the last hidden layer; each level below has twice as many.
         latent_dim: Dimension of z ~ N(0, I).
         batch_norm: Batch norm in every hidden layer.
@@ -25,22 +31,21 @@ class DCGANGenerator(GeneratorNet):
     def __init__(
         self,
         image_size: int = 32,
-        num_channels: int = 3,
-        width: int = 128,
-        latent_dim: int = 128,
+        num_channels: Count = 3,
+        width: Count = 128,
+        latent_dim: Count = 128,
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        check_sizes(self, num_channels=num_channels, width=width, latent_dim=latent_dim)
-        k = num_doublings(image_size)
+        side, k = stages(self, image_size)
         self.latent_shape, self.event_shape = (latent_dim,), (num_channels, image_size, image_size)
         channels = [width * 2**i for i in reversed(range(k))]
-        first = channels[0] * 16
+        first = channels[0] * side**2
         layers: list[nn.Module] = [linear(latent_dim, first)]
         layers += [
             *([nn.BatchNorm1d(first)] if batch_norm else []),
             nn.ReLU(),
-            nn.Unflatten(1, (channels[0], 4, 4)),
+            nn.Unflatten(1, (channels[0], side, side)),
         ]
         for c_in, c_out in zip(channels, channels[1:], strict=False):
             layers += [deconv(c_in, c_out), *([nn.BatchNorm2d(c_out)] if batch_norm else []), nn.ReLU()]
@@ -52,24 +57,23 @@ class DCGANGenerator(GeneratorNet):
 
 
 class DCGANCritic(CriticNet):
-    """Strided 5x5 convolutions with leaky ReLU 0.2, no normalisation, then one linear output.
+    """Critic: strided 5x5 convolutions with leaky ReLU 0.2, no normalisation, then one linear output.
 
     Args:
-        image_size: Height and width; 4 times a power of two.
-        num_channels: Colour channels.
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
+        num_channels: Colour channels, any number.
         width: Channels of the first layer; each level below has twice as many.
     """
 
-    def __init__(self, image_size: int = 32, num_channels: int = 3, width: int = 128) -> None:
+    def __init__(self, image_size: int = 32, num_channels: Count = 3, width: Count = 128) -> None:
         super().__init__()
-        check_sizes(self, num_channels=num_channels, width=width)
-        k = num_doublings(image_size)
+        side, k = stages(self, image_size)
         self.event_shape = (num_channels, image_size, image_size)
         channels = [num_channels, *(width * 2**i for i in range(k))]
         layers: list[nn.Module] = []
         for c_in, c_out in zip(channels, channels[1:], strict=False):
             layers += [conv(c_in, c_out, 5, stride=2), nn.LeakyReLU(0.2)]
-        self.net = nn.Sequential(*layers, nn.Flatten(), linear(channels[-1] * 16, 1))
+        self.net = nn.Sequential(*layers, nn.Flatten(), linear(channels[-1] * side**2, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Values (B,) at images (B, C, H, W)."""

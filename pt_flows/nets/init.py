@@ -1,23 +1,20 @@
-"""Initialisations as the papers' code states them, and checks of sizes."""
+"""Initialisations as the papers' code states them."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from pt_flows.errors import UserError
-
 
 @torch.no_grad()
 def uniform_(weight: Tensor, std: float) -> None:
-    """Uniform with mean 0 and the given standard deviation."""
+    """Draw uniformly with mean 0 and the given standard deviation."""
     weight.uniform_(-std * math.sqrt(3), std * math.sqrt(3))
 
 
 @torch.no_grad()
 def normal_(module: nn.Module, std: float) -> None:
-    """Every weight in the module N(0, std²), batch-norm scales included, every bias 0 (W1-FE's released code)."""
+    """Draw every weight, batch-norm scales too, from N(0, std²) and set every bias to 0 (W1-FE's released code)."""
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
@@ -27,9 +24,10 @@ def normal_(module: nn.Module, std: float) -> None:
 
 @torch.no_grad()
 def fan_in_(module: nn.Module) -> None:
-    """Every weight N(0, 1 / fan_in) cut off at two standard deviations, every bias 0: the default of Sonnet and Haiku.
+    """Draw every weight from N(0, 1 / fan_in), cut off at two standard deviations, and set every bias to 0.
 
-    The fan-in of a transposed convolution is its input channels times the area of its kernel.
+    This is the default of Sonnet and Haiku. The fan-in of a transposed convolution is its input channels times the area
+    of its kernel.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
@@ -38,6 +36,15 @@ def fan_in_(module: nn.Module) -> None:
             nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
             if layer.bias is not None:
                 layer.bias.zero_()
+
+
+@torch.no_grad()
+def kaiming_(module: nn.Module) -> None:
+    """Draw every weight from N(0, 1 / fan_in) and set every bias to 0 (DA-EBM's released code)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+            nn.init.zeros_(layer.bias) if layer.bias is not None else None
 
 
 def linear(num_in: int, num_out: int, he: bool = False) -> nn.Linear:
@@ -68,36 +75,3 @@ def deconv(num_in: int, num_out: int, kernel: int = 5, he: bool = True) -> nn.Co
     uniform_(layer.weight, math.sqrt((4 if he else 2) / (fan_in + fan_out)))
     nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
     return layer
-
-
-def check_sizes(net: nn.Module, **sizes: float | Sequence[int]) -> None:
-    """Check that every size leaves a network.
-
-    Args:
-        net: Whose sizes.
-        **sizes: Numbers, or lists of numbers, by the names of the arguments.
-
-    Raises:
-        UserError: One of them is not above zero, or a list is empty.
-    """
-    for name, size in sizes.items():
-        numbers = size if isinstance(size, Sequence) else [size]
-        if not numbers or not all(number > 0 for number in numbers):
-            wanted = "1 or more" if all(isinstance(number, int) for number in numbers) else "a number above 0"
-            got = list(numbers) if isinstance(size, Sequence) else size
-            raise UserError(f"{name} of {type(net).__name__}: expected {wanted}, got {got}")
-
-
-def num_doublings(image_size: int, smallest: int = 4) -> int:
-    """How often 4 pixels double to reach the image size.
-
-    Raises:
-        UserError: The size is not 8, 16, 32, 64, ...
-    """
-    doublings = (image_size // smallest).bit_length() - 1
-    if image_size < 2 * smallest or smallest * 2**doublings != image_size:
-        raise UserError(
-            f"image_size must be {smallest} times a power of two (32, 64, 128, ...), got {image_size}; "
-            "resize the data, or take a network without strides"
-        )
-    return doublings

@@ -1,4 +1,4 @@
-"""Fully connected networks for toys and other small vectors."""
+"""Fully connected networks for samples of any shape: toys, and images as vectors."""
 
 import math
 from collections.abc import Sequence
@@ -7,19 +7,21 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pt_flows.bounds import Count, NonNegative, Positive
 from pt_flows.contracts import CriticNet, GeneratorNet
-from pt_flows.nets.init import check_sizes, fan_in_, linear, normal_
+from pt_flows.nets.init import fan_in_, linear, normal_
+from pt_flows.nets.sizes import filled
 
-InitStd = float | Literal["fan_in"] | None
+InitStd = NonNegative | Literal["fan_in"] | None
 
 
 def mlp(
     num_in: int, num_out: int, width: int, depth: int, batch_norm: bool = False, init_std: InitStd = None
 ) -> nn.Sequential:
-    """`depth` hidden layers of `width` units (linear, batch norm if asked, ReLU), then a linear output.
+    """Stack `depth` hidden layers of `width` units (linear, optional batch norm, ReLU) and a linear output.
 
-    Weights are He uniform as in WGAN-GP's toys; N(0, init_std²) as in W1-FE's code where `init_std` is a number; for
-    "fan_in" truncated normal with standard deviation 1/√fan_in as in ODE-GAN's.
+    Weights are He uniform, as in WGAN-GP's toys. If `init_std` is a number, they are N(0, init_std²), as in W1-FE's
+    code. If it is "fan_in", they are truncated normal with standard deviation 1/√fan_in, as in ODE-GAN's code.
     """
     layers: list[nn.Module] = []
     for _ in range(depth):
@@ -38,25 +40,25 @@ def mlp(
 
 
 class MLPCritic(CriticNet):
-    """Critic with ReLU layers and no normalisation.
+    """Critic with ReLU layers and no normalisation, for samples of any shape.
 
     Args:
         event_shape: Shape of one sample.
         width: Units of a hidden layer.
         depth: Number of hidden layers.
-        init_std: Standard deviation of normal weights; "fan_in" for truncated normal weights with 1/√fan_in (ODE-GAN's
-            toys); None for He uniform (WGAN-GP's toys).
+        init_std: Standard deviation of normal weights. "fan_in" gives truncated normal weights with 1/√fan_in
+            (ODE-GAN's toys), None gives He uniform weights (WGAN-GP's toys).
     """
 
     def __init__(
         self,
-        event_shape: Sequence[int] = (2,),
-        width: int = 128,
-        depth: int = 3,
+        event_shape: Sequence[Count] = (2,),
+        width: Count = 128,
+        depth: Count = 3,
         init_std: InitStd = None,
     ) -> None:
         super().__init__()
-        check_sizes(self, event_shape=event_shape, width=width, depth=depth)
+        filled(self, event_shape=event_shape)
         self.event_shape = tuple(event_shape)
         self.net = mlp(math.prod(self.event_shape), 1, width, depth, init_std=init_std)
 
@@ -66,7 +68,7 @@ class MLPCritic(CriticNet):
 
 
 class MLPGenerator(GeneratorNet):
-    """Generator from a latent vector, ReLU layers, linear output.
+    """Generator from a latent vector with ReLU layers and a linear output, for samples of any shape.
 
     Args:
         latent_dim: Dimension of the latent vector z ~ N(0, latent_std² I).
@@ -74,24 +76,23 @@ class MLPGenerator(GeneratorNet):
         width: Units of a hidden layer.
         depth: Number of hidden layers.
         batch_norm: Batch norm before each ReLU.
-        init_std: Standard deviation of normal weights; "fan_in" for truncated normal weights with 1/√fan_in (ODE-GAN's
-            toys); None for He uniform (WGAN-GP's toys).
+        init_std: Standard deviation of normal weights. "fan_in" gives truncated normal weights with 1/√fan_in
+            (ODE-GAN's toys), None gives He uniform weights (WGAN-GP's toys).
         latent_std: Standard deviation of the latent.
     """
 
     def __init__(
         self,
-        latent_dim: int = 2,
-        event_shape: Sequence[int] = (2,),
-        width: int = 128,
-        depth: int = 3,
+        latent_dim: Count = 2,
+        event_shape: Sequence[Count] = (2,),
+        width: Count = 128,
+        depth: Count = 3,
         batch_norm: bool = False,
         init_std: InitStd = None,
-        latent_std: float = 1.0,
+        latent_std: Positive = 1.0,
     ) -> None:
         super().__init__()
-        check_sizes(self, latent_dim=latent_dim, event_shape=event_shape, width=width, depth=depth)
-        check_sizes(self, latent_std=latent_std)
+        filled(self, event_shape=event_shape)
         self.latent_shape, self.event_shape, self.latent_std = (latent_dim,), tuple(event_shape), latent_std
         self.net = mlp(latent_dim, math.prod(self.event_shape), width, depth, batch_norm, init_std)
 
@@ -101,9 +102,10 @@ class MLPGenerator(GeneratorNet):
 
 
 class ResidualMLPGenerator(GeneratorNet):
-    """Transport map G(z) = z + H(z): the latent lives in the data's space and H starts near zero.
+    """Transport map G(z) = z + H(z) for samples of any shape.
 
-    The form of W1-FE and W2-FE's released experiments (weights N(0, 0.01²), batch norm in H).
+    The latent lives in the data's space, and H starts near zero. This is the network of W1-FE and W2-FE's released
+    experiments (weights N(0, 0.01²), batch norm in H).
 
     Args:
         event_shape: Shape of one sample, and of one latent.
@@ -112,22 +114,21 @@ class ResidualMLPGenerator(GeneratorNet):
         batch_norm: Batch norm before each ReLU.
         init_std: Standard deviation of H's normal weights.
         latent_std: Standard deviation of the source N(0, latent_std² I).
-        bound: Largest move of a coordinate: bound · tanh H(z) in place of H(z); 2 for digits in the released code.
+        bound: Largest move of a coordinate: G(z) = z + bound · tanh H(z). The released code has 2 for digits.
     """
 
     def __init__(
         self,
-        event_shape: Sequence[int] = (2,),
-        width: int = 128,
-        depth: int = 3,
+        event_shape: Sequence[Count] = (2,),
+        width: Count = 128,
+        depth: Count = 3,
         batch_norm: bool = True,
-        init_std: float = 0.01,
-        latent_std: float = 0.05,
-        bound: float | None = None,
+        init_std: NonNegative = 0.01,
+        latent_std: Positive = 0.05,
+        bound: Positive | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(self, event_shape=event_shape, width=width, depth=depth, latent_std=latent_std)
-        check_sizes(self, bound=1.0 if bound is None else bound)
+        filled(self, event_shape=event_shape)
         self.latent_shape, self.event_shape, self.latent_std = (
             tuple(event_shape),
             tuple(event_shape),

@@ -1,17 +1,18 @@
-"""Memory for time: blocks whose inside is computed again in backward passes instead of being kept."""
+"""Activation checkpointing: blocks that are computed again in backward passes, which saves memory and costs time."""
 
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 def recomputed(block: nn.Module, *inputs: Tensor) -> Tensor:
-    """The block at its inputs; of what it computes inside, nothing is kept for a backward pass.
+    """Apply the block to its inputs without keeping its inner activations for the backward pass.
 
-    Gradients of every order are those of `block(*inputs)`. Random layers would draw anew: the block must have none.
+    Gradients of every order are those of `block(*inputs)`. The block must have no random layers: they would draw again.
 
     Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
     """
@@ -22,13 +23,13 @@ def recomputed(block: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 class _StatisticsAtRest:
-    """Keeps batch norm's running statistics, which have seen these inputs already.
+    """Keeps the running statistics of batch norm, which include these inputs already.
 
-    It is entered for every repetition of a block; a penalty on gradients repeats it twice.
+    It is entered for every repetition of a block. A penalty on gradients repeats a block twice.
     """
 
     def __init__(self, block: nn.Module) -> None:
-        self.norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+        self.norms = [m for m in block.modules() if isinstance(m, BatchNorm) and m.training and m.track_running_stats]
 
     def __enter__(self) -> None:
         self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]

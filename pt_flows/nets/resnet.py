@@ -1,8 +1,14 @@
-"""Residual pairs for 32, 64 and 128 pixels, as WGAN-GP and SN-GAN use them.
+"""The residual pairs of WGAN-GP and SN-GAN, for images of 8, 16, 28, 32, 48, 64, 128, ... pixels.
 
 Gulrajani et al. 2017, arXiv:1704.00028 (32 pixels, width 128: 1,204,483 and 1,053,825 parameters, as in the released
-script) and Miyato et al. 2018, Spectral Normalization for GANs, arXiv:1802.05957 (spectral norm, sum pooling, larger
-sizes). Upsampling happens before the first convolution of a block, as in WGAN-GP's code.
+script) and Miyato et al. 2018, Spectral Normalization for GANs, arXiv:1802.05957 (spectral norm, sum pooling, 64 and
+128 pixels). Upsampling happens before the first convolution of a block, as in WGAN-GP's code.
+
+The papers have 32, 64 and 128 pixels. Other sizes follow the network with as many stages as `stages` in sizes.py says:
+* 1 to 3 stages, from 8 to 56 pixels, such as 16, 28, 32, 48: all blocks have one width. The generator has one up-block
+  for every stage. The critic has four blocks, of which the first two halve the size (the first one at 1 stage).
+* k > 3 stages, such as 4 for 64 to 112 pixels and 5 for 128 to 224: the generator's k blocks narrow to `width` from
+  2^(k-1) times as much. The critic's k + 1 blocks widen in turn, and all but the last halve the size.
 """
 
 import math
@@ -13,30 +19,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm as normalise_spectrally
 
+from pt_flows.bounds import Count, CountOrZero
 from pt_flows.contracts import CriticNet, GeneratorNet
 from pt_flows.errors import UserError
-from pt_flows.nets.init import check_sizes, conv, linear, uniform_
+from pt_flows.nets.init import conv, linear, uniform_
 from pt_flows.nets.recompute import recomputed
+from pt_flows.nets.sizes import stages
 
-# channels in multiples of `width`, from the 4x4 end of the generator / from the image end of the critic
-GENERATOR_CHANNELS = {32: (1, 1, 1, 1), 64: (8, 8, 4, 2, 1), 128: (16, 16, 8, 4, 2, 1)}
-CRITIC_CHANNELS = {32: (1, 1, 1, 1), 64: (1, 2, 4, 8, 8), 128: (1, 2, 4, 8, 16, 16)}
-CRITIC_DOWNSAMPLES = {32: 2, 64: 4, 128: 5}
+SMALL = 3
+"""The largest number of stages with blocks of one width."""
 
 
-def channels_for(image_size: int, table: dict[int, tuple[int, ...]], width: int) -> list[int]:
-    """Channels of every level.
-
-    Raises:
-        UserError: No network of this size is described in the papers.
-    """
-    if image_size not in table:
-        raise UserError(f"image_size must be one of {sorted(table)} for a ResNet, got {image_size}")
-    return [m * width for m in table[image_size]]
+def widening(k: int) -> list[int]:
+    """Return the channels of a network with k > 3 stages, in multiples of `width`, from the image on: 1, 2, 4, 8, 8."""
+    return [*(2**i for i in range(k)), 2 ** (k - 1)]
 
 
 class ClassBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose scale and shift are looked up by class (de Vries et al. 2017, arXiv:1707.00683).
+    """Batch norm with a scale and a shift for every class (de Vries et al. 2017, arXiv:1707.00683).
 
     Args:
         num_features: Channels.
@@ -55,7 +55,7 @@ class ClassBatchNorm2d(nn.BatchNorm2d):
 
 
 def batch_norm(num_features: int, num_classes: int) -> nn.Module:
-    """Batch norm, class-conditional where there are classes."""
+    """Return batch norm, class-conditional if there are classes."""
     return ClassBatchNorm2d(num_features, num_classes) if num_classes else nn.BatchNorm2d(num_features)
 
 
@@ -76,7 +76,7 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """ReLU conv ReLU conv (mean pool), plus a shortcut; the first block of a critic has no leading ReLU."""
+    """ReLU conv ReLU conv (mean pool), plus a shortcut. The first block of a critic has no leading ReLU."""
 
     def __init__(self, num_in: int, num_out: int, down: bool, first: bool = False) -> None:
         super().__init__()
@@ -95,83 +95,85 @@ class DownBlock(nn.Module):
 
 
 class ResNetGenerator(GeneratorNet):
-    """Linear to 4x4, up-blocks, batch norm, ReLU, 3x3 convolution, tanh.
+    """Generator: linear to 4x4 (up to 7x7), up-blocks, batch norm, ReLU, 3x3 convolution, tanh.
 
     Args:
-        image_size: 32, 64 or 128.
-        num_channels: Colour channels.
-        width: Channels of the last block (at 32 pixels: of every block; SN-GAN uses 256).
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
+        num_channels: Colour channels, any number.
+        width: Channels of the last block, and up to 56 pixels of every block. SN-GAN uses 256 at 32 pixels.
         latent_dim: Dimension of z ~ N(0, I).
-        num_classes: Classes of the blocks' batch norms; 0 for an unconditional generator.
+        num_classes: Classes of the blocks' batch norms (de Vries et al. 2017, arXiv:1707.00683); 0 for an unconditional
+            generator.
         activation_checkpointing: Keep activations between blocks only, and compute the others again in backward passes.
     """
 
     def __init__(
         self,
         image_size: int = 32,
-        num_channels: int = 3,
-        width: int = 128,
-        latent_dim: int = 128,
-        num_classes: int = 0,
+        num_channels: Count = 3,
+        width: Count = 128,
+        latent_dim: Count = 128,
+        num_classes: CountOrZero = 0,
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(self, num_channels=num_channels, width=width, latent_dim=latent_dim)
+        side, k = stages(self, image_size)
         self.activation_checkpointing = activation_checkpointing
-        channels = channels_for(image_size, GENERATOR_CHANNELS, width)
+        channels = [width * m for m in (reversed(widening(k)) if k > SMALL else [1] * (k + 1))]
         self.latent_shape, self.event_shape = (latent_dim,), (num_channels, image_size, image_size)
         self.num_classes = num_classes
-        self.first = linear(latent_dim, channels[0] * 16)
+        self.side, self.first = side, linear(latent_dim, channels[0] * side**2)
         self.blocks = nn.ModuleList(UpBlock(a, b, num_classes) for a, b in zip(channels, channels[1:], strict=False))
         self.norm, self.last = nn.BatchNorm2d(channels[-1]), conv(channels[-1], num_channels, 3, he=False)
 
     def forward(self, z: Tensor, *labels: Tensor) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] from latents (B, latent_dim), and labels (B,) if class-conditional."""
-        h = self.first(z).unflatten(1, (-1, 4, 4))
+        h = self.first(z).unflatten(1, (-1, self.side, self.side))
         for block in self.blocks:
             h = recomputed(block, h, *labels) if self.activation_checkpointing else block(h, *labels)
         return torch.tanh(self.last(F.relu(self.norm(h))))
 
 
 class ResNetCritic(CriticNet):
-    """Residual blocks without normalisation, ReLU, pooling over space, one linear output.
+    """Critic: residual blocks without normalisation, ReLU, pooling over space, one linear output.
 
     Args:
-        image_size: 32, 64 or 128.
-        num_channels: Colour channels.
-        width: Channels of the first block (at 32 pixels: of every block).
-        spectral_norm: Divide every weight by its largest singular value (one power iteration per training forward).
-        pooling: Over space before the output: "mean" (WGAN-GP) or "sum" (SN-GAN).
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
+        num_channels: Colour channels, any number.
+        width: Channels of the first block, and up to 56 pixels of every block.
+        spectral_norm: Divide every weight by its largest singular value, with one power iteration per forward pass in
+            training.
+        pooling: Pooling over space before the output: "mean" (WGAN-GP) or "sum" (SN-GAN).
         num_classes: Classes of the projection, which adds the inner product of the pooled features with a vector of the
             class (Miyato and Koyama 2018, arXiv:1802.05637); 0 for an unconditional critic.
         activation_checkpointing: Keep activations between blocks only, and compute the others again in backward passes.
 
     Raises:
-        UserError: Spectral norm with activation checkpointing: its power iteration would have moved on in between.
+        UserError: The image size does not halve evenly, or spectral norm is combined with activation checkpointing.
     """
 
     def __init__(
         self,
         image_size: int = 32,
-        num_channels: int = 3,
-        width: int = 128,
+        num_channels: Count = 3,
+        width: Count = 128,
         spectral_norm: bool = False,
         pooling: Literal["mean", "sum"] = "mean",
-        num_classes: int = 0,
+        num_classes: CountOrZero = 0,
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        check_sizes(self, num_channels=num_channels, width=width)
         if spectral_norm and activation_checkpointing:
             raise UserError(
-                "activation_checkpointing does not go with spectral_norm, whose power iteration changes the network "
-                "between a forward pass and its repetition; set one of them to false"
+                "ResNetCritic.activation_checkpointing: expected false with spectral_norm, got true. Set one of them "
+                "to false: a power iteration changes the network between a forward pass and its repetition."
             )
         self.activation_checkpointing = activation_checkpointing
-        channels = [num_channels, *channels_for(image_size, CRITIC_CHANNELS, width)]
+        _, k = stages(self, image_size)
+        multipliers, down = (widening(k), k) if k > SMALL else ([1] * 4, min(k, 2))
+        channels = [num_channels, *(width * m for m in multipliers)]
         self.event_shape, self.pooling = (num_channels, image_size, image_size), pooling
         pairs = list(zip(channels, channels[1:], strict=False))
-        down = CRITIC_DOWNSAMPLES[image_size]
         self.blocks = nn.Sequential(*(DownBlock(a, b, i < down, i == 0) for i, (a, b) in enumerate(pairs)))
         self.last, self.num_classes = linear(channels[-1], 1), num_classes
         if num_classes:

@@ -1,43 +1,48 @@
-"""The convolutional pair of SN-GAN that ODE-GAN was trained with on CIFAR-10, for any size 4 · 2^k.
+"""The convolutional pair of SN-GAN that ODE-GAN trains, for images of 8, 16, 28, 32, 48, 64, 128, ... pixels.
 
 Miyato et al. 2018, Spectral Normalization for GANs, arXiv:1802.05957, without spectral norm, with the initialisation of
-ODE-GAN's released code. At 32 pixels and width 64 the pair has 3,812,355 and 2,935,873 parameters; the discriminator of
-that code has two logits instead of one, and 8,193 parameters more.
+ODE-GAN's released code. At 32 pixels and width 64 the pair has 3,812,355 and 2,935,873 parameters. The discriminator of
+that code has two logits instead of one, and 8,193 parameters more. Other sizes have as many stages as `stages` in
+sizes.py says: a generator of 28 pixels goes from 7x7 to 14x14 to 28x28.
 """
 
 import torch
 from torch import Tensor, nn
 
+from pt_flows.bounds import Count, Fraction
 from pt_flows.contracts import CriticNet, GeneratorNet
-from pt_flows.nets.init import check_sizes, fan_in_, num_doublings
+from pt_flows.nets.init import fan_in_
+from pt_flows.nets.sizes import stages
 
 
 class SNDCGANGenerator(GeneratorNet):
-    """Linear to 4x4, transposed 4x4 convolutions that double the size (batch norm, ReLU), 3x3 convolution, tanh.
+    """Generator: linear to 4x4 (up to 7x7), transposed 4x4 convolutions that double the size, 3x3 convolution, tanh.
+
+    Batch norm and ReLU follow every transposed convolution.
 
     Args:
-        image_size: Height and width; 4 times a power of two.
-        num_channels: Colour channels.
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
+        num_channels: Colour channels, any number.
         width: Channels of the last hidden layer; each level below has twice as many.
         latent_dim: Dimension of z ~ N(0, I).
-        batch_norm_momentum: Weight of a new batch in the running statistics; 0.001 in the released code, where a run
-            shorter than a few thousand iterations needs more.
+        batch_norm_momentum: Weight of a new batch in the running statistics. The released code has 0.001; a run shorter
+            than a few thousand iterations needs more.
     """
 
     def __init__(
         self,
         image_size: int = 32,
-        num_channels: int = 3,
-        width: int = 64,
-        latent_dim: int = 128,
-        batch_norm_momentum: float = 0.001,
+        num_channels: Count = 3,
+        width: Count = 64,
+        latent_dim: Count = 128,
+        batch_norm_momentum: Fraction = 0.001,
     ) -> None:
         super().__init__()
-        check_sizes(self, num_channels=num_channels, width=width, latent_dim=latent_dim)
-        k = num_doublings(image_size)
+        side, k = stages(self, image_size)
         self.latent_shape, self.event_shape = (latent_dim,), (num_channels, image_size, image_size)
         channels = [width * 2**i for i in reversed(range(k + 1))]
-        layers: list[nn.Module] = [nn.Linear(latent_dim, channels[0] * 16), nn.Unflatten(1, (channels[0], 4, 4))]
+        first = nn.Linear(latent_dim, channels[0] * side**2)
+        layers: list[nn.Module] = [first, nn.Unflatten(1, (channels[0], side, side))]
         for c_in, c_out in zip(channels, channels[1:], strict=False):
             layers += [
                 nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1),
@@ -53,25 +58,24 @@ class SNDCGANGenerator(GeneratorNet):
 
 
 class SNDCGANCritic(CriticNet):
-    """3x3 and strided 4x4 convolutions in turn, leaky ReLU 0.1 after each, no normalisation, one linear output.
+    """Critic: alternating 3x3 and strided 4x4 convolutions, leaky ReLU 0.1, no normalisation, one linear output.
 
     Args:
-        image_size: Height and width; 4 times a power of two.
-        num_channels: Colour channels.
+        image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
+        num_channels: Colour channels, any number.
         width: Channels of the first layer; each level below has twice as many.
     """
 
-    def __init__(self, image_size: int = 32, num_channels: int = 3, width: int = 64) -> None:
+    def __init__(self, image_size: int = 32, num_channels: Count = 3, width: Count = 64) -> None:
         super().__init__()
-        check_sizes(self, num_channels=num_channels, width=width)
-        k = num_doublings(image_size)
+        side, k = stages(self, image_size)
         self.event_shape = (num_channels, image_size, image_size)
         layers: list[nn.Module] = [nn.Conv2d(num_channels, width, 3, padding=1), nn.LeakyReLU(0.1)]
         for i in range(k):
             c = width * 2**i
             layers += [nn.Conv2d(c, c, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
             layers += [nn.Conv2d(c, 2 * c, 3, padding=1), nn.LeakyReLU(0.1)]
-        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * 2**k * 16, 1))
+        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * 2**k * side**2, 1))
         fan_in_(self.net)
 
     def forward(self, x: Tensor) -> Tensor:

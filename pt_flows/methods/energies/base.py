@@ -18,12 +18,13 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from pt_flows.bounds import Positive
-from pt_flows.contracts import Batch, Shape, Terms, Weights
+from pt_flows.contracts import Batch, EnergyNet, Shape, Terms, Weights
 from pt_flows.errors import DivergenceError, UserError
 from pt_flows.functional.langevin import Chain, Rng, chain_at, normal_like
 from pt_flows.functional.langevin import Energy as EnergyFunction
 from pt_flows.loop.method import Method
 from pt_flows.methods.energies.rollback import Rollback
+from pt_flows.methods.energies.sums import SumEnergy
 from pt_flows.training.distributed import mean_over_ranks
 from pt_flows.training.players import Energy
 from pt_flows.training.replay import ReplayBuffer
@@ -133,6 +134,18 @@ class EnergyMethod(Method):
         with self.energy.fixed(weights) as U:
             slopes = [chain_at(self.of_data(U), part).gradient for part in x.split(self.chunk)]
         return x - self.data_noise**2 * torch.cat(slopes)
+
+    def add(self, other: EnergyNet, averaged: EnergyNet) -> None:
+        """Sample the sum of this energy and another one, a product of densities, from now on.
+
+        Args:
+            other: Raw weights of the other energy, of the same points and labels.
+            averaged: Its averaged weights.
+        """
+        energy = self.energy
+        energy.network = SumEnergy(energy.network, other)
+        if energy.ema is not None:
+            energy.ema.network = SumEnergy(energy.ema.network, averaged)
 
     # ------------------------------------------------------------------------------------------------------ training
 

@@ -152,7 +152,7 @@ class DAEBM(EnergyMethod):
         x_data = self.noising.diffuse(x_0, t_data, normal_like(x_0, self.noise))  # (x⁺, t⁺)
 
         drawn = self.buffer.draw(len(x_0), self.noise)
-        moved = self.transition(drawn.x, drawn.labels)  # (x⁻, t⁻)
+        moved = self.transition(drawn.x, drawn.labels, self.noise, metropolis=self.tests_steps)  # (x⁻, t⁻)
         self.buffer.write(drawn, moved.x, moved.t)
 
         u = self.energy(torch.cat([x_data, moved.x]), torch.cat([t_data, moved.t]))
@@ -161,12 +161,13 @@ class DAEBM(EnergyMethod):
 
         return norm | self.watched(u_data, u_model, moved.x) | self.follow(drawn.labels, moved)
 
-    def transition(self, x: Tensor, t: Tensor) -> Transition:
-        """K Langevin steps at each chain's level, then a jump to another level; Metropolis' test once it is time."""
-        with self.energy.fixed() as U:
-            s = self.step_sizes.values
-            K, noise, chunk = self.num_langevin_steps, self.noise, self.label_chunk
-            return mgms(U, x, t, s, K, noise, self.tests_steps, ratio=self.ratio, chunk=chunk)
+    def transition(
+        self, x: Tensor, t: Tensor, rng: Rng, weights: Weights = "raw", metropolis: bool = True
+    ) -> Transition:
+        """Take K Langevin steps at each chain's level, with or without Metropolis' test, then jump to another level."""
+        with self.energy.fixed(weights) as U:
+            s, K, chunk = self.step_sizes.values, self.num_langevin_steps, self.label_chunk
+            return mgms(U, x, t, s, K, rng, metropolis, ratio=self.ratio, chunk=chunk)
 
     def follow(self, t: Tensor, moved: Transition) -> Terms:
         """Count acceptances and jumps, and adapt the steps where it is due; what the guard looks at."""
@@ -237,15 +238,10 @@ class DAEBM(EnergyMethod):
         """Chains from noise at level T, each taken when it is at label 0 for the `num_visits`-th time."""
         x = normal_like(torch.empty(num, *self.event_shape, device=self.device), rng)
         t = torch.full((num,), self.num_labels - 1, device=self.device)
-        s, K = self.step_sizes.values, self.num_langevin_steps
-        with self.energy.fixed(weights) as U:
-            move: Callable[[Tensor, Tensor], Transition] = lambda x, t: mgms(
-                U, x, t, s, K, rng, ratio=self.ratio, chunk=self.label_chunk
-            )
-            limit = PATIENCE * self.num_visits * self.num_labels**2
-            left = num
-            for left, taken in harvest(move, x, t, self.num_visits, limit):
-                yield 1 - left / num, taken
+        move: Callable[[Tensor, Tensor], Transition] = lambda x, t: self.transition(x, t, rng, weights)
+        limit, left = PATIENCE * self.num_visits * self.num_labels**2, num
+        for left, taken in harvest(move, x, t, self.num_visits, limit):
+            yield 1 - left / num, taken
         if left:
             rank_zero_warn(
                 f"{left} of {num} chains from noise were not at label 0 for {self.num_visits} times within {limit} "

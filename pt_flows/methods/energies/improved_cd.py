@@ -211,6 +211,11 @@ class ImprovedCD(EnergyMethod):
 
     # ------------------------------------------------------------------------------------------------- after training
 
+    def add(self, other: EnergyNet, averaged: EnergyNet) -> None:
+        """Add another energy, and take half the step, as the authors do."""
+        super().add(other, averaged)
+        self.step_size /= 2
+
     def walk(self, x: Tensor, num_steps: int, rng: Rng, weights: Weights = "ema") -> tuple[Chain, Tensor]:
         """Steps as in training, all of them taken."""
         for _ in range(num_steps):

@@ -56,6 +56,11 @@ class MinibatchW2FE(Method):
         self.reduction: Reduction = reduction
         within_the_way(self.step_size)
 
+    @property
+    def fraction_of_the_way(self) -> float:
+        """ε of this iteration, by which an exact step would shorten every path and with it W2."""
+        return self.step_size(self.progress)
+
     def velocity(self, x: Tensor, y: Tensor) -> Tensor:
         """-∇ψ at particles y, ψ the potential from particles to data x, over all ranks."""
         if self.entropy == 0:

@@ -1,0 +1,136 @@
+"""Normalised log-densities of energy-based models with noise levels."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pt_flows.bounds import AtLeastTwo
+from pt_flows.contracts import HasLevels, Weights
+from pt_flows.errors import UserError
+from pt_flows.evaluation.energies import load_energy, real_samples, with_model_noise
+from pt_flows.evaluation.load import data_of_run
+from pt_flows.progress import track
+from pt_flows.training.noise import generator_at
+
+
+@dataclass(frozen=True)
+class LogDensity:
+    """Log-densities of clean samples, and how they were found.
+
+    Attributes:
+        values: log p(x | t = 0) in nats, (num,).
+        log_z: log Z_0.
+        error: Standard error of log Z_0.
+        effective_size: Of the importance samples at the noisiest level.
+        occupancy: Share of each label along the chains (T + 1,).
+    """
+
+    values: Tensor
+    log_z: float
+    error: float
+    effective_size: float
+    occupancy: Tensor
+
+
+@torch.no_grad()
+def log_density(
+    module: Any,
+    x: Tensor,
+    real: Tensor,
+    num_importance: int = 10_000,
+    num_transitions: int = 50,
+    num_chains: int = 1_000,
+    seed: int = 0,
+    weights: Weights = "ema",
+) -> LogDensity:
+    """Normalised log-densities: log p(x | 0) = -U(x, 0) - log Z_0, with log Z_0 = log Z_T + log p(0) - log p(T).
+
+    Z_T comes from importance sampling with a Gaussian of the diffused data's means and variances; the shares p(t) of
+    labels from chains of the buffer, as averages of p(t | x).
+
+    Args:
+        module: The model.
+        x: Points to measure (num, *event).
+        real: Data (n, *event), for the Gaussian.
+        num_importance: Importance samples.
+        num_transitions: Transitions of the chains.
+        num_chains: Chains, from the buffer.
+        seed: Of all randomness.
+        weights: Averaged or raw.
+    """
+    rng, T = generator_at(module.device, seed, "log density"), module.num_labels - 1
+    with module.energy.fixed(weights) as U:
+        a, b = (float(c[T]) for c in module.noising)
+        mean, std = a * real.mean(0), (1.1 * (a * a * real.var(0) + b * b)).sqrt()
+        log_w = []
+        for num in chunks(num_importance, module.chunk):
+            z = torch.randn(num, *module.event_shape, generator=rng, device=rng.device)
+            log_q = (-0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
+            log_w.append(-U(mean + std * z, torch.full((num,), T, device=z.device)) - log_q)
+        log_w = torch.cat(log_w).double()
+        w = log_w.softmax(0)
+
+        slots = torch.randperm(module.buffer.size, generator=rng, device=rng.device)[:num_chains]
+        points, t = module.buffer.read(slots), module.buffer.labels[slots]
+        shares = []
+        for _ in track(range(num_transitions), "sampling labels"):
+            points, t, *_ = module.transition(points, t, rng, weights)
+            shares.append(module.log_levels(points, weights).double().softmax(1))
+    per_chain = torch.stack(shares).mean(0)
+    occupancy = per_chain.mean(0)
+    error = per_chain.std(0) / math.sqrt(len(per_chain)) / occupancy
+    log_z_T = float(log_w.logsumexp(0)) - math.log(len(log_w))
+    log_z = log_z_T + float(occupancy[0].log() - occupancy[T].log())
+    effective = 1 / float(w.square().sum())
+    total = math.sqrt(1 / effective + float(error[0]) ** 2 + float(error[T]) ** 2)
+    return LogDensity(-module.clean_energy(x, weights) - log_z, log_z, total, effective, occupancy)
+
+
+def chunks(total: int, size: int) -> list[int]:
+    """Sizes of pieces that add up to a total.
+
+    Example:
+        >>> chunks(7, 3)
+        [3, 3, 1]
+    """
+    return [min(size, total - done) for done in range(0, total, size)]
+
+
+def density(ckpt: str, n: AtLeastTwo = 1_000, seed: int = 0, weights: Weights = "ema", device: str = "auto") -> None:
+    """Log-densities that a diffusion-assisted energy-based model gives to test samples at label 0.
+
+    Where the model includes noise on the data, the samples have it too.
+
+    Args:
+        ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
+        n: How many test samples.
+        seed: Seed of chains and importance samples.
+        weights: The moving average, or the raw weights of the last iteration.
+        device: Where to compute; auto takes a GPU if there is one.
+    """
+    path, module = load_energy(ckpt, device)
+    if not isinstance(module, HasLevels):
+        raise UserError(
+            f"{path}: expected a model with noise levels, such as DAEBM, got {type(module).__name__}, whose normaliser "
+            "is not known. Give another checkpoint"
+        )
+    data = data_of_run(path)
+    x = with_model_noise(module, real_samples(data, n), seed, "real")
+    real = with_model_noise(module, data.sample(2_000, generator_at("cpu", "density")), seed, "training")
+    found = log_density(module, x, real, seed=seed, weights=weights)
+    dim = math.prod(module.event_shape)
+    shares = found.occupancy * module.num_labels
+    mean, error = found.values.mean(), found.values.std() / math.sqrt(n)
+    print(f"log-density of {n} test samples: {mean:.4f} nats with standard error {error:.4f}")
+    print(f"log Z_0: {found.log_z:.4f} with standard error {found.error:.4f}")
+    if len(module.event_shape) == 3:
+        bits = (-float(mean) / dim + math.log(127.5)) / math.log(2)
+        print(f"as bits per dimension of images with 256 levels: {bits:.3f} (the density is not dequantised)")
+    print(f"shares of labels: {shares.min():.2f} to {shares.max():.2f} of the uniform one")
+    print(f"effective importance samples at the noisiest level: {found.effective_size:.0f} of 10000")
+    law: Any = getattr(data, "law", None)
+    if hasattr(law, "log_prob") and not module.data_noise:
+        print(f"true log-density: {law.log_prob(x.cpu()).mean():.4f} nats")

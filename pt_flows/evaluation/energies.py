@@ -1,0 +1,64 @@
+"""Energy-based models of finished runs: found, composed, and given data as they know them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pt_flows.contracts import HasLevels, RunsChains
+from pt_flows.data.base import FlowData
+from pt_flows.data.images import as_float
+from pt_flows.errors import UserError
+from pt_flows.evaluation.load import device_named, load_named
+from pt_flows.training.noise import generator_at
+
+
+def load_energy(ckpt: str, device: str = "auto") -> tuple[Path, Any]:
+    """Load the checkpoint that a command is given, and its energy-based model.
+
+    Raises:
+        UserError: It holds another kind of method.
+    """
+    path, method = load_named(ckpt)
+    if not isinstance(method, RunsChains):
+        raise UserError(f"{path}: expected an energy-based model, got {type(method).__name__}. Give another checkpoint")
+    return path, method.to(device_named(device))
+
+
+def compose(method: Any, other: Any) -> None:
+    """Let the first model sample the sum of both energies.
+
+    Raises:
+        UserError: The two do not work on the same points and labels.
+    """
+    kinds = [(m.event_shape, m.num_labels if isinstance(m, HasLevels) else 0) for m in (method, other)]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f"--plus: expected an energy of samples {kinds[0][0]} and {kinds[0][1]} labels, got {kinds[1][0]} and "
+            f"{kinds[1][1]}. Take two models of the same data shape and levels"
+        )
+    averaged = other.energy.ema.network if other.energy.ema is not None else other.energy.network
+    method.add(other.energy.network, averaged)
+
+
+def real_samples(data: FlowData, num: int) -> Tensor:
+    """The first `num` samples of the test split, as methods see them.
+
+    Raises:
+        UserError: The split has fewer.
+    """
+    x = data.reference("test", num)
+    return as_float(x) if x.dtype == torch.uint8 else x
+
+
+def with_model_noise(module: Any, x: Tensor, seed: int, name: str) -> Tensor:
+    """Samples on the module's device, with the noise on the data that the model includes.
+
+    Args:
+        module: The model.
+        x: Clean samples (n, *event).
+        seed: Seed of the noise.
+        name: Name of the samples: others get other noise.
+    """
+    return module.with_data_noise(x.to(module.device), generator_at(module.device, seed, "data noise", name))

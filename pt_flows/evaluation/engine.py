@@ -1,0 +1,74 @@
+"""The engine of evaluation: one pass over generated samples feeds every metric."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pt_flows.contracts import HasEnergy, MapsLatents, RunsChains, Weights
+from pt_flows.evaluation.subject import CHUNK, Subject
+from pt_flows.metrics.base import RealData, SampleMetric, full_precision
+from pt_flows.progress import track
+from pt_flows.training.distributed import share_of, world
+
+
+def with_progress(chunks: Iterable[Tensor], num: int, text: str) -> Iterable[Tensor]:
+    """Show a bar over this rank's chunks of `num` samples, on the first rank."""
+    return track(chunks, text, len(share_of(-(-num // CHUNK))), quiet=world()[0] > 0)
+
+
+def prepare_metrics(
+    metrics: Sequence[SampleMetric], data: RealData, num: int, device: torch.device, method: Any = None
+) -> None:
+    """Give metrics of `num` generated samples of a method their references, on a device."""
+    noise = method.data_noise if isinstance(method, RunsChains) and not method.denoise else 0.0
+    for metric in metrics:
+        metric.sample_noise = noise  # the noise on samples of a perfect model
+        metric.to(device).prepare(data, num)
+        metric.to(device)  # and what `prepare` added
+
+
+def measure(subject: Subject, metrics: Sequence[SampleMetric], num: int, stream: str, text: str) -> dict[str, float]:
+    """Measure `num` samples of a subject, over all ranks.
+
+    Args:
+        subject: Draws the samples.
+        metrics: Prepared for as many samples.
+        num: Number of samples.
+        stream: Name of the noise.
+        text: Title of the progress bar.
+    """
+    chunks = with_progress(subject.chunks(num, stream), num, text)
+    return measured(metrics, chunks, subject.method, subject.weights)
+
+
+@torch.no_grad()
+def measured(
+    metrics: Sequence[SampleMetric], batches: Iterable[Tensor], method: Any = None, weights: Weights = "ema"
+) -> dict[str, float]:
+    """Feed every metric in one pass over generated samples.
+
+    Args:
+        metrics: Prepared for as many samples.
+        batches: Generated samples (B, *event).
+        method: Their origin, for metrics of a map or an energy; None for images of unknown origin.
+        weights: Averaged or raw.
+    """
+    for metric in metrics:
+        metric.reset()
+        if isinstance(method, MapsLatents):
+            metric.update_map(partial(method.generator.push, weights=weights))
+        if isinstance(method, HasEnergy):
+            metric.update_energy(partial(method.clean_energy, weights=weights))
+    with full_precision(metrics[0].device):  # samples are drawn here too
+        for x in batches:
+            for metric in metrics:
+                metric.update(x)
+        return {key: value for metric in metrics for key, value in metric.compute().items()}
+
+
+def listed(metrics: list[SampleMetric] | SampleMetric | None) -> list[SampleMetric]:
+    """Return one metric, several or none as a list."""
+    return [metrics] if isinstance(metrics, SampleMetric) else list(metrics or [])

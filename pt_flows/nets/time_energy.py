@@ -1,0 +1,154 @@
+"""Energies U(x, t) with a label t, the noise level, for toys and images: the networks of DA-EBM, low on data.
+
+Zhang, Tan and Ou 2023, Persistently Trained, Diffusion-assisted Energy-based Models, arXiv:2304.10707.
+Activations are smooth, because a sampler follows first derivatives and its training second ones.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pt_flows.bounds import Count, Positive
+from pt_flows.contracts import EnergyNet
+from pt_flows.errors import UserError
+from pt_flows.nets.init import kaiming_
+from pt_flows.nets.sizes import filled, halved
+
+
+class TimeEmbedding(nn.Module):
+    """Embedding of a label: sinusoids at `dim` / 2 frequencies from 1 to 1/10,000, then two linear layers.
+
+    Args:
+        dim: Number of sinusoids.
+        width: Units of both layers.
+        activation: Activation between the layers.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, width: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(dim, width), activation, nn.Linear(width, width))
+        exponents = torch.arange(dim // 2) / (dim // 2 - 1)
+        self.register_buffer("frequencies", (-math.log(10_000.0) * exponents).exp(), persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Vectors (B, width) for labels (B,)."""
+        angles = t[:, None] * self.frequencies
+        return self.net(torch.cat([angles.sin(), angles.cos()], 1))
+
+
+class TimeMLPEnergy(EnergyNet):
+    """Fully connected energy U(x, t) whose hidden units are gated by the label: DA-EBM's network for rings.
+
+    h = act(L_1 x ⊙ P_1), then twice h = act(L h) ⊙ P, with P linear in act(e(t)). The gate is inside the activation in
+    the first layer and outside in the others, as in the released code. It accepts samples of any shape.
+
+    Args:
+        event_shape: Shape of one sample.
+        width: Units of a hidden layer.
+        input_scale: As for MLPEnergy. The released code has 1.
+    """
+
+    takes_labels = True
+
+    def __init__(self, event_shape: Sequence[Count] = (2,), width: Count = 128, input_scale: Positive = 1.0) -> None:
+        super().__init__()
+        filled(self, event_shape=event_shape)
+        self.event_shape, self.input_scale = tuple(event_shape), input_scale
+        self.embed = TimeEmbedding(128, width, nn.Softplus())
+        self.layers = nn.ModuleList(nn.Linear(n, width) for n in (math.prod(self.event_shape), width, width))
+        self.gates = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.last = nn.Linear(width, 1)
+        kaiming_(self)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """U (B,) at x (B, *event_shape) and labels (B,)."""
+        e = F.softplus(self.embed(t))
+        first, second, third = (gate(e) for gate in self.gates)
+        h = F.softplus(self.layers[0](self.input_scale * x.flatten(1)) * first)
+        h = F.softplus(self.layers[1](h)) * second
+        h = F.softplus(self.layers[2](h)) * third
+        return -self.last(h).squeeze(1)
+
+
+class TimeBlock(nn.Module):
+    """SiLU conv, plus the label's vector, SiLU conv, plus a shortcut, which is a convolution if the width changes."""
+
+    def __init__(self, num_in: int, num_out: int, embedding: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(num_in, num_out, 3, 1, 1), nn.Conv2d(num_out, num_out, 3, 1, 1)
+        self.shift = nn.Linear(embedding, num_out)
+        self.shortcut = nn.Conv2d(num_in, num_out, 3, 1, 1) if num_in != num_out else nn.Identity()
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """(B, num_in, H, W) and vectors (B, embedding) to (B, num_out, H, W)."""
+        h = self.conv1(F.silu(x)) + self.shift(F.silu(e))[..., None, None]
+        return self.conv2(F.silu(h)) + self.shortcut(x)
+
+
+class TimeResNetEnergy(EnergyNet):
+    """Residual energy U(x, t) for images of 8, 12, 16, ..., 28, 32, ..., 64, ..., 128, ... pixels: DA-EBM's network.
+
+    There are four levels of one block, and all but the last are followed by average pooling. Then come SiLU, the sum
+    over pixels and an inner product with a vector of the label. There is no normalisation and no attention. With width
+    128 and one colour channel the network has 4,756,864 parameters: the released code's 4,757,121 less the 257 of a
+    layer that it never uses. The released code has 28 pixels. At 64 and 128 pixels, a fifth or sixth multiplier keeps
+    the last level at 4x4.
+
+    Args:
+        image_size: Height and width, a multiple of 4 from 8 on. If it is not a multiple of 8, the first convolution
+            pads to the next one, as the released code does: 28 -> 32 -> 16 -> 8 -> 4.
+        num_channels: Colour channels, any number.
+        width: Channels of the first level.
+        multipliers: Channels of each level in multiples of `width`. Every level but the last must halve the (padded)
+            size evenly, so 16 pixels have at most five levels.
+        zero_start: Start with U = 0, and average over pixels instead of summing, for a network that corrects a base
+            (`base` of DAEBM).
+    """
+
+    takes_labels = True
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        num_channels: Count = 3,
+        width: Count = 128,
+        multipliers: Sequence[Count] = (1, 2, 2, 2),
+        zero_start: bool = False,
+    ) -> None:
+        super().__init__()
+        filled(self, multipliers=multipliers)
+        if image_size < 8 or image_size % 4:
+            raise UserError(
+                f"TimeResNetEnergy.image_size: expected a multiple of 4 from 8 on, got {image_size}. Resize the images."
+            )
+        padded = 8 * halved(image_size, 3)
+        if padded % 2 ** (len(multipliers) - 1):
+            raise UserError(
+                f"TimeResNetEnergy.multipliers: expected at most {(padded & -padded).bit_length()} levels for "
+                f"{image_size} pixels, got {list(multipliers)}. Remove some."
+            )
+        self.event_shape = (num_channels, image_size, image_size)
+        channels = [width, *(m * width for m in multipliers)]
+        self.embed = TimeEmbedding(128, 4 * width, nn.SiLU())
+        self.stem = nn.Conv2d(num_channels, width, 3, 1, 1 + (padded - image_size) // 2)
+        self.blocks = nn.ModuleList(TimeBlock(a, b, 4 * width) for a, b in zip(channels, channels[1:], strict=False))
+        self.head = nn.Linear(4 * width, channels[-1])
+        kaiming_(self)
+        self.averages = zero_start
+        if zero_start:
+            nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """U (B,) at images (B, C, H, W) and labels (B,)."""
+        e = self.embed(t)
+        h = self.stem(x)
+        for i, block in enumerate(self.blocks):
+            h = block(h if i == 0 else F.avg_pool2d(h, 2), e)
+        h = F.silu(h)
+        pooled = h.mean((2, 3)) if self.averages else h.sum((2, 3))
+        return -(pooled * self.head(F.silu(e))).sum(1)

@@ -1,0 +1,63 @@
+"""Pictures of samples: grids of images, densities in the plane."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+
+def save_grid(x: Tensor, path: Path, columns: int | None = None) -> None:
+    """A grid of images (B, C, H, W) in [-1, 1] as PNG, nearly square where not told; small images are enlarged."""
+    columns = columns or int(np.ceil(len(x) ** 0.5))
+    grid = make_grid(x.clamp(-1, 1).float().cpu() / 2 + 0.5, nrow=columns, padding=1, pad_value=1.0)
+    enlarge = max(1, 64 // x.shape[-1])
+    grid = grid.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(grid, path)
+
+
+def save_density(panels: dict[str, Tensor], path: Path) -> None:
+    """Samples on the plane side by side, as points over their smoothed histogram, on one scale.
+
+    Args:
+        panels: Title to samples (n, 2); the first panel, the target, sets the frame.
+        path: PNG to write.
+    """
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    first = next(iter(panels.values()))
+    centre = (first.amax(0) + first.amin(0)) / 2
+    half = 0.65 * float((first.amax(0) - first.amin(0)).max())
+    (left, bottom), (right, top) = (centre - half).tolist(), (centre + half).tolist()
+    figure = Figure(figsize=(4 * len(panels), 4.3), layout="constrained")
+    for axis, (title, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        x = x.float().cpu()
+        histogram, _, _ = np.histogram2d(
+            x[:, 0].numpy(), x[:, 1].numpy(), bins=120, range=[[left, right], [bottom, top]]
+        )
+        axis.imshow(
+            smooth(histogram).T,
+            origin="lower",
+            extent=(left, right, bottom, top),
+            cmap="Blues",
+            interpolation="bilinear",
+        )
+        shown = x[:1000]
+        axis.scatter(shown[:, 0], shown[:, 1], s=2, c="#d95f02", alpha=0.5, linewidths=0)
+        outside = 1 - float(((x - centre).abs() <= half).all(1).float().mean())
+        axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
+        axis.set_title(title + (f" ({outside:.0%} outside)" if outside >= 0.005 else ""), fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def smooth(histogram: np.ndarray) -> np.ndarray:
+    """Gaussian blur of 1.5 bins, and a square root so that thin parts show."""
+    kernel = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    kernel /= kernel.sum()
+    for axis in (0, 1):
+        histogram = np.apply_along_axis(np.convolve, axis, histogram, kernel, "same")
+    return np.sqrt(histogram)
