@@ -29,8 +29,8 @@ help:  ## show this help
 	@echo '  METRIC    lite0 (default, works offline) or inception (the FID of the literature; downloads weights once)'
 	@echo '  DATA_DIR  folder that holds cifar-10-batches-py; default $$PT_FLOWS_DATA, else data. For train-imagenet'
 	@echo '            the folder of prepared images; default imagenet64 in the same place'
-	@echo '  ARGS      anything pt-flows fit takes: ARGS="--trainer.max_steps 2000 --ckpt_path last"'
-	@echo '  JOBS      tests that run at a time, a core each (default 2)'
+	@echo '  ARGS      any arguments of pt-flows fit: ARGS="--trainer.max_steps 2000 --ckpt_path last"'
+	@echo '  JOBS      number of tests to run in parallel, one core each (default 2)'
 	@echo '  PYTHON    interpreter to set .venv up with, 3.11 or newer (default python3)'
 
 install: $(STAMP)  ## set up .venv
@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train tuned WGAN-GP, W1-FE and W2-FE on the ring of eight: minutes on a CPU core, a table and pictures
 	$(BIN)/python benchmarks/demo.py $(ARGS)
 
-train-cifar: $(STAMP)  ## the full recipe on CIFAR-10 (a GPU's work); see METHOD, DATASET, METRIC, DATA_DIR, ARGS
+train-cifar: $(STAMP)  ## the full recipe on CIFAR-10 (needs a GPU); see METHOD, DATASET, METRIC, DATA_DIR, ARGS
 	$(ROOT) $(BIN)/pt-flows fit $(LAYERS) $(ARGS)
 
 train-mnist: $(STAMP)  ## a recipe that draws digits on one CPU core, in minutes; METHOD is any file of configs/mnist
@@ -61,14 +61,15 @@ test: $(STAMP)  ## fast tests
 test-slow: $(STAMP)  ## slow tests: training to convergence, real data, feature networks
 	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist worksteal $(ARGS)
 
-lint: $(STAMP)  ## ruff: style and format
+lint: $(STAMP)  ## ruff: style and format; the vocabulary of the prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/english.py
 
 types: $(STAMP)  ## basedpyright on the package
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-check: lint types  ## everything that needs no run
+check: lint types  ## every check that runs no training
 
 smoke: $(STAMP)  ## every configuration for two iterations on small data
 	$(BIN)/python -m pytest -q -m 'slow or not slow' -n $(JOBS) tests/test_configs.py

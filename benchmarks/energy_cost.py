@@ -1,8 +1,8 @@
-"""What sampling costs beside the bare network, and what improved contrastive divergence's terms cost, in one run.
+"""The cost of sampling relative to the bare network, and of the terms of improved contrastive divergence, in one run.
 
 A 40-step Langevin transition (MALA, at fixed labels) is timed against forty bare forward-backward passes of the same
-network on the same images; an iteration of improved contrastive divergence with L_opt and L_ent against one without.
-Rounds alternate between the two sides; a ratio is the median over rounds.
+network on the same images, and an iteration of improved contrastive divergence with L_opt and L_ent against one
+without. Rounds alternate between the two sides; a ratio is the median over rounds.
 
     python benchmarks/energy_cost.py [--rounds 7] [--width 32] [--batch_size 16]
 """
@@ -28,7 +28,7 @@ NUM_STEPS = 40
 
 
 def seconds(part: Callable[[], Any]) -> float:
-    """Of one call."""
+    """Return the duration of one call."""
     start = time.perf_counter()
     part()
     return time.perf_counter() - start

@@ -1,8 +1,8 @@
-"""What the chains of a DA-EBM on four rings do long after training: mass of every ring, shares of labels, KL.
+"""Chains of a DA-EBM on four rings long after training: mass of every ring, fractions of labels, KL divergence.
 
-Chains of the buffer go on for many transitions with the stored steps. Printed at powers of ten are the share of each
-ring among the chains at label 0, and of each label, over the uniform one, averaged over the transitions since the row
-before. The KL divergence of the density is that of the checkpoint.
+Chains of the buffer continue for many transitions with the stored steps. At powers of ten the script prints the
+fraction of each ring among the chains at label 0, and of each label, over the uniform one, averaged over the
+transitions since the previous row. The KL divergence of the density is that of the checkpoint.
 
     python benchmarks/energy_rings.py runs/toy2d-daebm/.../checkpoints/last.ckpt [--transitions 10000] [--chains 500]
 """

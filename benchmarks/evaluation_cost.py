@@ -1,8 +1,8 @@
-"""What an evaluation costs beside the bare features of the same images, and how long a Fréchet solve takes.
+"""The cost of an evaluation relative to the bare features of the same images, and of one Fréchet distance.
 
     python benchmarks/evaluation_cost.py [--num 10000] [--size 64] [--rounds 3]
 
-Images are noise of CIFAR-10's size; what is compared takes turns, and a ratio is the median over the rounds.
+Images are noise of CIFAR-10's size. The compared parts take turns, and a ratio is the median over the rounds.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from pt_flows.metrics.frechet import BATCH, frechet_distance
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return the duration of the work."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 class Noise:
-    """As many real images as generated ones."""
+    """The same number of real and of generated images."""
 
     event_shape = (3, 32, 32)
 

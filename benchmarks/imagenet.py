@@ -1,9 +1,9 @@
-"""Preparing image folders beside a bare parallel loop, and serving prepared images beside decoding them every time.
+"""Preparing image folders against a bare parallel loop, and reading prepared images against decoding them every time.
 
     python benchmarks/imagenet.py [--num 4000] [--workers 2] [--rounds 3]
 
-Images are random smooth pictures of 500 x 375 pixels as JPEG of quality 90, written to a temporary folder. What is
-compared takes turns; a ratio is the median over the rounds.
+Images are random smooth pictures of 500 x 375 pixels as JPEG of quality 90, written to a temporary folder. The
+compared parts take turns, and a ratio is the median over the rounds.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SIZE, BATCH = 64, 100
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return the duration of the work."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -56,7 +56,7 @@ def exhausted(items: Iterable[object]) -> None:
 
 
 def report(name: str, num: int, ours: list[float], theirs: list[float], other: str) -> None:
-    """One line: rates, and the ratio of ours to theirs."""
+    """Print one line: both rates, and their ratio."""
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
     rates = [num / statistics.median(values) for values in (ours, theirs)]
     print(

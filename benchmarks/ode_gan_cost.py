@@ -1,9 +1,9 @@
-"""What an ODE-GAN iteration costs, against its parts timed alone and against a hand-written loop, in one run.
+"""The cost of an ODE-GAN iteration against its parts timed alone and against a hand-written loop, in one run.
 
 The parts are one evaluation of the field for every stage and one of the regulariser's gradient. Every round times an
-iteration of the Trainer (optimizer, weight average, logging and all) and then the parts on the same minibatch; the
+iteration of the Trainer (with optimizer, weight average and logging) and then the parts on the same minibatch; the
 ratio is the median over rounds. The hand-written loop takes an Euler step with `loss.backward()` and plain SGD. Memory
-is the peak of the process during the iterations over what it held before the first.
+is the peak of the process during the iterations above its memory before the first one.
 
     python benchmarks/ode_gan_cost.py [--rounds 7] [--width 64] [--batch_size 16]
 """

@@ -1,9 +1,9 @@
-"""ODE-GAN on 16 Gaussians: seeds, integrators, and what becomes of it without the regulariser.
+"""ODE-GAN on 16 Gaussians: seeds, integrators, and training without the regulariser.
 
 Runs the recipe configs/toy2d/ode_gan.yaml for five seeds, and the released notebook's smaller networks for fewer
 iterations with every integrator and without the regulariser, through the command line, some side by side on one thread
 each; then prints a table and writes two pictures: modes and share of good samples over the iterations, and samples at
-the end. Runs that are there already are not repeated.
+the end. Finished runs are not repeated.
 
     python benchmarks/ode_gan_grid16.py [--jobs 2] [--runs runs/grid16] [--out .]
 """
@@ -49,7 +49,7 @@ class Case:
         return f"{self.units} units, {self.integrator}, λ = {self.penalty_weight:g}"
 
     def folder(self, runs: Path) -> Path | None:
-        """Where it was trained to its end, if it was."""
+        """Return the folder of the finished run, or None."""
         for file in (runs / self.name).glob("*/*/metrics.csv"):
             rows = self.curve(file)
             if rows and int(rows[-1]["iteration"]) == self.iterations:

@@ -103,7 +103,7 @@ def trained(tree: Path, configs: Path, case: Case, iterations: int, folder: Path
 
 
 def states(folder: Path) -> dict[int, dict[str, Tensor]]:
-    """What `Record` wrote, by iteration."""
+    """Return the states that `Record` wrote, by iteration."""
     files = sorted(folder.glob("*.pt"), key=lambda file: int(file.stem))
     return {int(file.stem): torch.load(file, weights_only=True) for file in files}
 

@@ -1,9 +1,9 @@
-"""Two processes against one, shortcuts against the reference, what checkpoints cost, and whether memory stays flat.
+"""Two processes against one, shortcuts against the reference, the cost of checkpoints, and the growth of memory.
 
     python benchmarks/scale.py [speed] [perf] [checkpoints] [memory]
 
 Speed: the small DCGAN recipe of WGAN-GP on drawn shapes, one process on one core and two on two, at the same global
-batch; beside it what the machine gives: two runs at a time that know nothing of each other, with half the batch each.
+batch. For comparison, two independent runs at a time with half the batch each show the limit of the machine.
 Perf: `--perf` fast and compile against reference on one core. Checkpoints: every 100 iterations, and at the end.
 Memory: resident size of every toy recipe, 1,000 iterations apart.
 """
@@ -74,7 +74,7 @@ def started(cores: str, *arguments: str) -> tuple["subprocess.Popen[str]", Path]
 
 
 def run(cores: str, *arguments: str) -> tuple[str, Path]:
-    """What a run pinned to some cores printed, and its folder."""
+    """Return the output of a run pinned to some cores, and its folder."""
     process, root = started(cores, *arguments)
     out, err = process.communicate()
     if process.returncode:

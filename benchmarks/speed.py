@@ -1,8 +1,8 @@
 """Iterations per second of the Trainer against a bare PyTorch loop of the same mathematics, in one run.
 
 Both draw the same data, take the same critic and generator steps and keep a weight average. Rounds alternate between
-the two, so that a busy machine slows both; the ratio is the median over rounds. Prints a table; 1.00 means the
-framework is free.
+the two, so that a busy machine slows both; the ratio is the median over rounds. It prints a table. 1.00 means
+that the framework costs no time.
 
     python benchmarks/speed.py [--rounds 5] [--threads 1]
 """

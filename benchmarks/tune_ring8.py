@@ -6,7 +6,7 @@ for all; the others are scrambled Sobol points, so that more trials extend fewer
 seed. The best of them runs with the seeds of the record: once with equal critic steps, once with the CPU seconds of
 WGAN-GP.
 
-Every finished run is one line of the file; a later call repeats none and prints the tables.
+Every finished run is one line of the file. A later call does not repeat it, and prints the tables.
 
     python benchmarks/tune_ring8.py [--file runs/tune_ring8.jsonl] [--trials 17] [--seeds 5]
 """
@@ -96,7 +96,7 @@ class Watch(L.Callback):
 
 @cache
 def metrics() -> list[SampleMetric]:
-    """What the recipes measure, with their floors."""
+    """Return the metrics of the recipes, with their floors."""
     found: list[SampleMetric] = [ExactWasserstein(), ModeCoverage()]
     for metric in found:
         metric.prepare(Toy2D("ring8"), 512)

@@ -1,7 +1,7 @@
-"""How often `pt-flows compare` is wrong, and how often it sees a gap: simulated runs of two methods.
+"""Error rate and power of the verdicts of `pt-flows compare`, for simulated runs of two methods.
 
-Printed are the fractions of comparisons in which a test rejects at the 5 % level: what `compare` does (`both`: the
-permutation test of Brunner and Munzel and Welch's test), the two apart, and candidates that were not taken. In the
+The script prints the fractions of comparisons in which a test rejects at the 5 % level: the rule of `compare`
+(`both`: the permutation test of Brunner and Munzel and Welch's test), its two parts, and other candidates. In the
 first block one method is better by a known gap: power. In the second either is as likely the better one in a pair of
 fresh runs, though spread, shape and mean differ: false positives. In the third means are equal but one method is better
 in most seeds, and has rare bad ones: a rejection is right about most seeds and wrong about means.
@@ -88,7 +88,7 @@ def permutation_of_means(a: np.ndarray, b: np.ndarray, rng: np.random.Generator,
 
 
 def bootstrap_rejects(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, num: int = 500) -> float:
-    """How often the 95 % percentile interval of the difference of means leaves out zero."""
+    """The frequency with which the 95 % percentile interval of the difference of means excludes zero."""
     means = [np.take_along_axis(x[:, None], rng.integers(0, x.shape[1], (len(x), num, x.shape[1])), 2).mean(2)
              for x in (a, b)]  # fmt: skip
     low, high = np.quantile(means[0] - means[1], [LEVEL / 2, 1 - LEVEL / 2], axis=1)

@@ -2,7 +2,7 @@
 
 Trains every case for the same number of iterations with the networks, batch and optimizers of
 configs/toy2d/w2_fe.yaml, some side by side on one thread each, then prints a table and writes pictures: W2 over time,
-and samples. Cases that are there already are not repeated.
+and samples. Finished cases are not repeated.
 
     python benchmarks/w2_fe_ring8.py [--jobs 2] [--runs runs/ring8] [--out .] [--seeds 5]
 """
@@ -40,7 +40,7 @@ SETTINGS = {"reduction": "mean", "ema_decay": 0.99, "lr_decay": "cosine"}
 
 
 class RepeatedW2(W2FE):
-    """W2-GAN's generator step, K times on the same latents: what persistent training is not."""
+    """W2-GAN's generator step, K times on the same latents, in contrast to persistent training."""
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Critic phase, then K steps up the potential."""
@@ -74,7 +74,7 @@ def cases() -> dict[str, tuple[str, type[GeneratorModule], dict[str, Any]]]:
 
 
 class Watch(L.Callback):
-    """W1 and W2 of the averaged weights on the way."""
+    """W1 and W2 of the averaged weights during training."""
 
     def __init__(self, data: Toy2D) -> None:
         self.real = data.reference("test", NUM)

@@ -1,4 +1,4 @@
-"""What objects were constructed from, as plain values: checkpoints describe networks so, and pickle none.
+"""The arguments that objects were constructed with, as plain values: checkpoints describe networks so, and pickle none.
 
 The description has the form of a configuration file: the path of a class and its arguments.
 """
@@ -31,7 +31,7 @@ class Constructed:
         described: dict[str, Any] = {}
         left_out: list[str] = []
         arguments = named(cls, args, kwargs)
-        check_arguments(cls.__name__, hints_of(cls), arguments)
+        check_arguments(f"{cls.__name__}.", hints_of(cls), arguments)
         for name, value in arguments.items():
             try:
                 described[name] = plain(value)
@@ -60,7 +60,7 @@ def plain(value: Any) -> Any:
     """The value as a configuration file has it; classes, and functions that fill in their arguments, too.
 
     Raises:
-        TypeError: It can not be written so.
+        TypeError: It cannot be written so.
 
     Example:
         >>> import torch
@@ -94,7 +94,7 @@ def plain(value: Any) -> Any:
 
 
 def path_of(it: type | FunctionType) -> str:
-    """Where a class or function is imported from: the shortest path, which the fewest changes of files can break.
+    """Return the shortest path that a class or function is imported from, which the fewest changes of files can break.
 
     Raises:
         TypeError: It was made inside a function.
@@ -108,4 +108,4 @@ def path_of(it: type | FunctionType) -> str:
         package = ".".join(parts[:n])
         if getattr(sys.modules.get(package), it.__qualname__, None) is it:
             return f"{package}.{it.__qualname__}"
-    raise TypeError(f"{it.__qualname__} can not be imported from {it.__module__}")
+    raise TypeError(f"{it.__qualname__} cannot be imported from {it.__module__}")

@@ -1,53 +1,28 @@
-"""Numbers with their passports, and comparisons of runs."""
+"""Numbers with their passports."""
 
-import base64
-import csv
-import io
 import json
-import math
 import os
-import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from problems import ROOT, build, data, fit
-from scipy import stats
 from test_metrics import RandomFeatures
 
-from pt_flows.callbacks import Failure
 from pt_flows.cli.main import main
-from pt_flows.compare.command import compare
-from pt_flows.compare.curves import pareto_front
-from pt_flows.compare.groups import comparable, grouped
-from pt_flows.compare.runs import Run, find_runs
-from pt_flows.compare.statistics import (
-    brunner_munzel,
-    components,
-    hidden_share,
-    holm,
-    improvement,
-    judge,
-    least_p,
-    mean_interval,
-    seeds_needed,
-    welch,
-)
-from pt_flows.compare.verdicts import judged, verdicts
+from pt_flows.compare.runs import find_runs
 from pt_flows.data import Shapes32
-from pt_flows.errors import DivergenceError, UserError
+from pt_flows.errors import UserError
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.neighbours import nearest
-from pt_flows.evaluation.passport import read_record
+from pt_flows.evaluation.passport import checked_record, own_direction, read_record, record_path, write_record
+from pt_flows.metrics import GridKL, TransferAccuracy
 from pt_flows.metrics.features import file_hash
 
 
@@ -74,6 +49,8 @@ def test_a_toys_numbers_and_their_passport(tmp_path: Path, capsys: pytest.Captur
     passport, numbers = read_record(first)
     assert (passport.method, passport.data, passport.iteration, passport.num_samples) == ("W1FE", "Toy2D", 4, 100)
     assert (passport.sampling_seed, read_record(second)[0].sampling_seed) == (0, 1)
+    assert (passport.weights, passport.sampler) == ("ema", "Direct")
+    assert passport.directions == {key: own_direction(key) for key in numbers}
     assert passport.cost["evaluations_critic"] > 0
     assert passport.cost["images_seen"] == 4 * 5 * 512
     assert passport.protocol("w2_100") == read_record(second)[0].protocol("w2_100")
@@ -91,7 +68,8 @@ def test_training_writes_its_last_numbers_as_evaluate_would(tmp_path: Path) -> N
     assert list((folder / "evaluations").glob("*.json")) == [record]
     again = read_record(record)
     assert numbers.items() < again[1].items()  # evaluate measures more, and what was known stays
-    assert again[0] == replace(passport, measured=again[0].measured)
+    assert passport.directions.items() < again[0].directions.items()
+    assert again[0] == replace(passport, measured=again[0].measured, directions=again[0].directions)
 
 
 def images(folder: Path, num: int, size: int = 32, mode: str = "RGB", seed: int = 0) -> Path:
@@ -112,7 +90,8 @@ def test_images_of_any_generator(tmp_path: Path, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     for word in ("fd_lite0_64_30_train", "kid_", "is_", "precision_", "recall_", "density_", "coverage_"):
         assert word in printed
-    by_folder = read_record(tmp_path / "fake.evaluation.json")[1]
+    passport, by_folder = read_record(tmp_path / "fake.evaluation.json")
+    assert passport.directions == {key: own_direction(key) for key in by_folder}
     np.savez(tmp_path / "fake.npz", samples=ImageFiles(fake).images.permute(0, 2, 3, 1).numpy())
     assert main(["evaluate", "--images", str(tmp_path / "fake.npz"), "--ref", str(real), "--n", "30"]) == 0
     assert read_record(tmp_path / "fake.npz.evaluation.json")[1] == by_folder
@@ -142,11 +121,11 @@ def test_a_sampled_array_is_measured_like_its_checkpoint(tmp_path: Path) -> None
         (["evaluate", "--images", "fake", "--ref", "large", "--n", "8"], "(3, 32, 32), large of shape (3, 48, 48)"),
         (["evaluate", "--images", "mixed", "--ref", "fake", "--n", "8"], "give images of one kind"),
         (["evaluate", "--images", "grey_alpha", "--ref", "fake", "--n", "8"], "has mode LA"),
-        (["evaluate", "--images", "broken", "--ref", "fake", "--n", "8"], "can not be read as an image"),
+        (["evaluate", "--images", "broken", "--ref", "fake", "--n", "8"], "cannot be read as an image"),
         (["evaluate", "--images", "empty", "--ref", "fake", "--n", "8"], "empty has no images"),
         (["evaluate", "--images", "wrong.npz", "--ref", "fake", "--n", "8"], "holds float64 of shape (3,)"),
         (["evaluate", "--images", "fake", "--ref", "fake", "--n", "1"], "--n must be at least 2"),
-        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "5"], "at least 7 images of each kind"),
+        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "5"], "expected at least 7 of each kind"),
         (["evaluate", "--images", "fake", "--ref", "fake", "--n", "8", "--split", "test"], "without a test split"),
     ],
 )  # fmt: skip
@@ -257,7 +236,7 @@ def test_passports_of_newer_versions_and_damaged_ones_are_refused(tmp_path: Path
     (record,) = (folder / "evaluations").glob("*.json")
     content = json.loads(record.read_text())
     for change, message in (
-        ({"format": 99}, "format 99, this version reads up to 1"),
+        ({"format": 99}, "format 99, this version reads up to 2"),
         ({"weights": None}, None),
     ):
         changed = {**content, "passport": content["passport"] | change}
@@ -272,6 +251,50 @@ def test_passports_of_newer_versions_and_damaged_ones_are_refused(tmp_path: Path
     record.write_text(json.dumps(content))
     with pytest.raises(UserError, match="a passport without 'split'"):
         read_record(record)
+
+
+def test_passports_of_the_first_format_are_read() -> None:
+    """They name neither the sampler nor directions, which the names of this package's methods and numbers tell."""
+    fields = {"method": "PCD", "data": "Toy2D", "reference": "r", "split": "train", "num_samples": 20, "features": {},
+              "weights": "ema", "sampling_seed": 0, "training_seed": 0, "iteration": 2, "checkpoint": "c",
+              "device": "cpu", "packages": {}, "cost": {}, "precision": "p", "measured": "", "format": 1}  # fmt: skip
+    numbers = {"w2_20": 1.0, "w2_20_floor": 0.5, "modes": 8.0, "modes_of": 8.0, "accuracy": 0.5}
+    passport, _ = checked_record({"passport": fields, "numbers": numbers}, "a record")
+    assert passport.subject == ("ema", "Chains")
+    assert passport.directions == {"w2_20": "lower", "w2_20_floor": "", "modes": "higher", "modes_of": ""}
+    for method, sampler in (("W1FE", "Direct"), ("images", "")):
+        record = {"passport": {**fields, "method": method}, "numbers": numbers}
+        assert checked_record(record, "a record")[0].sampler == sampler
+
+
+def test_samples_of_another_sampler_have_a_file_of_their_own(tmp_path: Path) -> None:
+    path = lambda passport: record_path(tmp_path, passport, Path("last.ckpt"))
+    own = {"sampler": "Direct", "directions": {"w2_20": "lower"}}
+    fields = {"method": "W1FE", "data": "Toy2D", "reference": "r", "split": "train", "num_samples": 20, "features": {},
+              "weights": "ema", "sampling_seed": 0, "training_seed": 0, "iteration": 2, "checkpoint": "c",
+              "device": "cpu", "packages": {}, "cost": {}, "precision": "p", "measured": "", "format": 2}  # fmt: skip
+    direct, _ = checked_record({"passport": fields | own, "numbers": {}}, "a record")
+    chains = replace(direct, sampler="REPGAN(chain_length=100)", directions={"w2_20": "lower"})
+    assert path(direct).name == "00000002-last-ema-train-20-seed0.json"
+    assert path(chains).name == "00000002-last-ema-REPGAN_chain_length=100-train-20-seed0.json"
+    write_record(path(direct), direct, {"w2_20": 1.0})
+    write_record(path(direct), replace(direct, directions={"accuracy": "higher"}), {"accuracy": 0.5})
+    passport, numbers = read_record(path(direct))
+    assert numbers == {"w2_20": 1.0, "accuracy": 0.5}
+    assert passport.directions == {"w2_20": "lower", "accuracy": "higher"}
+
+
+@pytest.mark.parametrize("metric", [GridKL(20), TransferAccuracy()])
+def test_metrics_of_energies_and_maps_tell_directions(metric: Any) -> None:
+    if isinstance(metric, GridKL):
+        metric.prepare(data(), 20)
+        metric.update_energy(lambda x: x.square().sum(1))
+        metric.update(torch.zeros(1, 2))
+    else:
+        metric.right, metric.total, metric.unmoved = torch.tensor(1.0), torch.tensor(2.0), 0.5
+    numbers = metric.compute()
+    assert metric.directions() == {key: own_direction(key) for key in numbers}
+    assert len(set(metric.directions().values())) == 2
 
 
 def test_evaluations_count_as_cost() -> None:
@@ -752,7 +775,7 @@ def test_a_report_is_one_file_with_everything_inside(tmp_path: Path) -> None:
             image.load()
     assert not re.search(r"https?://|@import|url\(|<script|<link", text)
     assert "W1FE is better than WGANGP" in text
-    assert "00000001.png can not be read" in text
+    assert "00000001.png: cannot be read" in text
     assert "step_size: 1.0" in text
 
 

@@ -123,7 +123,7 @@ def test_every_command_takes_a_file_a_folder_last_and_best(run: Path, capsys: py
     assert "previous.ckpt, iteration 10" in out
     for command in ("density", "ood", "neighbours"):  # they get as far as the method, which is none of theirs
         assert main([command, "last"]) == 2
-        assert "got W1FE" in (error := capsys.readouterr().err) or "compares images" in error
+        assert "got W1FE" in (error := capsys.readouterr().err) or "expected a model of images" in error
     (run / "checkpoints/previous.ckpt").unlink()
     for words in (
         ["sample", str(run)],
@@ -233,7 +233,7 @@ def test_another_buffer_size_is_refused_by_its_name() -> None:
 REFUSED: list[tuple[list[str], str]] = [
     (["--data", "Shapes32"], "model.generator.network: expected samples of shape (3, 32, 32), which Shapes32 serves"),
     (["--trainer.precision", "bf16-true"], "trainer.precision"),
-    (["--data.batch_size", "0"], "data.batch_size"),
+    (["--data.batch_size", "0"], "Toy2D.batch_size: expected at least 1, got 0"),
     (["--evaluation.num_samples", "0"], "num_samples: expected at least 1, got 0"),
     (["--run.root", "{run}/config.yaml"], "run.root: cannot make the run folder"),
     (["--ckpt_path", "{run}", "--run.root", "new", "--model.critic.network.width", "17"], "critic"),

@@ -245,7 +245,7 @@ def test_domains_with_other_classes_are_refused() -> None:
     class Five(Shapes32):
         num_classes = 5
 
-    with pytest.raises(UserError, match=r"data.source has 10 classes, data.target 5"):
+    with pytest.raises(UserError, match=r"data.source: expected 5 classes like data.target, got 10"):
         TwoDomains(Shapes32(), Five())
 
 
@@ -291,11 +291,11 @@ def test_digits_of_both_kinds_train_a_map(tmp_path: Path) -> None:
 
 
 def test_digits_say_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"usps: can not be read from .*put usps.bz2 and usps.t.bz2 there"):
+    with pytest.raises(UserError, match=r"usps: cannot be read from .*Put usps.bz2 and usps.t.bz2 there"):
         Digits("usps", str(tmp_path)).setup("fit")
-    with pytest.raises(UserError, match=r"mnist: can not be read from .*put MNIST/raw with its four files there"):
+    with pytest.raises(UserError, match=r"mnist: cannot be read from .*Put MNIST/raw with its four files there"):
         Digits("mnist", str(tmp_path)).setup("fit")
-    with pytest.raises(UserError, match=r"data.name must be one of mnist, usps, got 'svhn'"):
+    with pytest.raises(UserError, match=r"Digits.name: expected one of mnist, usps, got 'svhn'"):
         Digits("svhn")  # pyright: ignore[reportArgumentType]
 
 

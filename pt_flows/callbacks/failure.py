@@ -6,9 +6,7 @@ import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 
 from pt_flows.errors import DivergenceError
-
-FAILED = "failed.txt"
-"""File of a run folder that says why training failed."""
+from pt_flows.runs.folder import FAILED
 
 
 class Failure(L.Callback):

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from pt_flows.compare.curves import curves_figure
-from pt_flows.compare.groups import comparable, higher_is_better
+from pt_flows.compare.groups import comparable
 from pt_flows.compare.table import Row, markdown, shown, table, without_nan, write_files
 from pt_flows.compare.verdicts import judged, remarks
 from pt_flows.errors import UserError
-from pt_flows.runs.folder import wandb_mode
 
 
 def compare(
@@ -23,10 +22,11 @@ def compare(
 ) -> None:
     """Compare runs by one number: a table, and a verdict for each pair of methods.
 
-    Runs with the same configuration but for their seed are one group. The last number of a run is the mean over its
-    sampling seeds, where `pt-flows evaluate` has measured several. A verdict says which method is better in most seeds:
-    a permutation test by ranks and Welch's test must both reject, with Holm's correction for the number of pairs. Runs
-    that diverged are failed seeds, worse than any other. Copies and repetitions of a seed are left out.
+    Runs with the same configuration but for their seed are one group, for each of the weights and samplers that were
+    measured. The last number of a run is the mean over its sampling seeds, where `pt-flows evaluate` has measured
+    several. A verdict says which method is better in most seeds: a permutation test by ranks and Welch's test must both
+    reject, with Holm's correction for the number of pairs. Runs that diverged are failed seeds, worse than any other.
+    Copies and repetitions of a seed are left out.
 
     Args:
         runs: Run folders, folders above them, patterns, or W&B paths entity/project/run.
@@ -43,14 +43,13 @@ def compare(
     if plot is not None and not plot.endswith(".png"):
         raise UserError(f"--plot must end in .png, got {plot}")
     notes: list[str] = []
-    groups, key = comparable(runs, metric, notes.append)
-    rows, found = table(groups, key, goal), judged(groups, key, level)
-    cells = shown(rows, key, goal)
-    lines = [verdict.sentence for verdict in found] + remarks(groups, found)
-    arrow = "higher" if higher_is_better(key) else "lower"
+    groups, criterion = comparable(runs, metric, notes.append)
+    rows, found = table(groups, criterion, goal), judged(groups, criterion, level)
+    cells = shown(rows, criterion.key, goal)
+    lines = [verdict.sentence for verdict in found] + remarks(groups, criterion, found)
     parts = [
         "\n".join(f"note: {note}" for note in notes),
-        f"{key} ({arrow} is better)",
+        str(criterion),
         markdown(cells),
         "\n".join(f"- {line}" for line in lines),
     ]
@@ -60,15 +59,17 @@ def compare(
         write_files(Path(out), rows, cells, text)
     if plot is not None:
         Path(plot).absolute().parent.mkdir(parents=True, exist_ok=True)
-        curves_figure(groups, key).savefig(plot, dpi=100)
+        curves_figure(groups, criterion).savefig(plot, dpi=100)
         print(f"wrote {plot}")
     if wandb is not None:
-        show_in_wandb(wandb, key, without_nan(rows), [vars(verdict) for verdict in found])
+        show_in_wandb(wandb, criterion.key, without_nan(rows), [vars(verdict) for verdict in found])
 
 
 def show_in_wandb(project: str, key: str, rows: Sequence[Row], found: Sequence[Row]) -> None:
     """Show the tables `compare` and `verdicts` in a W&B run, numbers as numbers; offline where W&B is not set up."""
     import wandb
+
+    from pt_flows.runs.folder import wandb_mode
 
     tables = {"compare": rows} | ({"verdicts": found} if found else {})
     with wandb.init(project=project, job_type="compare", name=f"compare {key}", mode=wandb_mode("auto")) as run:

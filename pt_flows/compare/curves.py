@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pt_flows.compare.groups import Group, higher_is_better
+from pt_flows.compare.groups import Criterion, Group
 
 COSTS: dict[str, Callable[[dict[str, float]], float]] = {
     "iterations": lambda costs: costs.get("iteration", math.nan),
@@ -14,10 +14,11 @@ COSTS: dict[str, Callable[[dict[str, float]], float]] = {
 }
 
 
-def curves_figure(groups: Sequence[Group], key: str) -> Any:
+def curves_figure(groups: Sequence[Group], criterion: Criterion) -> Any:
     """Curves of every run against four costs, a colour for each group, and the best of all that is had at each cost."""
     from matplotlib.figure import Figure
 
+    key = criterion.key
     figure = Figure(figsize=(10, 6.6), layout="constrained")
     for axis, (label, of) in zip(figure.subplots(2, 2, sharey=True).flat, COSTS.items(), strict=True):
         points: list[tuple[float, float]] = []
@@ -27,7 +28,7 @@ def curves_figure(groups: Sequence[Group], key: str) -> Any:
                 name = group.name if j == 0 else None
                 axis.plot(*zip(*curve, strict=True) if curve else ([], []), c=f"C{i}", lw=1.2, alpha=0.8, label=name)
                 points += curve
-        front = pareto_front(points, higher_is_better(key))
+        front = pareto_front(points, criterion.higher)
         axis.plot([c for c, _ in front], [v for _, v in front], "k:", lw=1, drawstyle="steps-post", label="best so far")
         axis.set_xlabel(label)
         axis.locator_params(axis="x", nbins=5)

@@ -1,6 +1,5 @@
 """Runs that belong together: seeds of one configuration, and the number by which groups are compared."""
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -9,34 +8,38 @@ from statistics import fmean
 from typing import Any
 
 from pt_flows.compare.runs import Note, Run, find_runs, say_note
+from pt_flows.compare.subjects import as_text, by_subject, shared
 from pt_flows.errors import UserError
-
-HIGHER_IS_BETTER = (
-    "modes",
-    "high_quality",
-    "is_",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "transfer_accuracy",
-    "log_likelihood",
-)
-OWN = ("seed_everything", "run", "ckpt_path")
-"""Keys of a configuration in which runs of one group may differ."""
+from pt_flows.evaluation.passport import OWN_SAMPLERS, own_direction
 
 
-def higher_is_better(key: str) -> bool:
-    """Direction of a number."""
-    return key.startswith(HIGHER_IS_BETTER)
+@dataclass(frozen=True)
+class Criterion:
+    """The number that runs are compared by.
+
+    Attributes:
+        key: Its name.
+        higher: Whether higher is better.
+    """
+
+    key: str
+    higher: bool
+
+    @property
+    def sign(self) -> int:
+        """Factor after which lower is better."""
+        return -1 if self.higher else 1
+
+    def __str__(self) -> str:
+        return f"{self.key} ({'higher' if self.higher else 'lower'} is better)"
 
 
 @dataclass
 class Group:
-    """Runs of one configuration that differ by their seed.
+    """One subject of the runs of one configuration, which differ by their seed.
 
     Attributes:
-        name: Method, with the arguments in which it differs from groups of the same method.
+        name: Method, with the arguments, weights and sampler in which it differs from other groups.
         runs: Its runs.
     """
 
@@ -51,22 +54,22 @@ class Group:
         """The last number of every run that has not failed, mean over sampling seeds."""
         return [fmean(run.last(key)) for run in self.finished(key)]
 
-    def costs(self, key: str) -> list[float]:
+    def costs(self, criterion: Criterion) -> list[float]:
         """The last number of every run, turned so that lower is better; infinite for a failed one."""
-        sign = -1 if higher_is_better(key) else 1
-        return [sign * value for value in self.values(key)] + [math.inf] * (len(self.runs) - len(self.finished(key)))
+        values = [criterion.sign * value for value in self.values(criterion.key)]
+        return values + [math.inf] * (len(self.runs) - len(values))
 
 
-def comparable(paths: Sequence[str], wanted: str | None, note: Note = say_note) -> tuple[list[Group], str]:
-    """Groups of independent runs and the number to compare them by.
+def comparable(paths: Sequence[str], wanted: str | None, note: Note = say_note) -> tuple[list[Group], Criterion]:
+    """Groups of runs and the number to compare them by.
 
     Args:
         paths: As for `find_runs`.
         wanted: The number; default one that all runs have.
-        note: Takes a sentence about every run that is skipped.
+        note: Takes a sentence about every run that is skipped, and about whatever a verdict does not see.
 
     Raises:
-        UserError: No run, no number in common, or two protocols.
+        UserError: No run, no number in common, no protocol in common, or two directions of one number.
     """
     runs = independent(find_runs(paths, note), note)
     key = chosen_metric(runs, wanted)
@@ -74,17 +77,56 @@ def comparable(paths: Sequence[str], wanted: str | None, note: Note = say_note) 
     for run in without:
         note(f"{run.folder} has no {key}: skipped")
     runs = [run for run in runs if run not in without]
-    check_protocols(runs, key)
+    criterion = Criterion(key, higher_is_better(runs, key, note))
     for run in runs:
         last, planned = run.iteration, (run.config.get("trainer") or {}).get("max_steps", 0)
         if not run.failed(key) and isinstance(planned, int) and last < planned:
             note(f"{run.folder} has logged {last:,} of {planned:,} iterations: its last number is from there")
-    return grouped(runs), key
+    for related in families(runs):
+        if len(related) > 1:
+            names = ", ".join(str(run.folder) for run in related)
+            note(f"{names} share a part of their training, as forks do: they are not independent")
+    views = by_subject(runs, key, note)
+    for view in views:
+        for passport, _ in view.latest(key)[:1]:
+            if passport.iteration < view.iteration and not view.failed(key):
+                at = f"iteration {passport.iteration:,} of {view.iteration:,}"
+                note(f"{view.folder}: {key} of its {passport.weights} weights is from {at}")
+    return grouped(views), criterion
 
 
-def shared(run: Run) -> str:
-    """The part of a configuration that runs of one group have in common, as text."""
-    return json.dumps({k: v for k, v in run.config.items() if k not in OWN}, sort_keys=True, default=str)
+def higher_is_better(runs: Sequence[Run], key: str, note: Note = say_note) -> bool:
+    """Whether higher values of a number are better, as passports say, or else its name if it is this package's own.
+
+    Args:
+        runs: Have the passports.
+        key: The number.
+        note: Takes a sentence if neither tells.
+
+    Raises:
+        UserError: Passports contradict each other.
+    """
+    told = {direction for run in runs for direction in run.directions(key)}
+    if len(told) > 1:
+        raise UserError(
+            f"{key}: expected one direction, got passports that disagree. Compare runs that were measured by one metric"
+        )
+    direction = told.pop() if told else own_direction(key)
+    if direction is None:
+        note(f"no passport tells whether higher or lower {key} is better: lower is taken as better")
+    return direction == "higher"
+
+
+def families(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that were forked from each other or from one run, together; every other run alone."""
+    found: list[tuple[set[str], list[Run]]] = []
+    for run in runs:
+        names, members = run.origins, [run]
+        for family in [family for family in found if family[0] & names]:
+            found.remove(family)
+            names, members = family[0] | names, family[1] + members
+        found.append((names, members))
+    return [members for _, members in found]
 
 
 def independent(runs: Sequence[Run], note: Note = say_note) -> list[Run]:
@@ -109,25 +151,42 @@ def independent(runs: Sequence[Run], note: Note = say_note) -> list[Run]:
 def identities(run: Run) -> list[tuple[str, str]]:
     """Names of which two independent runs share none: configuration and seed, and the id where the folder has one."""
     seeded = run.seed is not None and not isinstance(run.seed, bool)
-    names = [(shared(run), str(run.seed if seeded else run.rows))]  # without a seed only a copy is the same run
+    own = str(run.seed if seeded else run.rows)  # without a seed only a copy is the same run
+    names = [(as_text(shared(run)), own)]
     return names + ([(run.id, str(run.seed))] if re.fullmatch("[0-9a-f]{8}", run.id) else [])
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
-    """Runs with equal configurations together."""
-    by_config: dict[str, list[Run]] = {}
+    """Runs with equal configurations, weights and samplers together."""
+    together: dict[tuple[str, Any], list[Run]] = {}
     for run in runs:
-        by_config.setdefault(shared(run), []).append(run)
-    groups = list(by_config.values())
-    flat = [flattened({key: runs[0].config.get(key) for key in ("model", "data", "trainer")}) for runs in groups]
-    methods = [str(runs[0].config["model"]["class_path"]).rsplit(".", 1)[-1] for runs in groups]
+        together.setdefault((as_text(shared(run)), run.subject), []).append(run)
+    firsts = [members[0] for members in together.values()]
     named = []
-    for runs, own, method in zip(groups, flat, methods, strict=True):
-        same = [other for other, name in zip(flat, methods, strict=True) if name == method]
-        differing = sorted(key for key in own if len({repr(other.get(key)) for other in same}) > 1)
-        details = ", ".join(f"{key.rsplit('.', 1)[-1]}={own[key]}" for key in differing[:4])
-        named.append(Group(f"{method} ({details})" if details else method, runs))
+    for run, members in zip(firsts, together.values(), strict=True):
+        details = distinctions(run, firsts)
+        named.append(Group(f"{run.method} ({', '.join(details)})" if details else run.method, members))
     return named
+
+
+def distinctions(run: Run, others: Sequence[Run]) -> list[str]:
+    """At most four arguments, the weights and the sampler in which a run differs from others of its method.
+
+    Weights are told if any other run has other ones, a sampler also if no method draws by it by itself.
+    """
+    alike = [other for other in others if other.method == run.method]
+    told = []
+    if run.subject is not None:
+        if len({other.subject and other.subject.weights for other in others}) > 1:
+            told.append(f"{run.subject.weights} weights")
+        samplers = {other.subject and other.subject.sampler for other in alike}
+        if len(samplers) > 1 or run.subject.sampler not in OWN_SAMPLERS:
+            told.append(run.subject.sampler)
+    flat = [flattened(shared(other)) for other in alike]
+    own = flattened(shared(run))
+    differing = [key for key in own if len({repr(other.get(key)) for other in flat}) > 1]
+    differing.sort(key=lambda key: (not key.startswith(("data.", "model.", "trainer.")), key))
+    return [*(f"{key.rsplit('.', 1)[-1]}={own[key]}" for key in differing[:4]), *told]
 
 
 def flattened(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -160,19 +219,3 @@ def chosen_metric(runs: Sequence[Run], wanted: str | None) -> str:
         )
     leading = [key for key in common if key.startswith(("fd_", "w2_"))]
     return sorted(leading or common)[0]
-
-
-def check_protocols(runs: Sequence[Run], key: str) -> None:
-    """Refuse to put two protocols into one column.
-
-    Raises:
-        UserError: Names the fields that differ.
-    """
-    protocols = [(run, passport.protocol(key)) for run in runs for passport, numbers in run.records if key in numbers]
-    for run, protocol in protocols[1:]:
-        first_run, first = protocols[0]
-        if differing := [name for name in first if first[name] != protocol[name]]:
-            pairs = "; ".join(f"{name}: {first[name]} and {protocol[name]}" for name in differing)
-            raise UserError(
-                f"{key} of {first_run.folder} and of {run.folder} do not compare, their protocols differ ({pairs})"
-            )

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from pt_flows.compare.curves import curves_figure
-from pt_flows.compare.groups import Group, comparable, higher_is_better
+from pt_flows.compare.groups import Criterion, Group, comparable
 from pt_flows.compare.runs import Run
 from pt_flows.compare.table import shown, table
 from pt_flows.compare.verdicts import verdicts
@@ -50,43 +50,50 @@ def report(runs: list[str], out: str = "report.html", metric: str | None = None)
     if not target.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder {target.absolute().parent}; make it first")
     notes: list[str] = []
-    groups, key = comparable(runs, metric, notes.append)
+    groups, criterion = comparable(runs, metric, notes.append)
     for note in notes:
         print(f"note: {note}")
     with replacing(target) as partial:
-        partial.write_text(page(groups, key, notes), encoding="utf-8")
-    num = sum(len(group.runs) for group in groups)
+        partial.write_text(page(groups, criterion, notes), encoding="utf-8")
+    num = len({run.folder for group in groups for run in group.runs})
     print(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB), {num} runs; open it in a browser")
 
 
-def page(groups: Sequence[Group], key: str, notes: Sequence[str]) -> str:
+def page(groups: Sequence[Group], criterion: Criterion, notes: Sequence[str]) -> str:
     """The whole document."""
-    runs = [run for group in groups for run in group.runs]
+    key, members = criterion.key, [(group.name, run) for group in groups for run in group.runs]
+    runs = {run.folder: run for _, run in members}
     names = ", ".join(group.name for group in groups)
-    arrow = "higher" if higher_is_better(key) else "lower"
     figure = io.BytesIO()
-    curves_figure(groups, key).savefig(figure, format="png", dpi=110)
+    curves_figure(groups, criterion).savefig(figure, format="png", dpi=110)
     parts = [
         f"<h1>{escape(names)}</h1>",
-        f"<p>{len(runs)} runs, compared by <code>{escape(key)}</code> ({arrow} is better).</p>",
-        html_table(shown(table(groups, key, None), key)),
-        html_list([*verdicts(groups, key, 0.05), *notes]),
+        f"<p>{len(runs)} runs, compared by {escape(str(criterion))}.</p>",
+        html_table(shown(table(groups, criterion, None), key)),
+        html_list([*verdicts(groups, criterion, 0.05), *notes]),
         picture(figure.getvalue(), f"{key} against iterations, images seen, minutes and samples evaluated"),
-        *(section(group.name, run) for group in groups for run in group.runs),
+        *(section([name for name, other in members if other.folder == folder], run) for folder, run in runs.items()),
     ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head, body = f"{head}<title>{escape(names)}</title><style>{STYLE}</style>", "\n".join(parts)
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
-def section(name: str, run: Run) -> str:
-    """All about one run."""
-    parts = [f"<h2>{escape(name)}, seed {escape(str(run.seed))}</h2>", f"<p><code>{escape(str(run.folder))}</code></p>"]
+def section(names: Sequence[str], run: Run) -> str:
+    """All about one run.
+
+    Args:
+        names: The groups that it is in.
+        run: Any.
+    """
+    title = f"{', '.join(names)}, seed {run.seed}"
+    parts = [f"<h2>{escape(title)}</h2>", f"<p><code>{escape(str(run.folder))}</code></p>"]
     if run.failure is not None:
         parts.append(f"<p>Failed: {escape(run.failure)}</p>")
     parts.append('<div class="pictures">' + "".join(map(file_picture, some_pictures(run.folder))) + "</div>")
     for passport, numbers in run.records:
-        title = f"iteration {passport.iteration}, {passport.weights} weights, sampling seed {passport.sampling_seed}"
+        drawn = f"{passport.weights} weights, {passport.sampler}, sampling seed {passport.sampling_seed}"
+        title = f"iteration {passport.iteration}, {drawn}"
         rows = [{"number": key, "value": f"{value:.5g}"} for key, value in numbers.items()]
         fields = yaml.safe_dump(vars(passport), sort_keys=False)
         parts.append(f"<h3>{escape(title)}</h3>{html_table(rows)}" + folded("passport", fields))

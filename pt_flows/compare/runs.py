@@ -11,12 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pt_flows.callbacks.failure import FAILED
 from pt_flows.errors import UserError
-from pt_flows.evaluation.passport import Passport, checked_record, read_record
-from pt_flows.runs.folder import say, wandb_key_configured
+from pt_flows.evaluation.passport import Passport, SubjectKey, checked_record, own_direction, read_record
+from pt_flows.runs.folder import FAILED, read_config, say
 
 Note = Callable[[str], None]
 """Takes a sentence about something that is skipped."""
@@ -24,15 +21,19 @@ Note = Callable[[str], None]
 
 @dataclass
 class Run:
-    """The content of a run folder.
+    """The content of a run folder, and what of it is compared.
 
     Attributes:
         folder: Where it is.
-        config: Its configuration.
+        config: The configuration that it was last trained with.
         seed: Its training seed.
         rows: Of metrics.csv, numbers only.
         records: Of `evaluations/`: passports and numbers.
         failure: Why training failed, if it did.
+        parent: The checkpoint that it was started from, if it was: path and hash.
+        subject: Which weights and sampler are compared; None for all.
+        protocol: How the number was measured that is compared; None for any way.
+        is_logged: Whether the log is about the subject.
     """
 
     folder: Path
@@ -41,9 +42,15 @@ class Run:
     rows: list[dict[str, float]]
     records: list[tuple[Passport, dict[str, float]]] = field(default_factory=list)
     failure: str | None = None
+    parent: dict[str, Any] | None = None
+    subject: SubjectKey | None = None
+    protocol: dict[str, Any] | None = None
+    is_logged: bool = True
 
     def curve(self, key: str) -> list[tuple[dict[str, float], float]]:
-        """Rows with a finite number, each with the costs known by then."""
+        """Rows with a finite number, each with the costs known by then; none where the log is about other weights."""
+        if not self.is_logged:
+            return []
         costs: dict[str, float] = {}
         points = []
         for row in self.rows:
@@ -52,13 +59,23 @@ class Run:
                 points.append((dict(costs), row[f"eval/{key}"]))
         return points
 
+    def latest(self, key: str) -> list[tuple[Passport, float]]:
+        """The records of a number at the last iteration where it was measured, one for each sampling seed."""
+        measured = [
+            (passport, numbers[key])
+            for passport, numbers in self.records
+            if key in numbers
+            and self.subject in (None, passport.subject)
+            and self.protocol in (None, passport.protocol(key))
+        ]
+        last = max((passport.iteration for passport, _ in measured), default=0)
+        return [(passport, value) for passport, value in measured if passport.iteration == last]
+
     def last(self, key: str) -> list[float]:
         """The last number: of every sampling seed where `evaluate` measured it, else that of training."""
-        measured = [(passport.iteration, numbers[key]) for passport, numbers in self.records if key in numbers]
-        if measured:
-            latest = max(iteration for iteration, _ in measured)
-            return [value for iteration, value in measured if iteration == latest]
-        return [row[f"eval/{key}"] for row in self.rows if f"eval/{key}" in row][-1:]
+        if latest := self.latest(key):
+            return [value for _, value in latest]
+        return [row[f"eval/{key}"] for row in self.rows if self.is_logged and f"eval/{key}" in row][-1:]
 
     def failed(self, key: str) -> bool:
         """Whether training failed, or its last number is not finite."""
@@ -76,10 +93,30 @@ class Run:
 
     @property
     def keys(self) -> set[str]:
-        """All numbers that were measured, without floors and errors."""
+        """All numbers that were measured and can be compared: not floors and errors."""
         found = {name.removeprefix("eval/") for row in self.rows for name in row if name.startswith("eval/")}
         found |= {key for _, numbers in self.records for key in numbers}
-        return {key for key in found if not key.endswith(("_floor", "_error", "modes_of"))}
+        return {key for key in found if "" not in (self.directions(key) or {own_direction(key)})}
+
+    def directions(self, key: str) -> set[str]:
+        """The directions of a number that passports tell."""
+        return {passport.directions[key] for passport, _ in self.records if key in passport.directions}
+
+    @property
+    def origins(self) -> set[str]:
+        """Names of a run's training: itself, and the checkpoint that it was forked from and the run of that."""
+        found = {str(self.folder.resolve())}
+        if self.parent is not None:
+            checkpoint = Path(self.parent.get("checkpoint", "")).resolve()
+            found.add(str(self.parent.get("sha256")))
+            if checkpoint.parent.name == "checkpoints":
+                found.add(str(checkpoint.parent.parent))
+        return found
+
+    @property
+    def method(self) -> str:
+        """Name of the method's class."""
+        return str(self.config["model"]["class_path"]).rsplit(".", 1)[-1]
 
 
 def say_note(text: str) -> None:
@@ -162,15 +199,16 @@ def read_run(folder: Path, note: Note = say_note) -> Run:
         UserError: It is half-written or damaged.
     """
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = read_config(folder)
         str(config["model"]["class_path"])
-        seed = json.loads((folder / "environment.json").read_text())["seed"]
+        environment = json.loads((folder / "environment.json").read_text())
+        seed, parent = environment["seed"], environment.get("parent")
         failure = (folder / FAILED).read_text().strip() if (folder / FAILED).is_file() else None
         file = folder / "metrics.csv"
         rows, damaged = read_rows(file.read_text(errors="replace")) if file.is_file() else ([], 0)
     except FileNotFoundError as error:
         raise UserError(f"{folder} has no {Path(error.filename).name}") from error
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} cannot be read as a run ({' '.join(str(error).split())})") from error
     if damaged:
         note(f"{file} has {damaged} damaged row{'s' * (damaged > 1)}: skipped")
@@ -180,7 +218,7 @@ def read_run(folder: Path, note: Note = say_note) -> Run:
             records.append(read_record(path))
         except UserError as error:
             note(f"{error}: skipped")
-    return Run(folder, config, seed, rows, records, failure)
+    return Run(folder, config, seed, rows, records, failure, parent)
 
 
 def read_rows(text: str) -> tuple[list[dict[str, float]], int]:
@@ -214,6 +252,8 @@ def online_run(path: str) -> Run:
     import wandb
     from wandb.errors import Error
 
+    from pt_flows.runs.folder import wandb_key_configured
+
     if not wandb_key_configured():
         raise UserError(f"there is no run folder {path}, and to read it from W&B you must log in first: wandb login")
     try:
@@ -226,6 +266,7 @@ def online_run(path: str) -> Run:
         ) from error
     if "model" not in config or "environment" not in config:
         raise UserError(f"the W&B run {path} was not made by pt_flows: its config has no model and environment")
-    seed = config.pop("environment")["seed"]
+    environment = config.pop("environment")
     rows = [{k: float(v) for k, v in row.items() if isinstance(v, int | float)} for row in history]
-    return Run(Path(path), config, seed, rows, [checked_record(record, path) for record in records], failure)
+    records = [checked_record(record, path) for record in records]
+    return Run(Path(path), config, environment["seed"], rows, records, failure, environment.get("parent"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pt_flows.compare.groups import Group, higher_is_better
+from pt_flows.compare.groups import Criterion, Group
 from pt_flows.compare.runs import Run
 from pt_flows.compare.statistics import components, mean_interval
 from pt_flows.errors import UserError
@@ -16,15 +16,16 @@ Row = dict[str, Any]
 """Text, whole numbers and numbers by column; not a number where there is none."""
 
 
-def table(groups: Sequence[Group], key: str, goal: float | None) -> list[Row]:
+def table(groups: Sequence[Group], criterion: Criterion, goal: float | None) -> list[Row]:
     """One row of numbers for each group, best mean first; those without a finished run last."""
-    sign = -1 if higher_is_better(key) else 1
-    order = lambda group: (not group.values(key), sign * mean(group.values(key)))
-    return [row_of(group, key, goal, sign) for group in sorted(groups, key=order)]
+    values = lambda group: group.values(criterion.key)
+    order = lambda group: (not values(group), criterion.sign * mean(values(group)))
+    return [row_of(group, criterion, goal) for group in sorted(groups, key=order)]
 
 
-def row_of(group: Group, key: str, goal: float | None, sign: int) -> Row:
+def row_of(group: Group, criterion: Criterion, goal: float | None) -> Row:
     """The numbers of one group."""
+    key, sign = criterion.key, criterion.sign
     runs = group.finished(key)
     curves = [[v for _, v in run.curve(key)] for run in runs if run.curve(key)]
     last = mean_interval(group.values(key)) if runs else (math.nan,) * 3
@@ -42,7 +43,8 @@ def row_of(group: Group, key: str, goal: float | None, sign: int) -> Row:
     row["images seen"] = mean([cost(run, "cost/images_seen") for run in group.runs])
     if goal is not None:
         times = [first for run in group.runs if (first := minutes_to(goal, run, key, sign)) is not None]
-        row |= {f"minutes to {number(goal)}": mean(times), f"runs at {number(goal)}": len(times)}
+        there = len(times) if any(run.is_logged for run in group.runs) else math.nan
+        row |= {f"minutes to {number(goal)}": mean(times), f"runs at {number(goal)}": there}
     return row
 
 
@@ -88,7 +90,8 @@ def shown_row(row: Row, key: str, goal: float | None, with_failed: bool) -> dict
     cells |= {name: number(row[name]) for name in ("minutes", "images seen")}
     if goal is not None:
         name, there = f"minutes to {number(goal)}", row[f"runs at {number(goal)}"]
-        cells[name] = f"{number(row[name])} ({there} of {row['runs']})" if there else f"never ({row['runs']} runs)"
+        reached = f"{number(row[name])} ({there} of {row['runs']})" if there else f"never ({row['runs']} runs)"
+        cells[name] = "-" if math.isnan(there) else reached
     return cells
 
 

@@ -11,8 +11,9 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
-from pt_flows.compare.groups import Group
+from pt_flows.compare.groups import Criterion, Group, families
 from pt_flows.compare.statistics import hidden_share, holm, improvement, judge, least_p, least_seeds, seeds_needed
 
 
@@ -37,22 +38,22 @@ class Verdict:
     sentence: str
 
 
-def judged(groups: Sequence[Group], key: str, level: float) -> list[Verdict]:
+def judged(groups: Sequence[Group], criterion: Criterion, level: float) -> list[Verdict]:
     """A verdict for each pair of groups of several runs.
 
     Args:
         groups: To compare.
-        key: The number.
+        criterion: The number.
         level: Chance of any wrong verdict among all pairs.
     """
     pairs = [(a, b) for a, b in itertools.combinations(groups, 2) if min(len(a.runs), len(b.runs)) > 1]
-    adjusted = holm([judge(a.costs(key), b.costs(key)) for a, b in pairs])
+    adjusted = holm([judge(a.costs(criterion), b.costs(criterion)) for a, b in pairs])
     reachable = holm([least_p(len(a.runs), len(b.runs)) for a, b in pairs])
     found = []
     for (a, b), p, least in zip(pairs, adjusted, reachable, strict=True):
-        if improvement(a.costs(key), b.costs(key)) < 0.5:
+        if improvement(a.costs(criterion), b.costs(criterion)) < 0.5:
             a, b = b, a
-        share = improvement(a.costs(key), b.costs(key))
+        share = improvement(a.costs(criterion), b.costs(criterion))
         said = f"(probability of improvement {share:.2g}, adjusted p = {p:.2g})"
         if p <= level:
             word, sentence = "better", f"{a.name} is better than {b.name} in most seeds {said}"
@@ -65,14 +66,25 @@ def judged(groups: Sequence[Group], key: str, level: float) -> list[Verdict]:
             )
         else:
             word = "inconclusive"
-            sentence = f"{a.name} against {b.name}: inconclusive {said}{advice(a, b, key, level / len(pairs))}"
-        found.append(Verdict(a.name, b.name, word, share, p, sentence))
+            sentence = f"{a.name} against {b.name}: inconclusive {said}{advice(a, b, criterion, level / len(pairs))}"
+        found.append(Verdict(a.name, b.name, word, share, p, sentence + dependence(a, b)))
     return found
 
 
-def advice(ahead: Group, behind: Group, key: str, level: float) -> str:
+def dependence(a: Group, b: Group) -> str:
+    """The rest of the sentence about a pair whose runs are not independent, which the tests take them for."""
+    reasons = []
+    if both := {run.folder for run in a.runs} & {run.folder for run in b.runs}:
+        reasons.append(f"{len(both)} of their runs are the same")
+    runs = {run.folder: run for run in (*a.runs, *b.runs)}
+    if forked := sum(len(family) for family in families(list(runs.values())) if len(family) > 1):
+        reasons.append(f"{forked} of their runs share a part of their training")
+    return f"; not independent: {', '.join(reasons)}" if reasons else ""
+
+
+def advice(ahead: Group, behind: Group, criterion: Criterion, level: float) -> str:
     """The rest of the sentence about an inconclusive pair."""
-    first, second = ahead.costs(key), behind.costs(key)
+    first, second = ahead.costs(criterion), behind.costs(criterion)
     if improvement(first, second) == 0.5:
         return "; neither is ahead"
     if not all(map(math.isfinite, second)):
@@ -85,8 +97,10 @@ def advice(ahead: Group, behind: Group, key: str, level: float) -> str:
     )
 
 
-def remarks(groups: Sequence[Group], found: Sequence[Verdict]) -> list[str]:
+def remarks(groups: Sequence[Group], criterion: Criterion, found: Sequence[Verdict]) -> list[str]:
     """What verdicts do not say."""
+    if len(groups) == 1:
+        return [f"{alone(groups[0], criterion.key)}. A verdict needs a second group"]
     lines = []
     if told := {name for verdict in found if verdict.verdict == "better" for name in (verdict.first, verdict.second)}:
         n = min(len(group.runs) for group in groups if group.name in told)
@@ -99,13 +113,27 @@ def remarks(groups: Sequence[Group], found: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-def verdicts(groups: Sequence[Group], key: str, level: float) -> list[str]:
+def alone(group: Group, key: str) -> str:
+    """One sentence about the only group."""
+    values, num = group.values(key), len(group.runs)
+    failed = f", {num - len(values)} failed" if num > len(values) else ""
+    if not values:
+        return f"{group.name}: all {num} runs failed" if num > 1 else f"{group.name}: the only run failed"
+    if len(values) == 1:
+        return f"{group.name}: {key} is {values[0]:.4g} in one run{failed}, which has no spread"
+    return (
+        f"{group.name}: {key} is {fmean(values):.4g} on average, with standard deviation {stdev(values):.2g} over "
+        f"{len(values)} runs{failed}"
+    )
+
+
+def verdicts(groups: Sequence[Group], criterion: Criterion, level: float) -> list[str]:
     """A sentence for each pair, and what else to know.
 
     Args:
         groups: To compare.
-        key: The number.
+        criterion: The number.
         level: Chance of any wrong verdict among all pairs.
     """
-    found = judged(groups, key, level)
-    return [verdict.sentence for verdict in found] + remarks(groups, found)
+    found = judged(groups, criterion, level)
+    return [verdict.sentence for verdict in found] + remarks(groups, criterion, found)

@@ -16,7 +16,8 @@ from pt_flows.errors import UserError
 from pt_flows.evaluation.engine import listed, measured, prepare_metrics, with_progress
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
-from pt_flows.evaluation.passport import Passport, feature_hashes, machine, passport_of, record_path, write_record
+from pt_flows.evaluation.passport import Passport, record_path, write_record
+from pt_flows.evaluation.provenance import directions_of, feature_hashes, machine, passport_of
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.metrics import (
     ExactWasserstein,
@@ -96,7 +97,7 @@ def evaluate_checkpoint(
     for i in range(seeds):
         chunks = with_progress(subject.chunks(n, stream(i)), n, "measuring")
         numbers = finite(measured(chosen, chunks, method, weights))
-        passport = replace(first, sampling_seed=i)
+        passport = replace(first, sampling_seed=i, directions=directions_of(chosen, numbers))
         title = f"{type(method).__name__}, iteration {method.iteration}, {weights} weights, sampling seed {i}"
         conclude(record_path(folder, passport, ckpt), passport, numbers, title)
 
@@ -125,11 +126,13 @@ def evaluate_images(
         num_samples=n,
         features=feature_hashes(chosen),
         weights="",
+        sampler="",
         sampling_seed=0,
         training_seed=None,
         iteration=0,
         checkpoint=content_hash(x),
         cost={},
+        directions=directions_of(chosen, numbers),
         **machine(device),
     )
     conclude(path.with_name(f"{path.name}.evaluation.json"), passport, numbers, f"{n} images of {path}")

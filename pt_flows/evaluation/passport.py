@@ -2,25 +2,41 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import torch
-
-from pt_flows.contracts import Split
-from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
-from pt_flows.evaluation.subject import Subject
 from pt_flows.files import replacing
-from pt_flows.metrics.base import SampleMetric
-from pt_flows.metrics.features import file_hash
-from pt_flows.metrics.reference import content_hash
-from pt_flows.runs.folder import environment
 
-FORMAT = 1
+FORMAT = 2
+Direction = Literal["higher", "lower", ""]
+"""Which values of a number are better; empty where no direction makes sense."""
+OWN_SAMPLERS = ("Direct", "Chains")
+"""How methods draw by themselves: the generator moves latents, or the energy's Langevin chains run."""
+CHAIN_METHODS = ("DAEBM", "ImprovedCD", "PCD")
+"""This package's methods that draw by chains."""
+OWN_DIRECTIONS: dict[Direction, str] = {
+    "": r".+_floor|kid_.+_error|modes_of|transfer_accuracy_1nn_source",
+    "higher": r"(modes|high_quality)(_.+std)?|is_.+_\d+k?|(precision|recall|density|coverage)_.+_(train|test)"
+              r"|transfer_accuracy_1nn|log_likelihood_grid\d+",
+    "lower": r"(fd|kid)_.+_(train|test)(\d+k?)?|(w1|w2|sliced_w2|mmd2)_\d+k?|kl_grid\d+",
+}  # fmt: skip
+"""Patterns of the numbers of this package, for logs and old passports that do not tell directions."""
+
+
+class SubjectKey(NamedTuple):
+    """What of a run is measured.
+
+    Attributes:
+        weights: "ema" or "raw"; empty for images.
+        sampler: Draws the samples, with its arguments.
+    """
+
+    weights: str
+    sampler: str
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,7 @@ class Passport:
         num_samples: How many generated samples.
         features: Feature network, with the hash of its weights; empty for toys.
         weights: "ema" or "raw"; empty for images.
+        sampler: Draws the samples, such as "Direct", "Chains" or "REPGAN(chain_length=100)"; empty for images.
         sampling_seed: Seed of the samples.
         training_seed: Seed of the run; None for images.
         iteration: When the checkpoint was written.
@@ -43,6 +60,7 @@ class Passport:
         device: What it ran on.
         packages: Versions.
         cost: Of training so far: seconds, images seen, samples evaluated by each network.
+        directions: For each number whether higher or lower is better; empty where neither is.
         measured: When, in UTC.
         format: Version of this record.
     """
@@ -54,6 +72,7 @@ class Passport:
     num_samples: int
     features: dict[str, str]
     weights: str
+    sampler: str
     sampling_seed: int
     training_seed: int | None
     iteration: int
@@ -61,69 +80,41 @@ class Passport:
     device: str
     packages: dict[str, str | None]
     cost: dict[str, float]
+    directions: dict[str, Direction]
     precision: str = "float32 features without TF32, float64 statistics"
     measured: str = ""
     format: int = FORMAT
 
+    @property
+    def subject(self) -> SubjectKey:
+        """What was measured of the run."""
+        return SubjectKey(self.weights, self.sampler)
+
     def protocol(self, key: str) -> dict[str, Any]:
-        """What two numbers of this name must share to stand in one column."""
+        """The fields that two numbers of this name must share to stand in one column."""
         features = {name: digest for name, digest in self.features.items() if name in key}
         return {"reference": self.reference, "features": features, "split": self.split,
-                "num_samples": self.num_samples, "weights": self.weights, "precision": self.precision}  # fmt: skip
+                "num_samples": self.num_samples, "precision": self.precision}  # fmt: skip
 
 
-def passport_of(
-    subject: Subject,
-    checkpoint: Path | None,
-    num_samples: int,
-    sampling_seed: int = 0,
-    data: FlowData | None = None,
-    split: Split | Literal[""] = "",
-    metrics: Sequence[SampleMetric] = (),
-) -> Passport:
-    """The passport of samples of a checkpoint; with data and metrics that of numbers.
+def own_direction(key: str) -> Direction | None:
+    """The direction of a number of this package by its name; None for any other name.
 
-    Args:
-        subject: The method, its weights and the sampler.
-        checkpoint: Its file, if it was saved.
-        num_samples: How many samples.
-        sampling_seed: Their seed.
-        data: What is measured against.
-        split: Which part of it.
-        metrics: Whose feature networks are used.
+    Example:
+        >>> own_direction("kid_lite0_64_10k_train"), own_direction("modes_4std"), own_direction("accuracy")
+        ('lower', 'higher', None)
     """
-    module = subject.method
-    cost = {"iterations": float(module.iteration), "seconds": module.cost.seconds}
-    cost |= {f"evaluations_{name}": float(num) for name, num in module.cost.evaluations.items()}
-    if module.cost.images_seen:  # unknown where a checkpoint was converted
-        cost["images_seen"] = float(module.cost.images_seen)
-    return Passport(
-        method=type(module).__name__,
-        data=type(data).__name__ if data is not None else "",
-        reference=content_hash(data.reference(split or "train")) if data is not None else "",
-        split=split,
-        num_samples=num_samples,
-        features=feature_hashes(metrics),
-        weights=subject.weights,
-        sampling_seed=sampling_seed,
-        training_seed=module.trained_seed,
-        iteration=module.iteration,
-        checkpoint=file_hash(checkpoint) if checkpoint is not None else "",
-        cost=cost,
-        **machine(module.device),
-    )
+    return next((direction for direction, names in OWN_DIRECTIONS.items() if re.fullmatch(names, key)), None)
 
 
-def feature_hashes(metrics: Sequence[SampleMetric]) -> dict[str, str]:
-    """Feature networks by name, with the hash of their weights."""
-    networks = [metric.features for metric in metrics if hasattr(metric, "features")]
-    return {str(net.name): str(net.weights_hash)[:16] for net in networks}  # pyright: ignore[reportAttributeAccessIssue]
+def own_sampler(method: str) -> str:
+    """How a method draws by itself, by the name of its class.
 
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What measures: the device and the versions of packages."""
-    here = environment(None)
-    return {"device": here["device"] if device.type == "cuda" else str(device), "packages": here["packages"]}
+    Example:
+        >>> own_sampler("PCD"), own_sampler("W1FE")
+        ('Chains', 'Direct')
+    """
+    return "Chains" if method in CHAIN_METHODS else "Direct"
 
 
 def stamped(passport: Passport) -> dict[str, Any]:
@@ -132,10 +123,14 @@ def stamped(passport: Passport) -> dict[str, Any]:
 
 
 def record_path(folder: Path, passport: Passport, checkpoint: Path) -> Path:
-    """Where a run folder keeps the numbers of one evaluation; measuring the same again writes the same file."""
+    """Where a run folder keeps the numbers of one evaluation; measuring the same again writes the same file.
+
+    The name tells a sampler unless the method draws by itself.
+    """
     p = passport
-    name = f"{p.iteration:08d}-{checkpoint.stem}-{p.weights}-{p.split}-{p.num_samples}-seed{p.sampling_seed}.json"
-    return folder / "evaluations" / name
+    sampler = "" if p.sampler in OWN_SAMPLERS else "-" + re.sub(r"[^\w.=]+", "_", p.sampler).strip("_")
+    drawn = f"{checkpoint.stem}-{p.weights}{sampler}"
+    return folder / "evaluations" / f"{p.iteration:08d}-{drawn}-{p.split}-{p.num_samples}-seed{p.sampling_seed}.json"
 
 
 def write_record(path: Path, passport: Passport, numbers: dict[str, float]) -> dict[str, Any]:
@@ -146,14 +141,23 @@ def write_record(path: Path, passport: Passport, numbers: dict[str, float]) -> d
     if path.is_file():
         with contextlib.suppress(UserError):  # a damaged or foreign record is written anew
             before, known = read_record(path)
-            if (before.checkpoint, before.reference) == (passport.checkpoint, passport.reference):
+            if same_samples(before, passport):
                 numbers = known | numbers
-                passport = replace(passport, features=before.features | passport.features)
+                passport = replace(
+                    passport,
+                    features=before.features | passport.features,
+                    directions=before.directions | passport.directions,
+                )
     record = {"passport": stamped(passport), "numbers": numbers}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(json.dumps(record, indent=2) + "\n")
     return record
+
+
+def same_samples(a: Passport, b: Passport) -> bool:
+    """Whether two records of one file are about the same samples and reference."""
+    return (a.checkpoint, a.reference, a.subject) == (b.checkpoint, b.reference, b.subject)
 
 
 def read_record(path: Path) -> tuple[Passport, dict[str, float]]:
@@ -189,6 +193,16 @@ def checked_record(record: Any, path: str) -> tuple[Passport, dict[str, float]]:
             f"{path} has a passport of format {version}, this version reads up to {FORMAT}; update pt_flows"
         )
     try:
+        if version == 1:
+            passport = from_format_1(passport, numbers)
         return Passport(**{field.name: passport[field.name] for field in fields(Passport)}), numbers
     except KeyError as error:
         raise UserError(f"{path} has a passport without {error}; measure again") from error
+
+
+def from_format_1(passport: dict[str, Any], numbers: dict[str, float]) -> dict[str, Any]:
+    """A passport of format 1 with the fields that format 2 added, as far as names tell them."""
+    method = passport["method"]
+    directions = {key: direction for key in numbers if (direction := own_direction(key)) is not None}
+    sampler = "" if method == "images" else own_sampler(method)
+    return passport | {"sampler": sampler, "directions": directions}

@@ -14,7 +14,8 @@ from pt_flows.errors import UserError
 from pt_flows.evaluation.energies import compose, load_energy
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
 from pt_flows.evaluation.long_run import walk_far
-from pt_flows.evaluation.passport import passport_of, stamped
+from pt_flows.evaluation.passport import stamped
+from pt_flows.evaluation.provenance import passport_of
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.metrics.base import as_uint8
 from pt_flows.plots import save_density, save_grid

@@ -1,1 +1,4 @@
-"""The mathematics: pure functions of tensors. Imports torch only; no module, no Lightning, no global randomness."""
+"""The mathematics: pure functions of tensors, without modules, Lightning or global randomness.
+
+They import torch, and POT for optimal transport.
+"""

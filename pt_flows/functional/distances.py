@@ -12,7 +12,8 @@ from torch import Tensor
 def exact_distances(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"]) -> Float[Tensor, "n m"]:
     """‖x_i - y_j‖ from differences of coordinates; differentiable once.
 
-    For up to a few thousand points: `feature_distances` is ten times faster on many points of a thousand dimensions.
+    Use it for up to a few thousand points. On many points of a thousand dimensions, `feature_distances` is ten times
+    faster.
 
     Example:
         >>> exact_distances(torch.tensor([[1e4, 0.0]]), torch.tensor([[1e4, 0.5], [1e4, 0.0]]))
@@ -24,8 +25,8 @@ def exact_distances(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"]) 
 def feature_distances(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *event"]) -> Float[Tensor, "n m"]:
     """‖x_i - y_j‖ of many points with many coordinates, in the dtype of x.
 
-    Products of centred points in float64, rounded at the end. So float32 points keep all their digits, and distances
-    that are equal stay equal. A distance below the rounding of float64 is that of a copy: zero.
+    Products of centred points in float64, rounded at the end. So float32 points keep all their digits, and equal
+    distances stay equal. A distance below the rounding of float64 is set to zero: the point is a copy.
 
     Example:
         >>> feature_distances(torch.tensor([[1e4, 0.0]]), torch.tensor([[1e4, 0.5], [1e4, 0.0]]))

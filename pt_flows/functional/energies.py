@@ -1,7 +1,7 @@
-"""Two-dimensional laws with exact samples and, where there is one, a closed-form density: the truth for toys and tests.
+"""Distributions on the plane with exact samples and, where it is known, a closed-form density, for toys and tests.
 
-Every law draws `sample(num, rng)` on the generator's device. It carries `centres` (K, 2) and `std` where it has modes,
-and `log_prob` where the density is known.
+Every distribution draws `sample(num, rng)` on the generator's device. It has `centres` (K, 2) and `std` if it has
+modes, and `log_prob` if its density is known.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Law(Protocol):
-    """A probability law on the plane that can be sampled exactly."""
+    """A probability distribution on the plane that can be sampled exactly."""
 
     def sample(self, num: int, rng: torch.Generator) -> Float[Tensor, "num 2"]:
         """Independent samples on the generator's device."""
@@ -29,7 +29,7 @@ class GaussianMixture:
     Args:
         centres: (K, 2).
         std: Standard deviation of every component, per coordinate.
-        weights: Share of each component, with sum one; all equal where none are given.
+        weights: Fraction of each component, with sum one. All components are equal if None.
     """
 
     centres: Tensor
@@ -53,13 +53,13 @@ class GaussianMixture:
         return (log_components + torch.tensor(weights).to(x).log()).logsumexp(1)
 
     def diffused(self, a: float, b: float) -> "GaussianMixture":
-        """The law of a x + b ε with x of this law and ε standard normal: a mixture again."""
+        """The distribution of a x + b ε for x from this mixture and standard normal ε, which is again a mixture."""
         return GaussianMixture(a * self.centres, math.hypot(a * self.std, b), self.weights)
 
 
 @dataclass(frozen=True, eq=False)
 class Normal:
-    """One Gaussian with correlated coordinates: its distance to another one is known in closed form.
+    """One Gaussian with correlated coordinates. Its distance to another Gaussian has a closed form.
 
     Args:
         mean: (2,).
@@ -100,7 +100,7 @@ class Rings:
         return torch.stack([r * angle.cos(), r * angle.sin()], 1)
 
     def log_prob(self, x: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
-        """Log density in nats; the factor 1 / (2πr) turns the law of the radius into one on the plane."""
+        """Log density in nats; the factor 1 / (2πr) turns the density of the radius into one on the plane."""
         r = x.norm(dim=1)
         radii = torch.tensor(self.radii).to(x)
         log_radial = -0.5 * ((r[:, None] - radii) / self.std).square() - math.log(self.std * math.sqrt(2 * math.pi))
@@ -163,7 +163,7 @@ class Spirals:
 
 @dataclass(frozen=True, eq=False)
 class Funnel:
-    """Neal's funnel: x_1 ~ N(0, scale²), x_2 ~ N(0, e^{x_1}), so that good step sizes differ by orders of magnitude.
+    """Neal's funnel: x_1 ~ N(0, scale²), x_2 ~ N(0, e^{x_1}), so suitable step sizes differ by orders of magnitude.
 
     Neal 2003, Slice Sampling, Section 8.
 
@@ -242,7 +242,7 @@ class DoubleWell:
 
 
 def score(log_prob: Callable[[Tensor], Tensor], x: Float[Tensor, "B *event"]) -> Float[Tensor, "B *event"]:
-    """The score ∇ log p(x) of a law with a density, exact to rounding.
+    """The score ∇ log p(x) of a distribution with a density, exact to rounding.
 
     Example:
         >>> score(Funnel(1.0).log_prob, torch.tensor([[0.0, 2.0]]))

@@ -1,9 +1,9 @@
-r"""Explicit Runge-Kutta methods as data, and one step that serves particles and parameter vectors alike.
+r"""Explicit Runge-Kutta methods as data, and one step for particles and for parameter vectors.
 
     k_i = v(t + c_i h, y + h Σ_{j<i} a_ij k_j)        y(t + h) ≈ y + h Σ_i b_i k_i
 
 The state y is one tensor of any shape: particles (B, *event), or all parameters of a game as one vector. Every tableau
-names a companion: other weights, perhaps over one more stage, of another order. The difference of the two results
+names a companion: weights of another order, sometimes with one more stage. The difference between the two results
 estimates the error of a step and drives the step-size controller.
 
 Hairer, Nørsett, Wanner 1993, Solving Ordinary Differential Equations I, sections II.1 and II.4.
@@ -97,9 +97,9 @@ def rk_stages(
         t: Time at the start.
         y: State at the start.
         h: Step size.
-        tableau: Which method.
-        num: How many stages; all that a step needs if None, `len(tableau.a)` for the companion's too.
-        first: Stages that are known already.
+        tableau: The method.
+        num: Number of stages. None evaluates those of a step, `len(tableau.a)` also those of the companion.
+        first: Stages that are already known.
     """
     stages = list(first)
     for row, c in list(zip(tableau.a, tableau.c, strict=True))[len(stages) : num or tableau.num_stages]:
@@ -116,7 +116,7 @@ def rk_step(field: Field, t: float, y: Tensor, h: float, tableau: Tableau) -> Te
         t: Time at the start.
         y: State at the start.
         h: Step size.
-        tableau: Which method.
+        tableau: The method.
 
     Example:
         >>> rk_step(lambda t, y: -y, 0.0, torch.ones(1), 0.1, HEUN)  # 1 - h + h²/2
@@ -126,12 +126,12 @@ def rk_step(field: Field, t: float, y: Tensor, h: float, tableau: Tableau) -> Te
 
 
 def step_error(stages: Sequence[Tensor], h: float, tableau: Tableau) -> Tensor:
-    """Difference of the step's and the companion's result: the local error of the less accurate of the two.
+    """Difference between the results of the step and its companion: the local error of the less accurate one.
 
     Args:
         stages: All `len(tableau.a)` stages of `rk_stages`.
         h: Step size.
-        tableau: Which method.
+        tableau: The method.
     """
     pairs = itertools.zip_longest(tableau.b, tableau.companion, fillvalue=0.0)
     return h * combine([b - e for b, e in pairs], stages)
@@ -146,7 +146,7 @@ def solve(field: Field, y: Tensor, t0: float, t1: float, num_steps: int, tableau
         t0: Start.
         t1: End; may lie before t0.
         num_steps: At least 1.
-        tableau: Which method.
+        tableau: The method.
 
     Raises:
         ValueError: `num_steps` is below 1.
@@ -160,14 +160,14 @@ def solve(field: Field, y: Tensor, t0: float, t1: float, num_steps: int, tableau
 
 
 def next_step_size(h: float, error_ratio: float, order: int) -> float:
-    """The controller: the step size at which the error would be a little below its tolerance.
+    """The step size at which the error would be slightly below its tolerance.
 
-    0.9 h ratio^{-1/(p+1)} with p the lower order of the pair, but at least a fifth and at most five times h; a fifth
-    where the error is not finite (Hairer, Nørsett, Wanner 1993, section II.4).
+    0.9 h ratio^{-1/(p+1)} with p the lower order of the pair, but at least a fifth and at most five times h. It is a
+    fifth of h if the error is not finite (Hairer, Nørsett, Wanner 1993, section II.4).
 
     Args:
-        h: Step size that was tried.
-        error_ratio: Its error over the tolerance; the step is accepted where it is at most 1.
+        h: The step size of the last attempt.
+        error_ratio: Its error over the tolerance; the step is accepted if it is at most 1.
         order: Lower order p of the pair.
     """
     if not math.isfinite(error_ratio):
@@ -186,7 +186,7 @@ def solve_adaptively(
     tableau: Tableau = BOGACKI_SHAMPINE,
     max_num_steps: int = 10_000,
 ) -> Tensor:
-    """State y(t1), with steps as long as the tolerance allows; all particles share one step size.
+    """State y(t1), with the longest steps that the tolerance allows. All particles share one step size.
 
     Args:
         field: v.
@@ -195,7 +195,7 @@ def solve_adaptively(
         t1: End; may lie before t0.
         rtol: Error allowed per step relative to the state.
         atol: Error allowed per step in the state's units.
-        tableau: Which method.
+        tableau: The method.
         max_num_steps: Steps tried before giving up.
 
     Raises:

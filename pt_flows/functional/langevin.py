@@ -1,11 +1,11 @@
 r"""Markov chains that leave exp(-U) invariant: Langevin steps, Gibbs draws of a label, and their composition.
 
-A chain is a small tuple of tensors; every step is a pure function of it, an energy and a random generator. Energies go
-down: the law is proportional to exp(-U / temperature). A step of size s drifts by s²/2 along -∇U and adds noise of
-standard deviation s. All chains of a batch move at once, each with its own step size and label if wanted, and no step
+A chain is a small tuple of tensors; every step is a pure function of it, an energy and a random generator. Energies are
+low where the density exp(-U / temperature) is high. A step of size s drifts by s²/2 along -∇U and adds noise of
+standard deviation s. All chains of a batch move at once, optionally with individual step sizes and labels. No step
 waits for the device.
 
-Nothing reaches the energy's parameters: gradients are taken with respect to the points alone, outside autocast, and
+The energy's parameters get no gradients: these are taken with respect to the points alone, outside autocast, and
 also inside `torch.inference_mode`. The energy must be a fixed function of its arguments during a step (no dropout, no
 batch statistics).
 """
@@ -27,7 +27,7 @@ Ratio = Literal["exact", "released"]
 
 
 class Draws(Protocol):
-    """A source of random numbers other than a torch.Generator, such as one that gives processes shares of one draw."""
+    """A source of random numbers other than a torch.Generator, such as one that splits a draw between processes."""
 
     def normal(self, num: int, *shape: int) -> Tensor:
         """Standard normal (num, *shape)."""
@@ -39,7 +39,7 @@ class Draws(Protocol):
 
 
 Rng = torch.Generator | Draws
-"""What a sampler draws with, on the chains' device."""
+"""The source of a sampler's random numbers, on the chains' device."""
 
 
 def normal_like(x: Tensor, rng: Rng) -> Tensor:
@@ -57,7 +57,7 @@ def uniform_like(x: Tensor, rng: Rng) -> Tensor:
 
 
 class Chain(NamedTuple):
-    """Where the chains are: points x (B, *event), their energies (B,) and gradients ∇U (B, *event)."""
+    """The state of chains: points x (B, *event), their energies (B,) and gradients ∇U (B, *event)."""
 
     x: Tensor
     energy: Tensor
@@ -100,11 +100,12 @@ def propose(
 
     Args:
         energy: U.
-        chain: Where the chains are.
+        chain: The state of the chains.
         step_size: s, one for all or (B,).
         rng: On the chains' device.
         temperature: U is divided by it.
-        ratio: "released": s² in place of s in z', the slip of DA-EBM's released code; samples about exp(-(2 - s) U).
+        ratio: "released": s² in place of s in z', an error in DA-EBM's released code that
+            samples about exp(-(2 - s) U).
     """
     x, u, g = chain
     s = torch.as_tensor(step_size, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
@@ -125,7 +126,7 @@ def ula_step(
     temperature: float = 1.0,
     ratio: Ratio = "exact",
 ) -> tuple[Chain, Float[Tensor, " B"]]:
-    """Unadjusted Langevin: every proposal is taken, which biases the law (on N(0, 1) to variance 1 / (1 - s²/4)).
+    """Unadjusted Langevin: every proposal is accepted, which is biased (N(0, 1) gets variance 1 / (1 - s²/4)).
 
     Returns:
         The chains, and the probability (B,) with which a Metropolis test would have accepted.
@@ -144,7 +145,7 @@ def mala_step(
 ) -> tuple[Chain, Float[Tensor, " B"]]:
     """Metropolis-adjusted Langevin: leaves exp(-U / temperature) exactly invariant.
 
-    A proposal whose energy is not finite is refused.
+    A proposal whose energy is not finite is rejected.
 
     Returns:
         The chains, and the probability of acceptance (B,).
@@ -171,9 +172,9 @@ def langevin(
         energy: U.
         x: Starting points.
         step_size: s, one for all or (B,).
-        num_steps: How many steps.
+        num_steps: Number of steps.
         rng: On the points' device.
-        metropolis: Accept or refuse proposals; otherwise take all of them.
+        metropolis: Whether to accept or reject proposals; otherwise all are accepted.
         temperature: U is divided by it.
         ratio: As for `propose`.
 
@@ -191,7 +192,7 @@ def langevin(
 def label_logits(
     energy: LabelledEnergy, x: Float[Tensor, "B *event"], num_labels: int, temperature: float = 1.0, chunk: int = 4096
 ) -> Float[Tensor, "B L"]:
-    """-U(x, t) / temperature for every label: log p(t | x) up to a constant of each x.
+    """-U(x, t) / temperature for every label: log p(t | x) up to a constant for each x.
 
     All labels of all points are evaluated in one batch, in chunks.
 
@@ -235,7 +236,7 @@ def gibbs_labels(
 
 
 class Transition(NamedTuple):
-    """Chains after a transition, and what happened at each label.
+    """Chains after a transition, and statistics of each label.
 
     Attributes:
         x: Points (B, *event).
@@ -269,17 +270,17 @@ def mgms(
     """MALA within Gibbs: Langevin steps in x at fixed labels, then one exact draw of the labels.
 
     Zhang, Tan and Ou 2023, Persistently Trained, Diffusion-assisted Energy-based Models, arXiv:2304.10707. Leaves the
-    joint law exp(-U(x, t)) invariant; labels jump freely, which carries chains between modes that are joined at another
-    label.
+    joint density exp(-U(x, t)) invariant. Labels jump freely, which moves chains between modes that are connected at
+    another label.
 
     Args:
         energy: U(x, t).
         x: Points.
-        t: Labels; the label before the jump sets the step size and is what acceptance is counted under.
+        t: Labels; the label before the jump sets the step size, and acceptance is counted for it.
         step_sizes: s of each label.
         num_steps: Langevin steps per transition.
         rng: On the points' device.
-        metropolis: Accept or refuse proposals; otherwise take all of them.
+        metropolis: Whether to accept or reject proposals; otherwise all are accepted.
         temperature: U is divided by it.
         ratio: As for `propose`.
         chunk: As for `gibbs_labels`.

@@ -1,7 +1,7 @@
 """Forward diffusion x_t = a_t x_0 + b_t ε at labels t = 0 ... T, label 0 being the data themselves.
 
 A Gaussian stays Gaussian: N(m, Q diag(λ) Qᵀ) becomes N(a_t m, Q diag(a_t² λ + b_t²) Qᵀ). With the moments of the data
-it says how far apart neighbouring levels are, and whether chains can jump between them.
+this shows how far apart neighbouring levels are, and whether chains can jump between them.
 """
 
 from typing import NamedTuple
@@ -71,7 +71,7 @@ class Gaussian(NamedTuple):
         """The Gaussian with the mean and covariance of samples.
 
         Args:
-            x: Samples, in the precision to compute with.
+            x: Samples, in the precision of the computation.
             noise: Standard deviation of independent noise to add to them.
         """
         x = x.flatten(1)
@@ -108,14 +108,14 @@ def level_distances(data: Gaussian, noising: Noising) -> Float[Tensor, " T"]:
 def enough_levels(
     data: Gaussian, num_levels: int, low: float, high: float, nats: float, limit: int = 1_000
 ) -> tuple[int, float, float] | None:
-    """The least number of levels, up to the same noise, whose neighbours are at most some nats apart.
+    """The smallest number of levels, up to the same noise, whose neighbours are at most `nats` apart.
 
     Args:
         data: The moments of the data, noise included.
         num_levels: T of the `squared_cumulative` schedule to refine.
         low: Its u_1.
         high: Its u_T.
-        nats: The distance that is bearable.
+        nats: The largest distance allowed.
         limit: The largest T to try.
 
     Returns:

@@ -1,7 +1,7 @@
 """Adversarial and contrastive losses.
 
-Those of GANs are functions of the discriminator's logits (high on data) and means over the batch; the discriminator's
-is the sum of its real and its generated part, without a half.
+GAN losses are functions of the discriminator's logits (high on data) and means over the batch. The discriminator's loss
+is the sum of its real and its generated part, without a factor of one half.
 """
 
 from typing import Literal
@@ -21,8 +21,8 @@ def discriminator_loss(
 ) -> Tensor:
     """E softplus(-a(x)) + E softplus(a(G(z))), or for "wasserstein" E a(G(z)) - E a(x).
 
-    The first is the cross-entropy of Goodfellow et al. 2014, Eq. 1, arXiv:1406.2661, in logits; 2 ln 2 where the
-    discriminator can tell nothing apart.
+    The first is the cross-entropy of Goodfellow et al. 2014, Eq. 1, arXiv:1406.2661, in logits. It is 2 ln 2 if the
+    discriminator cannot tell samples from data.
 
     Example:
         >>> discriminator_loss(torch.zeros(2), torch.zeros(3))
@@ -54,13 +54,14 @@ def nearest_log_distance(
 ) -> Float[Tensor, " B"]:
     """Logarithms of the distances ρ_i = min_j ‖x_i - b_j‖; their mean is x's entropy per dimension plus a constant.
 
-    For x and b of one law in d dimensions, d E log ρ + log V_d + log M + γ estimates the entropy, V_d the volume of the
-    unit ball (Kozachenko and Leonenko 1987); for two laws it estimates the cross-entropy of x's under b's.
+    For x and b of one distribution in d dimensions, d E log ρ + log V_d + log M + γ estimates the entropy, where V_d is
+    the volume of the unit ball (Kozachenko and Leonenko 1987). For two distributions it estimates the cross-entropy
+    of x's relative to b's.
 
     Args:
         x: Points.
         references: b.
-        least: Distances below it count as this, without a gradient, so that a duplicate does no harm.
+        least: Smaller distances are replaced by it, without a gradient, so that duplicates do no harm.
 
     Example:
         >>> nearest_log_distance(torch.tensor([[0.0], [5.0]]), torch.tensor([[1.0], [3.0]]))

@@ -10,7 +10,7 @@ from torch import Tensor
 Potential = Callable[[Tensor], Tensor]
 """One value per sample: (B, *event) to (B,)."""
 Penalty = Literal["one_sided", "two_sided"]
-"""Which slopes are punished: those above one, or all that are not one."""
+"""The slopes that are penalised: those above one, or all that differ from one."""
 
 
 def interpolate(x: Float[Tensor, "B *event"], y: Float[Tensor, "B *event"], a: Float[Tensor, " B"]) -> Tensor:
@@ -39,7 +39,7 @@ def gradient_norm(critic: Potential, u: Float[Tensor, "B *event"]) -> Float[Tens
 
     Args:
         critic: f.
-        u: Where to take the gradient; treated as a constant.
+        u: Points at which the gradient is taken; treated as constants.
     """
     u = u.detach().requires_grad_(True)
     with torch.enable_grad(), torch.autocast(u.device.type, enabled=False):
@@ -68,4 +68,4 @@ def one_sided_penalty(norm: Float[Tensor, " B"]) -> Tensor:
 
 
 PENALTIES: dict[Penalty, Callable[[Tensor], Tensor]] = {"one_sided": one_sided_penalty, "two_sided": two_sided_penalty}
-"""The penalty of each name, a function of slopes (B,)."""
+"""The penalty for each name, a function of slopes (B,)."""

@@ -1,4 +1,4 @@
-"""Dual potentials and how their gradients move samples.
+"""Dual potentials and the motion of samples along their gradients.
 
 Sign convention: a critic f is high on data, the Kantorovich potential of the paper is φ = -f, so samples move along
 +∇f = -∇φ.
@@ -27,7 +27,7 @@ def wasserstein1_dual(critic: Potential, x: Float[Tensor, "B *event"], y: Float[
 
 
 def velocity(critic: Potential, y: Float[Tensor, "B *event"]) -> Float[Tensor, "B *event"]:
-    """The field ∇f(y) = -∇φ(y) that moves samples; carries no graph, so no gradient reaches the critic.
+    """The field ∇f(y) = -∇φ(y) that moves samples; it carries no graph, so no gradient reaches the critic.
 
     Computed outside autocast, in float32 or better.
 
@@ -42,7 +42,7 @@ def velocity(critic: Potential, y: Float[Tensor, "B *event"]) -> Float[Tensor, "
 
 
 def euler_target(y: Float[Tensor, "B *event"], v: Float[Tensor, "B *event"], h: float) -> Float[Tensor, "B *event"]:
-    """One forward Euler step ζ = y + h v, detached: the points that the generator is fitted to.
+    """One forward Euler step ζ = y + h v, detached: the targets to which the generator is fitted.
 
     Args:
         y: Particles.
@@ -75,7 +75,7 @@ def regression_loss(
 
 
 def quadratic_cost(x: Float[Tensor, "B *event"], y: Float[Tensor, "B *event"]) -> Float[Tensor, " B"]:
-    """c(x_i, y_i) = ½‖x_i - y_i‖² of paired samples; of all pairs, `transport.half_squared_distances`.
+    """c(x_i, y_i) = ½‖x_i - y_i‖² of paired samples. For all pairs use `transport.half_squared_distances`.
 
     Example:
         >>> quadratic_cost(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
@@ -85,13 +85,13 @@ def quadratic_cost(x: Float[Tensor, "B *event"], y: Float[Tensor, "B *event"]) -
 
 
 def inequality_penalty(phi: Float[Tensor, "*n"], psi: Float[Tensor, "*n"], cost: Float[Tensor, "*n"]) -> Tensor:
-    """Mean of max(0, φ + ψ - c)² over pairs: by how much the dual constraint is broken.
+    """Mean of max(0, φ + ψ - c)² over pairs: the violation of the dual constraint.
 
     Leygonie et al. 2019, Adversarial Computation of Optimal Transport Maps, arXiv:1906.09691.
 
     Args:
-        phi: Potential of the data's side at the pairs.
-        psi: Potential of the particles' side at the pairs.
+        phi: Potential on the data's side at the pairs.
+        psi: Potential on the particles' side at the pairs.
         cost: c(x, y) of the pairs.
 
     Example:
@@ -108,8 +108,8 @@ def equality_penalty(own: Potential, other: Potential, x: Float[Tensor, "B *even
     Leygonie et al. 2019, arXiv:1906.09691.
 
     Args:
-        own: The potential of x's side.
-        other: The potential of the other side.
+        own: The potential on x's side.
+        other: The potential on the other side.
         x: Samples, constants.
     """
     x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_(True)

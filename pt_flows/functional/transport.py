@@ -17,7 +17,7 @@ from pt_flows.functional.distances import exact_distances
 
 
 def exact_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], p: int) -> float:
-    """W_p between the uniform laws on two point sets.
+    """W_p between the uniform distributions on two point sets.
 
     Args:
         x: Points.
@@ -34,7 +34,7 @@ def exact_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], p: int) 
 
 
 def sliced_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], num_projections: int = 200) -> float:
-    """Sliced W2: the root of the mean squared W2 of projections to fixed random directions.
+    """Sliced W2: the root of the mean squared W2 of projections onto fixed random directions.
 
     Bonneel et al. 2015, Sliced and Radon Wasserstein Barycenters of Measures, Journal of Mathematical Imaging and
     Vision 51.
@@ -42,7 +42,7 @@ def sliced_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], num_pro
     Args:
         x: Points.
         y: Points.
-        num_projections: How many directions.
+        num_projections: Number of directions.
     """
     points = [t.double().cpu().numpy() for t in (x, y)]
     value: Any = ot.sliced.sliced_wasserstein_distance(*points, n_projections=num_projections, seed=0)
@@ -72,7 +72,7 @@ def assignment(y: Float[Tensor, "n *event"], x: Float[Tensor, "n *event"]) -> In
 
     Args:
         y: Points.
-        x: As many points.
+        x: The same number of points.
 
     Example:
         >>> assignment(torch.tensor([[0.0], [5.0]]), torch.tensor([[6.0], [1.0]]))
@@ -84,7 +84,7 @@ def assignment(y: Float[Tensor, "n *event"], x: Float[Tensor, "n *event"]) -> In
 
 
 def sorting_map(y: Float[Tensor, " n"], x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The optimal map on the line: the value of x that has the rank of each y.
+    """The optimal map on the line: for each y the value of x that has the same rank.
 
     Example:
         >>> sorting_map(torch.tensor([0.5, -1.0, 2.0]), torch.tensor([10.0, 30.0, 20.0]))
@@ -121,7 +121,7 @@ def moments(y: Float[Tensor, "n d"]) -> Gaussian:
 def symmetric_sqrt(a: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     """Positive square root of a symmetric positive semidefinite matrix.
 
-    Eigenvalues within rounding become zero: the root of a rounding error is far larger than the error.
+    Eigenvalues within rounding become zero, because the root of a rounding error is far larger than the error.
     """
     values, vectors = torch.linalg.eigh(a)
     rounding = torch.maximum(-values[0], len(values) * torch.finfo(a.dtype).eps * values[-1])
@@ -132,8 +132,8 @@ def gaussian_map(law: Gaussian, target: Gaussian) -> Float[Tensor, "d d"]:
     """Matrix A of the optimal map T(y) = b + A (y - m): A = Σ^{-1/2} (Σ^{1/2} Σ_d Σ^{1/2})^{1/2} Σ^{-1/2}.
 
     Args:
-        law: N(m, Σ), where mass comes from.
-        target: N(b, Σ_d), where it goes.
+        law: N(m, Σ), the source of the mass.
+        target: N(b, Σ_d), its destination.
     """
     root = symmetric_sqrt(law.covariance)
     inverse = torch.linalg.inv(root)
@@ -178,8 +178,8 @@ class GaussianPotential(NamedTuple):
     f(y) = ½ (y - m)ᵀ(A - I)(y - m) + (b - m)ᵀ y up to a constant, A as in `gaussian_map`.
 
     Args:
-        law: N(m, Σ), the particles' law.
-        target: N(b, Σ_d), the data's.
+        law: N(m, Σ), the distribution of the particles.
+        target: N(b, Σ_d), the distribution of the data.
     """
 
     law: Gaussian

@@ -38,6 +38,8 @@ WandbMode = Literal["auto", "online", "offline", "disabled"]
 PACKAGES = ("pt-flows", "torch", "torchvision", "lightning", "torchmetrics", "wandb", "numpy")
 RUN_DIR_VARIABLE = "PT_FLOWS_RUN_DIR"
 """Tells processes that a launcher starts which folder the first one made."""
+FAILED = "failed.txt"
+"""File of a run folder that says why training failed."""
 
 
 class RunOptions:

@@ -1,0 +1,130 @@
+"""What of each run is compared: which weights, drawn by which sampler, measured by one protocol for all."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from pt_flows.compare.runs import Note, Run
+from pt_flows.errors import UserError
+from pt_flows.evaluation.passport import SubjectKey, own_sampler
+
+OWN = ("seed_everything", "run", "ckpt_path")
+"""Keys of a configuration in which runs of one group may differ."""
+
+
+def shared(run: Run) -> dict[str, Any]:
+    """The part of a configuration that runs of one group have in common; which weights are measured is not in it."""
+    config = {key: value for key, value in run.config.items() if key not in OWN}
+    if isinstance(evaluation := config.get("evaluation"), dict):
+        config["evaluation"] = {key: value for key, value in evaluation.items() if key != "weights"}
+    return config
+
+
+def as_text(tree: dict[str, Any]) -> str:
+    """A configuration or a protocol as text, the same for equal ones."""
+    return json.dumps(tree, sort_keys=True, default=str)
+
+
+def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:
+    """Every run once for each of its subjects that has the number by the protocol that all runs share.
+
+    A failed run has failed for every subject of its configuration.
+
+    Args:
+        runs: Independent ones, with the number unless they have failed.
+        key: The number.
+        note: Takes a sentence about everything that is left out.
+
+    Raises:
+        UserError: No protocol is common to all runs.
+    """
+    protocol = common_protocol([run for run in runs if run.failure is None], key, note)
+    chains = {passport.method for run in runs for passport, _ in run.records if passport.sampler == "Chains"}
+    trained = [trained_subject(run, chains) for run in runs]
+    views = [measured_views(run, key, protocol, mine, note) for run, mine in zip(runs, trained, strict=True)]
+    subjects: dict[str, dict[SubjectKey | None, None]] = {}
+    for run, found in zip(runs, views, strict=True):
+        if run.failure is None:
+            subjects.setdefault(as_text(shared(run)), {}).update({view.subject: None for view in found})
+    for i, run in enumerate(runs):
+        if run.failure is not None:
+            alike = subjects.get(as_text(shared(run))) or {trained[i]: None}
+            views[i] = [replace(run, subject=subject, is_logged=subject == trained[i]) for subject in alike]
+    return [view for found in views for view in found]
+
+
+def trained_subject(run: Run, chains: set[str]) -> SubjectKey:
+    """What training has measured.
+
+    Args:
+        run: Any.
+        chains: Methods that passports say to draw by chains.
+    """
+    weights = (run.config.get("evaluation") or {}).get("weights", "ema")
+    return SubjectKey(weights, "Chains" if run.method in chains else own_sampler(run.method))
+
+
+def measured_views(run: Run, key: str, protocol: dict[str, Any] | None, trained: SubjectKey, note: Note) -> list[Run]:
+    """A run once for each subject that has the number by a protocol."""
+    views = []
+    for subject in dict.fromkeys([trained, *(passport.subject for passport, _ in run.records)]):
+        view = replace(run, subject=subject, is_logged=subject == trained)
+        if view.latest(key) and not replace(view, protocol=protocol).latest(key):
+            note(f"{run.folder} has {key} of its {subject.weights} weights by another protocol only: left out")
+        elif view.last(key):
+            views.append(replace(view, protocol=protocol))
+    return views
+
+
+def common_protocol(runs: Sequence[Run], key: str, note: Note) -> dict[str, Any] | None:
+    """The protocol that all runs share: of several the one by which most of them measured one subject.
+
+    Args:
+        runs: Those without a record of the number do not count.
+        key: The number.
+        note: Takes a sentence about every protocol that is not compared.
+
+    Returns:
+        None if no run has a record of the number.
+
+    Raises:
+        UserError: None is common to all. It names the fields that differ.
+    """
+    measured = [(run, found) for run in runs if (found := last_protocols(run, key))]
+    if not measured:
+        return None
+    times = Counter(pair for _, found in measured for pair in found)
+    protocols = [{text: None for _, text in found} for _, found in measured]
+    common = [text for text in protocols[0] if all(text in found for found in protocols)]
+    if not common:
+        first = next(iter(protocols[0]))
+        i = next(i for i, found in enumerate(protocols) if first not in found)
+        raise UserError(
+            f"{key} of {measured[0][0].folder} and of {measured[i][0].folder} do not compare, their protocols differ "
+            f"({difference(first, next(iter(protocols[i])))})"
+        )
+
+    def rank(text: str) -> tuple[int, int, bool]:
+        known = json.loads(text)
+        return max(n for (_, own), n in times.items() if own == text), known["num_samples"], known["split"] == "train"
+
+    chosen = max(common, key=rank)
+    for other in dict.fromkeys(text for _, text in times if text != chosen):
+        note(f"{key} was measured by two protocols ({difference(chosen, other)}): the first is compared")
+    return json.loads(chosen)
+
+
+def last_protocols(run: Run, key: str) -> list[tuple[SubjectKey, str]]:
+    """The protocols by which a number was last measured, as text, each with its subject."""
+    subjects = dict.fromkeys(passport.subject for passport, _ in run.records)
+    latest = [(subject, replace(run, subject=subject).latest(key)) for subject in subjects]
+    return list(dict.fromkeys((s, as_text(passport.protocol(key))) for s, found in latest for passport, _ in found))
+
+
+def difference(first: str, second: str) -> str:
+    """The fields in which two protocols differ; another split has another reference anyway."""
+    a, b = json.loads(first), json.loads(second)
+    names = [name for name in a if a[name] != b[name] and (name != "reference" or a["split"] == b["split"])]
+    return "; ".join(f"{name}: {a[name]} and {b[name]}" for name in names)

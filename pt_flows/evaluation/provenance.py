@@ -1,0 +1,82 @@
+"""The passport of samples and numbers: what a module, its data and its metrics tell about them."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from pt_flows.contracts import Split
+from pt_flows.data.base import FlowData
+from pt_flows.evaluation.passport import Direction, Passport
+from pt_flows.evaluation.subject import Subject
+from pt_flows.metrics.base import SampleMetric
+from pt_flows.metrics.features import file_hash
+from pt_flows.metrics.reference import content_hash
+from pt_flows.runs.folder import environment
+
+
+def passport_of(
+    subject: Subject,
+    checkpoint: Path | None,
+    num_samples: int,
+    sampling_seed: int = 0,
+    data: FlowData | None = None,
+    split: Split | Literal[""] = "",
+    metrics: Sequence[SampleMetric] = (),
+    numbers: Iterable[str] = (),
+) -> Passport:
+    """Issue the passport of samples of a subject; with data and metrics that of numbers.
+
+    Args:
+        subject: The method, its weights and the sampler.
+        checkpoint: The file of the method, if it was saved.
+        num_samples: Number of samples.
+        sampling_seed: Seed of the samples.
+        data: The data that were measured against.
+        split: Their split.
+        metrics: The metrics that have measured.
+        numbers: Names of the numbers.
+    """
+    method = subject.method
+    cost = {"iterations": float(method.iteration), "seconds": method.cost.seconds}
+    cost |= {f"evaluations_{name}": float(num) for name, num in method.cost.evaluations.items()}
+    if method.cost.images_seen:  # unknown if the checkpoint was converted
+        cost["images_seen"] = float(method.cost.images_seen)
+    return Passport(
+        method=type(method).__name__,
+        data=type(data).__name__ if data is not None else "",
+        reference=content_hash(data.reference(split or "train")) if data is not None else "",
+        split=split,
+        num_samples=num_samples,
+        features=feature_hashes(metrics),
+        weights=subject.weights,
+        sampler=str(subject.prepared(data)),
+        sampling_seed=sampling_seed,
+        training_seed=method.trained_seed,
+        iteration=method.iteration,
+        checkpoint=file_hash(checkpoint) if checkpoint is not None else "",
+        cost=cost,
+        directions=directions_of(metrics, numbers),
+        **machine(method.device),
+    )
+
+
+def feature_hashes(metrics: Sequence[SampleMetric]) -> dict[str, str]:
+    """Feature networks by name, with the hash of their weights."""
+    networks = [metric.features for metric in metrics if hasattr(metric, "features")]
+    return {str(net.name): str(net.weights_hash)[:16] for net in networks}  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def directions_of(metrics: Sequence[SampleMetric], numbers: Iterable[str]) -> dict[str, Direction]:
+    """The direction of every number that metrics have just measured."""
+    told: dict[str, Direction] = {
+        key: direction for metric in metrics for key, direction in metric.directions().items()
+    }
+    return {key: told[key] for key in numbers if key in told}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What measures: the device and the versions of packages."""
+    here = environment(None)
+    return {"device": here["device"] if device.type == "cuda" else str(device), "packages": here["packages"]}
