@@ -1,5 +1,7 @@
 """Samplers: how samples are drawn from every method, and a sampler of a third party from the docs."""
 
+import importlib
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from problems import METHODS, ROOT, build, data, fit
 from torch import Tensor, nn
 
 import pt_flows
+from pt_flows.cli.main import main
 from pt_flows.contracts import Terms, Weights
 from pt_flows.data import Shapes32
 from pt_flows.errors import UserError
@@ -32,6 +35,12 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def own_sampler(folder: Path) -> None:
+    """Write the module of the page."""
+    (code,) = re.findall(r'^```python\n"""my_samplers\.py"""\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
+    (folder / "my_samplers.py").write_text(code)
+
+
 @pytest.fixture(scope="module", params=METHODS)
 def method(request: pytest.FixtureRequest) -> Any:
     """Every method, trained a little."""
@@ -43,12 +52,11 @@ def method(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def my_samplers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The module of the docs, as a user's file."""
-    name, code = re.findall(r'^```python\n"""(\w+)\.py"""\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)[0]
-    (tmp_path / f"{name}.py").write_text(code)
+    own_sampler(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    yield __import__(name)
-    sys.modules.pop(name, None)
+    monkeypatch.delitem(sys.modules, "my_samplers", raising=False)
+    yield importlib.import_module("my_samplers")
+    sys.modules.pop("my_samplers", None)
 
 
 # ------------------------------------------------------------------------------------------------------- every method
@@ -284,3 +292,19 @@ def test_the_python_of_the_docs_runs(my_samplers: Any) -> None:
     assert found["x"].shape == (64, 2)
     line = next(line for line in PAGE.splitlines() if line.startswith("    x = "))
     exec(line.strip(), {"pt_flows": pt_flows, "torch": torch, "method": found["method"]})
+
+
+@pytest.mark.usefixtures("my_samplers")
+def test_the_command_of_the_docs_measures_through_the_sampler(capsys: pytest.CaptureFixture[str]) -> None:
+    """The passport names it, and the mistake of a user is one sentence."""
+    words = ["fit", "--config", str(ROOT / "configs/toy2d/js_flow.yaml"), "--trainer.max_steps", "2"]
+    words += ["--trainer.accelerator", "cpu", "--data.batch_size", "32", "--evaluation.metrics", "[]"]
+    assert main(words) == 0
+    (run,) = map(str, Path("runs").glob("*/*"))
+    (command,) = re.findall(r"^    pt-flows (evaluate .+)$", PAGE, re.MULTILINE)
+    few = ["--n", "50", "--metrics", "[{class_path: ModeCoverage}]", "--device", "cpu"]
+    assert main([run if word == "RUN" else word for word in command.split()] + few) == 0
+    (record,) = Path(run, "evaluations").glob("*.json")
+    assert json.loads(record.read_text())["passport"]["sampler"] == "Rejection(bound=2.0)"
+    assert main(["evaluate", run, "--sampler", "my_samplers.Rejection", "--sampler.bound", "0", *few]) == 2
+    assert "Rejection.bound: expected a number above 0, got 0" in capsys.readouterr().err
