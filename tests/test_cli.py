@@ -23,11 +23,11 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from problems import ROOT
 
-from pt_flows.cli.errors import explain
 from pt_flows.cli.main import main
 from pt_flows.metrics.features import file_hash
 from pt_flows.runs.checkpoint import read_checkpoint
-from pt_flows.runs.folder import RunOptions, loggers
+from pt_flows.runs.loggers import loggers
+from pt_flows.runs.options import RunOptions
 
 TOY = str(ROOT / "configs/toy2d/w1_fe.yaml")
 QUICK = ["--trainer.accelerator", "cpu", "--data.batch_size", "32", "--evaluation.num_samples", "64"]
@@ -381,12 +381,13 @@ def test_a_module_of_the_user_that_lacks_another(
     assert f"was looked for in {tmp_path}, " in capsys.readouterr().err
 
 
-def test_a_suggestion_is_a_key_that_exists_and_not_the_one_given() -> None:
+def test_a_suggestion_is_a_key_that_exists_and_not_the_one_given(capsys: pytest.CaptureFixture[str]) -> None:
     """Keys of the class that is chosen last; those of the class in the file are gone."""
     for given in ("model.persistence", "model.penalt", "persistence", "data.batchsize", "evaluation.metric"):
         words = ["fit", "--config", TOY, "--model", "WGANGP", f"--{given}", "1"]
-        said = explain(f"unrecognized arguments: --{given} 1", words)
-        assert said.startswith(f"there is no key {given}; ")
+        assert main(words) == 2
+        said = capsys.readouterr().err.strip()
+        assert said.startswith(f"error: there is no key {given}; ")
         for suggested in re.findall(r"(?:mean|or) ([\w.]+)(?=\?| or)", said):
             assert suggested != given
             flag = {"evaluation.metrics": "[]", "data.batch_size": "3", "model.penalty": "one_sided"}.get(

@@ -15,7 +15,9 @@ from test_configs import small
 from test_extending import own_files
 from test_sampling import own_sampler
 
-from pt_flows import cli
+from pt_flows.cli.fit import FlowCLI
+from pt_flows.cli.main import main
+from pt_flows.cli.parser import Explaining
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CKPT = "checkpoints/last.ckpt"
@@ -93,7 +95,7 @@ COMMANDS = list(found())
 def train(recipe: str, *arguments: str) -> Path:
     config = ROOT / f"configs/toy2d/{recipe}.yaml"
     small_run = [*small(config), "--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]
-    assert cli.main(["fit", "--config", str(config), *small_run, "--evaluation.num_samples", "20", *arguments]) == 0
+    assert main(["fit", "--config", str(config), *small_run, "--evaluation.num_samples", "20", *arguments]) == 0
     return max(Path("runs").glob("*/*"), key=lambda folder: folder.stat().st_mtime)
 
 
@@ -145,8 +147,8 @@ def stop(*_: object, **__: object) -> None:
 def parses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The program ends where it has understood its command line."""
     with monkeypatch.context() as patch:
-        patch.setattr(cli.FlowCLI, "before_instantiate_classes", stop)
-        patch.setattr(cli.Explaining, "instantiate_classes", stop)
+        patch.setattr(FlowCLI, "before_instantiate_classes", stop)
+        patch.setattr(Explaining, "instantiate_classes", stop)
         yield
 
 
@@ -165,7 +167,7 @@ def name(command: Command) -> str:
 def test_commands_parse(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place))
-    assert cli.main(filled_in(command.words)) == 0
+    assert main(filled_in(command.words)) == 0
 
 
 @pytest.mark.parametrize("command", RUN, ids=name)
@@ -180,7 +182,7 @@ def test_commands_run(command: Command, place: Path, monkeypatch: pytest.MonkeyP
         few = [*small(ROOT / words[words.index("--config") + 1]), "--evaluation.num_samples", "20"]
         few += ["--trainer.accelerator", "cpu", *(["--trainer.max_steps", "4"] if words[0] == "fit" else [])]
         few += ["--run.root", "elsewhere"] if words[0] == "fit" and "--ckpt_path" not in words else []
-    assert cli.main([*words, *few]) == 0
+    assert main([*words, *few]) == 0
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
@@ -195,7 +197,7 @@ def test_targets_of_make_name_commands_that_parse(
     monkeypatch.chdir(place)
     for line in printed.replace("\\\n", " ").splitlines():
         for words in commands(line):
-            assert cli.main(words) == 0
+            assert main(words) == 0
 
 
 def test_commands_are_found_wherever_they_stand() -> None:

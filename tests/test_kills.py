@@ -71,7 +71,7 @@ def in_a_process(arguments: list[str], arm: Callable[[], None] | None = None) ->
     It is forked from a server that has imported everything and done nothing, and may fork in its turn.
     """
     server = get_context("forkserver")
-    server.set_forkserver_preload(["pt_flows.cli.main"])
+    server.set_forkserver_preload(["pt_flows.cli.fit"])
     process = server.Process(target=child, args=(arguments, arm, os.getcwd()))
     process.start()
     process.join(120)

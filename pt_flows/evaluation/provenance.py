@@ -13,7 +13,7 @@ from pt_flows.evaluation.subject import Subject
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.metrics.features import file_hash
 from pt_flows.metrics.reference import content_hash
-from pt_flows.runs.folder import environment
+from pt_flows.runs.environment import environment
 
 
 def passport_of(
