@@ -233,8 +233,8 @@ def test_another_buffer_size_is_refused_by_its_name() -> None:
 REFUSED: list[tuple[list[str], str]] = [
     (["--data", "Shapes32"], "model.generator.network: expected samples of shape (3, 32, 32), which Shapes32 serves"),
     (["--trainer.precision", "bf16-true"], "trainer.precision"),
-    (["--data.batch_size", "0"], "Toy2D.batch_size: expected at least 1, got 0"),
-    (["--evaluation.num_samples", "0"], "num_samples: expected at least 1, got 0"),
+    (["--data.batch_size", "0"], "data.batch_size: expected at least 1, got 0"),
+    (["--evaluation.num_samples", "0"], "evaluation.num_samples: expected at least 1, got 0"),
     (["--run.root", "{run}/config.yaml"], "run.root: cannot make the run folder"),
     (["--ckpt_path", "{run}", "--run.root", "new", "--model.critic.network.width", "17"], "critic"),
 ]

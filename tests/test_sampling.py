@@ -302,9 +302,9 @@ def test_the_command_of_the_docs_measures_through_the_sampler(capsys: pytest.Cap
     assert main(words) == 0
     (run,) = map(str, Path("runs").glob("*/*"))
     (command,) = re.findall(r"^    pt-flows (evaluate .+)$", PAGE, re.MULTILINE)
-    few = ["--n", "50", "--metrics", "[{class_path: ModeCoverage}]", "--device", "cpu"]
+    few = ["--n", "50", "--metrics", "[{class_path: ExactWasserstein}]", "--device", "cpu"]
     assert main([run if word == "RUN" else word for word in command.split()] + few) == 0
     (record,) = Path(run, "evaluations").glob("*.json")
     assert json.loads(record.read_text())["passport"]["sampler"] == "Rejection(bound=2.0)"
     assert main(["evaluate", run, "--sampler", "my_samplers.Rejection", "--sampler.bound", "0", *few]) == 2
-    assert "Rejection.bound: expected a number above 0, got 0" in capsys.readouterr().err
+    assert "sampler.bound: expected a number above 0, got 0" in capsys.readouterr().err
