@@ -85,6 +85,8 @@ def plain(value: Any) -> Any:
         return {"class_path": path_of(value)}
     if isinstance(value, FunctionType):
         return path_of(value)
+    if isinstance(value, partial) and str(getattr(value.func, "__module__", "")).startswith("jsonargparse"):
+        value = partial(value.args[-1], **value.keywords)  # a class of a configuration file, with its instantiator
     if isinstance(value, partial) and isinstance(value.func, type) and not value.args:
         return {"class_path": path_of(value.func), "init_args": plain(value.keywords)}
     derived = any(is_dataclass(base) for base in type(value).__bases__)  # fields do not tell a subclass from its base

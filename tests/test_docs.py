@@ -13,6 +13,7 @@ import pytest
 from problems import ROOT
 from test_configs import small
 from test_extending import own_files
+from test_sampling import own_sampler
 
 from pt_flows.cli.fit import FlowCLI
 from pt_flows.cli.main import main
@@ -22,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CKPT = "checkpoints/last.ckpt"
 
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
-            "neighbours", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks",
+            "neighbours", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks", "my_samplers",
             "me/pt_flows")  # fmt: skip
 """What a command has that needs data, weights, devices an account, or another test: it is parsed, not run."""
 
@@ -107,6 +108,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for module in ("my_methods", "my_package"):
         (folder / f"{module}.py").write_text(code.replace("HingeGAN", "MyMethod") if module == "my_package" else code)
     own_files(folder)
+    own_sampler(folder)
     np.savez(folder / "folder_or_file.npz", samples=np.zeros((4, 8, 8, 3), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
