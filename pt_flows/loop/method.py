@@ -20,16 +20,16 @@ from pt_flows.construction import Constructed
 from pt_flows.contracts import Batch, Terms
 from pt_flows.errors import DivergenceError
 from pt_flows.formats import CHECKPOINT_FORMAT, check_format
+from pt_flows.loop.bookkeeping import Bookkeeper
 from pt_flows.loop.clock import Clock, tick
 from pt_flows.loop.describing import check_file, description, is_plain, rebuilt
 from pt_flows.loop.journal import Cost, Journal, check_finite
 from pt_flows.loop.preflight import Preflight, check_block
 from pt_flows.training.distributed import world
 from pt_flows.training.noise import NoiseStream, fold, run_seed
-from pt_flows.training.optimizers import keep_what_fits
 from pt_flows.training.player import Player
 from pt_flows.training.players import Generator
-from pt_flows.training.schedules import Progress, Schedule
+from pt_flows.training.schedules import Progress
 
 
 class Method(Constructed, L.LightningModule, ABC):
@@ -50,6 +50,9 @@ class Method(Constructed, L.LightningModule, ABC):
     differentiated_once: ClassVar[tuple[str, ...]] = ()
     """Networks that no second derivative goes through, which can be compiled."""
 
+    minibatches_per_iteration: int = 1
+    """Number of fresh minibatches that one iteration consumes; the data serve exactly that many."""
+
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -60,7 +63,7 @@ class Method(Constructed, L.LightningModule, ABC):
         self.cost = Cost()
         self.noise = NoiseStream("training")
         self.journal = Journal()
-        self._loaded_optimizers: list[dict[str, Any]] = []
+        self.loaded_optimizers: list[dict[str, Any]] = []
 
     # -------------------------------------------------------------------------------------- for a method to override
 
@@ -74,11 +77,6 @@ class Method(Constructed, L.LightningModule, ABC):
         Returns:
             Scalars to log, detached, never converted to numbers here.
         """
-
-    @property
-    def minibatches_per_iteration(self) -> int:
-        """Number of fresh minibatches that one iteration consumes; the data serve exactly that many."""
-        return 1
 
     def check(self, iteration: int, terms: dict[str, float]) -> None:
         """Raise if the terms of an iteration show that the run is lost. Called once per row of the log.
@@ -106,12 +104,6 @@ class Method(Constructed, L.LightningModule, ABC):
         return {name: net for name, net in children.items() if any(True for _ in net.parameters())}
 
     @property
-    def schedules(self) -> dict[str, Schedule]:
-        """All schedules by their configuration keys."""
-        own = {f"model.{name}": value for name, value in vars(self).items() if isinstance(value, Schedule)}
-        return own | {f"model.{name}.lr_schedule": player.lr_schedule for name, player in self.players.items()}
-
-    @property
     def progress(self) -> Progress:
         """How far the run has come."""
         return Progress(self.iteration, self.trainer.max_steps)
@@ -132,8 +124,8 @@ class Method(Constructed, L.LightningModule, ABC):
     # ----------------------------------------------------------------------------------------- the loop, for Lightning
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Return the callbacks of every run: the clock, and checks before anything is computed."""
-        return [Clock(), Preflight()]
+        """Return the callbacks of every run: the clock, checks before anything is computed, and bookkeeping."""
+        return [Clock(), Preflight(), Bookkeeper()]
 
     def setup(self, stage: str) -> None:
         """Let generators start from the data's source, if the data have one."""
@@ -171,27 +163,7 @@ class Method(Constructed, L.LightningModule, ABC):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Do nothing. The Evaluate callback measures generated samples once the loop ends."""
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Do nothing, as for validation."""
-
-    def on_fit_start(self) -> None:
-        """Begin the log and the count of costs where the run begins."""
-        self.trained_seed = run_seed()
-        self.journal.begin(self)
-        self.cost.watch(self.networks)
-        for note in keep_what_fits(self._loaded_optimizers, self.trainer.optimizers):
-            self.print(f"note: {note}")
-        self._loaded_optimizers = []
-
-    def on_train_start(self) -> None:
-        """Let the configuration's learning rates win over a checkpoint's."""
-        for player in self.players.values():
-            player.restore_settings()
-
-    def on_train_end(self) -> None:
-        """Log the iterations after the last full interval."""
-        self.flush()
-        self.cost.unwatch()
+    test_step = validation_step
 
     # -------------------------------------------------------------------------------------------------- checkpoints
 
@@ -234,7 +206,7 @@ class Method(Constructed, L.LightningModule, ABC):
             self.hparams.update({k: saved[k] for k in self.left_out if k in saved and is_plain(saved[k])})
             return
         if self._trainer.training:
-            self._loaded_optimizers = checkpoint.get("optimizer_states", [])
+            self.loaded_optimizers = checkpoint.get("optimizer_states", [])
         if "PL_GLOBAL_SEED" in os.environ and seed is not None and seed != run_seed():
             self.print(
                 f"note: the checkpoint was trained with seed {seed}, this run has {run_seed()}. It continues with "

@@ -18,6 +18,7 @@ from pt_flows.loop.endless import check_callbacks, check_endings, check_schedule
 from pt_flows.training.distributed import of_every_rank
 from pt_flows.training.noise import run_seed
 from pt_flows.training.requirements import check_samples
+from pt_flows.training.schedules import Schedule
 
 
 class Preflight(L.Callback):
@@ -40,7 +41,7 @@ class Preflight(L.Callback):
         """Check schedules, processes, and two samples."""
         method: Any = pl_module
         check_schedulers(trainer)
-        for key, schedule in method.schedules.items():
+        for key, schedule in schedules_of(method).items():
             if schedule.needs_an_end and trainer.max_steps < 1:
                 raise UserError(
                     f"{key}: expected a run with a planned end for a {schedule.decay} decay, got none. Set "
@@ -51,6 +52,12 @@ class Preflight(L.Callback):
         averages = [player.ema for player in method.players.values() if player.ema is not None]
         num = sum(1 for ema in averages for _ in ema.modules())  # never in training mode, and Lightning warns of them
         warnings.filterwarnings("ignore", re.escape(f"Found {num} module(s) in eval mode"))
+
+
+def schedules_of(method: Any) -> dict[str, Schedule]:
+    """All schedules of a method and of its players, by their configuration keys."""
+    own = {f"model.{name}": value for name, value in vars(method).items() if isinstance(value, Schedule)}
+    return own | {f"model.{name}.lr_schedule": player.lr_schedule for name, player in method.players.items()}
 
 
 def check_data(trainer: L.Trainer, method: Any) -> None:
