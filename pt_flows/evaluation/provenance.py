@@ -69,11 +69,13 @@ def feature_hashes(metrics: Sequence[SampleMetric]) -> dict[str, str]:
 
 
 def directions_of(metrics: Sequence[SampleMetric], numbers: Iterable[str]) -> dict[str, Direction]:
-    """The direction of every number that metrics have just measured."""
+    """The direction of every number that metrics have just measured; none before they have measured any."""
+    if not (names := list(numbers)):
+        return {}
     told: dict[str, Direction] = {
         key: direction for metric in metrics for key, direction in metric.directions().items()
     }
-    return {key: told[key] for key in numbers if key in told}
+    return {key: told[key] for key in names if key in told}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
