@@ -9,7 +9,6 @@ import lightning as L
 import pytest
 import torch
 from problems import Adam, build, data, fit, weights, write_digits
-from pt_flows.loop.base import Terms
 from torch import Tensor
 
 from pt_flows.callbacks import FlowPicture
