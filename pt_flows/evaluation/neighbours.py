@@ -66,7 +66,7 @@ def neighbours(
         raise UserError(f"{ckpt}: expected a model of images, got one of samples of shape {tuple(data.event_shape)}")
     net = (features or Lite0Features(64)).to(where)
     train, test = data.reference("train"), data.reference("test", n)
-    chunks = with_progress(Subject(module, weights, sampler).chunks(n, "evaluation"), n, "sampling")
+    chunks = with_progress(Subject(module, weights, sampler, data).chunks(n, "evaluation"), n, "sampling")
     samples = torch.cat([as_uint8(x).cpu() for x in chunks])
 
     queries = torch.cat([net(images.to(where)) for images in torch.cat([samples, test]).split(BATCH)])

@@ -51,7 +51,7 @@ def passport_of(
         num_samples=num_samples,
         features=feature_hashes(metrics),
         weights=subject.weights,
-        sampler=str(subject.prepared(data)),
+        sampler=str(subject.prepared()),
         sampling_seed=sampling_seed,
         training_seed=method.trained_seed,
         iteration=method.iteration,
