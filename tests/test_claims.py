@@ -9,13 +9,13 @@ import lightning as L
 import pytest
 import torch
 from problems import ROOT, fit
+from pt_flows.loop.base import AlternatingModule, Terms
 
 from pt_flows.cli.main import main
 from pt_flows.contracts import Batch
 from pt_flows.data import Toy2D
 from pt_flows.evaluation.load import load_method
 from pt_flows.functional.transport import Gaussian, exact_wasserstein, gaussian_wasserstein2, moments
-from pt_flows.loop.base import AlternatingModule, Terms
 from pt_flows.methods import DAEBM, ODEGAN, W1FE, W2FE, MinibatchW2FE
 from pt_flows.metrics import ExactWasserstein, GridKL, ModeCoverage
 from pt_flows.nets import MLPCritic, MLPGenerator, ResidualMLPGenerator, TimeMLPEnergy
