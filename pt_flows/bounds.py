@@ -8,10 +8,14 @@ An annotation says what a number may be, an editor shows it, and no constructor 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from numbers import Real
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pt_flows.errors import UserError
+
+LIBRARIES = ("torch", "torchmetrics", "lightning", "builtins")
+"""Packages whose constructors have no bounds of ours."""
 
 
 class Bound(NamedTuple):
@@ -31,13 +35,15 @@ class Bound(NamedTuple):
 
     def __contains__(self, value: object) -> bool:
         """Whether a number lies inside; NaN does not."""
-        assert isinstance(value, float | int)
-        above = value > self.low if self.open_low else value >= self.low
-        return above and (value < self.high if self.open_high else value <= self.high)
+        number: Any = value
+        above = number > self.low if self.open_low else number >= self.low
+        return above and bool(number < self.high if self.open_high else number <= self.high)
 
     def __str__(self) -> str:
         if self.high == math.inf:
             return f"a number above {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        if self.low == -math.inf:
+            return f"a number below {self.high:g}" if self.open_high else f"at most {self.high:g}"
         return f"a number in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
 
 
@@ -50,13 +56,13 @@ AtLeastTwo = Annotated[int, Bound(2)]
 CountOrZero = Annotated[int, Bound(0)]
 
 
-def check_arguments(name: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Check arguments against their annotations: bounds of numbers, and words of a `Literal`.
+def check_arguments(prefix: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Check arguments against their annotations: bounds of numbers, and the choices of a `Literal`.
 
-    Types are left to the parser and to type checkers.
+    Types are left to the parser and to type checkers. NaN lies outside every bound.
 
     Args:
-        name: Of the class or command, for the message.
+        prefix: What stands before the name of an argument in the message: "W1FE." for a class, "--" for a command.
         hints: Annotations by name, extras included.
         arguments: Values by name.
 
@@ -64,56 +70,73 @@ def check_arguments(name: str, hints: Mapping[str, Any], arguments: Mapping[str,
         UserError: Names the first argument that is outside.
 
     Example:
-        >>> check_arguments("W1FE", {"step_size": Positive}, {"step_size": -1.0})
+        >>> check_arguments("W1FE.", {"step_size": Positive}, {"step_size": -1.0})
         Traceback (most recent call last):
         pt_flows.errors.UserError: W1FE.step_size: expected a number above 0, got -1.0
     """
     for key, value in arguments.items():
         if key in hints and (expected := _violated(hints[key], value)):
-            raise UserError(f"{name}.{key}: expected {expected}, got {value!r}")
+            raise UserError(f"{prefix}{key}: expected {expected}, got {value!r}")
 
 
 @cache
 def hints_of(cls: type) -> dict[str, Any]:
-    """Annotations of all arguments that the constructors of a class and of its bases take."""
+    """Return the annotations of all arguments that the constructors of a class and of its bases take.
+
+    A subclass that repeats an argument of its base with the plain type keeps the bound.
+    """
     hints: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        if "__init__" in vars(base) and base.__module__.partition(".")[0] not in ("torch", "lightning", "builtins"):
+        if "__init__" in vars(base) and base.__module__.partition(".")[0] not in LIBRARIES:
             try:
-                hints |= get_type_hints(base.__init__, include_extras=True)
+                annotated, plain = (get_type_hints(base.__init__, include_extras=extras) for extras in (True, False))
             except NameError:  # imported for type checkers only
                 continue
+            repeated = {key for key, hint in plain.items() if hint == annotated[key] and hint == types.get(key)}
+            hints |= {key: hint for key, hint in annotated.items() if key not in repeated}
+            types |= plain
     return hints
 
 
 def _violated(hint: Any, value: Any) -> str:
-    """What was expected, if the value is against the hint; else an empty string."""
-    if isinstance(value, list | tuple):
-        inner = get_args(hint)[:1] if get_origin(hint) in (list, tuple, Sequence) else ()
-        return next((told for item in value if (told := _violated(inner[0], item))), "") if inner else ""
-    if not isinstance(value, float | int | str):
-        return ""
-    told = [str(bound) for bound in _bounds(hint) if isinstance(value, float | int) and value not in bound]
-    words = [word for choice in _alternatives(hint) if get_origin(choice) is Literal for word in get_args(choice)]
-    other_strings = any(choice is str for choice in _alternatives(hint))
-    if words and isinstance(value, str) and not other_strings and value not in words:
-        told.append(f"one of {', '.join(map(str, words))}")
-    return told[0] if told else ""
+    """What was expected, if every part of the hint that speaks of such a value rejects it; else an empty string."""
+    verdicts = [told for choice in _choices(hint) if (told := _verdict(*choice, value)) is not None]
+    return " or ".join(dict.fromkeys(verdicts)) if all(verdicts) else ""
 
 
-def _alternatives(hint: Any) -> Iterator[Any]:
+def _choices(hint: Any, bounds: tuple[Bound, ...] = ()) -> Iterator[tuple[Any, tuple[Bound, ...]]]:
+    """The members of a union, each with its bounds."""
     if get_origin(hint) in (Union, UnionType):
         for inner in get_args(hint):
-            yield from _alternatives(inner)
+            yield from _choices(inner, bounds)
     elif get_origin(hint) is Annotated:
-        yield from _alternatives(get_args(hint)[0])
+        inner, *extras = get_args(hint)
+        yield from _choices(inner, (*bounds, *(extra for extra in extras if isinstance(extra, Bound))))
     else:
-        yield hint
+        yield hint, bounds
 
 
-def _bounds(hint: Any) -> Iterator[Bound]:
-    if get_origin(hint) in (Union, UnionType):
-        for inner in get_args(hint):
-            yield from _bounds(inner)
-    elif get_origin(hint) is Annotated:
-        yield from (extra for extra in get_args(hint)[1:] if isinstance(extra, Bound))
+def _verdict(hint: Any, bounds: tuple[Bound, ...], value: Any) -> str | None:
+    """What was expected; an empty string if the value is accepted, None if the hint does not speak of such values."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if isinstance(value, list | tuple):
+        if origin not in (list, tuple, Sequence):
+            return "" if hint in (list, tuple, Sequence) else None
+        each = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
+        told = next((told for item, own in zip(value, each, strict=False) if (told := _violated(own, item))), "")
+        return f"every item to be {told.removeprefix('every item to be ')}" if told else ""
+    if origin is Literal:
+        if value in inner:
+            return ""
+        return f"one of {', '.join(map(str, inner))}" if any(_alike(value, word) for word in inner) else None
+    if isinstance(value, Real):
+        if bounds:
+            return next((str(bound) for bound in bounds if value not in bound), "")
+        return "" if hint in (int, float) else None
+    return "" if isinstance(value, str) and hint is str else None
+
+
+def _alike(value: Any, word: Any) -> bool:
+    """Whether both are words, or both are numbers."""
+    return any(isinstance(value, kind) and isinstance(word, kind) for kind in (str, Real))

@@ -1,4 +1,4 @@
-"""What objects were constructed from, as plain values: checkpoints describe networks so, and pickle none.
+"""The arguments that objects were constructed with, as plain values: checkpoints describe networks so, and pickle none.
 
 The description has the form of a configuration file: the path of a class and its arguments.
 """
@@ -19,7 +19,7 @@ class Constructed:
 
     Attributes:
         init_args: Those that are plain values or can be described by them, by name.
-        left_out: Names of the others; "*" stands for unnamed ones.
+        left_out: Names of the others; "*" stands for unnamed ones, "player.network" for one inside a section.
     """
 
     init_args: dict[str, Any]
@@ -31,8 +31,12 @@ class Constructed:
         described: dict[str, Any] = {}
         left_out: list[str] = []
         arguments = named(cls, args, kwargs)
-        check_arguments(cls.__name__, hints_of(cls), arguments)
+        check_arguments(f"{cls.__name__}.", hints_of(cls), arguments)
         for name, value in arguments.items():
+            if isinstance(value, Constructed) and _is_final(type(value)):  # a section: what it describes is kept
+                described[name] = value.init_args
+                left_out += [f"{name}.{inner}" for inner in value.left_out]
+                continue
             try:
                 described[name] = plain(value)
             except TypeError:
@@ -60,7 +64,7 @@ def plain(value: Any) -> Any:
     """The value as a configuration file has it; classes, and functions that fill in their arguments, too.
 
     Raises:
-        TypeError: It can not be written so.
+        TypeError: It cannot be written so.
 
     Example:
         >>> import torch
@@ -81,18 +85,26 @@ def plain(value: Any) -> Any:
         return {"class_path": path_of(value)}
     if isinstance(value, FunctionType):
         return path_of(value)
+    if isinstance(value, partial) and str(getattr(value.func, "__module__", "")).startswith("jsonargparse"):
+        value = partial(value.args[-1], **value.keywords)  # a class of a configuration file, with its instantiator
     if isinstance(value, partial) and isinstance(value.func, type) and not value.args:
         return {"class_path": path_of(value.func), "init_args": plain(value.keywords)}
-    if is_dataclass(value) and not isinstance(value, type):
+    derived = any(is_dataclass(base) for base in type(value).__bases__)  # fields do not tell a subclass from its base
+    if is_dataclass(value) and not isinstance(value, type) and not derived:
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Constructed) and not value.left_out:
-        is_final = getattr(type(value), "__final__", False)  # no other class can stand there, so none is named
-        return value.init_args if is_final else {"class_path": path_of(type(value)), "init_args": value.init_args}
+        described = {"class_path": path_of(type(value)), "init_args": value.init_args}
+        return value.init_args if _is_final(type(value)) else described
     raise TypeError(f"{type(value).__name__} is not a plain value")
 
 
+def _is_final(cls: type) -> bool:
+    """Whether no other class can stand where this one does, so that a description need not name it."""
+    return bool(getattr(cls, "__final__", False))
+
+
 def path_of(it: type | FunctionType) -> str:
-    """Where a class or function is imported from: the shortest path, which the fewest changes of files can break.
+    """Return the shortest path that a class or function is imported from, which the fewest changes of files can break.
 
     Raises:
         TypeError: It was made inside a function.
@@ -106,4 +118,4 @@ def path_of(it: type | FunctionType) -> str:
         package = ".".join(parts[:n])
         if getattr(sys.modules.get(package), it.__qualname__, None) is it:
             return f"{package}.{it.__qualname__}"
-    raise TypeError(f"{it.__qualname__} can not be imported from {it.__module__}")
+    raise TypeError(f"{it.__qualname__} cannot be imported from {it.__module__}")

@@ -173,6 +173,20 @@ class ShortensPaths(Protocol):
     fraction_of_the_way: float
 
 
+class Consumer(Protocol):
+    """A method as data see it: how far it is, and how much it takes."""
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        ...
+
+    @property
+    def minibatches_per_iteration(self) -> int:
+        """Minibatches of one iteration."""
+        ...
+
+
 class GeneratorNet(Constructed, nn.Module):
     """Base of generators: maps latents (B, *latent_shape) to samples (B, *event_shape).
 

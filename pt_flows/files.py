@@ -1,6 +1,7 @@
 """Files that are whole or not there."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,3 +28,14 @@ def replacing(target: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove files that killed processes left half-written in `replacing`; those of other programs stay.
+
+    Args:
+        folder: Holds the files; no other process may be writing there.
+    """
+    for path in folder.glob("*.partial"):
+        if re.fullmatch(r".+\.\d+\.partial", path.name):
+            path.unlink(missing_ok=True)

@@ -15,13 +15,15 @@ from problems import build, data, fit, weights
 from torch.backends import cuda, cudnn
 
 from pt_flows.callbacks import ChainPicture, Checkpoints, Evaluate, FlowPicture, Pictures
-from pt_flows.callbacks.evaluate import measured
 from pt_flows.callbacks.schedule import EveryIterations
-from pt_flows.callbacks.signals import ENDING
 from pt_flows.errors import UserError
+from pt_flows.evaluation.engine import measured
 from pt_flows.metrics import ExactWasserstein, ModeCoverage
 from pt_flows.runs.checkpoint import read_checkpoint
-from pt_flows.runs.folder import RunOptions, loggers
+from pt_flows.runs.loggers import loggers
+from pt_flows.runs.options import RunOptions
+from pt_flows.runs.signals import ENDING
+from pt_flows.training.schedules import Schedule
 
 
 class Keep(L.Callback):
@@ -83,7 +85,7 @@ def test_schedules_act_once_where_a_block_passes_a_multiple() -> None:
     acts = Acts(7)
     fit(build("WGANGP"), data(iterations_per_block=5), max_steps=23, callbacks=[acts])
     assert acts.at == [10, 15, 23]  # 7, 14 and 21 lie in these blocks; 23 is the end
-    with pytest.raises(UserError, match="every_n_iterations must be 0 or more"):
+    with pytest.raises(UserError, match="every_n_iterations: expected at least 0, got -1"):
         EveryIterations(-1)
 
 
@@ -128,7 +130,7 @@ def test_a_run_that_ends_early_is_measured_and_saved_and_goes_on_bit_for_bit(tmp
     """Whatever the order of callbacks: the end is asked for by the last of them; both tiers are measured once."""
 
     def run(steps: int, folder: Path, ckpt: Path | None, *more: L.Callback) -> tuple[Any, Evaluate]:
-        module = build("W1FE", lr_decay="constant")
+        module = build("W1FE", lr_schedule=Schedule())
         evaluate = Evaluate([ExactWasserstein()], 64, 20, full_metrics=[ModeCoverage()], full_num_samples=64)
         callbacks = [evaluate, Checkpoints(20), *more]
         fit(module, data(iterations_per_block=5), steps, ckpt, callbacks=callbacks, default_root_dir=folder)
@@ -149,7 +151,7 @@ def test_early_stopping_and_model_checkpoint_act_once_per_evaluation(tmp_path: P
     stopping = lightning_callbacks.EarlyStopping("eval/modes", mode="max", patience=2, min_delta=100)
     saving = lightning_callbacks.ModelCheckpoint(tmp_path, "{step}", monitor="eval/w2_64", save_top_k=-1)
     evaluate = Evaluate([ExactWasserstein(), ModeCoverage()], 64, every_n_iterations=10)
-    module = build("W1FE", lr_decay="constant")
+    module = build("W1FE", lr_schedule=Schedule())
     fit(module, data(), 1000, callbacks=[stopping, saving, evaluate], enable_checkpointing=True)
     assert module.iteration == 30  # the first value is the best, then two that are no better
     assert stopping.wait_count == 2
@@ -179,7 +181,7 @@ def test_what_counts_epochs_of_endless_data_is_refused(settings: dict[str, Any],
     drawn = data()
     drawn.draw = lambda *args: pytest.fail("drew data first")  # type: ignore[method-assign]
     with pytest.raises(UserError, match=message):
-        fit(build("WGANGP", lr_decay="constant"), drawn, **{"max_steps": -1, **settings})
+        fit(build("WGANGP", lr_schedule=Schedule()), drawn, **{"max_steps": -1, **settings})
 
 
 @pytest.mark.parametrize(
@@ -193,17 +195,17 @@ def test_what_counts_epochs_of_endless_data_is_refused(settings: dict[str, Any],
 )
 def test_runs_without_a_number_of_iterations_end(settings: dict[str, Any], iterations: int) -> None:
     """Blocks of two iterations come one by one, however far away the end is."""
-    module = build("WGANGP", lr_decay="constant")
+    module = build("WGANGP", lr_schedule=Schedule())
     fit(module, data(iterations_per_block=2), **{"max_steps": -1, **settings})
     assert module.iteration == iterations
 
 
 def test_a_schedule_that_waits_for_a_metric_is_refused() -> None:
-    module = build("WGANGP", lr_decay="constant")
+    module = build("WGANGP", lr_schedule=Schedule())
     optimizer = torch.optim.Adam(module.generator.parameters())
     scheduler = {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "monitor": "eval/w2"}
     module.configure_optimizers = lambda: {"optimizer": optimizer, "lr_scheduler": scheduler}
-    with pytest.raises(UserError, match=r"got ReduceLROnPlateau\. Use lr_decay"):
+    with pytest.raises(UserError, match=r"got a ReduceLROnPlateau\. Use lr_schedule"):
         fit(module, data(), 2)
 
 
@@ -223,7 +225,7 @@ def test_one_signal_saves_a_second_says_so_a_third_stops_at_once(
 ) -> None:
     before = {number: signal.getsignal(number) for number in ENDING}
     for numbers, saved in (([signal.SIGHUP], True), ([signal.SIGINT] * 2, True), ([signal.SIGINT] * 3, False)):
-        module, folder = build("W1FE", lr_decay="constant"), tmp_path / str(len(numbers))
+        module, folder = build("W1FE", lr_schedule=Schedule()), tmp_path / str(len(numbers))
         callbacks = [Checkpoints(), Signalled(*numbers)]
         run = partial(fit, module, data(iterations_per_block=5), 100, callbacks=callbacks, default_root_dir=folder)
         if saved:
@@ -244,7 +246,7 @@ def test_a_signal_that_a_process_ignores_stays_ignored(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         callbacks = [Checkpoints(), Signalled(signal.SIGHUP)]
-        module = build("W1FE", lr_decay="constant")
+        module = build("W1FE", lr_schedule=Schedule())
         fit(module, data(), 3, callbacks=callbacks, default_root_dir=tmp_path)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -663,7 +663,7 @@ def test_a_report_is_one_file_with_everything_inside(tmp_path: Path) -> None:
             image.load()
     assert not re.search(r"https?://|@import|url\(|<script|<link", text)
     assert "W1FE is better than WGANGP" in text
-    assert "00000001.png can not be read" in text
+    assert "00000001.png: cannot be read" in text
     assert "step_size: 1.0" in text
 
 

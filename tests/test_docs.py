@@ -13,14 +13,17 @@ import pytest
 from problems import ROOT
 from test_configs import small
 from test_extending import own_files
+from test_sampling import own_sampler
 
-from pt_flows import cli
+from pt_flows.cli.fit import FlowCLI
+from pt_flows.cli.main import main
+from pt_flows.cli.parser import Explaining
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CKPT = "checkpoints/last.ckpt"
 
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
-            "neighbours", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks",
+            "neighbours", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks", "my_samplers",
             "me/pt_flows")  # fmt: skip
 """What a command has that needs data, weights, devices an account, or another test: it is parsed, not run."""
 
@@ -92,7 +95,7 @@ COMMANDS = list(found())
 def train(recipe: str, *arguments: str) -> Path:
     config = ROOT / f"configs/toy2d/{recipe}.yaml"
     small_run = [*small(config), "--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]
-    assert cli.main(["fit", "--config", str(config), *small_run, "--evaluation.num_samples", "20", *arguments]) == 0
+    assert main(["fit", "--config", str(config), *small_run, "--evaluation.num_samples", "20", *arguments]) == 0
     return max(Path("runs").glob("*/*"), key=lambda folder: folder.stat().st_mtime)
 
 
@@ -105,6 +108,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for module in ("my_methods", "my_package"):
         (folder / f"{module}.py").write_text(code.replace("HingeGAN", "MyMethod") if module == "my_package" else code)
     own_files(folder)
+    own_sampler(folder)
     np.savez(folder / "folder_or_file.npz", samples=np.zeros((4, 8, 8, 3), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -143,8 +147,8 @@ def stop(*_: object, **__: object) -> None:
 def parses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The program ends where it has understood its command line."""
     with monkeypatch.context() as patch:
-        patch.setattr(cli.FlowCLI, "before_instantiate_classes", stop)
-        patch.setattr(cli.Explaining, "instantiate_classes", stop)
+        patch.setattr(FlowCLI, "before_instantiate_classes", stop)
+        patch.setattr(Explaining, "instantiate_classes", stop)
         yield
 
 
@@ -163,7 +167,7 @@ def name(command: Command) -> str:
 def test_commands_parse(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place))
-    assert cli.main(filled_in(command.words)) == 0
+    assert main(filled_in(command.words)) == 0
 
 
 @pytest.mark.parametrize("command", RUN, ids=name)
@@ -178,7 +182,7 @@ def test_commands_run(command: Command, place: Path, monkeypatch: pytest.MonkeyP
         few = [*small(ROOT / words[words.index("--config") + 1]), "--evaluation.num_samples", "20"]
         few += ["--trainer.accelerator", "cpu", *(["--trainer.max_steps", "4"] if words[0] == "fit" else [])]
         few += ["--run.root", "elsewhere"] if words[0] == "fit" and "--ckpt_path" not in words else []
-    assert cli.main([*words, *few]) == 0
+    assert main([*words, *few]) == 0
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
@@ -193,7 +197,7 @@ def test_targets_of_make_name_commands_that_parse(
     monkeypatch.chdir(place)
     for line in printed.replace("\\\n", " ").splitlines():
         for words in commands(line):
-            assert cli.main(words) == 0
+            assert main(words) == 0
 
 
 def test_commands_are_found_wherever_they_stand() -> None:

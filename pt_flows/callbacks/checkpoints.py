@@ -16,10 +16,10 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from pt_flows.bounds import CountOrZero
 from pt_flows.callbacks.evaluate import Evaluate
 from pt_flows.callbacks.schedule import EveryIterations, as_method
-from pt_flows.callbacks.signals import StopInOrder, listen
 from pt_flows.errors import DivergenceError
 from pt_flows.files import replacing
 from pt_flows.loop.method import Method
+from pt_flows.runs.signals import StopInOrder, listen
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint whole or not at all.
 
         Raises:
-            OSError: The disk is full or the folder can not be written; the previous file is untouched.
+            OSError: The disk is full or the folder cannot be written; the previous file is untouched.
         """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)

@@ -7,11 +7,11 @@ import lightning as L
 import torch
 
 from pt_flows.bounds import Count, CountOrZero
+from pt_flows.callbacks.records import record_run
 from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.callbacks.watchers import tell_watchers, watch_evaluations
 from pt_flows.contracts import Weights
 from pt_flows.evaluation.engine import listed, measure, prepare_metrics
-from pt_flows.evaluation.records import record_run
 from pt_flows.evaluation.subject import Subject
 from pt_flows.loop.method import Method
 from pt_flows.metrics.base import SampleMetric

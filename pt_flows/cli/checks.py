@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import re
 from typing import Any
 
 import torch
@@ -13,6 +12,13 @@ from lightning.pytorch.strategies import StrategyRegistry
 from pt_flows.errors import UserError
 
 LARGEST_SEED = 2**32 - 1
+NOT_FOR_METHODS: dict[str, tuple[Any, str]] = {
+    "accumulate_grad_batches": (1, "a step of a method takes its whole minibatch; for less memory lower "
+                                "data.batch_size, take more devices or, with residual networks, "
+                                "activation_checkpointing"),
+    "gradient_clip_val": (None, "players clip their own gradients: model.energy.clip_norm, for example"),
+}  # fmt: skip
+"""Settings of the Trainer that are for loops of one optimizer: what they must be, and what to do instead."""
 
 
 def check_values(config: Any) -> None:
@@ -27,7 +33,7 @@ def check_values(config: Any) -> None:
     check_accelerator(config.trainer.accelerator)
     check_strategy(config.trainer.strategy)
     for key, value in vars(config.model.get("init_args") or Namespace()).items():
-        check_optimizer(f"model.{key}", value)
+        check_optimizer(f"model.{key}.optimizer", getattr(value, "optimizer", None))
 
 
 def check_accelerator(name: Any) -> None:
@@ -81,12 +87,14 @@ def check_optimizer(key: str, given: Any) -> None:
         raise UserError(f"{key}: {name} refuses its settings: {error}") from error
 
 
-def trainer_says(message: str) -> str:
-    """Lightning's complaint about a setting of the Trainer, led by the key that it is about."""
-    text = " ".join(message.split())
-    match = re.search(r"`(Trainer|Timer)\((\w+)=(.+?)\)`", text)
-    if match is None:
-        return text if "progress bar" not in text else f"trainer.callbacks: {text}"
-    if match[1] == "Timer":
-        return f"trainer.max_time: expected days:hours:minutes:seconds such as 00:02:00:00, got {match[3]}"
-    return f"trainer.{match[2]}: {match[3]} cannot be used. Lightning says: {text}"
+def check_training(trainer: Any) -> None:
+    """Check that the Trainer's settings are those of a method.
+
+    Raises:
+        UserError: One is for loops of one optimizer, or there is nothing to train.
+    """
+    for key, (default, instead) in NOT_FOR_METHODS.items():
+        if trainer[key] != default:
+            raise UserError(f"trainer.{key}: {trainer[key]} is not supported: {instead}")
+    if trainer.max_steps < 1:
+        raise UserError(f"trainer.max_steps must be the number of iterations to train, got {trainer.max_steps}")

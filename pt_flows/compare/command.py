@@ -69,7 +69,7 @@ def show_in_wandb(project: str, key: str, rows: Sequence[Row], found: Sequence[R
     """Show the tables `compare` and `verdicts` in a W&B run, numbers as numbers; offline where W&B is not set up."""
     import wandb
 
-    from pt_flows.runs.folder import wandb_mode
+    from pt_flows.runs.options import wandb_mode
 
     tables = {"compare": rows} | ({"verdicts": found} if found else {})
     with wandb.init(project=project, job_type="compare", name=f"compare {key}", mode=wandb_mode("auto")) as run:

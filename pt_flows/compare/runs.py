@@ -252,7 +252,7 @@ def online_run(path: str) -> Run:
     import wandb
     from wandb.errors import Error
 
-    from pt_flows.runs.folder import wandb_key_configured
+    from pt_flows.runs.options import wandb_key_configured
 
     if not wandb_key_configured():
         raise UserError(f"there is no run folder {path}, and to read it from W&B you must log in first: wandb login")

@@ -1,11 +1,13 @@
 """Augmentation of image batches, each image by its own seed."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from pt_flows.bounds import Bound, CountOrZero, Fraction, NonNegative
 from pt_flows.construction import Constructed
 from pt_flows.errors import UserError
 
@@ -16,21 +18,24 @@ class ImageAugmentation(Constructed, nn.Module):
     The moves between chains of improved contrastive divergence; the defaults are its released code's for CIFAR-10.
 
     Args:
-        min_area: Smallest area of a crop, as a share of the image; 1 for no crop.
+        min_area: Smallest area of a crop, as a fraction of the image; 1 for no crop.
         flip: Mirror half of the images left to right.
         jitter: Strength of colour jitter (with probability 0.8); 0 for none.
-        grey: Probability of turning an image grey.
+        grey: Probability of converting an image to greyscale.
         blur: Width of a Gaussian blur's kernel in pixels, odd (with probability one half); 0 for none.
     """
 
     def __init__(
-        self, min_area: float = 0.08, flip: bool = True, jitter: float = 1.0, grey: float = 0.2, blur: int = 0
+        self,
+        min_area: Annotated[float, Bound(0, 1, open_low=True)] = 0.08,
+        flip: bool = True,
+        jitter: NonNegative = 1.0,
+        grey: Fraction = 0.2,
+        blur: CountOrZero = 0,
     ) -> None:
         super().__init__()
-        if not 0 < min_area <= 1:
-            raise UserError(f"augmentation.min_area must lie in (0, 1], got {min_area}")
         if blur and blur % 2 == 0:
-            raise UserError(f"augmentation.blur must be odd, got {blur}")
+            raise UserError(f"ImageAugmentation.blur: expected an odd number or 0, got {blur}")
         self.min_area = min_area
         moves: list[nn.Module] = [v2.RandomHorizontalFlip()] if flip else []
         if jitter:

@@ -4,23 +4,26 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pt_flows.contracts import Shape, Split
+from pt_flows.bounds import Count, check_arguments, hints_of
+from pt_flows.construction import Constructed
+from pt_flows.contracts import Consumer, Shape, Split
 from pt_flows.errors import UserError
 from pt_flows.training.distributed import world
 
 
-class FlowData(L.LightningDataModule, ABC):
+class FlowData(Constructed, L.LightningDataModule, ABC):
     """Base of all data: endless, stateless, aware of what the method consumes.
 
     The minibatches of an iteration depend on (seed, iteration) alone. So a resumed run sees what it would have seen,
-    and nothing about the position in the data has to be saved. Each rank takes its share of one global batch.
+    and nothing about the position in the data has to be saved. Each rank takes its part of one global batch.
 
     Args:
         batch_size: Samples of one minibatch over all ranks.
@@ -31,11 +34,10 @@ class FlowData(L.LightningDataModule, ABC):
     event_shape: Shape
     num_classes: int = 0
 
-    def __init__(self, batch_size: int, iterations_per_block: int) -> None:
+    def __init__(self, batch_size: Count, iterations_per_block: Count) -> None:
         super().__init__()
-        for key, value in (("batch_size", batch_size), ("iterations_per_block", iterations_per_block)):
-            if value < 1:
-                raise UserError(f"data.{key} must be at least 1, got {value}")
+        given = {"batch_size": batch_size, "iterations_per_block": iterations_per_block}
+        check_arguments(f"{type(self).__name__}.", hints_of(FlowData), given)  # a subclass may have computed them
         self.batch_size, self.iterations_per_block = batch_size, iterations_per_block
         self.device = torch.device("cpu")
         self.rank, self.num_ranks = 0, 1
@@ -43,7 +45,7 @@ class FlowData(L.LightningDataModule, ABC):
 
     @abstractmethod
     def draw(self, iteration: int, num_minibatches: int) -> tuple[Tensor, ...]:
-        """This rank's share of one iteration: x (num_minibatches, B, *event) and y (num_minibatches, B) first."""
+        """Draw this rank's part of one iteration: x (num_minibatches, B, *event) and y (num_minibatches, B) first."""
 
     @abstractmethod
     def reference(self, split: Split, num: int | None = None) -> Tensor:
@@ -58,7 +60,7 @@ class FlowData(L.LightningDataModule, ABC):
 
         Data that offer it can be the source of a map between domains.
         """
-        raise UserError(f"{type(self).__name__} can not be a source: it does not draw single samples")
+        raise UserError(f"{type(self).__name__} cannot be a source: it does not draw single samples")
 
     def setup(self, stage: str) -> None:
         """Check the data. A subclass that loads them here calls this afterwards.
@@ -66,8 +68,9 @@ class FlowData(L.LightningDataModule, ABC):
         Raises:
             UserError: They are not what the contract says; see `check`.
         """
-        if getattr(self, "event_shape", None) is None:
-            raise UserError(f"{type(self).__name__}: event_shape is missing. Set it to the shape of one sample")
+        has_shape = getattr(self, "event_shape", None) is not None
+        advice = "Set it to the shape of one sample"
+        require(has_shape, type(self).__name__, "an event_shape", f"none. {advice}")
         self.check()
 
     def check(self) -> None:
@@ -82,17 +85,12 @@ class FlowData(L.LightningDataModule, ABC):
         with suppress(UserError):  # data may have one split only
             splits["test"] = self.reference("test")
         for split, x in splits.items():
-            shape = tuple(x.shape[1:])
-            if shape != tuple(self.event_shape):
-                raise UserError(
-                    f"{type(self).__name__}: expected samples of shape {tuple(self.event_shape)} (event_shape), got "
-                    f"{shape} in the {split} split. Change either"
-                )
-            if (i := first_not_finite(x)) is not None:
-                raise UserError(
-                    f"{type(self).__name__}: expected finite values, got others in sample {i} of the {split} split. "
-                    "Remove or replace such samples"
-                )
+            name, shape, wanted = type(self).__name__, tuple(x.shape[1:]), tuple(self.event_shape)
+            where = f"in the {split} split. Change either"
+            require(shape == wanted, name, f"samples of shape {wanted} (event_shape)", f"{shape} {where}")
+            i = first_not_finite(x)
+            where = f"in sample {i} of the {split} split. Remove or replace such samples"
+            require(i is None, name, "finite values", f"others {where}")
         self._is_checked = True
 
     def check_draw(self, draw: tuple[Tensor, ...], iteration: int, num_minibatches: int) -> None:
@@ -103,22 +101,18 @@ class FlowData(L.LightningDataModule, ABC):
         """
         name, (x, y, *_) = f"{type(self).__name__}.draw", draw
         wanted = (num_minibatches, self.batch_size // self.num_ranks, *self.event_shape)
-        if tuple(x.shape) != wanted:
-            raise UserError(
-                f"{name}: expected x of shape {wanted} (minibatches, samples, event_shape), got {tuple(x.shape)}. Draw "
-                "batch_size samples for every minibatch and return x[:, self.share]"
-            )
-        if tuple(y.shape) != wanted[:2] or y.dtype != torch.int64:
-            raise UserError(f"{name}: expected y int64 of shape {wanted[:2]}, got {y.dtype} of shape {tuple(y.shape)}")
-        if (i := first_not_finite(x.flatten(0, 1))) is not None:
-            raise UserError(
-                f"{name}: expected finite values, got others at iteration {iteration} in sample {i % wanted[1]} of "
-                f"minibatch {i // wanted[1]}. Look at what draw computes"
-            )
+        what, advice = "(minibatches, samples, event_shape)", "Draw batch_size samples and return x[:, self.share]"
+        require(tuple(x.shape) == wanted, name, f"x of shape {wanted} {what}", f"{tuple(x.shape)}. {advice}")
+        fits = tuple(y.shape) == wanted[:2] and y.dtype == torch.int64
+        require(fits, name, f"y int64 of shape {wanted[:2]}", f"{y.dtype} of shape {tuple(y.shape)}")
+        i = first_not_finite(x.flatten(0, 1))
+        at = divmod(i or 0, wanted[1])
+        where = f"at iteration {iteration} in sample {at[1]} of minibatch {at[0]}. Check the values that draw computes"
+        require(i is None, name, "finite values", f"others {where}")
 
     @property
     def share(self) -> slice:
-        """Where this rank's samples lie in a global minibatch."""
+        """The places of this rank's samples in a global minibatch."""
         each = self.batch_size // self.num_ranks
         return slice(self.rank * each, (self.rank + 1) * each)
 
@@ -133,11 +127,8 @@ class FlowData(L.LightningDataModule, ABC):
         self.check()
         self.rank, self.num_ranks = world()
         self.place(self.trainer.strategy.root_device)
-        if self.batch_size % self.num_ranks:
-            raise UserError(
-                f"data.batch_size ({self.batch_size}) is the global batch and must divide by the number of processes "
-                f"({self.num_ranks})"
-            )
+        divides = self.batch_size % self.num_ranks == 0
+        require(divides, "data.batch_size", f"a multiple of the {self.num_ranks} processes", f"{self.batch_size}")
         return BlockLoader(self, self.trainer)
 
     def place(self, device: torch.device) -> None:
@@ -163,7 +154,7 @@ class BlockLoader:
         self.data, self.trainer = data, trainer
 
     def __iter__(self) -> Iterator[Any]:
-        module: Any = self.trainer.lightning_module
+        module = cast(Consumer, self.trainer.lightning_module)
         start, stop = module.iteration, self.trainer.max_steps
         iterations = range(start, stop if stop >= 0 else sys.maxsize)
         draws = self._draws(iterations, module.minibatches_per_iteration)
@@ -186,6 +177,27 @@ class BlockLoader:
         return iter(
             DataLoader(draw, sampler=iterations, batch_size=None, num_workers=self.data.workers, pin_memory=pinned)
         )
+
+
+def require(is_met: bool, where: str | Path, expected: str, got: str) -> None:
+    """Check what data must be.
+
+    Args:
+        is_met: Whether they are.
+        where: The data set, the file or the key.
+        expected: What they must be.
+        got: What they are, and after a full stop the way to mend it.
+
+    Raises:
+        UserError: They are not.
+
+    Example:
+        >>> require(False, "Table", "an event_shape", "none. Set it to the shape of one sample")
+        Traceback (most recent call last):
+        pt_flows.errors.UserError: Table: expected an event_shape, got none. Set it to the shape of one sample
+    """
+    if not is_met:
+        raise UserError(f"{where}: expected {expected}, got {got}")
 
 
 def first_not_finite(x: Tensor) -> int | None:

@@ -8,7 +8,9 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 from torchvision.datasets.utils import check_integrity
 
+from pt_flows.bounds import Count
 from pt_flows.contracts import Split
+from pt_flows.data.base import require
 from pt_flows.data.images import ArrayImages, data_root
 from pt_flows.errors import UserError
 
@@ -29,7 +31,7 @@ class CIFAR10(ArrayImages):
     num_classes = 10
 
     def __init__(
-        self, root: str | None = None, batch_size: int = 64, flip: bool = True, iterations_per_block: int = 1
+        self, root: str | None = None, batch_size: Count = 64, flip: bool = True, iterations_per_block: Count = 1
     ) -> None:
         super().__init__(batch_size, flip, iterations_per_block)
         self.root = data_root(root)
@@ -54,7 +56,7 @@ class CIFAR10(ArrayImages):
 
     @property
     def folder(self) -> Path:
-        """Where the batch files lie."""
+        """The folder of the batch files."""
         return self.root / TorchvisionCIFAR10.base_folder
 
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -63,18 +65,16 @@ class CIFAR10(ArrayImages):
         Raises:
             UserError: Files are missing or damaged; says which, and what to do.
         """
-        if damaged := self.damaged():
-            raise UserError(
-                f"CIFAR-10 is damaged: {', '.join(damaged)} in {self.folder} fails its MD5 check; delete "
-                f"{'it' if len(damaged) == 1 else 'them'} and start again, or restore the official files"
-            )
+        damaged = ", ".join(self.damaged())
+        advice = "Delete and download again, or restore the official files"
+        require(not damaged, self.folder, "the official MD5 sums", f"damaged files: {damaged}. {advice}")
         if self.missing():
             raise UserError(self.advice("is not complete"))
         data = TorchvisionCIFAR10(str(self.root), train=split == "train")
         return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
     def advice(self, what: str) -> str:
-        """What to do about missing files."""
+        """Return the sentence about missing files."""
         return (
             f"CIFAR-10 {what}: {', '.join(self.missing()) or 'nothing'} missing in {self.folder}. Put the files of "
             "cifar-10-python.tar.gz there (or set data.root or $PT_FLOWS_DATA to the folder above them); "

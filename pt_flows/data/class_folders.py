@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from pt_flows.contracts import Split
+from pt_flows.data.base import require
 from pt_flows.data.image_files import open_image
 from pt_flows.errors import UserError
 
@@ -34,24 +35,22 @@ def list_images(root: Path, split: Split) -> ClassFolders:
         classes, numbers = find_classes(training if training.is_dir() else folder)
         pairs = make_dataset(folder, {name: numbers[name] for name in present}, IMG_EXTENSIONS)
     except FileNotFoundError as error:
-        raise UserError(
-            f"no images in {folder} ({error}); data.root must hold train/<class>/*.JPEG and val/<class>/*.JPEG, or "
-            "what pt-flows prepare has made of them"
-        ) from error
+        advice = "data.root must hold train/<class>/*.JPEG and val/<class>/*.JPEG, or the output of pt-flows prepare"
+        raise UserError(f"{folder}: expected images, got none ({error}). {advice}") from error
     except KeyError as error:
-        raise UserError(f"{folder} has a class folder {error}, {training} has not; rename or remove it") from error
+        raise UserError(f"{folder}: {error} is not a class of {training}. Rename or remove its folder") from error
     return ClassFolders([path for path, _ in pairs], [label for _, label in pairs], classes)
 
 
 def decode(path: str, size: int) -> np.ndarray:
-    """One image as RGB uint8 (size, size, 3): its central square, reduced with Lanczos' filter.
+    """One image as RGB uint8 (size, size, 3): its central square, downsampled with Lanczos' filter.
 
     Raises:
-        UserError: The file can not be read as an image, or is smaller than the images wanted.
+        UserError: The file cannot be read as an image, or is smaller than the images wanted.
     """
     image = open_image(path, as_rgb=True)
-    if min(image.size) < size:
-        raise UserError(f"{path} has {image.size[0]}x{image.size[1]} pixels, fewer than the image size wanted ({size})")
+    found = f"{image.size[0]}x{image.size[1]}. Remove it or lower the image size"
+    require(min(image.size) >= size, path, f"at least {size}x{size} pixels", found)
     return np.array(
         image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     )

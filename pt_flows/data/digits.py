@@ -1,24 +1,24 @@
 """Handwritten digits of two postal services, at one size: the domains that transport maps are compared on."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torchvision.datasets import MNIST, USPS
 
+from pt_flows.bounds import Count
 from pt_flows.contracts import Split
 from pt_flows.data.images import ArrayImages, data_root, downsampled, read_set
-from pt_flows.errors import UserError
 
 DigitsName = Literal["mnist", "usps"]
 SIZE = 16
 
 
 class Digits(ArrayImages):
-    """MNIST (60,000 and 10,000) or USPS (7,291 and 2,007 digits), grey, 16x16; MNIST is reduced with antialiasing.
+    """MNIST (60,000 and 10,000) or USPS (7,291 and 2,007 digits), greyscale, 16x16; MNIST is downsampled.
 
     Args:
-        name: Which set.
+        name: The data set.
         root: Folder that holds (or will hold) `MNIST/raw`, or `usps.bz2` and `usps.t.bz2`; default $PT_FLOWS_DATA, else
             `data`.
         batch_size: Images of one minibatch over all ranks.
@@ -29,11 +29,13 @@ class Digits(ArrayImages):
     num_classes = 10
 
     def __init__(
-        self, name: DigitsName = "mnist", root: str | None = None, batch_size: int = 64, iterations_per_block: int = 1
+        self,
+        name: DigitsName = "mnist",
+        root: str | None = None,
+        batch_size: Count = 64,
+        iterations_per_block: Count = 1,
     ) -> None:
         super().__init__(batch_size, flip=False, iterations_per_block=iterations_per_block)
-        if name not in get_args(DigitsName):
-            raise UserError(f"data.name must be one of {', '.join(get_args(DigitsName))}, got {name!r}")
         self.digits, self.root = name, data_root(root)
 
     def prepare_data(self) -> None:

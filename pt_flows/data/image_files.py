@@ -28,9 +28,9 @@ def open_image(path: str | Path, as_rgb: bool = False) -> Image.Image:
                 image = opaque(image).convert("RGB")
     except Exception as error:  # damage raises many kinds, and a header of 60000x60000 one of its own
         reason = str(error) or type(error).__name__
-        raise UserError(f"{path} can not be read as an image ({reason}); delete it or restore it") from error
+        raise UserError(f"{path}: cannot be read as an image ({reason}). Delete or restore it") from error
     if image.mode in ("I", "F"):
-        raise UserError(f"{path} has 32 bits per channel (mode {image.mode}); convert it to 8 or 16 bits")
+        raise UserError(f"{path}: expected 8 or 16 bits per channel, got 32 (mode {image.mode}). Convert it")
     return image
 
 

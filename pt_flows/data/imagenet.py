@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pt_flows.bounds import Count
 from pt_flows.contracts import Split
 from pt_flows.data.class_folders import FOLDERS, decode, list_images
 from pt_flows.data.images import ArrayImages, data_root
@@ -20,7 +21,7 @@ class ImageNet(ArrayImages):
     Files of the usual layout, `train/<class>/*.JPEG` and `val/<class>/*.JPEG`, are decoded at every start and held in
     memory: for subsets. Prepared images are checked at the start and read as training asks for them. An image takes
     3 · size² bytes: all of ImageNet 16 GB at 64 pixels and 63 GB at 128. Labels number the class folders of `train` in
-    alphabetical order. Images of another size are cut to their central square and reduced (Lanczos).
+    alphabetical order. Images of another size are cut to their central square and downsampled (Lanczos).
 
     Args:
         root: Folder that holds `train` and `val`, or prepared images; default `imagenet<image_size>` in
@@ -34,10 +35,10 @@ class ImageNet(ArrayImages):
     def __init__(
         self,
         root: str | None = None,
-        image_size: int = 64,
-        batch_size: int = 64,
+        image_size: Count = 64,
+        batch_size: Count = 64,
         flip: bool = True,
-        iterations_per_block: int = 1,
+        iterations_per_block: Count = 1,
     ) -> None:
         super().__init__(batch_size, flip, iterations_per_block)
         self.root = Path(root) if root else data_root(None) / f"imagenet{image_size}"
@@ -47,7 +48,7 @@ class ImageNet(ArrayImages):
         """Images uint8 (N, 3, size, size) and labels (N,).
 
         Raises:
-            UserError: The folder is missing or has no images, or a file can not be used; says which.
+            UserError: The folder is missing or has no images, or a file cannot be used; says which.
         """
         if (self.root / "index.json").is_file():
             images, labels, classes = read_prepared(self.root, split, self.image_size)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from pt_flows.bounds import Count
 from pt_flows.contracts import Shape, Split
-from pt_flows.data.base import FlowData, first_not_finite
+from pt_flows.data.base import FlowData, first_not_finite, require
 from pt_flows.errors import UserError
 from pt_flows.training.noise import generator_at, run_seed
 
@@ -27,10 +28,10 @@ class ArrayImages(FlowData):
         iterations_per_block: Iterations that one Lightning step runs.
 
     Attributes:
-        resident_share: Largest part of a GPU's free memory that images may take.
+        resident_share: Largest fraction of a GPU's free memory that images may take.
     """
 
-    def __init__(self, batch_size: int, flip: bool, iterations_per_block: int) -> None:
+    def __init__(self, batch_size: Count, flip: bool, iterations_per_block: Count) -> None:
         super().__init__(batch_size, iterations_per_block)
         self.flip = flip
         self.resident_share = 0.25
@@ -56,7 +57,7 @@ class ArrayImages(FlowData):
         return self._arrays[split]
 
     def check(self) -> None:
-        """Load the training split, so that missing files and other types are noticed before anything is computed."""
+        """Load the training split, so that missing files and wrong types are noticed before anything is computed."""
         self.arrays("train")
 
     @property
@@ -130,9 +131,8 @@ class ArrayImages(FlowData):
         images = self.arrays(split)[0].cpu()
         if num is None or num == len(images):
             return images
-        if num > len(images):
-            name = type(self).__name__
-            raise UserError(f"{num} real images are asked for, the {split} split of {name} has {len(images)}")
+        where = f"{type(self).__name__}.reference({split!r})"
+        require(num <= len(images), where, f"at most {len(images)} images", f"{num}. Ask for fewer")
         order = torch.randperm(len(images), generator=generator_at("cpu", "reference", split))
         return images[order[:num]]
 
@@ -143,26 +143,20 @@ def check_images(where: str, images: Tensor, event_shape: Shape) -> None:
     Raises:
         UserError: Another type, range or shape.
     """
-    wanted = f"{where}: expected images uint8 with values from 0 to 255,"
-    if not isinstance(images, Tensor):
-        raise UserError(f"{wanted} got {type(images).__name__}. Return torch.from_numpy(images)")
+    wanted, kind = "images uint8 with values from 0 to 255", type(images).__name__
+    require(isinstance(images, Tensor), where, wanted, f"{kind}. Return torch.from_numpy(images)")
     if images.dtype != torch.uint8:
-        if (i := first_not_finite(images)) is not None:
-            raise UserError(f"{wanted} got {images.dtype}, and image {i} has values that are not finite")
+        i = first_not_finite(images)
+        require(i is None, where, wanted, f"{images.dtype}, and image {i} has values that are not finite")
         low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
-        raise UserError(
-            f"{wanted} got {images.dtype} from {low:g} to {high:g}. Convert floats in [-1, 1] by "
-            "((x + 1) * 127.5).round().to(torch.uint8)"
-        )
-    if images.dim() != 4 or tuple(images.shape[1:]) != tuple(event_shape) or not len(images):
-        raise UserError(
-            f"{where}: expected images of shape (N, {', '.join(map(str, event_shape))}), that is (N, *event_shape), "
-            f"got {tuple(images.shape)}. Channels come first: images.permute(0, 3, 1, 2)"
-        )
-    if int(images[:1000].max()) <= 1:
-        raise UserError(
-            f"{wanted} got values of 0 and 1 only, which are nearly black. Multiply images in [0, 1] by 255"
-        )
+        advice = "Convert floats in [-1, 1] by ((x + 1) * 127.5).round().to(torch.uint8)"
+        require(False, where, wanted, f"{images.dtype} from {low:g} to {high:g}. {advice}")
+    shape = f"(N, {', '.join(map(str, event_shape))}), that is (N, *event_shape)"
+    fits = images.dim() == 4 and tuple(images.shape[1:]) == tuple(event_shape) and len(images) > 0
+    advice = "Channels come first: images.permute(0, 3, 1, 2)"
+    require(fits, where, f"images of shape {shape}", f"{tuple(images.shape)}. {advice}")
+    is_dark = int(images[:1000].max()) <= 1
+    require(not is_dark, where, wanted, "0 and 1 only, which are nearly black. Multiply images in [0, 1] by 255")
 
 
 def check_labels(where: str, labels: Tensor, num: int, num_classes: int) -> None:
@@ -171,14 +165,11 @@ def check_labels(where: str, labels: Tensor, num: int, num_classes: int) -> None
     Raises:
         UserError: Another type, number or range.
     """
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or tuple(labels.shape) != (num,):
-        found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise UserError(f"{where}: expected labels int64 ({num},), got {found}. Without labels return zeros")
-    if num_classes and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise UserError(
-            f"{where}: expected labels from 0 to {num_classes - 1} (num_classes), got {int(labels.min())} to "
-            f"{int(labels.max())}"
-        )
+    found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+    require(found == f"torch.int64 ({num},)", where, f"labels int64 ({num},)", f"{found}. Without labels return zeros")
+    low, high = int(labels.min()), int(labels.max())
+    fits = not num_classes or 0 <= low <= high < num_classes
+    require(fits, where, f"labels from 0 to {num_classes - 1} (num_classes)", f"{low} to {high}")
 
 
 def downsampled(images: Tensor, size: int) -> Tensor:
@@ -200,9 +191,9 @@ def read_set(make: Callable[[], D], name: str, root: Path, files: str) -> D:
 
     Args:
         make: Constructs it.
-        name: What it is called.
-        root: The folder it is looked for in.
-        files: What should lie there.
+        name: Its name.
+        root: The folder that it is read from.
+        files: The files that should lie there.
 
     Raises:
         UserError: It is not there and could not be downloaded, or is damaged.
@@ -211,10 +202,8 @@ def read_set(make: Callable[[], D], name: str, root: Path, files: str) -> D:
         return make()
     except Exception as error:  # torchvision checks little: a damaged file fails wherever its parser is
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
-        raise UserError(
-            f"{name}: can not be read from {root} or downloaded ({reason}); put {files} there, or set "
-            "data.root or $PT_FLOWS_DATA to the folder that holds them"
-        ) from error
+        advice = f"Put {files} there, or set data.root or $PT_FLOWS_DATA to the folder that holds them"
+        raise UserError(f"{name}: cannot be read from {root} or downloaded ({reason}). {advice}") from error
 
 
 def data_root(root: str | None) -> Path:

@@ -1,17 +1,19 @@
 """MNIST and Fashion-MNIST at their own size, or at a size that convolutional networks halve well."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torchvision import datasets
 
+from pt_flows.bounds import Count
 from pt_flows.contracts import Split
 from pt_flows.data.images import ArrayImages, data_root, downsampled, read_set
-from pt_flows.errors import UserError
 
 
 class MNIST(ArrayImages):
-    """Handwritten digits: 60,000 and 10,000 grey images in ten classes; downloaded when no file is there.
+    """Handwritten digits: 60,000 and 10,000 greyscale images in ten classes; downloaded when no file is there.
 
     Args:
         root: Folder that holds (or will hold) `MNIST/raw`; default $PT_FLOWS_DATA, else `data`.
@@ -24,11 +26,13 @@ class MNIST(ArrayImages):
     dataset: type[datasets.MNIST] = datasets.MNIST
 
     def __init__(
-        self, root: str | None = None, image_size: int = 32, batch_size: int = 64, iterations_per_block: int = 1
+        self,
+        root: str | None = None,
+        image_size: Literal[16, 28, 32] = 32,
+        batch_size: Count = 64,
+        iterations_per_block: Count = 1,
     ) -> None:
         super().__init__(batch_size, flip=False, iterations_per_block=iterations_per_block)
-        if image_size not in (16, 28, 32):
-            raise UserError(f"data.image_size must be 16, 28 or 32, got {image_size}")
         self.root, self.event_shape = data_root(root), (1, image_size, image_size)
 
     def prepare_data(self) -> None:

@@ -5,7 +5,7 @@
     <out>/train.labels.npy   int64 (N,), and test.labels.npy
 
 A .npy file is mapped into memory, and any image is one read of 3 · size² bytes: so batches are the same function of
-(seed, iteration) as in memory, shuffled over the whole set. An interrupted preparation goes on where it was.
+(seed, iteration) as in memory, shuffled over the whole set. An interrupted preparation resumes.
 """
 
 import hashlib
@@ -15,13 +15,15 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pt_flows.bounds import Count, check_arguments
 from pt_flows.contracts import Split
+from pt_flows.data.base import require
 from pt_flows.data.class_folders import FOLDERS, decode, list_images
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
@@ -32,28 +34,26 @@ BLOCK = 1_024
 """Images that one process writes at a time, and that one checksum covers."""
 
 
-def prepare(data: Literal["imagenet"], root: str, out: str, size: int = 64, workers: int | None = None) -> None:
-    """Decode and reduce images once, in parallel, for training to read.
+def prepare(data: Literal["imagenet"], root: str, out: str, size: Count = 64, workers: Count | None = None) -> None:
+    """Decode and downsample images once, in parallel, for training to read.
 
-    Goes on where an interrupted one stopped. Files that can not be used are left out, and listed in `skipped.txt`. Run
-    again on what is finished, it checks every byte.
+    An interrupted preparation resumes where it stopped. Files that cannot be used are omitted and listed in
+    `skipped.txt`. If the preparation is finished, running it again checks every byte.
 
     Args:
         data: Layout of the images: imagenet, that is train/<class>/*.JPEG and val/<class>/*.JPEG.
         root: Folder of the images.
         out: Folder to write.
-        size: Height and width; larger images are cut to their central square and reduced.
+        size: Height and width; larger images are cut to their central square and downsampled.
         workers: Processes; default one for each core.
     """
-    if size < 1 or (workers is not None and workers < 1):
-        raise UserError(f"--size and --workers must be at least 1, got {size} and {workers}")
+    check_arguments("--", get_type_hints(prepare, include_extras=True), {"size": size, "workers": workers})
     source, target = Path(root), Path(out)
-    if target.resolve() == source.resolve():
-        raise UserError(f"--out must be another folder than --root, got {out} for both")
+    require(target.resolve() != source.resolve(), "--out", "another folder than --root", f"{out} for both")
     target.mkdir(parents=True, exist_ok=True)
     index = read_index(target) if (target / "index.json").is_file() else None
-    if index is not None and index["size"] != size:
-        raise UserError(f"{target} holds images of {index['size']} pixels; choose another --out for {size}")
+    there = size if index is None else index["size"]
+    require(there == size, target, f"images of {size} pixels", f"images of {there}. Choose another --out")
     splits: list[Split] = [split for split, folder in FOLDERS.items() if split == "train" or (source / folder).is_dir()]
     index = index or {"format": FORMAT, "size": size, "classes": [], "splits": {}}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -82,7 +82,7 @@ def prepare(data: Literal["imagenet"], root: str, out: str, size: int = 64, work
 
 
 class Written(NamedTuple):
-    """A block: where it begins, and the files that were left out, each with its position and the reason."""
+    """A block: where it begins, and the files that were omitted, each with its position and the reason."""
 
     start: int
     skipped: list[tuple[int, str]]
@@ -103,7 +103,7 @@ def write_split(
     starts = range(0, len(files), BLOCK)
     todo = [start for start in starts if start not in done]
     if len(todo) < len(starts):
-        print(f"{split}: going on with {len(todo)} of {len(starts)} blocks")
+        print(f"{split}: resuming with {len(todo)} of {len(starts)} blocks")
     jobs = pool.map(partial(write_block, partial_array, size), todo, [files[i : i + BLOCK] for i in todo])
     with journal.open("a") as log:
         for written in track(jobs, f"{split}: blocks of {BLOCK} images", len(todo)):
@@ -112,8 +112,8 @@ def write_split(
             log.flush()
     skipped = sorted(pair for pairs in done.values() for pair in pairs)
     kept = close_gaps(partial_array, [i for i, _ in skipped], len(files), size)
-    if not len(kept):
-        raise UserError(f"no image of {source / FOLDERS[split]} can be used, the first because: {skipped[0][1]}")
+    first = skipped[0][1] if skipped else ""
+    require(len(kept) > 0, source / FOLDERS[split], "images that can be used", f"none. The first problem: {first}")
     with replacing(target / f"{split}.labels.npy") as path, path.open("wb") as file:
         np.save(file, np.array(labels)[kept])
     os.replace(partial_array, target / f"{split}.npy")
@@ -138,7 +138,7 @@ def read_journal(journal: Path, listing: str) -> dict[int, list[tuple[int, str]]
 
 
 def num_images(path: Path) -> int:
-    """How many images an array has room for; 0 where there is none."""
+    """Return how many images an array has room for; 0 if there is no array."""
     try:
         return len(np.load(path, mmap_mode="r"))
     except Exception:  # missing or damaged, for which numpy raises many kinds: it is made again
@@ -168,7 +168,7 @@ def write_block(path: Path, size: int, start: int, files: list[str]) -> Written:
         try:
             images[i] = decode(name, size).transpose(2, 0, 1)
         except UserError as error:
-            skipped.append((start + i, str(error).partition(";")[0]))
+            skipped.append((start + i, str(error).rpartition(". ")[0]))  # without the advice
     with path.open("r+b", buffering=0) as file:
         file.seek(np.lib.format.open_memmap(path, mode="r").offset + start * images[0].nbytes)
         file.write(images.tobytes())
@@ -213,7 +213,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: It is damaged, or from a newer version.
     """
-    path = folder / "index.json"
+    path, advice = folder / "index.json", "Prepare the images again into another folder"
     try:
         index: dict[str, Any] = json.loads(path.read_text())
         version = int(index["format"])
@@ -222,12 +222,9 @@ def read_index(folder: Path) -> dict[str, Any]:
             key for entry in index.get("splits", {}).values() for key in {"num", "checksums", "skipped"} - set(entry)
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); prepare the images again into another folder") from error
-    if version > FORMAT:
-        raise UserError(f"{path} has format {version}, this version reads up to {FORMAT}; update pt_flows")
-    if missing:
-        lacks = ", ".join(sorted(missing))
-        raise UserError(f"{path} is damaged (it lacks {lacks}); prepare the images again into another folder")
+        raise UserError(f"{path}: damaged ({error}). {advice}") from error
+    require(version <= FORMAT, path, f"at most format {FORMAT}", f"{version}. Update pt_flows")
+    require(not missing, path, ", ".join(sorted(missing)), f"an index without them. {advice}")
     return index
 
 
@@ -238,10 +235,9 @@ def read_prepared(folder: Path, split: Split, size: int) -> tuple[Tensor, Tensor
         UserError: They are not what the index says, or another size.
     """
     index = read_index(folder)
-    if index["size"] != size:
-        raise UserError(f"{folder} holds images of {index['size']} pixels, data.image_size is {size}")
-    if split not in index["splits"]:
-        raise UserError(f"{folder} has no {split} split; its preparation was not finished: run pt-flows prepare again")
+    there, splits = index["size"], index["splits"]
+    require(there == size, "data.image_size", f"{there}, the size of the images in {folder}", f"{size}")
+    require(split in splits, folder, f"a {split} split", "an unfinished preparation. Run pt-flows prepare again")
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # once on every node
         verify(folder, index, split)
     images = torch.from_numpy(np.load(folder / f"{split}.npy", mmap_mode="c"))
@@ -255,23 +251,21 @@ def verify(folder: Path, index: dict[str, Any], split: Split) -> None:
         UserError: They differ; says where.
     """
     path, entry, size = folder / f"{split}.npy", index["splits"][split], index["size"]
-    again = f"delete {folder} and prepare the images again"
+    again = f"Delete {folder} and prepare the images again"
     try:
         shape = np.load(path, mmap_mode="r").shape
         labels = np.load(folder / f"{split}.labels.npy")
         labels_shape = labels.shape
     except Exception as error:  # numpy raises many kinds on damaged files
-        raise UserError(f"{path} or its labels can not be read ({error}); {again}") from error
-    if shape != (entry["num"], 3, size, size) or labels_shape != shape[:1]:
-        raise UserError(
-            f"{path} has shape {shape} and {len(labels)} labels, the index beside it says {entry['num']} images of "
-            f"{size} pixels; {again}"
-        )
-    if not ((labels >= 0) & (labels < len(index["classes"]))).all():
-        raise UserError(f"{folder / split}.labels.npy has labels outside 0 ... {len(index['classes']) - 1}; {again}")
+        raise UserError(f"{path}: it or its labels cannot be read ({error}). {again}") from error
+    fits = shape == (entry["num"], 3, size, size) and labels_shape == shape[:1]
+    wanted = f"{entry['num']} images of {size} pixels, as in index.json"
+    require(fits, path, wanted, f"shape {shape} and {len(labels)} labels. {again}")
+    last = len(index["classes"]) - 1
+    fits = bool(((labels >= 0) & (labels <= last)).all())
+    require(fits, f"{folder / split}.labels.npy", f"labels from 0 to {last}", f"others. {again}")
     differing = [i for i, (a, b) in enumerate(zip(checksums(path, split), entry["checksums"], strict=True)) if a != b]
-    if differing:
-        raise UserError(
-            f"{path} is damaged: {len(differing)} of {len(entry['checksums'])} checksums differ, first that of images "
-            f"{differing[0] * BLOCK} to {min((differing[0] + 1) * BLOCK, entry['num']) - 1}; {again}"
-        )
+    start = BLOCK * differing[0] if differing else 0
+    images = f"images {start} to {min(start + BLOCK, entry['num']) - 1}"
+    found = f"{len(differing)} of {len(entry['checksums'])} that differ, first that of {images}"
+    require(not differing, path, "the checksums of index.json", f"{found}. {again}")

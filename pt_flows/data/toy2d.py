@@ -1,10 +1,11 @@
-"""Laws on the plane, drawn on the device."""
+"""Distributions on the plane, drawn on the device."""
 
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from pt_flows.bounds import Count
 from pt_flows.contracts import Split
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
@@ -42,7 +43,7 @@ def toy_law(name: ToyName) -> Law:
     """The law of a name, in the geometry of the paper that made it a benchmark.
 
     `ring8` is W1-FE's (radius 1, std 0.1), `ring8_narrow` and `grid25` are WGAN-GP's (std 0.02 / 1.414 at radius √2;
-    std 0.05 / 2.828), `grid16` is ODE-GAN's (std 0.02), `unequal4` has four modes with shares 0.4, 0.3, 0.2, 0.1
+    std 0.05 / 2.828), `grid16` is ODE-GAN's (std 0.02), `unequal4` has four modes with weights 0.4, 0.3, 0.2, 0.1
     (std 0.3), `rings4` and `rings4_wide` are DA-EBM's (radii 1 to 4; std 0.01 in the published run, 0.15 by default in
     its code). `gaussian` has mean (2, 1) and correlated coordinates, so that flows from N(0, I) have closed forms.
 
@@ -76,7 +77,7 @@ def toy_law(name: ToyName) -> Law:
         case "rings4_wide":
             return Rings((1.0, 2.0, 3.0, 4.0), 0.15)
         case _:
-            raise UserError(f"no toy is called {name!r}; there are {', '.join(get_args(ToyName))}")
+            raise UserError(f"toy_law: expected one of {', '.join(get_args(ToyName))}, got {name!r}")
 
 
 class Toy2D(FlowData):
@@ -88,7 +89,7 @@ class Toy2D(FlowData):
         iterations_per_block: Iterations that one Lightning step runs.
     """
 
-    def __init__(self, target: ToyName = "ring8", batch_size: int = 256, iterations_per_block: int = 10) -> None:
+    def __init__(self, target: ToyName = "ring8", batch_size: Count = 256, iterations_per_block: Count = 10) -> None:
         super().__init__(batch_size, iterations_per_block)
         self.target = target
         self.law = toy_law(target)

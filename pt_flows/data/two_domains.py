@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pt_flows.data.base import BlockLoader, FlowData, Split
-from pt_flows.errors import UserError
+from pt_flows.contracts import Split
+from pt_flows.data.base import BlockLoader, FlowData, require
 
 
 class TwoDomains(FlowData):
-    """Serves the target; the method draws what the generator starts from out of `source`, where noise would come from.
+    """Serves the target; the generator starts from samples of `source` instead of noise.
 
     Batch size and block length are the target's. Source samples are drawn with replacement, as noise is.
 
@@ -25,14 +25,12 @@ class TwoDomains(FlowData):
         super().__init__(target.batch_size, target.iterations_per_block)
         self.source, self.target = source, target
         self.event_shape, self.num_classes = target.event_shape, target.num_classes
-        for name in ("law", "labelled"):  # what metrics may look for is the target's
+        for name in ("law", "labelled"):  # metrics look for those of the target
             if hasattr(target, name):
                 setattr(self, name, getattr(target, name))
-        if target.num_classes and source.num_classes and target.num_classes != source.num_classes:
-            raise UserError(
-                f"data.source has {source.num_classes} classes, data.target {target.num_classes}; labels are compared "
-                "across domains, so both must have the same"
-            )
+        classes, wanted = source.num_classes, target.num_classes
+        fits = not classes or not wanted or classes == wanted
+        require(fits, "data.source", f"{wanted} classes like data.target", f"{classes}. Labels are compared")
 
     def prepare_data(self) -> None:
         """Download either, where it must be."""

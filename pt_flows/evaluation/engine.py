@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.metrics.base import RealData, SampleMetric, full_precision
 from pt_flows.progress import track
 from pt_flows.training.distributed import share_of, world
+
+T = TypeVar("T")
 
 
 def with_progress(chunks: Iterable[Tensor], num: int, text: str) -> Iterable[Tensor]:
@@ -69,6 +71,6 @@ def measured(
         return {key: value for metric in metrics for key, value in metric.compute().items()}
 
 
-def listed(metrics: list[SampleMetric] | SampleMetric | None) -> list[SampleMetric]:
-    """Return one metric, several or none as a list."""
-    return [metrics] if isinstance(metrics, SampleMetric) else list(metrics or [])
+def listed(given: T | Sequence[T] | None) -> list[T]:
+    """Return one of something, several or none as a list."""
+    return list(given) if isinstance(given, list | tuple) else [] if given is None else [cast(T, given)]

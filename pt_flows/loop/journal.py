@@ -143,7 +143,8 @@ class Journal:
             return
         first = method.iteration - len(self._terms) + 1
         names = [list(terms) for terms in self._terms]
-        values = iter(torch.stack([value.float() for terms in self._terms for value in terms.values()]).tolist())
+        terms = [value.float() for terms in self._terms for value in terms.values()]
+        values = iter(torch.stack(terms).tolist() if terms else [])
         self._terms.clear()
         by_name: dict[str, list[float]] = {}
         for iteration, terms in enumerate(names, first):

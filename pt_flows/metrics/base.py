@@ -1,4 +1,4 @@
-"""What every metric of generated samples has in common."""
+"""The base of metrics of generated samples."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.backends import cuda, cudnn
 from torchmetrics import Metric
 
+from pt_flows.construction import Constructed
 from pt_flows.contracts import Shape, Split
 from pt_flows.training.noise import generator_at
 
@@ -30,7 +31,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 class RealData(Protocol):
-    """What a metric may ask of the data it measures against."""
+    """Data that a metric measures against."""
 
     event_shape: Shape
 
@@ -39,7 +40,7 @@ class RealData(Protocol):
         ...
 
 
-class SampleMetric(Metric, ABC):
+class SampleMetric(Constructed, Metric, ABC):
     """A distance between generated and real samples.
 
     The callback calls `prepare` once, before training, so that missing weights or data stop the run at its start; then
@@ -67,11 +68,11 @@ class SampleMetric(Metric, ABC):
 
     @abstractmethod
     def prepare(self, data: RealData, num_samples: int) -> None:
-        """Read the reference and say no to data that this metric can not measure.
+        """Read the reference and reject data that this metric cannot measure.
 
         Args:
-            data: Where real samples come from.
-            num_samples: How many generated samples each evaluation will bring.
+            data: The source of real samples.
+            num_samples: The number of generated samples of each evaluation.
 
         Raises:
             UserError: The metric does not apply, or something that it needs is missing.
@@ -82,10 +83,10 @@ class SampleMetric(Metric, ABC):
         self.split = split
 
     def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
-        """For metrics of a map between domains, called once before `update`: take what the generator makes of inputs.
+        """For metrics of a map between domains, called once before `update`: take the map.
 
         Args:
-            push: Moves source samples (B, *event) on the metric's device; every rank may move all or a share.
+            push: Maps source samples (B, *event) on the metric's device; every rank may map all or some.
         """
 
     def update_energy(self, energy: Callable[[Tensor], Tensor]) -> None:

@@ -1,11 +1,13 @@
-"""How far the density of an energy on the plane is from the truth."""
+"""The distance from the density of an energy on the plane to the true one."""
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from pt_flows.bounds import Bound
 from pt_flows.errors import UserError
 from pt_flows.metrics.base import Direction, RealData, SampleMetric
 
@@ -21,10 +23,8 @@ class GridKL(SampleMetric):
         num_points: Points of a side; their distance must resolve the finest detail of both densities.
     """
 
-    def __init__(self, num_points: int = 400) -> None:
+    def __init__(self, num_points: Annotated[int, Bound(2)] = 400) -> None:
         super().__init__()
-        if num_points < 2:
-            raise UserError(f"num_points of GridKL must be at least 2, got {num_points}")
         self.num_points = num_points
         self.add_state("divergence", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
         self.add_state("log_likelihood", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
@@ -42,10 +42,8 @@ class GridKL(SampleMetric):
         """
         log_prob = getattr(getattr(data, "law", None), "log_prob", None)
         if log_prob is None:
-            raise UserError(
-                f"GridKL needs a law with a density, and {type(data).__name__} has none here; remove it from "
-                "evaluation.metrics"
-            )
+            found = f"{type(data).__name__} without one. Remove GridKL from evaluation.metrics"
+            raise UserError(f"GridKL: expected a distribution with a density, got {found}")
         x = data.reference("train", 10_000)
         low, high = x.amin(0), x.amax(0)
         ticks = [torch.linspace(float(a - (b - a) / 4), float(b + (b - a) / 4), self.num_points)
@@ -65,7 +63,7 @@ class GridKL(SampleMetric):
         self.log_likelihood = -energy(self.real).double().mean() - log_z
 
     def update(self, x: Tensor) -> None:
-        """Nothing: samples are not looked at."""
+        """Ignore samples."""
 
     def compute(self) -> dict[str, float]:
         """`kl_grid...` and `log_likelihood_grid...`; nothing for methods without an energy."""

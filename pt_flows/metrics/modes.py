@@ -1,14 +1,15 @@
-"""How many modes of a mixture a generator reaches."""
+"""The number of modes of a mixture that a generator reaches."""
 
 import torch
 from torch import Tensor
 
+from pt_flows.bounds import Positive
 from pt_flows.functional.distances import exact_distances
 from pt_flows.metrics.base import Direction, RealData, SampleMetric
 
 
 class ModeCoverage(SampleMetric):
-    """Modes covered and share of high-quality samples, on mixtures with known centres.
+    """Modes covered and fraction of high-quality samples, on mixtures with known centres.
 
     A sample is of high quality within `num_std` standard deviations of its nearest centre; a mode is covered when it is
     the nearest centre of at least one such sample (Metz et al. 2017,
@@ -22,7 +23,7 @@ class ModeCoverage(SampleMetric):
     counts: Tensor
     total: Tensor
 
-    def __init__(self, num_std: float = 3.0) -> None:
+    def __init__(self, num_std: Positive = 3.0) -> None:
         super().__init__()
         self.num_std = num_std
 
@@ -37,7 +38,7 @@ class ModeCoverage(SampleMetric):
 
     @property
     def suffix(self) -> str:
-        """What tells another radius than the usual one apart, such as `_4std`."""
+        """The mark of an unusual radius, such as `_4std`; empty for 3."""
         return "" if self.num_std == 3 else f"_{self.num_std:g}std"
 
     @property
@@ -54,7 +55,7 @@ class ModeCoverage(SampleMetric):
             self.counts += torch.bincount(good, minlength=len(self.centres))
 
     def compute(self) -> dict[str, float]:
-        """`modes`, `modes_of` (how many there are) and `high_quality` (share in [0, 1]), with the radius if unusual."""
+        """`modes`, `modes_of` (how many there are) and `high_quality` (fraction), with the radius if unusual."""
         if self.centres is None:
             return {}
         return {

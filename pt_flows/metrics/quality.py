@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from pt_flows.bounds import Count
 from pt_flows.contracts import Split
 from pt_flows.errors import UserError
 from pt_flows.functional.distances import feature_distances
@@ -90,7 +91,7 @@ def radii(x: Float[Tensor, "n d"], ks: Sequence[int]) -> list[Float[Tensor, " n"
 
 
 class Manifolds(NamedTuple):
-    """How two sets of points cover each other."""
+    """The degrees to which two sets of points cover each other."""
 
     precision: float
     recall: float
@@ -103,10 +104,10 @@ def manifolds(
 ) -> Manifolds:
     """Precision and recall, density and coverage.
 
-    A manifold is the union of balls around its points that reach to their k-th neighbour. Precision is the share of
+    A manifold is the union of balls around its points that reach to their k-th neighbour. Precision is the fraction of
     generated points inside the real manifold, recall that of real ones inside the generated one (Kynkäänniemi et al.
-    2019, arXiv:1904.06991). Density is in how many real balls a generated point lies, over k, and coverage the share of
-    real balls that hold a generated point (Naeem et al. 2020, arXiv:2002.09797).
+    2019, arXiv:1904.06991). Density is the number of real balls that hold a generated point, over k, and coverage the
+    fraction of real balls that hold a generated point (Naeem et al. 2020, arXiv:2002.09797).
 
     Args:
         fake: Generated points.
@@ -145,7 +146,7 @@ class ImageQuality(FrechetDistance):
     found: list[Tensor] | Tensor
 
     def __init__(
-        self, features: FeatureNet | None = None, split: Split = "train", num_reference: int | None = None
+        self, features: FeatureNet | None = None, split: Split = "train", num_reference: Count | None = None
     ) -> None:
         super().__init__(features, split, num_reference)
         self.add_state("found", [], dist_reduce_fx="cat")
@@ -161,14 +162,12 @@ class ImageQuality(FrechetDistance):
         (self.real,) = cached(f"{self.cache_name(some)}-features", ("features",), whole)
 
     def check(self, data: RealData, num_samples: int) -> None:
-        """Refuse fewer images than neighbours need, too."""
+        """Check that there are as many images as neighbours need, too."""
         super().check(data, num_samples)
         num_real = len(data.reference(self.split, self.num_reference))
         if min(num_samples, num_real) < LEAST:
-            raise UserError(
-                f"ImageQuality needs at least {LEAST} images of each kind, got {num_samples} generated and "
-                f"{num_real} real ones"
-            )
+            found = f"{num_samples} generated and {num_real} real images"
+            raise UserError(f"ImageQuality: expected at least {LEAST} of each kind, got {found}")
 
     def reset(self) -> None:
         """Begin again, with an empty batch: a process without samples of its own must take part in the gathering."""
@@ -177,7 +176,7 @@ class ImageQuality(FrechetDistance):
         self.found.append(torch.zeros(0, self.features.dim, device=self.device))
 
     def take(self, f: Tensor) -> None:
-        """Add features (B, d) to what is known."""
+        """Add features (B, d) to the sums, and keep them."""
         super().take(f)
         assert isinstance(self.found, list)
         self.found.append(f)

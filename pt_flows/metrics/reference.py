@@ -1,4 +1,4 @@
-"""What is computed once from real images and kept on disk."""
+"""Statistics that are computed once from real images and kept on disk."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ def content_hash(images: Tensor) -> str:
 
 
 def cache_folder() -> Path:
-    """Where reference statistics are kept: $PT_FLOWS_CACHE, else pt_flows in the user's cache folder."""
+    """The folder of reference statistics: $PT_FLOWS_CACHE, else pt_flows in the user's cache folder."""
     if folder := os.environ.get("PT_FLOWS_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pt_flows"
@@ -34,7 +34,7 @@ def cached(name: str, fields: tuple[str, ...], measure: Callable[[], tuple[Tenso
     writes.
 
     Args:
-        name: Of the file, without its suffix; it must tell apart whatever the tensors depend on.
+        name: Name of the file, without its suffix; it must tell apart whatever the tensors depend on.
         fields: Names of the tensors.
         measure: Computes them, the same ones on every process.
     """
@@ -45,7 +45,7 @@ def cached(name: str, fields: tuple[str, ...], measure: Callable[[], tuple[Tenso
             saved = torch.load(path, weights_only=True)
             found = [saved[field] for field in fields]
         except Exception as error:  # any damage: say so and measure again
-            tqdm.write(f"note: the cached statistics {path} can not be read ({error}); measuring again")
+            tqdm.write(f"note: the cached statistics {path} cannot be read ({error}); measuring again")
     if all(of_every_rank(found is not None)) and found is not None:
         return found
     found = [tensor.cpu() for tensor in measure()]

@@ -29,11 +29,11 @@ def nearest_labels(
 
 
 class TransferAccuracy(SampleMetric):
-    """Share of the target's test images whose nearest moved source image has their label, on whole data sets.
+    """Fraction of the target's test images whose nearest mapped source image has their label, on whole data sets.
 
-    The classifier is one nearest neighbour among all labelled training images of the source, moved by the generator; it
-    is asked about the whole test split of the target. `transfer_accuracy_1nn_source` is the same without the map. As in
-    Leygonie et al. 2019, arXiv:1906.09691, and Seguy et al. 2018, arXiv:1711.02283.
+    The classifier is one nearest neighbour among all labelled training images of the source, mapped by the generator.
+    It is asked about the whole test split of the target. `transfer_accuracy_1nn_source` is the same without the map.
+    As in Leygonie et al. 2019, arXiv:1906.09691, and Seguy et al. 2018, arXiv:1711.02283.
     """
 
     higher_is_better = True
@@ -49,17 +49,13 @@ class TransferAccuracy(SampleMetric):
         """Take labelled images of both domains."""
         source: Any = getattr(data, "source", None)
         if source is None or not hasattr(source, "labelled") or not hasattr(data, "labelled"):
-            raise UserError(
-                "TransferAccuracy compares labelled images of two domains; the data must be TwoDomains with labelled "
-                "images on both sides, such as Digits or Shapes32"
-            )
+            wanted = "TwoDomains with labelled images on both sides, such as Digits"
+            raise UserError(f"TransferAccuracy: expected {wanted}, got {type(data).__name__}")
         self.points, self.labels = source.labelled("train")
         self.queries, self.answers = data.labelled("test")  # pyright: ignore[reportAttributeAccessIssue]
         if self.points.shape[1:] != self.queries.shape[1:]:
-            raise UserError(
-                f"TransferAccuracy measures distances between images of one shape, the source has "
-                f"{tuple(self.points.shape[1:])}, the target {tuple(self.queries.shape[1:])}"
-            )
+            shapes = f"{tuple(self.points.shape[1:])} and {tuple(self.queries.shape[1:])}"
+            raise UserError(f"TransferAccuracy: expected source and target of one shape, got {shapes}")
         self.unmoved = self.accuracy(self.points)
 
     @property
@@ -68,15 +64,15 @@ class TransferAccuracy(SampleMetric):
         return "transfer_accuracy_1nn"
 
     def accuracy(self, points: Tensor) -> float:
-        """Share of right answers with these labelled points."""
+        """Fraction of right answers with these labelled points."""
         right = nearest_labels(self.queries, points, self.labels) == self.answers
         return float(right.float().mean())
 
     def update(self, x: Tensor) -> None:
-        """Nothing: generated samples have no labels."""
+        """Ignore generated samples, which have no labels."""
 
     def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
-        """Move the labelled images and answer this rank's share of the questions."""
+        """Map the labelled images and answer this rank's part of the questions."""
         device = self.right.device
         moved = torch.cat([push(chunk.to(device)).cpu() for chunk in self.points.split(CHUNK)])
         rank, num_ranks = world()

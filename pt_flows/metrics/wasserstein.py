@@ -33,9 +33,8 @@ class PointDistance(SampleMetric):
     def prepare(self, data: RealData, num_samples: int) -> None:
         """Draw the fixed samples and compute the floor."""
         if len(data.event_shape) != 1:
-            raise UserError(
-                f"{type(self).__name__} compares vectors, the data have shape {data.event_shape}; take FrechetDistance"
-            )
+            found = f"data of shape {data.event_shape}"
+            raise UserError(f"{type(self).__name__}: expected vectors, got {found}. Use FrechetDistance")
         self.num = num_samples
         self.real = data.reference("test", num_samples)
         fresh = self.floor_samples(data, "train", NUM_FLOOR_DRAWS * num_samples).split(num_samples)
@@ -68,9 +67,8 @@ class ExactWasserstein(PointDistance):
     def prepare(self, data: RealData, num_samples: int) -> None:
         """Draw the fixed samples and compute the floor."""
         if num_samples > 5_000:
-            raise UserError(
-                f"evaluation.num_samples is {num_samples}: exact transport grows with its cube; take at most 5000"
-            )
+            found = f"{num_samples}. The cost of exact transport grows with its cube"
+            raise UserError(f"evaluation.num_samples: expected at most 5000, got {found}")
         super().prepare(data, num_samples)
 
     @property

@@ -7,7 +7,8 @@ import lightning as L
 import yaml
 from lightning.pytorch.loggers import Logger
 
-from pt_flows.runs.folder import describe_run, environment, make_run_folder, say
+from pt_flows.runs.environment import environment
+from pt_flows.runs.folder import describe_run, make_run_folder, say
 from pt_flows.runs.lock import RunLock
 
 

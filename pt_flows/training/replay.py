@@ -1,8 +1,8 @@
-"""What Markov chains remember between iterations: a replay buffer of points, and a step size for every label.
+"""The state of Markov chains between iterations: a replay buffer of points, and a step size for every label.
 
-Every process holds the whole buffer and writes what all of them found, one gather per iteration, which is small beside
-the Langevin steps before it. So a run on two processes has the chains of a run on one, a checkpoint of one process
-holds all chains, and a run may be continued on another number of processes.
+Every process holds the whole buffer and writes the points of all of them, one gather per iteration, which is small
+beside the Langevin steps before it. So a run on two processes has the chains of a run on one, a checkpoint of one
+process holds all chains, and a run may be continued on another number of processes.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pt_flows.bounds import Count, Fraction
+from pt_flows.construction import Constructed
 from pt_flows.contracts import Shape
 from pt_flows.errors import UserError
 from pt_flows.functional.langevin import Rng, uniform_like
@@ -30,21 +32,18 @@ class Drawn(NamedTuple):
     labels: Tensor
 
 
-class ReplayBuffer(nn.Module):
+class ReplayBuffer(Constructed, nn.Module):
     """Points that chains start from, with a label each, drawn without replacement.
 
     `slot`: chains live in fixed slots; they are drawn, moved and written back. `fifo`: the newest points. `reservoir`:
     a uniform sample of all points ever added (Vitter 1985, Algorithm R).
 
     Args:
-        kind: What is kept.
-        size: How many points.
+        kind: The rule by which points are kept.
+        size: Number of points.
         event_shape: Shape of a point.
         storage: "uint8" keeps 256 levels of [-1, 1]; what is read is uniform within its level.
         reinit_probability: Chance of each drawn point to be replaced by a fresh one.
-
-    Raises:
-        UserError: Numbers out of range.
     """
 
     points: Tensor
@@ -53,16 +52,12 @@ class ReplayBuffer(nn.Module):
     def __init__(
         self,
         kind: Literal["slot", "fifo", "reservoir"],
-        size: int,
+        size: Count,
         event_shape: Shape,
         storage: Storage = "float",
-        reinit_probability: float = 0.0,
+        reinit_probability: Fraction = 0.0,
     ) -> None:
         super().__init__()
-        if size < 1:
-            raise UserError(f"model.buffer_size must be at least 1, got {size}")
-        if not 0 <= reinit_probability <= 1:
-            raise UserError(f"model.reinit_probability must lie in [0, 1], got {reinit_probability}")
         self.kind, self.size, self.reinit_probability = kind, size, reinit_probability
         self.added = self.draws = 0
         dtype = torch.uint8 if storage == "uint8" else torch.get_default_dtype()
@@ -75,11 +70,11 @@ class ReplayBuffer(nn.Module):
         return min(self.added, self.size)
 
     def get_extra_state(self) -> dict[str, int]:
-        """How many points came in and how often was drawn, which makes later draws the same."""
+        """The numbers of points added and of draws, which make later draws the same."""
         return {"added": self.added, "draws": self.draws}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Go on from there."""
+        """Restore these numbers."""
         self.added, self.draws = state["added"], state["draws"]
 
     def fill(self, sample: Callable[..., Tensor], labels: Tensor) -> None:
@@ -107,10 +102,8 @@ class ReplayBuffer(nn.Module):
         """
         rank, num_ranks = world()
         if num * num_ranks > self.size:
-            raise UserError(
-                f"model.buffer_size ({self.size}) is below the batch ({num * num_ranks}) that every iteration draws "
-                "from it without replacement; raise it or lower data.batch_size"
-            )
+            batch = f"at least {num * num_ranks}, the batch that an iteration draws without replacement"
+            raise UserError(f"model.buffer_size: expected {batch}, got {self.size}. Raise it or lower data.batch_size")
         self.draws += 1
         if len(self) < num * num_ranks:
             assert fresh is not None
@@ -140,8 +133,8 @@ class ReplayBuffer(nn.Module):
         """Put moved chains back where they were drawn from.
 
         Args:
-            drawn: What `draw` gave.
-            x: Where this process's chains are now.
+            drawn: The result of `draw`.
+            x: Positions of this process's chains.
             labels: Their labels.
         """
         self.points[drawn.slots] = self._stored(all_ranks(x))
@@ -185,12 +178,12 @@ class ReplayBuffer(nn.Module):
 
 
 def _check_size(buffer: ReplayBuffer, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Refuse a checkpoint with another number of points, which torch would blame on the networks."""
+    """Reject a checkpoint with another number of points, which torch would blame on the networks."""
     saved = state.get(f"{prefix}points", buffer.points)
     if len(saved) != buffer.size and saved.shape[1:] == buffer.points.shape[1:]:
+        found = f"{buffer.size}. Keep the size, or start a run without a checkpoint"
         raise UserError(
-            f"model.buffer_size: expected {len(saved)}, the number of chains in the checkpoint, got {buffer.size}. "
-            "Keep the size, or start a run without a checkpoint"
+            f"model.buffer_size: expected {len(saved)}, the number of chains in the checkpoint, got {found}"
         )
 
 
@@ -199,7 +192,7 @@ class StepSizes(nn.Module):
 
     Above the band a step grows by a tenth, below it shrinks by a sixth, as in DA-EBM's released code; it never exceeds
     its cap, since acceptance is high, whatever the step, while an energy is still flat. Labels that no chain had in a
-    window keep their step. `acceptance` is that of the last window, for the eye.
+    window keep their step. `acceptance` is that of the last window, for logging only.
 
     Args:
         initial: First step sizes (L,).
@@ -216,7 +209,7 @@ class StepSizes(nn.Module):
     def __init__(self, initial: Tensor, caps: Tensor) -> None:
         super().__init__()
         if not bool((initial > 0).all()):
-            raise UserError(f"model.step_size must be positive at every label, got {initial.tolist()}")
+            raise UserError(f"model.step_size: expected numbers above 0 at every label, got {initial.tolist()}")
         self.register_buffer("values", torch.minimum(initial, caps))
         self.register_buffer("caps", caps, persistent=False)
         self.register_buffer("accepted", torch.zeros_like(initial))

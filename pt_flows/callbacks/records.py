@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
+from pt_flows.construction import plain
 from pt_flows.evaluation.passport import record_path, write_record
 from pt_flows.evaluation.provenance import passport_of
 from pt_flows.evaluation.subject import Subject
+from pt_flows.loop.method import Method
+from pt_flows.runs.environment import environment
+from pt_flows.runs.folder import describe_run
 
 
 def record_run(trainer: L.Trainer, subject: Subject, found: list[tuple[Any, dict[str, float]]]) -> None:
@@ -25,6 +31,8 @@ def record_run(trainer: L.Trainer, subject: Subject, found: list[tuple[Any, dict
     folder = Path(trainer.default_root_dir)
     last, data = folder / "checkpoints" / "last.ckpt", getattr(trainer, "datamodule", None)
     ckpt = last if last.is_file() else None
+    if not (folder / "config.yaml").is_file():
+        describe_python_run(folder, trainer, subject.method, data)
     records = []
     for (metrics, num), numbers in found:
         passport = passport_of(subject, ckpt, num, 0, data, metrics[0].split, metrics, numbers)
@@ -32,3 +40,24 @@ def record_run(trainer: L.Trainer, subject: Subject, found: list[tuple[Any, dict
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.summary["evaluations"] = json.dumps(records)
+
+
+def describe_python_run(folder: Path, trainer: L.Trainer, method: Method, data: Any) -> None:
+    """Write config.yaml and environment.json of a run that was built in Python, so that it can be compared.
+
+    Args:
+        folder: The run folder.
+        trainer: Has the number of iterations.
+        method: The trained method.
+        data: Its data.
+    """
+    try:
+        sections = {"model": plain(method), "data": plain(data)}
+    except TypeError:
+        rank_zero_warn(
+            f"{folder}: expected a method and data that plain values describe, got others, so the run cannot be "
+            "compared. Build optimizers with functools.partial, and networks of classes that can be imported"
+        )
+        return
+    config = {"seed_everything": method.trained_seed, "trainer": {"max_steps": trainer.max_steps}} | sections
+    describe_run(folder, yaml.safe_dump(config, sort_keys=False), environment(method.trained_seed))

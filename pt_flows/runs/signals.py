@@ -28,6 +28,17 @@ def listen(handler: Handler, signals: tuple[signal.Signals, ...] = ENDING) -> di
 
 
 @contextmanager
+def handled(handler: Handler, signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Handle signals, and as before afterwards."""
+    before = listen(handler, signals)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
 def ending_at_once() -> Iterator[None]:
     """SIGTERM and SIGHUP unwind a command as Ctrl-C does, so that it can say what became of its work."""
     before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}  # which Lightning ignores once it is interrupted

@@ -1,0 +1,261 @@
+"""`pt-flows fit`, `validate`, `test` and `fork`: Lightning's command line with run folders."""
+
+import shlex
+import shutil
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, ClassVar
+
+import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
+
+import pt_flows.data
+import pt_flows.methods
+import pt_flows.metrics
+import pt_flows.nets
+import pt_flows.samplers  # noqa: F401  short names are those of imported classes
+from pt_flows.callbacks import (  # noqa: F401
+    AtomicCheckpointIO,
+    ChainPicture,
+    Checkpoints,
+    Evaluate,
+    Failure,
+    FlowPicture,
+    Performance,
+    Pictures,
+    Progress,
+)
+from pt_flows.callbacks.performance import Mode
+from pt_flows.cli.checks import check_training, check_values
+from pt_flows.cli.continuing import place_to_measure, place_to_train
+from pt_flows.cli.endings import ending
+from pt_flows.cli.keys import Keys
+from pt_flows.cli.parser import Explaining
+from pt_flows.data.base import FlowData
+from pt_flows.errors import UserError
+from pt_flows.evaluation.engine import listed
+from pt_flows.loop.method import Method
+from pt_flows.runs.checkpoint import find_checkpoint
+from pt_flows.runs.folder import recorded_config, run_folder_of, say
+from pt_flows.runs.lock import RunLock
+from pt_flows.runs.loggers import loggers
+from pt_flows.runs.metrics_csv import MetricsCSV
+from pt_flows.runs.options import RunOptions
+from pt_flows.runs.start import RunStart
+from pt_flows.training.distributed import roll_call
+
+
+class Parser(Explaining, LightningArgumentParser):
+    """Lightning's parser with one sentence an error."""
+
+
+class FlowCLI(LightningCLI):
+    """LightningCLI with run folders, evaluation, pictures and checkpoints as sections of the configuration."""
+
+    branches: ClassVar[bool] = False
+    """Whether a run from a checkpoint is always a new one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with ExitStack() as until_the_end:
+            self.lock, self.keys = RunLock(), Keys()
+            until_the_end.callback(self.lock.release)
+            super().__init__(*args, **kwargs)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """The parsers of all subcommands collect one set of keys."""
+        return super().init_parser(keys=self.keys, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The sections beside trainer, model and data; callbacks act in this order."""
+        parser.add_lightning_class_args(Evaluate, "evaluation")
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_class_arguments(RunOptions, "run")
+        parser.add_argument(
+            "--perf", type=Mode, default="fast", help="fast, reference (every shortcut off) or compile (docs/scale.md)"
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What the Trainer does; `sample` is a function of its own."""
+        return {name: keys for name, keys in LightningCLI.subcommands().items() if name != "predict"}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, then check what Lightning and torch would find out later, and say in their own words."""
+        for key in vars(self._parser("fit").get_defaults()):
+            self.keys.hints.setdefault(key, None)
+        super().parse_arguments(parser, args)
+        check_values(self.config[self.config["subcommand"]])
+
+    def _parse_ckpt_path(self) -> None:
+        """The configuration wins over the checkpoint's hyperparameters (Lightning's default is the reverse)."""
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint and the run folder before anything expensive is built."""
+        config = self.config[str(self.subcommand)]
+        names = [config[key].class_path.rsplit(".", 1)[-1] for key in ("data", "model")]
+        self.experiment = "-".join(names).lower()
+        if config.perf == "reference" and str(config.trainer.precision) in ("bf16-mixed", "bf16"):
+            say(f"note: --perf reference computes in float32 instead of {config.trainer.precision}")
+            config.trainer.precision = "32-true"
+        self.dumped = self._parser(self.subcommand).dump(config, skip_none=False)
+        settings = yaml.safe_load(self.dumped)
+        if self.subcommand == "fit":
+            check_training(config.trainer)
+            self.place = place_to_train(config, self.experiment, settings, self.lock, self.branches)
+        elif config.ckpt_path:
+            self.place = place_to_measure(config, self.experiment, settings)
+        else:
+            raise UserError(f"{self.subcommand} needs --ckpt_path: a checkpoint file, a run folder, last or best")
+        config["ckpt_path"] = str(self.place.checkpoint) if self.place.checkpoint else None
+
+    def instantiate_classes(self) -> None:
+        """Build everything, and describe the method in checkpoints by its complete section of the configuration."""
+        super().instantiate_classes()
+        section = yaml.safe_load(self.dumped)["model"]
+        how = {"_class_path": section["class_path"], "_instantiator": "lightning.pytorch.cli.instantiate_module"}
+        self.model.save_hyperparameters(how | section.get("init_args", {}))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add what every run has: loggers, atomic checkpoints, a progress bar in iterations."""
+        config = self.config_init[str(self.subcommand)]
+        own: dict[str, Any] = {"default_root_dir": str(self.place.folder)}
+        config.trainer.callbacks = listed(config.trainer.callbacks)
+        if self.subcommand == "fit":
+            own["limit_val_batches"] = 0
+            later: list[Any] = []
+            if config.trainer.logger is not False:
+                own["logger"], *later = self.run_loggers(config)
+            place, seed = self.place, config.seed_everything
+            start = RunStart(place.folder, self.lock, self.dumped, seed, place.parent, place.damaged, later)
+            config.trainer.callbacks.insert(0, start)
+            own["plugins"] = [*listed(config.trainer.plugins), AtomicCheckpointIO()]
+            config.trainer.callbacks += [Performance(config.perf), Failure()]
+        else:
+            own["logger"] = False
+        bars = any(isinstance(callback, ProgressBar) for callback in config.trainer.callbacks)
+        if config.trainer.enable_progress_bar is not False and not bars:
+            config.trainer.callbacks.append(Progress())
+        return super().instantiate_trainer(**own, **kwargs)
+
+    def run_loggers(self, config: Any) -> list[Any]:
+        """The CSV file of the run, with the loggers of the configuration or else W&B."""
+        given = config.trainer.logger
+        if given in (None, True):
+            return loggers(self.place.folder, config.run, self.experiment, self.place.iteration)
+        return [MetricsCSV(self.place.folder, self.place.iteration), *listed(given)]
+
+    def before_fit(self) -> None:
+        """Write down what is about to run, and say it in one line."""
+        if self.is_trial and self.place.iteration:
+            raise UserError("trainer.fast_dev_run: it tries the first iterations of a run; leave out --ckpt_path")
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and isinstance(where := strategy.cluster_environment, SLURMEnvironment):
+            place = where.main_address, where.main_port
+            self.store = roll_call(*place, where.global_rank(), where.world_size(), strategy._timeout)
+        seed = self.config.fit.seed_everything
+        model, trainer = self.model, self.trainer
+        sizes = [f"{name} {sum(p.numel() for p in net.parameters()):,}" for name, net in model.networks.items()]
+        device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
+        trained = self.place.iteration
+        begin = f"from iteration {trained} " if trained else ""
+        say(
+            f"{type(model).__name__} on {type(self.datamodule).__name__}, {begin}to iteration {trainer.max_steps}, "
+            f"seed {seed}, {device}; parameters: {', '.join(sizes)}"
+        )
+        if trained >= trainer.max_steps:
+            say(f"nothing to do: the checkpoint is at iteration {trained}; raise trainer.max_steps to go on")
+
+    def after_fit(self) -> None:
+        """Say where everything is; leave with the signal's code where one stopped the run."""
+        checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # pyright: ignore[reportAttributeAccessIssue]
+        module: Method = self.model
+        folder = self.place.folder
+        if checkpoints.stopped_by is not None:
+            name = signal.Signals(checkpoints.stopped_by).name
+            say(
+                f"stopped by {name} after {module.iteration} of {self.trainer.max_steps} iterations; saved "
+                f"{folder}/checkpoints/last.ckpt. Continue with the same command and --ckpt_path {folder}"
+            )
+            raise SystemExit(128 + checkpoints.stopped_by)
+        if self.is_trial:
+            self.remove_trial()
+            return
+        shown = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("eval/")}
+        for key, value in shown.items():
+            say(f"  {key:<40} {value:.5g}")
+        say(ending(self.trainer, module.iteration, folder))
+        if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
+            parts = [str(p) for p in sorted(folder.glob("wandb/offline-run-*")) if not list(p.glob("*.synced"))]
+            if parts:
+                sync, leet = shlex.join(["wandb", "sync", *parts]), shlex.join(["wandb", "leet", parts[-1]])
+                say(f"W&B recorded offline. To upload it: {sync}\nTo look at it here: {leet}")
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether this is a `fast_dev_run`."""
+        return bool(getattr(self.trainer, "fast_dev_run", False))
+
+    @rank_zero_only
+    def remove_trial(self) -> None:
+        """Leave nothing of a fast_dev_run, which `last` or `compare` could take for a run."""
+        shutil.rmtree(self.place.folder)
+        say(f"fast_dev_run: {self.model.iteration} iterations, an evaluation and a picture work; nothing is kept")
+
+
+class ForkCLI(FlowCLI):
+    """`fit` with the configuration of the run that a checkpoint is from, in a run folder of its own."""
+
+    branches = True
+
+
+def train(command: str, words: Sequence[str]) -> None:
+    """Run a command of the Trainer.
+
+    Args:
+        command: fit, validate, test or fork.
+        words: The command line after it.
+    """
+    if command == "fork":
+        start(ForkCLI, ["fit", *fork(words)])
+    else:
+        start(FlowCLI, [command, *words])
+
+
+def fork(words: Sequence[str]) -> list[str]:
+    """What `fit` takes to start a run from the state of another, with changes.
+
+    Args:
+        words: A checkpoint or a run folder, then what `fit` takes.
+    """
+    if not words or words[0].startswith("-"):
+        raise UserError("pt-flows fork needs CKPT first: a checkpoint in its run folder, the run folder, last or best")
+    checkpoint = find_checkpoint(words[0])
+    folder = run_folder_of(checkpoint)
+    config = recorded_config(folder) if folder else None
+    if config is None:
+        raise UserError(
+            f"{checkpoint} does not lie in a run folder, so its configuration is not known; use pt-flows fit --config "
+            f"FILE --ckpt_path {checkpoint} --KEY VALUE"
+        )
+    return ["--config", str(config), "--ckpt_path", str(checkpoint), *words[1:]]
+
+
+def start(cli: type[FlowCLI], argv: Sequence[str]) -> None:
+    """Let Lightning's command line do its work."""
+    cli(
+        Method, FlowData,
+        subclass_mode_model=True, subclass_mode_data=True,
+        auto_configure_optimizers=False, parser_class=Parser, save_config_callback=None,
+        seed_everything_default=0,
+        trainer_defaults={"max_epochs": -1, "num_sanity_val_steps": 0, "enable_checkpointing": False,
+                          "enable_model_summary": False},
+        args=list(argv),
+    )  # fmt: skip

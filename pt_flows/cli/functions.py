@@ -1,0 +1,44 @@
+"""Commands that are functions: their arguments are the options."""
+
+import json
+from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
+from itertools import takewhile
+from typing import get_type_hints
+
+from pt_flows.bounds import check_arguments
+from pt_flows.cli.parser import Explaining
+from pt_flows.errors import UserError
+
+
+def run_function(command: str, function: Callable[..., None], words: Sequence[str]) -> None:
+    """Call the function of a command; what stands before its first option is the function's first argument.
+
+    Args:
+        command: The name of the command.
+        function: Its arguments are the options; their annotations are checked.
+        words: The command line after the name.
+    """
+    words = [with_underscores(word) for word in words]
+    first = next(iter(signature(function).parameters.values()))
+    places = list(takewhile(lambda word: not word.startswith("-"), words))
+    options = list(words[len(places) :])
+    given = places or {f"--{first.name}", "-h", "--help"} & {option.partition("=")[0] for option in options}
+    if first.default is Parameter.empty and not given:
+        raise UserError(f"pt-flows {command} needs {first.name.upper()} first; pt-flows {command} --help tells more")
+    if places:
+        value = [json.dumps(places)] if first.name == "runs" else places
+        options = [f"--{first.name}", *value, *options]
+    parser = Explaining(prog=f"pt-flows {command}", description=(function.__doc__ or "").partition("\n")[0])
+    parser.add_function_arguments(function)
+    hints = get_type_hints(function, include_extras=True)
+    parser.keys.hints.update({name: hints[name] for name in signature(function).parameters})
+    arguments = vars(parser.instantiate_classes(parser.parse_args(options)))
+    check_arguments("--", hints, arguments)
+    function(**arguments)
+
+
+def with_underscores(word: str) -> str:
+    """An option's name as functions have it: --long-run is --long_run."""
+    name, is_assigned, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + is_assigned + value if word.startswith("--") else word

@@ -1,0 +1,81 @@
+"""The keys and values that a user gives: in configuration files and as flags."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def check_yaml(path: Path) -> str | None:
+    """What is wrong with a configuration file before anyone asks what its keys mean; None if nothing is."""
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.reader.ReaderError):
+        return f"{path}: expected a YAML text, got a binary file or one that is not UTF-8. Name another file"
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        return f"{path}: not valid YAML: {error.problem or error.context}{where}"
+    if node is None:
+        return f"{path}: expected keys such as trainer, model or data, got an empty file. Fill it or leave it out"
+    if not isinstance(node, yaml.MappingNode):
+        return f"{path}: expected keys with values such as `seed_everything: 0`, got a {node.id}"
+    for key, first, second in _repeated(node):
+        return f"{path}: {key} stands in line {first} and again in line {second}. Keep one of them"
+    return None
+
+
+def given(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Keys and values in the order in which they are given, from configuration files and flags.
+
+    Args:
+        words: The command line.
+    """
+    for token, following in zip(words, [*words[1:], ""], strict=True):
+        if token.startswith("-"):
+            name, assigned, value = token.lstrip("-").partition("=")
+            value = value if assigned else following
+            if name in ("config", "c"):
+                if Path(value).is_file() and check_yaml(Path(value)) is None:
+                    yield from _paths(yaml.safe_load(Path(value).read_text(encoding="utf-8")))
+            else:
+                key = name.replace(".init_args", "")
+                yield key, value
+                if value.startswith(("[", "{")):
+                    yield from _paths(_loaded(value), key)
+
+
+def _repeated(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int, int]]:
+    """Keys that a mapping has twice, each with its two lines."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated(item, prefix)
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            path = f"{prefix}.{key.value}" if prefix else str(key.value)
+            line = key.start_mark.line + 1
+            if path in lines:
+                yield path, lines[path], line
+            lines[path] = line
+            yield from _repeated(value, path)
+
+
+def _paths(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            here = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+            yield here, value
+            yield from _paths(value, here)
+    elif isinstance(tree, list):
+        yield prefix, tree
+        for value in tree:
+            yield from _paths(value, prefix)
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None

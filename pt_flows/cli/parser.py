@@ -1,0 +1,65 @@
+"""A parser whose errors are one sentence that names the key and the likely fix."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from pt_flows.cli.errors import explain
+from pt_flows.cli.failures import CommandLineError, mistake_in
+from pt_flows.cli.given import check_yaml
+from pt_flows.cli.keys import Keys
+from pt_flows.errors import UserError
+
+
+class Explaining(ArgumentParser):
+    """jsonargparse's parser with these errors.
+
+    Args:
+        keys: The keys of the command; the sections and classes that are added to the parser are added to them.
+    """
+
+    def __init__(self, *args: Any, keys: Keys | None = None, **kwargs: Any) -> None:
+        self.keys = keys or Keys()
+        self.words: Sequence[str] = ()
+        super().__init__(*args, **kwargs)
+
+    def add_class_arguments(self, theclass: Any, nested_key: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Add a section."""
+        if nested_key:
+            self.keys.sections[nested_key] = theclass
+        return super().add_class_arguments(theclass, nested_key, *args, **kwargs)
+
+    def add_subclass_arguments(self, baseclass: Any, nested_key: str, *args: Any, **kwargs: Any) -> Any:
+        """Add a key where a class may stand."""
+        self.keys.hints[nested_key] = baseclass
+        return super().add_subclass_arguments(baseclass, nested_key, *args, **kwargs)
+
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        """Parse, and keep the words for explanations."""
+        self.words = sys.argv[1:] if args is None else list(args)
+        return super().parse_args(args, *others, **kwargs)
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration file that is one."""
+        if wrong := check_yaml(Path(path)):
+            raise CommandLineError(wrong)
+        return super().parse_path(path, *args, **kwargs)
+
+    def instantiate_classes(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the objects; an argument that a class refuses is named by its key."""
+        try:
+            return super().instantiate_classes(*args, **kwargs)
+        except Exception as error:
+            mistake = mistake_in(error)
+            if mistake is None or not self.words:
+                raise
+            raise UserError(self.keys.told(str(mistake), self.words)) from error
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Explain a message of the outermost parser; those inside it pass theirs on."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise CommandLineError(explain(message, self.words, self.keys)) from ex

@@ -1,0 +1,65 @@
+"""The loggers of a run: its CSV file, and W&B."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from pt_flows.runs.metrics_csv import MetricsCSV
+from pt_flows.runs.options import RunOptions, wandb_mode
+
+
+def loggers(folder: Path, options: RunOptions, experiment: str, resumed_at: int) -> list[Any]:
+    """The CSV file of the run folder, and W&B unless disabled."""
+    mode = wandb_mode(options.wandb)
+    chosen: list[Any] = [MetricsCSV(folder, resumed_at)]
+    if mode != "disabled":
+        if mode == "offline":  # no lookup of any host, and no pages of advice about uploading
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+            os.environ.setdefault("WANDB_SILENT", "true")
+        chosen.append(
+            IterationWandbLogger(
+                project=options.project,
+                name=options.name or experiment,
+                group=options.group or experiment,
+                tags=options.tags,
+                version=folder.name.rsplit("-", 1)[-1],
+                save_dir=str(folder),
+                offline=mode == "offline",
+                mode=mode,
+                log_model=False,
+            )
+        )
+    return chosen
+
+
+class IterationWandbLogger(WandbLogger):
+    """W&B with the iteration as the x axis of every chart."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._wandb_init.pop("anonymous", None)  # W&B warns of it, whatever its value
+        self._summarised: set[str] = set()
+
+    @property
+    def experiment(self) -> Any:
+        """The W&B run; axes are defined when it starts."""
+        fresh = self._experiment is None
+        run = super().experiment
+        if fresh and hasattr(run, "define_metric"):
+            run.define_metric("iteration")
+            for pattern in ("train/*", "eval/*", "cost/*", "samples", "flow*", "chains"):
+                run.define_metric(pattern, step_metric="iteration")
+        return run
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log with the iteration in the row; of measured numbers the summary keeps last, least and largest."""
+        for key in metrics:
+            if key.startswith("eval/") and key not in self._summarised:
+                self.experiment.define_metric(key, step_metric="iteration", summary="last,min,max")
+                self._summarised.add(key)
+        super().log_metrics(dict(metrics) if step is None else {**metrics, "iteration": step}, step)
