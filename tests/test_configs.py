@@ -15,8 +15,10 @@ RECIPES = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name
 def small(recipe: Path) -> list[str]:
     """Flags that make networks and minibatches of a recipe small."""
     config = yaml.safe_load(recipe.read_text())
-    nets = [key for key in ("generator", "critic", "excess", "energy") if key in config["model"]["init_args"]]
-    flags = [flag for key in nets for flag in (f"--model.{key}.width", "8")]
+    sections = {key: value for key, value in config["model"]["init_args"].items() if isinstance(value, dict)}
+    nets = [f"{key}.network" if "network" in value else key for key, value in sections.items()]
+    nets = [net for net in nets if net.split(".")[0] in ("generator", "critic", "excess", "energy")]
+    flags = [flag for net in nets for flag in (f"--model.{net}.width", "8")]
     few = {"num_langevin_steps": 2, "num_sampling_rounds": 1, "num_sampling_steps": 2, "num_visits": 1, "num_levels": 3}
     flags += [
         flag for key, num in few.items() if key in config["model"]["init_args"] for flag in (f"--model.{key}", str(num))
