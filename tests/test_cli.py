@@ -450,7 +450,7 @@ def test_bad_checkpoints(damage: str, tmp_path: Path, capsys: pytest.CaptureFixt
         path.write_bytes(path.read_bytes()[:9_000] if damage == "cut" else b"\x80\x02 something else entirely")
     for arguments in (["sample", str(path)], ["fit", "--config", TOY, "--ckpt_path", str(path)]):
         assert main(arguments) == 2
-        expected = "is not a checkpoint of pt_flows" if damage == "lightning" else "can not be read as a checkpoint"
+        expected = "is not a checkpoint of pt_flows" if damage == "lightning" else "cannot be read as a checkpoint"
         assert expected in capsys.readouterr().err
 
 
@@ -462,12 +462,12 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(capsys: pytest.C
     last.write_bytes(last.read_bytes()[:5_000])
     assert fit(*flags, "--ckpt_path", "last", steps=40) == 0
     out = capsys.readouterr().out
-    assert re.search(r"note: \S+last.ckpt can not be read .* Using \S+previous.ckpt, iteration 30", out)
+    assert re.search(r"note: \S+last.ckpt cannot be read .* Using \S+previous.ckpt, iteration 30", out)
     assert_same(last, whole)
     for name in ("last", "previous"):
         (last.parent / f"{name}.ckpt").write_bytes(b"broken")
     assert fit("--ckpt_path", "last", steps=50) == 2
-    assert "previous.ckpt can not be read as a checkpoint" in capsys.readouterr().err
+    assert "previous.ckpt cannot be read as a checkpoint" in capsys.readouterr().err
 
 
 def test_a_branch_knows_where_it_comes_from() -> None:
@@ -553,7 +553,7 @@ def test_no_space_left_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (before // 2, before // 2))
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert re.search(r"error: can not write .*last.ckpt.*make room .*--ckpt_path \S+ continues from", error), error
+    assert re.search(r"error: cannot write .*last.ckpt.*make room .*--ckpt_path \S+ continues from", error), error
     assert "Traceback" not in error
     assert read_checkpoint(last)["pt_flows"]["iteration"] % 10 == 0
     assert not list(last.parent.glob("*.partial"))

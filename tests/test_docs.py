@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CKPT = "checkpoints/last.ckpt"
 
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
-            "neighbours", "check-method", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks",
+            "neighbours", "check-method", "my_images", "my_table", "my_metrics", "my_callbacks", "my_samplers",
             "me/pt_flows")  # fmt: skip
 """Signs of commands that need data, weights, devices, an account or minutes, or have another test: only parsed."""
 

@@ -93,7 +93,7 @@ class Evaluate(EveryIterations):
     def prepare(self, trainer: L.Trainer) -> None:
         """Give every metric its reference, and check that the method can be drawn from."""
         if self.tiers:
-            self.subject(as_method(trainer.lightning_module)).prepared(cast(Any, trainer).datamodule)
+            self.subject(as_method(trainer.lightning_module)).prepared()
         device = trainer.strategy.root_device
         for tier in self.tiers:
             data = cast(Any, trainer).datamodule
@@ -140,7 +140,7 @@ class Evaluate(EveryIterations):
 
     def subject(self, method: Method) -> Subject:
         """The subject that is measured."""
-        return Subject(method, self.weights, self.sampler)
+        return Subject(method, self.weights, self.sampler, cast(Any, method.trainer).datamodule)
 
     @torch.no_grad()
     def measure(self, module: Method, tiers: Sequence[Tier]) -> None:

@@ -89,7 +89,7 @@ class Pictures(EveryIterations):
         """Samples from the pictures' fixed noise, on the host; before them, for maps of data, the source's."""
         rng, source = generator_at("cpu", "pictures"), getattr(data, "source", None)
         if source is None or not isinstance(method, MapsLatents):
-            sampler = Subject(method, self.weights, self.sampler).prepared(data)
+            sampler = Subject(method, self.weights, self.sampler, data).prepared()
             return None, sampler.sample(num, rng=rng).cpu()
         before = source.sample(num, rng)
         return before, method.generator.push(before.to(method.device), self.weights).cpu()

@@ -17,6 +17,8 @@ class Bookkeeper(L.Callback):
         method.trained_seed = run_seed()
         method.journal.begin(method)
         method.cost.watch(method.networks)
+        for player in method.players.values():
+            player.keep_settings()  # callbacks may have chosen kernels
         for note in keep_what_fits(method.loaded_optimizers, trainer.optimizers):
             method.print(f"note: {note}")
         method.loaded_optimizers = []

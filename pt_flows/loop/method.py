@@ -9,25 +9,25 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
-from inspect import isabstract
 from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
 from torch import nn
 
-from pt_flows.construction import Constructed
+from pt_flows.bounds import hints_of
+from pt_flows.construction import Constructed, named
 from pt_flows.contracts import Batch, Terms
 from pt_flows.errors import DivergenceError
 from pt_flows.formats import CHECKPOINT_FORMAT, check_format
 from pt_flows.loop.bookkeeping import Bookkeeper
 from pt_flows.loop.clock import Clock, tick
-from pt_flows.loop.describing import check_file, description, is_plain, rebuilt
+from pt_flows.loop.describing import completed, described, description, is_plain, rebuilt
 from pt_flows.loop.journal import Cost, Journal, check_finite
-from pt_flows.loop.preflight import Preflight, check_block
+from pt_flows.loop.preflight import Preflight
 from pt_flows.training.distributed import world
 from pt_flows.training.noise import NoiseStream, fold, run_seed
-from pt_flows.training.player import Player
+from pt_flows.training.player import Player, check_players
 from pt_flows.training.players import Generator
 from pt_flows.training.schedules import Progress
 
@@ -52,6 +52,11 @@ class Method(Constructed, L.LightningModule, ABC):
 
     minibatches_per_iteration: int = 1
     """Number of fresh minibatches that one iteration consumes; the data serve exactly that many."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Check that players are given where players are expected."""
+        check_players(hints_of(cls), named(cls, args, kwargs))
+        return super().__new__(cls, *args, **kwargs)
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +146,6 @@ class Method(Constructed, L.LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Run a block of iterations: x (iterations, minibatches, B, *event), y (iterations, minibatches, B)."""
-        check_block(batch, self.minibatches_per_iteration)
         players, interval = list(self.players.values()), self.log_interval
         torch.manual_seed(fold(run_seed(), "global", world()[0], self.iteration))  # dropout and users' own draws
         precision = torch.autocast(self.device.type, enabled=False) if self.float32_only else nullcontext()
@@ -158,7 +162,7 @@ class Method(Constructed, L.LightningModule, ABC):
                 self.journal.add(self, terms)
                 if self.iteration % interval == 0:
                     self.flush()
-                tick(self.trainer)
+                tick(self.trainer, self.iteration)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Do nothing. The Evaluate callback measures generated samples once the loop ends."""
@@ -239,7 +243,13 @@ class Method(Constructed, L.LightningModule, ABC):
         Raises:
             UserError: The checkpoint does not describe all arguments, is of another class, or of another version.
         """
-        check_file(checkpoint_path)
-        loader: Any = L.LightningModule if isabstract(cls) else super()  # a base builds the class of the checkpoint
-        arguments = (checkpoint_path, map_location, hparams_file, strict, weights_only)
-        return rebuilt(cls.__name__, checkpoint_path, lambda: loader.load_from_checkpoint(*arguments, **kwargs), kwargs)
+        kind, arguments = described(checkpoint_path, cls)
+        loader: Any = super(Method, kind)
+
+        def load() -> Self:
+            given = {"_instantiator": None} | completed(kind, arguments, kwargs) if kwargs else {}
+            return loader.load_from_checkpoint(
+                checkpoint_path, map_location, hparams_file, strict, weights_only, **given
+            )
+
+        return rebuilt(kind.__name__, checkpoint_path, load, kwargs)

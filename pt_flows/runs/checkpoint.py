@@ -97,7 +97,7 @@ def read_checkpoint(path: Path, of_any_version: bool = False) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for damaged and foreign files
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(
-            f"{path} can not be read as a checkpoint ({reason}); it is damaged, cut short or of another program: take "
+            f"{path} cannot be read as a checkpoint ({reason}); it is damaged, cut short or of another program: take "
             "another one, such as best.ckpt beside it"
         ) from error
     record = checkpoint.get("pt_flows") if isinstance(checkpoint, dict) else None
