@@ -157,7 +157,7 @@ def test_early_stopping_and_model_checkpoint_act_once_per_evaluation(tmp_path: P
     assert stopping.wait_count == 2
     assert {path.stem for path in tmp_path.glob("*.ckpt")} == {"step=10", "step=20", "step=30"}
     wrong = lightning_callbacks.EarlyStopping("eval/fid")
-    with pytest.raises(UserError, match=r"there is no number 'eval/fid'; there are .*eval/w2_64"):
+    with pytest.raises(UserError, match=r"EarlyStopping.monitor: expected one of .*eval/w2_64.*, got 'eval/fid'"):
         fit(build("W1FE"), data(), 10, callbacks=[wrong, evaluate])
 
 
