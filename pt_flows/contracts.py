@@ -123,11 +123,11 @@ class RunsChains(HasEnergy, Protocol):
         ...
 
     def with_data_noise(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Data (B, *event) with the noise that is a part of the model."""
+        """Add the noise that is a part of the model to data (B, *event)."""
         ...
 
     def finished(self, x: Tensor, weights: Weights = "ema") -> Tensor:
-        """Points (B, *event) at the ends of chains as samples: denoised if wanted."""
+        """Turn the ends of chains (B, *event) into samples, denoised if `denoise` is true."""
         ...
 
     def walk(self, x: Tensor, num_steps: int, rng: torch.Generator, weights: Weights = "ema") -> tuple[Any, Tensor]:
