@@ -130,9 +130,11 @@ def test_short_names_and_switching_the_class(capsys: pytest.CaptureFixture[str])
 
 def test_resume_continues_the_same_run_bit_for_bit() -> None:
     cadence = ["--evaluation.every_n_iterations", "10", "--checkpoints.every_n_iterations", "10"]
-    assert fit(*cadence, "--run.root", "whole", "--model.generator.lr_schedule.decay", "constant", steps=40) == 0
-    assert fit(*cadence, "--model.generator.lr_schedule.decay", "constant", steps=20) == 0
-    assert fit(*cadence, "--model.generator.lr_schedule.decay", "constant", "--ckpt_path", "last", steps=40) == 0
+    for player in ("generator", "critic"):
+        cadence += [f"--model.{player}.lr_schedule.decay", "constant"]
+    assert fit(*cadence, "--run.root", "whole", steps=40) == 0
+    assert fit(*cadence, steps=20) == 0
+    assert fit(*cadence, "--ckpt_path", "last", steps=40) == 0
     resumed, whole = run_folder(), run_folder("whole")
     assert_same(resumed / "checkpoints/last.ckpt", whole / "checkpoints/last.ckpt")
     table = [[(r["iteration"], r["train/loss_D"], r["eval/w2_64"]) for r in csv.DictReader((f / "metrics.csv").open())]
