@@ -7,7 +7,6 @@ import yaml
 from problems import ROOT, write_class_folders, write_digits
 
 from pt_flows.cli.main import main
-from pt_flows.methods.energies import da_ebm
 
 RECIPES = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in ("data", "metrics"))
 
