@@ -111,11 +111,17 @@ def test_config_of_a_run_runs_again_to_the_same_weights() -> None:
 
 
 def test_layers_of_configuration_and_print_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "layer.yaml").write_text("model: {init_args: {persistence: 9, critic: {network: {init_args: {depth: 1}}}}}\n")
+    (tmp_path / "layer.yaml").write_text(
+        "model: {init_args: {persistence: 9, critic: {network: {init_args: {depth: 1}}}}}\n"
+    )
     code = main(["fit", "--config", TOY, "--config", "layer.yaml", "--model.step_size", "0.25", "--print_config"])
     assert code == 0
     printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
-    assert (printed["persistence"], printed["step_size"], printed["critic"]["network"]["init_args"]["depth"]) == (9, 0.25, 1)
+    assert (printed["persistence"], printed["step_size"], printed["critic"]["network"]["init_args"]["depth"]) == (
+        9,
+        0.25,
+        1,
+    )
     assert printed["critic"]["network"]["init_args"]["width"] == 128
 
 
@@ -262,7 +268,10 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["fit", "--config", TOY, "--model", "my_own.GAN"],
         r"model: the module my_own was not found; it was looked for in .*",
     ),
-    (["fit", "--config", TOY, "--model.generator.network", "my_own.G"], r"model.generator.network: the module my_own was not found"),
+    (
+        ["fit", "--config", TOY, "--model.generator.network", "my_own.G"],
+        r"model.generator.network: the module my_own was not found",
+    ),
     (["fit", "--config", TOY, "--model.critic.optimizer", "my_own.O"], r"critic.optimizer: the module my_own was not"),
     (
         ["fit", "--config", TOY, "--evaluation.metrics", "my_own.M"],
@@ -284,13 +293,19 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["fit", "--config", TOY, "--model.generator.network.width", "0"],
         r"model.generator.network.width: expected at least 1, got 0",
     ),
-    (["fit", "--config", TOY, "--model.critic.network.depth", "0"], r"model.critic.network.depth: expected at least 1, got 0"),
+    (
+        ["fit", "--config", TOY, "--model.critic.network.depth", "0"],
+        r"model.critic.network.depth: expected at least 1, got 0",
+    ),
     (["fit", "--config", "."], r"--config: expected a file, got the folder"),
     (["fit", "--config", TOY, "--model.step_size", "abc"], r"model.step_size: expected a float, got 'abc'"),
     (["fit", "--config", TOY, "--model.penalty", "three"], r"model.penalty: expected one of 'one_sided', 'two_sided'"),
     (["fit", "--config", TOY, "--data.target", "ring9"], r"data.target: expected one of 'ring8'"),
     (["fit", "--config", TOY, "--model", "StyleGAN"], r"model: there is no class 'StyleGAN'; .*W1FE, .*WGANGP"),
-    (["fit", "--config", TOY, "--model.critic.network", "MLPCritik"], r"no class 'MLPCritik'; did you mean MLPCritic\?"),
+    (
+        ["fit", "--config", TOY, "--model.critic.network", "MLPCritik"],
+        r"no class 'MLPCritik'; did you mean MLPCritic\?",
+    ),
     (["fit", "--config", TOY, "--data", "CIFAR11"], r"data: there is no class 'CIFAR11'; did you mean CIFAR10\?"),
     (["fit", "--config", TOY, "--evaluation.metrics", "[Fid]"], r"there is no class 'Fid'; .*FrechetDistance"),
     (["fit", "--config", "nowhere.yaml"], r"there is no configuration file .*nowhere.yaml"),
@@ -301,7 +316,18 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["fit", "--config", TOY, "--data", "Shapes32"],
         r"model.generator.network: expected samples of shape \(3, 32, 32\), which Shapes32 serves, got \(2,\)",
     ),
-    (["fit", "--config", TOY, "--model.generator.network", "DCGANGenerator", "--model.generator.network.image_size", "30"], r"got 30"),
+    (
+        [
+            "fit",
+            "--config",
+            TOY,
+            "--model.generator.network",
+            "DCGANGenerator",
+            "--model.generator.network.image_size",
+            "30",
+        ],
+        r"got 30",
+    ),
     (["fit", "--config", TOY, "--ckpt_path", "last"], r"no run under runs/toy2d-w1fe has checkpoints/last.ckpt"),
     (["fit", "--config", TOY, "--ckpt_path", "no.ckpt"], r"there is no checkpoint no.ckpt"),
     (
@@ -347,7 +373,10 @@ FILES: list[tuple[str, str]] = [
         "data:\n  init_args:\n    target: ring8\n    target: moons",
         r"layer.yaml: data.init_args.target .* 3 .* again in line 4",
     ),
-    ("model: {init_args: {critic: {network: {class_path: my_own.C}}}}", r"model.critic.network: the module my_own was not found"),
+    (
+        "model: {init_args: {critic: {network: {class_path: my_own.C}}}}",
+        r"model.critic.network: the module my_own was not found",
+    ),
     (
         "evaluation: {metrics: [{class_path: ModeCoverage, init_args: {num_sd: 3}}]}",
         r"mean evaluation.metrics.num_std\?",
@@ -536,7 +565,10 @@ def test_another_seed_is_said_and_trains(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize(
     ("setting", "instead"),
-    [(["accumulate_grad_batches", "2"], "lower data.batch_size"), (["gradient_clip_val", "1"], "model.energy.clip_norm")],
+    [
+        (["accumulate_grad_batches", "2"], "lower data.batch_size"),
+        (["gradient_clip_val", "1"], "model.energy.clip_norm"),
+    ],
 )
 def test_settings_of_other_loops_are_refused(
     setting: list[str], instead: str, capsys: pytest.CaptureFixture[str]
