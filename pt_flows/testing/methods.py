@@ -107,7 +107,7 @@ class StopHalfway(L.Callback):
 
 
 def resume(case: Case) -> None:
-    """A run that is stopped and continued gives the same weights as one that goes on."""
+    """A run that is stopped and resumed gives the same weights as one without a stop."""
     whole, resumed = case.fresh(), case.fresh(seed=1)
     L.seed_everything(0, verbose=False)
     case.fit(whole, LONG)
@@ -117,8 +117,8 @@ def resume(case: Case) -> None:
         case.fit(resumed, LONG, path)
     why = difference(tensors(whole), tensors(resumed))
     assert not why, (
-        f"a run that is continued from a checkpoint at iteration {HALF} has other weights at {LONG} than one that goes "
-        f"on ({why}). Keep what the next iteration needs in buffers or get_extra_state, and draw from self.noise"
+        f"a run that is resumed from a checkpoint at iteration {HALF} has other weights at {LONG} than one without a "
+        f"stop ({why}). Keep what the next iteration needs in buffers or get_extra_state, and draw from self.noise"
     )
 
 

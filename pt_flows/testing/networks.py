@@ -78,7 +78,7 @@ def second_derivatives(build: Build) -> None:
     try:
         norms = gradient_norm(lambda u: net(u, *labels), x)
         if norms.requires_grad:
-            norms.square().sum().backward()  # unlike autograd.grad, reaches functions that refuse to be differentiated
+            norms.square().sum().backward()  # unlike autograd.grad, meets functions that raise
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise AssertionError(

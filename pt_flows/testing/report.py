@@ -23,11 +23,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "samples leave no trace": ("samples",),
     "state dict": ("evaluation mode",),
 }
-"""Checks that mean nothing where others are not ok; the first one of a kind is needed by all."""
+"""Checks that are skipped where others are not ok; the first one of a kind is needed by all."""
 
 
 class NotApplicable(Exception):
-    """A check that makes no sense for what is checked, and why."""
+    """Says why a check does not apply."""
 
 
 class Result(NamedTuple):
@@ -36,7 +36,7 @@ class Result(NamedTuple):
     Attributes:
         name: The check.
         outcome: "skipped" where the check does not apply.
-        why: What failed and why, or why the check was skipped.
+        why: The reason of a failure, or of skipping the check.
     """
 
     name: str
@@ -69,7 +69,7 @@ def run_checks(checks: Mapping[str, Callable[[Any], None]], it: Any) -> Report:
 
     Args:
         checks: They raise an error with the reason, or `NotApplicable`.
-        it: What the checks take.
+        it: The argument of the checks.
     """
     report = Report()
     for name, check in checks.items():
