@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 
+from pt_flows import sample
 from pt_flows.callbacks.pictures import save_density
 from pt_flows.cli.main import main as pt_flows
 from pt_flows.data.toy2d import Toy2D
@@ -35,7 +36,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 def train(name: str, changes: dict[str, Any], critic_steps: int) -> Path:
     """Train a recipe for so many critic steps, with an evaluation after every fifth of them; its run folder."""
     before, recipe = set(RUNS.glob("*/*")), CONFIGS / f"{name}.yaml"
-    per_iteration = (yaml.safe_load(recipe.read_text())["model"]["init_args"] | changes)["num_critic_steps"]
+    per_iteration = yaml.safe_load(recipe.read_text())["model"]["init_args"]["critic"]["steps"]
     iterations = max(5, critic_steps // per_iteration)
     arguments = [text for key, value in changes.items() for text in (f"--model.{key}", str(value))]
     code = pt_flows(
@@ -76,7 +77,7 @@ def main() -> None:
         folder = train(name, changes, arguments.critic_steps)
         rows.append(row(title, folder))
         module = load_method(folder / "checkpoints" / "last.ckpt")
-        panels[title] = module.sample(5000, rng=generator_at("cpu", "pictures"))
+        panels[title] = sample(module, 5000, rng=generator_at("cpu", "pictures"))
         if name == "w2_fe":
             flow = folder / "pictures" / "flow.png"
     picture = RUNS / "demo.png"

@@ -23,6 +23,7 @@ from pt_flows.data import Shapes32
 from pt_flows.functional.langevin import langevin
 from pt_flows.methods import ImprovedCD
 from pt_flows.nets import MultiScaleEnergy, TimeResNetEnergy
+from pt_flows.training.players import Energy
 
 NUM_STEPS = 40
 
@@ -64,8 +65,8 @@ def trained(width: int, batch_size: int, **weights: float) -> ImprovedCD:
     """A model that has a history."""
     L.seed_everything(0, verbose=False)
     adam = partial(torch.optim.Adam, lr=1e-4)
-    energy = MultiScaleEnergy(32, 3, width=width)
-    module = ImprovedCD(energy, adam, num_langevin_steps=NUM_STEPS, min_history=100, buffer_size=1000, **weights)
+    energy = Energy(MultiScaleEnergy(32, 3, width=width), adam)
+    module = ImprovedCD(energy, num_langevin_steps=NUM_STEPS, min_history=100, buffer_size=1000, **weights)
     module.buffer.add(torch.rand(1000, 3, 32, 32) * 2 - 1)
     return module
 

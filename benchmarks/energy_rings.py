@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 import torch
-
 from pt_flows.evaluation.energy import load_energy
+
 from pt_flows.evaluation.load import data_of_run
 from pt_flows.functional.langevin import mgms
 from pt_flows.methods import DAEBM
@@ -39,7 +39,7 @@ def main() -> None:
     x, t = (v[torch.randperm(len(v), generator=generator_at("cpu", "rings"))] for v in (x, t))
     rng, s, K = generator_at("cpu", "rings", 1), module.step_sizes.values, module.num_langevin_steps
     rings, labels, extreme = torch.zeros(4), torch.zeros(module.num_labels), 0.0
-    with module.fixed("ema") as U:
+    with module.energy.fixed("ema") as U:
         for i in track(range(1, arguments.transitions + 1), "transitions"):
             x, t, *_ = mgms(U, x, t, s, K, rng)
             r = x[t == 0].norm(dim=1)

@@ -47,7 +47,7 @@ def seconds(part: Callable[[], Any]) -> float:
 
 def regulariser(module: ODEGAN, y: torch.Tensor, draw: Draw) -> torch.Tensor:
     """The regulariser's gradient and nothing else."""
-    theta, phi = module.players(y)
+    theta, phi = module.leaves(y)
     fake = module.G(phi, module.G.buffers(), draw.z)
     (g,) = grad(generator_loss(module.D(theta, {}, fake)), phi, create_graph=True)
     (r,) = grad(g, theta, grad_outputs=2 * average(g.detach()))
@@ -58,7 +58,7 @@ class HandWritten:
     """An Euler step of both players as one would write it."""
 
     def __init__(self, module: ODEGAN) -> None:
-        self.G, self.D = copy.deepcopy(module.generator), copy.deepcopy(module.critic)
+        self.G, self.D = copy.deepcopy(module.generator.network), copy.deepcopy(module.critic.network)
         self.optimizers = [torch.optim.SGD(net.parameters(), H) for net in (self.D, self.G)]
 
     def step(self, draw: Draw) -> None:
@@ -94,7 +94,7 @@ class Paired(L.Callback):
         if pl_module.iteration == WARM_UP:
             self.peak = resident("VmHWM") - self.before
         x = batch[0][0, 0]
-        draw = Draw(x, (), torch.randn(len(x), *pl_module.generator.latent_shape))
+        draw = Draw(x, (), torch.randn(len(x), *pl_module.generator.network.latent_shape))
         y = torch.cat([pl_module.D.vector(), pl_module.G.vector()])
         if pl_module.iteration >= WARM_UP:
             row["field"] = seconds(lambda: pl_module.field(y, draw))

@@ -19,14 +19,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pt_flows import sample
 from pt_flows.callbacks.pictures import save_density
 from pt_flows.data.toy2d import Toy2D
 from pt_flows.evaluation.load import load_method
 from pt_flows.training.noise import generator_at
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "toy2d" / "ode_gan.yaml"
-SMALL = ["--model.step_size_boundaries", "[48000, 54000, 57000, 59000]"]
-SMALL += ["--model.step_size_factors", "[1.0, 0.5, 0.25, 0.1, 0.05]"]
+SMALL = ["--model.step_size.boundaries", "[48000, 54000, 57000, 59000]"]
+SMALL += ["--model.step_size.factors", "[1.0, 0.5, 0.25, 0.1, 0.05]"]
 MODES, GOOD = "eval/modes_4std", "eval/high_quality_4std"
 
 
@@ -134,7 +135,7 @@ def samples(folders: dict[Case, Path], path: Path) -> None:
     for case, folder in folders.items():
         if case.seed == 0:
             module = load_method(folder / "checkpoints" / "last.ckpt")
-            panels[case.title] = module.sample(5000, rng=generator_at("cpu", "pictures"))
+            panels[case.title] = sample(module, 5000, rng=generator_at("cpu", "pictures"))
     save_density(panels, path)
 
 

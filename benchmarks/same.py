@@ -5,8 +5,9 @@
 
 Each recipe runs twice with one seed, on one thread, in a copy of the commit and in this working tree. After every block
 of iterations all weights, averages, buffers, chains and optimizer states are compared bit by bit. Both trees read the
-configuration files of REF; with --own-configs each reads its own, after the format of the files has changed. Two
-recipes also run on two processes, and on one process that becomes two in the middle.
+configuration files of REF; with --own-configs each reads its own, after the format of the files has changed. Tensors of
+version 0.1 are compared under their names of today. Two recipes also run on two processes, and on one process that
+becomes two in the middle.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+import yaml
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parents[1]
@@ -42,6 +44,12 @@ FIXED += ["--perf", "reference"]
 
 class Record(L.Callback):
     """Writes every tensor of the module and of its optimizers to a file after each block of iterations."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Draw no picture at the end, which takes minutes with the chains of an energy that is hardly trained."""
+        for callback in trainer.callbacks:
+            if type(callback).__name__ == "Pictures":
+                callback.draw = lambda *args: None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """Write one file, named by the iteration, from the first process."""
@@ -92,7 +100,8 @@ def trained(tree: Path, configs: Path, case: Case, iterations: int, folder: Path
             str(folder / "runs"),
         ]
         words += ["--trainer.devices", str(processes)] + (["--trainer.strategy", "ddp"] if processes > 1 else [])
-        words += ["--model.lr_decay", "constant"] * (len(case.processes) > 1)  # the parts have different ends
+        if len(case.processes) > 1:
+            words += constant_rates(configs / f"{case.recipe}.yaml")  # the parts have different ends
         commands.append(words + ["--ckpt_path", "last"] * (part > 1))
     quoted = " && ".join(subprocess.list2cmdline(words) for words in commands)
     environment = os.environ | {"PYTHONPATH": f"{tree}{os.pathsep}{HERE / 'benchmarks'}", "OMP_NUM_THREADS": "1"}
@@ -100,6 +109,14 @@ def trained(tree: Path, configs: Path, case: Case, iterations: int, folder: Path
     return subprocess.Popen(
         ["bash", "-c", quoted], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def constant_rates(recipe: Path) -> list[str]:
+    """Flags that keep the learning rates of a recipe, of this version or of 0.1, constant."""
+    arguments = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["init_args"]
+    players = [name for name, value in arguments.items() if isinstance(value, dict) and "lr_schedule" in value]
+    keys = [f"--model.{name}.lr_schedule.decay" for name in players]
+    return [word for key in keys or ["--model.lr_decay"] for word in (key, "constant")]
 
 
 def states(folder: Path) -> dict[int, dict[str, Tensor]]:
@@ -138,8 +155,12 @@ def _place(name: str, iteration: int, old: Tensor, new: Tensor) -> str:
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state under the names of this version."""
-    return state
+    """A state under the names of this version; only methods of 0.1 have an average of their own."""
+    if not any(name.startswith("ema.") for name in state):
+        return state
+    from pt_flows.runs.moves import upgraded_state  # not where this file is imported at another commit
+
+    return upgraded_state(state)
 
 
 def exported(ref: str, folder: Path) -> Path:

@@ -111,8 +111,15 @@ def speed() -> None:
 
 def perf() -> None:
     """Rates of the three modes, one core."""
-    residual = [*IMAGES, "--model.generator", "ResNetGenerator", "--model.generator.width", "32"]
-    residual += ["--model.critic", "ResNetCritic", "--model.critic.width", "32", "--data.batch_size", "16"]
+    residual = [*IMAGES, "--model.generator.network", "ResNetGenerator", "--model.generator.network.width", "32"]
+    residual += [
+        "--model.critic.network",
+        "ResNetCritic",
+        "--model.critic.network.width",
+        "32",
+        "--data.batch_size",
+        "16",
+    ]
     cases = {"DCGAN": (IMAGES, "100"), "ResNet": (residual, "50")}
     cases["toy"] = (["--config", str(ROOT / "configs/toy2d/w1_fe.yaml")], "600")
     for name, (words, steps) in cases.items():

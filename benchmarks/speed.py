@@ -23,9 +23,10 @@ from torch import nn
 
 from pt_flows.data import Shapes32, Toy2D
 from pt_flows.data.base import FlowData
-from pt_flows.loop.base import AdversarialModule
+from pt_flows.loop.method import Method
 from pt_flows.methods import W1FE, WGANGP
 from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
+from pt_flows.training.players import Critic, Generator
 
 NUM_CRITIC_STEPS, LAM, STEP_SIZE, DECAY = 5, 10.0, 1.0, 0.999
 WARM_UP = 20
@@ -52,7 +53,7 @@ class Clock(L.Callback):
             self.seconds = time.perf_counter() - self.start
 
 
-def trainer_seconds(module: AdversarialModule, data: FlowData, num: int) -> float:
+def trainer_seconds(module: Method, data: FlowData, num: int) -> float:
     """Seconds for `num` iterations of the framework."""
     clock = Clock()
     runner = L.Trainer(
@@ -119,11 +120,12 @@ CASES: list[tuple[str, Callable[[], tuple[Any, Any, FlowData]], int, int, float]
 ]
 
 
-def module_for(G: Any, f: Any, persistence: int) -> AdversarialModule:
+def module_for(G: Any, f: Any, persistence: int) -> Method:
     """The framework's method for a case."""
+    players = Generator(G, Adam), Critic(f, Adam, steps=NUM_CRITIC_STEPS)
     if persistence:
-        return W1FE(G, f, Adam, Adam, NUM_CRITIC_STEPS, step_size=STEP_SIZE, persistence=persistence)
-    return WGANGP(G, f, Adam, Adam, NUM_CRITIC_STEPS, penalty_weight=LAM)
+        return W1FE(*players, step_size=STEP_SIZE, persistence=persistence)
+    return WGANGP(*players, penalty_weight=LAM)
 
 
 def main() -> None:

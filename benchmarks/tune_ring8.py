@@ -23,6 +23,7 @@ import lightning as L
 import torch
 from scipy.stats import qmc
 
+from pt_flows import sample
 from pt_flows.data import Toy2D
 from pt_flows.errors import DivergenceError
 from pt_flows.functional.transport import exact_wasserstein
@@ -31,6 +32,8 @@ from pt_flows.metrics import ExactWasserstein, ModeCoverage
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.nets import MLPCritic, ResidualMLPGenerator
 from pt_flows.training.noise import generator_at
+from pt_flows.training.players import Critic, Generator
+from pt_flows.training.schedules import Schedule
 
 ARMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "WGAN-GP": (WGANGP, {}),
@@ -68,9 +71,8 @@ def settings(arm: str, num: int) -> list[dict[str, Any]]:
 def arguments_of(arm: str, setting: dict[str, Any]) -> dict[str, Any]:
     """A setting in the words of the method; W2-FE has penalties of another unit, and for a side that of its field."""
     cls, arguments = ARMS[arm]
-    arguments = arguments | {"num_critic_steps": setting["num_critic_steps"]}
     if cls is not WGANGP:
-        arguments["step_size"] = setting["step_size"]
+        arguments = arguments | {"step_size": setting["step_size"]}
     if cls is W2FE:
         weight = 20 * setting["weight"]
         side = "fake" if setting["one_sided"] else "real"
@@ -87,9 +89,9 @@ class Watch(L.Callback):
         self.real, self.rows, self.spent, self.start = data.reference("test", 512), [], 0.0, time.process_time()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *arguments: Any) -> None:
-        now, steps = time.process_time(), pl_module.iteration * pl_module.num_critic_steps
+        now, steps = time.process_time(), pl_module.iteration * pl_module.critic.steps
         if steps in MARKS:
-            x = pl_module.sample(512, rng=generator_at("cpu", "evaluation", 0))
+            x = sample(pl_module, 512, rng=generator_at("cpu", "evaluation", 0))
             self.rows.append((steps, now - self.start - self.spent, exact_wasserstein(x, self.real, 1)))
             self.spent += time.process_time() - now
 
@@ -107,11 +109,14 @@ def train(arm: str, setting: dict[str, Any], seed: int, critic_steps: int) -> di
     """Train once and measure; a run that diverges has no distance."""
     L.seed_everything(seed, verbose=False)
     adam = lambda lr: partial(torch.optim.Adam, lr=lr, betas=(0.5, 0.9))
-    rates, arguments = (adam(setting["generator_lr"]), adam(setting["critic_lr"])), arguments_of(arm, setting)
+    falling, arguments = Schedule(decay="cosine"), arguments_of(arm, setting)
     if ARMS[arm][0] is W2FE:
         arguments["excess"] = MLPCritic(init_std=0.1)
-    G = ResidualMLPGenerator(batch_norm=False, init_std=0.05)
-    module = ARMS[arm][0](G, MLPCritic(init_std=0.1), *rates, lr_decay="cosine", ema_decay=0.99, **arguments)
+    G = Generator(
+        ResidualMLPGenerator(batch_norm=False, init_std=0.05), adam(setting["generator_lr"]), falling, ema_decay=0.99
+    )
+    f = Critic(MLPCritic(init_std=0.1), adam(setting["critic_lr"]), falling, steps=setting["num_critic_steps"])
+    module = ARMS[arm][0](G, f, **arguments)
     data = Toy2D("ring8", batch_size=512)
     watch = Watch(data)
     trainer = L.Trainer(
@@ -126,9 +131,9 @@ def train(arm: str, setting: dict[str, Any], seed: int, critic_steps: int) -> di
     seconds, found = time.process_time() - watch.start - watch.spent, {}
     for metric in metrics():
         metric.reset()
-        metric.update(module.sample(512, rng=generator_at("cpu", "evaluation", 0)))
+        metric.update(sample(module, 512, rng=generator_at("cpu", "evaluation", 0)))
         found |= metric.compute()
-    w2 = exact_wasserstein(module.sample(MANY, rng=generator_at("cpu", "many")), data.reference("test", MANY), 2)
+    w2 = exact_wasserstein(sample(module, MANY, rng=generator_at("cpu", "many")), data.reference("test", MANY), 2)
     return found | {"w2": w2, "seconds": seconds, "rows": watch.rows, "iterations": module.iteration}
 
 

@@ -23,20 +23,23 @@ import lightning as L
 import torch
 from matplotlib.figure import Figure
 
+from pt_flows import sample
 from pt_flows.callbacks.pictures import save_density
-from pt_flows.contracts import Batch
+from pt_flows.contracts import Batch, Terms
 from pt_flows.data import Toy2D
 from pt_flows.functional.distances import exact_distances
 from pt_flows.functional.transport import exact_wasserstein
-from pt_flows.loop.base import GeneratorModule, Terms
+from pt_flows.loop.method import Method
 from pt_flows.methods import W1FE, W2FE, JSFlow, MinibatchW2FE
 from pt_flows.metrics import ModeCoverage
 from pt_flows.nets import MLPCritic, ResidualMLPGenerator
 from pt_flows.training.noise import generator_at
-from pt_flows.training.schedules import decay_factor
+from pt_flows.training.players import Critic, Generator
+from pt_flows.training.schedules import Progress, Schedule, scheduled
+from pt_flows.training.steps import fit_critic
 
 ITERATIONS, MARKS, NUM, MANY = 600, (50, 100, 200, 400, 600), 512, 4000
-SETTINGS = {"reduction": "mean", "ema_decay": 0.99, "lr_decay": "cosine"}
+COSINE = Schedule(decay="cosine")
 
 
 class RepeatedW2(W2FE):
@@ -44,15 +47,14 @@ class RepeatedW2(W2FE):
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Critic phase, then K steps up the potential."""
-        optimizer_G, _ = self.optimizer_pair()
-        terms = self.fit_critic(minibatches)
-        z = self.latents(len(minibatches[0][0]))
-        for _ in range(self.inner_steps):
-            self.step_down(-self.potential(self.generator(z)).mean(), optimizer_G)
+        terms = fit_critic(self.critic, self.critic_loss, minibatches, self.particles)
+        z = self.generator.latents(len(minibatches[0][0]), self.noise)
+        for _ in range(max(1, round(self.persistence(self.progress)))):
+            self.generator.step(-self.potential(self.generator(z)).mean())
         return terms
 
 
-def cases() -> dict[str, tuple[str, type[GeneratorModule], dict[str, Any]]]:
+def cases() -> dict[str, tuple[str, type[Method], dict[str, Any]]]:
     """Name to (title, method, arguments)."""
     w2 = {"inequality_weight": 200.0, "interpolated_weight": 200.0, "equality_weight": 0.0, "persistence": 5}
     found: dict[str, Any] = {}
@@ -61,7 +63,7 @@ def cases() -> dict[str, tuple[str, type[GeneratorModule], dict[str, Any]]]:
         found[f"w2-{K}"] = (title, W2FE, w2 | {"persistence": K})
     for K in (5, 20):
         found[f"repeated-w2-{K}"] = (f"W2-GAN's step {K} times", RepeatedW2, w2 | {"persistence": K})
-    found["w2-falling"] = ("W2-FE, K = 20 falling to 1", W2FE, w2 | {"persistence": 20, "persistence_decay": "cosine"})
+    found["w2-falling"] = ("W2-FE, K = 20 falling to 1", W2FE, w2 | {"persistence": Schedule(20, "cosine")})
     found["w1-1"] = ("WGAN-LP (W1-FE, K = 1)", W1FE, {"persistence": 1})
     found["w1-5"] = ("W1-FE, K = 5, ε = 0.1", W1FE, {"persistence": 5, "step_size": 0.1})
     found["js-5"] = ("JS flow, K = 5, ε = 0.1", JSFlow, {"persistence": 5, "step_size": 0.1})
@@ -82,10 +84,10 @@ class Watch(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *arguments: Any) -> None:
         if pl_module.iteration in MARKS:
-            x = pl_module.sample(NUM, rng=generator_at("cpu", "evaluation", 0))
-            pl_module._tick()
+            x = sample(pl_module, NUM, rng=generator_at("cpu", "evaluation", 0))
+            pl_module.cost.tick()
             self.rows.append(
-                (pl_module.iteration, pl_module.seconds, *(exact_wasserstein(x, self.real, p) for p in (1, 2)))
+                (pl_module.iteration, pl_module.cost.seconds, *(exact_wasserstein(x, self.real, p) for p in (1, 2)))
             )
 
 
@@ -97,9 +99,9 @@ def train(name: str, seed: int) -> dict[str, Any]:
     G = ResidualMLPGenerator(batch_norm=False, init_std=0.05)
     adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
     critic = lambda: MLPCritic(init_std=0.1)
-    players = [G] if cls is MinibatchW2FE else [G, critic()]
-    arguments = SETTINGS | arguments | {"generator_optimizer": adam}
-    arguments |= {"critic_optimizer": adam} if len(players) == 2 else {}
+    players: list[Any] = [Generator(G, adam, COSINE, ema_decay=0.99)]
+    players += [] if cls is MinibatchW2FE else [Critic(critic(), adam, COSINE)]
+    arguments = {"reduction": "mean"} | arguments
     arguments |= {"excess": critic()} if issubclass(cls, W2FE) else {}
     module, data = cls(*players, **arguments), Toy2D("ring8", batch_size=512)
     watch = Watch(data)
@@ -108,7 +110,7 @@ def train(name: str, seed: int) -> dict[str, Any]:
         enable_model_summary=False, limit_val_batches=0, max_epochs=-1, max_steps=ITERATIONS, callbacks=[watch],
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
-    x = module.sample(MANY, rng=generator_at("cpu", "many"))
+    x = sample(module, MANY, rng=generator_at("cpu", "many"))
     coverage = ModeCoverage()
     coverage.prepare(data, MANY)
     coverage.update(x)
@@ -118,8 +120,8 @@ def train(name: str, seed: int) -> dict[str, Any]:
     width = statistics.fmean(float(points.var(0).mean().sqrt()) if len(points) > 1 else 0.0 for points in near)
     w2_many = exact_wasserstein(x, data.reference("test", MANY), p=2)
     return coverage.compute() | {
-        "rows": watch.rows, "w2_many": w2_many, "width": width / 0.1, "seconds": module.seconds,
-        "images": module.images_seen, "samples": x[:2000].tolist(),
+        "rows": watch.rows, "w2_many": w2_many, "width": width / 0.1, "seconds": module.cost.seconds,
+        "images": module.cost.images_seen, "samples": x[:2000].tolist(),
     }  # fmt: skip
 
 
@@ -137,8 +139,8 @@ def floors() -> tuple[float, float]:
 
 def generator_steps(arguments: dict[str, Any]) -> int:
     """Optimizer steps of the generator in a run."""
-    decay, K = arguments.get("persistence_decay", "constant"), arguments["persistence"]
-    return sum(max(1, round(K * decay_factor(decay, t / ITERATIONS))) for t in range(ITERATIONS))
+    K = scheduled(arguments["persistence"])
+    return sum(max(1, round(K(Progress(t, ITERATIONS)))) for t in range(ITERATIONS))
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> None:

@@ -19,7 +19,7 @@ class Constructed:
 
     Attributes:
         init_args: Those that are plain values or can be described by them, by name.
-        left_out: Names of the others; "*" stands for unnamed ones.
+        left_out: Names of the others; "*" stands for unnamed ones, "player.network" for one inside a section.
     """
 
     init_args: dict[str, Any]
@@ -33,6 +33,10 @@ class Constructed:
         arguments = named(cls, args, kwargs)
         check_arguments(f"{cls.__name__}.", hints_of(cls), arguments)
         for name, value in arguments.items():
+            if isinstance(value, Constructed) and _is_final(type(value)):  # a section: what it describes is kept
+                described[name] = value.init_args
+                left_out += [f"{name}.{inner}" for inner in value.left_out]
+                continue
             try:
                 described[name] = plain(value)
             except TypeError:
@@ -81,14 +85,22 @@ def plain(value: Any) -> Any:
         return {"class_path": path_of(value)}
     if isinstance(value, FunctionType):
         return path_of(value)
+    if isinstance(value, partial) and str(getattr(value.func, "__module__", "")).startswith("jsonargparse"):
+        value = partial(value.args[-1], **value.keywords)  # a class of a configuration file, with its instantiator
     if isinstance(value, partial) and isinstance(value.func, type) and not value.args:
         return {"class_path": path_of(value.func), "init_args": plain(value.keywords)}
-    if is_dataclass(value) and not isinstance(value, type):
+    derived = any(is_dataclass(base) for base in type(value).__bases__)  # fields do not tell a subclass from its base
+    if is_dataclass(value) and not isinstance(value, type) and not derived:
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Constructed) and not value.left_out:
-        is_final = getattr(type(value), "__final__", False)  # no other class can stand there, so none is named
-        return value.init_args if is_final else {"class_path": path_of(type(value)), "init_args": value.init_args}
+        described = {"class_path": path_of(type(value)), "init_args": value.init_args}
+        return value.init_args if _is_final(type(value)) else described
     raise TypeError(f"{type(value).__name__} is not a plain value")
+
+
+def _is_final(cls: type) -> bool:
+    """Whether no other class can stand where this one does, so that a description need not name it."""
+    return bool(getattr(cls, "__final__", False))
 
 
 def path_of(it: type | FunctionType) -> str:

@@ -6,4 +6,4 @@ class UserError(ValueError):
 
 
 class DivergenceError(RuntimeError):
-    """A run that can not go on because a quantity stopped being finite."""
+    """A run that cannot go on because a quantity stopped being finite."""

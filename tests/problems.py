@@ -66,22 +66,27 @@ PLAYERS = ("optimizer", "lr_schedule", "steps", "ema_decay", "clip_norm")
 """Arguments of players: all players of a method get those that they take."""
 
 
-def build(name: str, images: bool = False, seed: int = 0, **overrides: Any) -> Any:
-    """A small method on toys or images; without batch norm, so that every parameter has a gradient of its own."""
+PAIRS: dict[bool, tuple[Any, Any]] = {
+    False: (partial(MLPGenerator, width=16, depth=2), partial(MLPCritic, width=16, depth=2)),
+    True: (partial(DCGANGenerator, width=4, latent_dim=8, batch_norm=False), partial(DCGANCritic, width=4)),
+}
+"""Make a generator and a critic of toys and of images; no batch norm, so every parameter has a gradient of its own."""
+
+
+def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] | None = None, **overrides: Any) -> Any:
+    """A small method on toys or images, of a given pair of networks or that of `PAIRS`."""
     L.seed_everything(seed, verbose=False)
     arguments = {**METHODS[name], **overrides}
     cls = arguments.pop("cls")
     own = {key: arguments.pop(key) for key in PLAYERS if key in arguments}
     if issubclass(cls, EnergyMethod):
         return build_energy(cls, arguments, own, images)
-    if images:
-        G, D = DCGANGenerator(width=4, latent_dim=8, batch_norm=False), DCGANCritic(width=4)
-    else:
-        G, D = MLPGenerator(width=16, depth=2), MLPCritic(width=16, depth=2)
+    make_G, make_D = pair or PAIRS[images]
+    G, D = make_G(), make_D()
     if cls is ODEGAN:
         return cls(G, D, **arguments, **own)
     if cls is W2FE:
-        arguments["excess"] = DCGANCritic(width=4) if images else MLPCritic(width=16, depth=2)
+        arguments["excess"] = make_D()
     generator = Generator(G, **{key: value for key, value in own.items() if key != "steps"})
     critic = Critic(D, **{key: value for key, value in own.items() if key != "ema_decay"})
     return cls(*([generator] if cls is MinibatchW2FE else [generator, critic]), **arguments)

@@ -15,14 +15,15 @@ from problems import build, data, fit, weights
 from torch.backends import cuda, cudnn
 
 from pt_flows.callbacks import ChainPicture, Checkpoints, Evaluate, FlowPicture, Pictures
-from pt_flows.evaluation.engine import measured
 from pt_flows.callbacks.schedule import EveryIterations
 from pt_flows.errors import UserError
+from pt_flows.evaluation.engine import measured
 from pt_flows.metrics import ExactWasserstein, ModeCoverage
 from pt_flows.runs.checkpoint import read_checkpoint
 from pt_flows.runs.loggers import loggers
 from pt_flows.runs.options import RunOptions
 from pt_flows.runs.signals import ENDING
+from pt_flows.training.schedules import Schedule
 
 
 class Keep(L.Callback):
@@ -84,7 +85,7 @@ def test_schedules_act_once_where_a_block_passes_a_multiple() -> None:
     acts = Acts(7)
     fit(build("WGANGP"), data(iterations_per_block=5), max_steps=23, callbacks=[acts])
     assert acts.at == [10, 15, 23]  # 7, 14 and 21 lie in these blocks; 23 is the end
-    with pytest.raises(UserError, match="every_n_iterations must be 0 or more"):
+    with pytest.raises(UserError, match="every_n_iterations: expected at least 0, got -1"):
         EveryIterations(-1)
 
 
@@ -204,7 +205,7 @@ def test_a_schedule_that_waits_for_a_metric_is_refused() -> None:
     optimizer = torch.optim.Adam(module.generator.parameters())
     scheduler = {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "monitor": "eval/w2"}
     module.configure_optimizers = lambda: {"optimizer": optimizer, "lr_scheduler": scheduler}
-    with pytest.raises(UserError, match=r"got ReduceLROnPlateau\. Use lr_schedule"):
+    with pytest.raises(UserError, match=r"got a ReduceLROnPlateau\. Use lr_schedule"):
         fit(module, data(), 2)
 
 

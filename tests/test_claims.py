@@ -10,47 +10,57 @@ import pytest
 import torch
 from problems import ROOT, fit
 
+from pt_flows import sample
 from pt_flows.cli.main import main
-from pt_flows.contracts import Batch
+from pt_flows.contracts import Batch, Terms, Weights
 from pt_flows.data import Toy2D
 from pt_flows.evaluation.load import load_method
 from pt_flows.functional.transport import Gaussian, exact_wasserstein, gaussian_wasserstein2, moments
-from pt_flows.loop.base import AlternatingModule, Terms
+from pt_flows.loop.method import Method
 from pt_flows.methods import DAEBM, ODEGAN, W1FE, W2FE, MinibatchW2FE
 from pt_flows.metrics import ExactWasserstein, GridKL, ModeCoverage
 from pt_flows.nets import MLPCritic, MLPGenerator, ResidualMLPGenerator, TimeMLPEnergy
 from pt_flows.nets.mlp import mlp
 from pt_flows.training.noise import generator_at
+from pt_flows.training.players import Critic, Energy, Generator
+from pt_flows.training.schedules import Schedule
+from pt_flows.training.steps import fit_critic
 
 pytestmark = pytest.mark.slow
 
 SLOW, FAST = partial(torch.optim.Adam, lr=1e-4), partial(torch.optim.Adam, lr=5e-4)
+CONSTANT, COSINE = Schedule(), Schedule(decay="cosine")
 
 
 class NaiveRepetition(W1FE):
     """The Wasserstein GAN's generator step, K times on the same latents: what persistent training is not."""
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
-        optimizer_G, _ = self.optimizer_pair()
-        terms = self.fit_critic(minibatches)
-        z = self.latents(len(minibatches[0][0]))
-        for _ in range(self.persistence):
-            self.step_down(-self.critic(self.generator(z)).mean(), optimizer_G)
+        terms = fit_critic(self.critic, self.critic_loss, minibatches, self.particles)
+        z = self.generator.latents(len(minibatches[0][0]), self.noise)
+        for _ in range(round(self.persistence(self.progress))):
+            self.generator.step(-self.critic(self.generator(z)).mean())
         return terms
 
 
-def ring(cls: type[W1FE] = W1FE, steps: int = 100, **arguments: Any) -> AlternatingModule:
+def players(lr_schedule: Schedule = CONSTANT) -> tuple[Generator, Critic]:
+    """A residual generator and its critic, with the rates of the released code."""
+    G, f = ResidualMLPGenerator(), MLPCritic(init_std=0.1)
+    return Generator(G, SLOW, lr_schedule), Critic(f, FAST, lr_schedule)
+
+
+def ring(cls: type[W1FE] = W1FE, steps: int = 100, lr_schedule: Schedule = CONSTANT, **arguments: Any) -> Method:
     """The released code's setting, on the ring of eight."""
     L.seed_everything(0, verbose=False)
     torch.set_num_threads(1)
-    module = cls(ResidualMLPGenerator(), MLPCritic(init_std=0.1), SLOW, FAST, reduction="mean", **arguments)
+    module = cls(*players(lr_schedule), reduction="mean", **arguments)
     fit(module, Toy2D("ring8", batch_size=512), max_steps=steps)
     return module
 
 
-def measure(module: AlternatingModule, weights: str = "raw") -> dict[str, float]:
+def measure(module: Method, weights: Weights = "raw") -> dict[str, float]:
     found: dict[str, float] = {}
-    x = module.sample(512, rng=generator_at("cpu", "claims"), weights=weights)  # pyright: ignore[reportArgumentType]
+    x = sample(module, 512, rng=generator_at("cpu", "claims"), weights=weights)
     for metric in (ExactWasserstein(), ModeCoverage()):
         metric.prepare(Toy2D("ring8"), 512)
         metric.update(x)
@@ -74,20 +84,20 @@ def test_persistence_beats_naive_repetition() -> None:
 
 def test_recipe_ends_near_the_floor() -> None:
     """With the cosine decay of configs/toy2d/w1_fe.yaml: all modes, W2 at most 1.4 times real against real."""
-    module = ring(steps=2000, persistence=5, lr_decay="cosine")
-    for weights in ("ema", "raw"):
+    module = ring(steps=2000, persistence=5, lr_schedule=COSINE)
+    both: tuple[Weights, ...] = ("ema", "raw")
+    for weights in both:
         found = measure(module, weights)
         assert found["modes"] == 8
         assert found["w2_512"] <= 1.4 * found["w2_512_floor"], weights
 
 
-def ring_w2(steps: int, **arguments: Any) -> AlternatingModule:
+def ring_w2(steps: int, **arguments: Any) -> Method:
     """W2-FE in the released code's setting, but for the equality terms."""
     L.seed_everything(0, verbose=False)
     torch.set_num_threads(1)
-    nets = [ResidualMLPGenerator(), MLPCritic(init_std=0.1)]
-    settings = {"reduction": "mean", "equality_weight": 0.0, "excess": MLPCritic(init_std=0.1)}
-    module = W2FE(*nets, SLOW, FAST, **settings, **arguments)
+    G, phi = players()
+    module = W2FE(G, phi, MLPCritic(init_std=0.1), equality_weight=0.0, reduction="mean", **arguments)
     fit(module, Toy2D("ring8", batch_size=512), max_steps=steps)
     return module
 
@@ -104,7 +114,7 @@ def test_w2_fe_recipe_ends_at_the_floor() -> None:
     assert main(["fit", "--config", config, "--trainer.accelerator", "cpu", "--run.wandb", "disabled"]) == 0
     (checkpoint,) = Path("runs").glob("*/*/checkpoints/last.ckpt")
     assert (checkpoint.parent.parent / "pictures/flow.png").is_file()
-    found = measure(load_method(checkpoint), "ema")  # pyright: ignore[reportArgumentType]
+    found = measure(load_method(checkpoint), "ema")
     assert found["modes"] == 8
     assert found["high_quality"] >= 0.9
     assert found["w2_512"] <= 1.4 * found["w2_512_floor"]
@@ -122,7 +132,7 @@ def gaussian_flow(make: Any, steps: int, batch_size: int) -> list[tuple[float, f
 
     class Watch(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
-            y = pl_module.push(z, "raw")
+            y = pl_module.generator.push(z, "raw")
             pairs.append((float(gaussian_wasserstein2(moments(y), target)), start * 0.95**pl_module.iteration))
 
     fit(make(G), data, max_steps=steps, callbacks=[Watch()])
@@ -139,11 +149,12 @@ def test_w2_fe_follows_the_exponential() -> None:
     floor = lambda n: exact_wasserstein(*Toy2D("gaussian").reference("test", 2 * n).split(n), p=2)
     quick = partial(torch.optim.Adam, lr=0.02, betas=(0.5, 0.9))
     step = {"step_size": 0.05, "persistence": 20}
-    pairs = gaussian_flow(lambda G: MinibatchW2FE(G, quick, **step), 45, 512)
+    pairs = gaussian_flow(lambda G: MinibatchW2FE(Generator(G, quick), **step), 45, 512)
     assert within_a_tenth(pairs, floor(512))
     adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
-    nets = {"excess": MLPCritic(init_std=0.1), "equality_weight": 0.0, "num_critic_steps": 60}
-    pairs = gaussian_flow(lambda G: W2FE(G, MLPCritic(init_std=0.1), quick, adam, **nets, **step), 45, 512)
+    f, e = (MLPCritic(init_std=0.1) for _ in range(2))
+    make = lambda G: W2FE(Generator(G, quick), Critic(f, adam, steps=60), e, equality_weight=0.0, **step)
+    pairs = gaussian_flow(make, 45, 512)
     assert within_a_tenth(pairs, floor(512))
 
 
@@ -158,7 +169,7 @@ def sixteen(penalty_weight: float, steps: int = 10_000) -> dict[str, float]:
         fit(module, data, max_steps=last)
         metric = ModeCoverage(num_std=4.0)
         metric.prepare(data, 2000)
-        metric.update(module.sample(2000, rng=generator_at("cpu", "claims"), weights="raw"))
+        metric.update(sample(module, 2000, rng=generator_at("cpu", "claims"), weights="raw"))
         found.append(metric.compute())
     return max(found, key=lambda numbers: numbers["modes_4std"])
 
@@ -175,7 +186,7 @@ def test_da_ebm_learns_the_density_and_not_only_samples() -> None:
     torch.set_num_threads(1)
     adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.999))
     steps = {"num_langevin_steps": 20, "step_size": 0.5, "data_scale": 0.3, "metropolis_from": 120}
-    module = DAEBM(TimeMLPEnergy(), adam, **steps, warmup=300, lr_decay="cosine")
+    module = DAEBM(Energy(TimeMLPEnergy(), adam, Schedule(decay="cosine", warmup=300)), **steps)
     data = Toy2D("unequal4", batch_size=100, iterations_per_block=100)
     fit(module, data, max_steps=4000)
 
@@ -188,7 +199,7 @@ def test_da_ebm_learns_the_density_and_not_only_samples() -> None:
     shares = module.buffer.labels.bincount(minlength=7) * 7 / module.buffer.size
     assert bool(((shares > 1 / 1.5) & (shares < 1.5)).all())
     real, other = data.reference("test", 2000).split(1000)
-    assert exact_wasserstein(module.sample(1000, rng=generator_at("cpu", "claims")), real, p=2) < 1.5 * (
+    assert exact_wasserstein(sample(module, 1000, rng=generator_at("cpu", "claims")), real, p=2) < 1.5 * (
         exact_wasserstein(other, real, p=2)
     )
 

@@ -355,7 +355,7 @@ def test_a_preparation_without_room_says_so_before_it_decodes(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err
-    assert "can not write" in error
+    assert "cannot write" in error
     assert "train.npy.part (File too large)" in error
     assert "run the same command again" in error
     assert main(words) == 0

@@ -1,12 +1,14 @@
-"""Every command in the README and the docs: it parses, and runs with small numbers where that is cheap."""
+"""Every command and program in the README and the docs: it parses, and runs with small numbers where that is cheap."""
 
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
-from typing import NamedTuple
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,9 +24,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CKPT = "checkpoints/last.ckpt"
 
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
-            "neighbours", "my_package", "my_images", "my_table", "my_metrics", "my_callbacks",
+            "neighbours", "check-method", "my_images", "my_table", "my_metrics", "my_callbacks", "my_samplers",
             "me/pt_flows")  # fmt: skip
-"""What a command has that needs data, weights, devices an account, or another test: it is parsed, not run."""
+"""Signs of commands that need data, weights, devices, an account or minutes, or have another test: only parsed."""
 
 FEW = {
     "fork": ["--trainer.max_steps", "6", "--run.root", "forks"],
@@ -90,6 +92,31 @@ def found() -> Iterator[Command]:
 
 COMMANDS = list(found())
 
+FILE = re.compile(r'"""(\w+\.py)"""\n')
+"""The first line of a block that is a file of the reader's."""
+
+
+def blocks(language: str) -> dict[str, str]:
+    """Fenced blocks of a language by their places."""
+    return {
+        f"{page.name}:{page.read_text()[: block.start()].count(chr(10)) + 1}": block[1]
+        for page in PAGES
+        for block in re.finditer(rf"^```{language}\n(.*?)^```$", page.read_text(), re.M | re.S)
+    }
+
+
+PROGRAMS = {place: code for place, code in blocks("python").items() if not FILE.match(code)}
+YAML = blocks("yaml")
+
+
+def run_program(code: str) -> None:
+    """Run a program of a page for a few iterations, on few samples."""
+    few = re.sub(r"max_steps=\d+", "max_steps=4", code)
+    few = re.sub(r"num_samples=\d+", "num_samples=20", few).replace('"auto"', '"cpu"')
+    few = few.replace("L.Trainer(", 'L.Trainer(accelerator="cpu", ') if "accelerator" not in few else few
+    variables: dict[str, Any] = {"__name__": "program"}
+    exec(compile(few, "program", "exec"), variables)
+
 
 def train(recipe: str, *arguments: str) -> Path:
     config = ROOT / f"configs/toy2d/{recipe}.yaml"
@@ -100,19 +127,22 @@ def train(recipe: str, *arguments: str) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder like that of a user who has trained a little: recipes, a method of one's own, a few short runs."""
+    """A folder like that of a user who has trained a little: recipes, files of the pages, a few short runs."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "configs").symlink_to(ROOT / "configs")
-    code = (ROOT / "docs/methods.md").read_text().split("```python\n")[1].split("```")[0]
-    for module in ("my_methods", "my_package"):
-        (folder / f"{module}.py").write_text(code.replace("HingeGAN", "MyMethod") if module == "my_package" else code)
+    for code in blocks("python").values():
+        if name := FILE.match(code):
+            (folder / name[1]).write_text(code)
     own_files(folder)
+    (folder / "old.yaml").write_text("model: {class_path: W1FE, init_args: {lr_decay: cosine, num_critic_steps: 5}}\n")
     np.savez(folder / "folder_or_file.npz", samples=np.zeros((4, 8, 8, 3), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, recipe in (("w1fe", "w1_fe"), ("wgangp", "wgan_gp"), ("energy", "da_ebm")):
             (folder / name).symlink_to(train(recipe).absolute())
         shutil.copytree("w1fe", "evaluated")
+        (program,) = (code for code in PROGRAMS.values() if "ring8-python" in code)
+        run_program(program)
     return folder
 
 
@@ -126,6 +156,8 @@ def filled_in(words: list[str]) -> list[str]:
             chosen += ["configs/toy2d/w1_fe.yaml"] if words[i - 1] == "--config" else []
         elif word in ("RECIPE", "FILE") and words[i - 1] == "--config":
             chosen.append("configs/toy2d/w1_fe.yaml")
+        elif word == "FILE" and words[0] == "upgrade":
+            chosen.append("old.yaml")
         elif word in ("CKPT", "OTHER") or (word.startswith("runs/") and word.endswith(".ckpt")):
             chosen.append(f"{run}/{CKPT}")
         elif word == "RUN" or (word.startswith("runs/") and not Path(word).exists()):
@@ -177,10 +209,49 @@ def test_commands_run(command: Command, place: Path, monkeypatch: pytest.MonkeyP
     if "--long-run" in words:
         few = [*few, "--long-run", "20"]
     if words[0] in ("fit", "validate", "test"):
-        few = [*small(ROOT / words[words.index("--config") + 1]), "--evaluation.num_samples", "20"]
+        few = [*small_flags(words), "--evaluation.num_samples", "20"]
         few += ["--trainer.accelerator", "cpu", *(["--trainer.max_steps", "4"] if words[0] == "fit" else [])]
         few += ["--run.root", "elsewhere"] if words[0] == "fit" and "--ckpt_path" not in words else []
     assert main([*words, *few]) == 0
+
+
+def small_flags(words: list[str]) -> list[str]:
+    """Flags that make a recipe small, without those for arguments that another method lacks."""
+    flags = small(ROOT / words[words.index("--config") + 1])
+    own = words[words.index("--model") + 1] if "--model" in words else ""
+    if not own.startswith("my_"):
+        return flags
+    arguments = signature(resolve_name(own)).parameters
+    pairs = zip(flags[::2], flags[1::2], strict=True)
+    fitting = [pair for pair in pairs if not pair[0].startswith("--model.") or pair[0].split(".")[1] in arguments]
+    return [word for pair in fitting for word in pair]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_run(program: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(str(place))
+    run_program(PROGRAMS[program])
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_configurations_parse(
+    block: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(str(place))
+    Path("block.yaml").write_text(YAML[block])
+    recipe = "pcd" if "PCD" in YAML[block] else "w1_fe"
+    words = ["fit", "--config", f"configs/toy2d/{recipe}.yaml", "--config", "block.yaml", "--print_config"]
+    assert main(words) == 0, capsys.readouterr().err
+
+
+def test_the_readme_has_a_short_program_and_stays_short() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    (program,) = (code for place, code in PROGRAMS.items() if place.startswith("README"))
+    assert len(lines) < 120
+    assert len(program.splitlines()) <= 11
+    assert sum(line.startswith("![") for line in lines) == 1
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")

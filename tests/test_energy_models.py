@@ -12,20 +12,25 @@ from problems import Adam, build, data, fit, weights
 from torch import Tensor, nn
 
 from pt_flows.cli.main import main
-from pt_flows.contracts import Batch, EnergyNet
+from pt_flows.contracts import Batch, EnergyNet, Terms
 from pt_flows.data import MNIST, ImageAugmentation, Toy2D
 from pt_flows.errors import DivergenceError, UserError
-from pt_flows.evaluation.energy import SumEnergy, auroc, compose, log_density
+from pt_flows.evaluation.density import log_density
+from pt_flows.evaluation.energies import compose
+from pt_flows.evaluation.outliers import auroc
 from pt_flows.functional.energies import GaussianMixture
+from pt_flows.functional.harvesting import harvest
 from pt_flows.functional.langevin import Transition, chain_at, langevin
 from pt_flows.functional.objectives import nearest_log_distance
-from pt_flows.loop.base import Terms
 from pt_flows.methods import DAEBM, PCD, ImprovedCD
-from pt_flows.methods.energies.da_ebm import harvest
+from pt_flows.methods.energies.sums import SumEnergy
 from pt_flows.metrics import GridKL
 from pt_flows.nets import ConvEnergy, MLPEnergy, MultiScaleEnergy, TimeMLPEnergy, TimeResNetEnergy
+from pt_flows.samplers import sample
 from pt_flows.training.noise import NoiseStream
+from pt_flows.training.players import Energy
 from pt_flows.training.replay import ReplayBuffer, StepSizes
+from pt_flows.training.schedules import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -254,14 +259,14 @@ class Exact(EnergyNet):
         return self.constant - torch.stack([q.log_prob(x) for q in laws], 1).gather(1, t[:, None]).squeeze(1)
 
 
-DAEBM_NOISE = DAEBM(TimeMLPEnergy(), Adam, buffer_size=7).noising
+DAEBM_NOISE = DAEBM(Energy(TimeMLPEnergy()), buffer_size=7).noising
 
 
 def exact_model() -> DAEBM:
     """A model that is right, with chains that have settled."""
     L.seed_everything(0, verbose=False)
-    module = DAEBM(Exact(), Adam, data_scale=0.3, step_size=0.8, num_langevin_steps=10, buffer_size=1400)
-    x = torch.cat([module.energy.law.diffused(float(a), float(b)).sample(200, rng(k))
+    module = DAEBM(Energy(Exact()), data_scale=0.3, step_size=0.8, num_langevin_steps=10, buffer_size=1400)
+    x = torch.cat([module.energy.network.law.diffused(float(a), float(b)).sample(200, rng(k))
                    for k, (a, b) in enumerate(zip(*DAEBM_NOISE, strict=True))])  # fmt: skip
     module.buffer.points.copy_(x)
     return module.eval()
@@ -270,7 +275,7 @@ def exact_model() -> DAEBM:
 def test_log_densities_of_an_exact_energy() -> None:
     """The normaliser comes out of labels and importance weights alone, within its stated error."""
     module = exact_model()
-    law = module.energy.law
+    law = module.energy.network.law
     x = law.sample(500, rng(3))
     found = log_density(module, x, law.sample(2000, rng(4)), num_transitions=30, num_chains=700)
     assert found.log_z == pytest.approx(-3.7, abs=4 * found.error)
@@ -281,20 +286,20 @@ def test_log_densities_of_an_exact_energy() -> None:
 
 def test_chains_from_noise_reach_the_data_of_an_exact_energy() -> None:
     module = exact_model()
-    x = module.sample(600, rng=rng(5))
+    x = sample(module, 600, rng=rng(5))
     right = float((x[:, 0] > 0).float().mean())
     assert right == pytest.approx(0.7, abs=5 * math.sqrt(0.21 / 600))
     assert float((x - torch.tensor([1.0, 0.0])).norm(dim=1)[x[:, 0] > 0].square().mean()) == pytest.approx(
         2 * 0.09, rel=0.15
     )
     with torch.inference_mode():
-        assert torch.equal(module.sample(20, rng=rng(1)), module.sample(20, rng=rng(1)))
-    assert all(p.grad is None and p.requires_grad for p in module.energy.parameters())
+        assert torch.equal(sample(module, 20, rng=rng(1)), sample(module, 20, rng=rng(1)))
+    assert all(p.grad is None and p.requires_grad for p in module.energy.network.parameters())
 
 
 def test_the_label_tells_how_noisy_a_point_is() -> None:
     module = exact_model()
-    law, T = module.energy.law, 6
+    law, T = module.energy.network.law, 6
     clean, noisy = law.sample(300, rng()), law.diffused(*(float(c[T]) for c in DAEBM_NOISE)).sample(300, rng(1))
     mean_label = lambda x: float((module.log_levels(x).softmax(1) * torch.arange(7)).sum(1).mean())
     assert mean_label(clean) + 1 < mean_label(noisy)
@@ -302,12 +307,12 @@ def test_the_label_tells_how_noisy_a_point_is() -> None:
 
 def test_sampling_says_when_labels_do_not_come() -> None:
     module = exact_model()
-    module.ema.network.constant.data.zero_()
-    stuck = lambda x, t: Exact.forward(module.ema.network, x, t) + 50.0 * (t == 0)
-    module.ema.network.forward = stuck
+    module.energy.ema.network.constant.data.zero_()
+    stuck = lambda x, t: Exact.forward(module.energy.ema.network, x, t) + 50.0 * (t == 0)
+    module.energy.ema.network.forward = stuck
     module.num_visits = 1
     with pytest.warns(UserWarning, match=r"5 of 5 chains from noise were not at label 0 for 1 times within 196"):
-        x = module.sample(5, rng=rng())
+        x = sample(module, 5, rng=rng())
     assert bool(x.isfinite().all())
 
 
@@ -331,7 +336,7 @@ def improved_cd(energy: EnergyNet, **overrides: Any) -> ImprovedCD:
     settings: dict[str, Any] = {
         "step_size": 0.3, "bounds": (-10.0, 10.0), "num_references": 4, "min_history": 4, "buffer_size": 50,
     }  # fmt: skip
-    return ImprovedCD(energy, Adam, **{**settings, **overrides})
+    return ImprovedCD(Energy(energy), **{**settings, **overrides})
 
 
 def last_step(module: ImprovedCD, z: Tensor) -> Tensor:
@@ -344,7 +349,7 @@ def test_the_last_step_has_the_closed_form_gradient() -> None:
     torch.set_default_dtype(torch.float64)
     module = improved_cd(Quadratic())
     loss = module.opt_loss(last_step(module, torch.tensor([[0.8]])))
-    theta, constant = torch.autograd.grad(loss, list(module.energy.parameters()), allow_unused=True)
+    theta, constant = torch.autograd.grad(loss, list(module.energy.network.parameters()), allow_unused=True)
     assert float(theta) == pytest.approx(-0.159936, abs=1e-12)
     assert constant is None or float(constant) == 0
     assert float(loss) == pytest.approx(0.5 * 1.7 * (0.8 * (1 - 0.3 * 1.7)) ** 2)
@@ -362,7 +367,7 @@ def test_opt_and_entropy_gradients_equal_finite_differences() -> None:
         "opt": (lambda: module.opt_loss(last_step(module, z)), lambda: frozen.energy(last_step(module, z)).mean()),
         "entropy": (lambda: -nearest_log_distance(last_step(module, z), references).mean(),) * 2,
     }
-    weight = next(module.energy.parameters())
+    weight = next(module.energy.network.parameters())
     for loss, by_hand in losses.values():
         (gradient,) = torch.autograd.grad(loss(), [weight])
         for i, j in ((0, 0), (3, 1), (7, 0)):
@@ -384,7 +389,7 @@ def test_clamped_samples_have_no_gradient() -> None:
     x_hat = last_step(module, torch.tensor([[0.8], [-0.5]]))
     assert x_hat.abs().tolist() == [[1.0], [1.0]]
     for loss in (module.opt_loss(x_hat), -nearest_log_distance(x_hat, torch.zeros(3, 1)).mean()):
-        (gradient,) = torch.autograd.grad(loss, [module.energy.theta], retain_graph=True)
+        (gradient,) = torch.autograd.grad(loss, [module.energy.network.theta], retain_graph=True)
         assert float(gradient) == 0
 
 
@@ -436,7 +441,7 @@ def test_steps_without_noise_go_down_and_stay_in_the_box() -> None:
         energies.append(float(chain.energy.sum()))
     assert energies == sorted(energies, reverse=True)
     assert float(x.abs().max()) <= 1
-    assert module.energy.theta.grad is None
+    assert module.energy.network.theta.grad is None
 
 
 def test_augmentation_keeps_shape_and_range_and_depends_on_seeds_alone() -> None:
@@ -463,14 +468,14 @@ class Spoiled(PCD):
         terms = super().iterate(minibatches)
         if self.iteration + 1 == self.spoil_at:
             with torch.no_grad():
-                next(self.energy.parameters()).fill_(torch.nan)
+                next(self.energy.network.parameters()).fill_(torch.nan)
             return terms | {"energy_gap": torch.tensor(self.value)}
         return terms
 
 
 def spoiled(**overrides: Any) -> Spoiled:
     L.seed_everything(0, verbose=False)
-    return Spoiled(MLPEnergy(width=8), Adam, num_langevin_steps=2, buffer_size=40, **overrides)
+    return Spoiled(Energy(MLPEnergy(width=8), Adam), num_langevin_steps=2, buffer_size=40, **overrides)
 
 
 def test_a_gap_beyond_bounds_stops_with_the_reason() -> None:
@@ -491,7 +496,7 @@ def test_a_lost_run_can_roll_back() -> None:
     with pytest.warns(UserWarning, match="rolled back to the state of iteration 10"):
         fit(module, data(iterations_per_block=5), max_steps=20, log_every_n_steps=5, callbacks=[Keep()])
     assert torch.equal(kept[0], kept[1])
-    assert (module.iteration, module.rollbacks) == (20, 1)
+    assert (module.iteration, module.rollback.num) == (20, 1)
     assert bool(weights(module).isfinite().all())
 
 
@@ -513,21 +518,43 @@ class TwoValues(MLPEnergy):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: build("DAEBM", step_size=0.0), "model.step_size must be positive"),
-        (lambda: build("DAEBM", num_levels=0), "model.num_levels must be at least 1"),
-        (lambda: build("DAEBM", acceptance_ratio="wrong"), "acceptance_ratio must be one of exact, released"),
-        (lambda: build("PCD", reinit_probability=1.5), r"reinit_probability: expected a number in \[0, 1\], got 1.5"),
-        (lambda: build("PCD", clip_norm=0.0), "clip_norm must be positive"),
-        (lambda: build("ImprovedCD", bounds=(1.0, -1.0)), "bounds must be a lower and a higher number"),
-        (lambda: build("ImprovedCD", images=True, bounds=(0.0, 1.0)), r"bounds must be \[-1, 1\] for images"),
+        (lambda: build("DAEBM", step_size=0.0), r"DAEBM.step_size: expected a number above 0, got 0.0"),
+        (lambda: build("DAEBM", num_levels=0), r"DAEBM.num_levels: expected at least 1, got 0"),
+        (
+            lambda: build("DAEBM", acceptance_ratio="wrong"),
+            "DAEBM.acceptance_ratio: expected one of exact, released, got 'wrong'",
+        ),
+        (
+            lambda: build("PCD", reinit_probability=1.5),
+            r"PCD.reinit_probability: expected a number in \[0, 1\], got 1.5",
+        ),
+        (lambda: build("PCD", clip_norm=0.0), "Energy.clip_norm: expected a number above 0, got 0.0"),
+        (
+            lambda: build("ImprovedCD", bounds=(1.0, -1.0)),
+            r"bounds: expected a lower and a higher number, got \[1.0, -1.0\]",
+        ),
+        (
+            lambda: build("ImprovedCD", images=True, bounds=(0.0, 1.0)),
+            r"bounds: expected \[-1, 1\] for images, got \[0.0, 1.0\]",
+        ),
         (
             lambda: build("ImprovedCD", num_references=9),
-            r"num_references \(9\) must not exceed .* \(4\)",
+            r"num_references: expected at most model.min_history \(4\), got 9",
         ),
-        (lambda: DAEBM(MLPEnergy(), Adam), "MLPEnergy takes no labels; DAEBM needs"),
-        (lambda: PCD(TimeMLPEnergy(), Adam), "TimeMLPEnergy takes labels; PCD needs"),
-        (lambda: TimeResNetEnergy(30), "image_size must be 16, 28 or 32"),
-        (lambda: MultiScaleEnergy(28), "image_size must be 32 or 64"),
+        (
+            lambda: DAEBM(Energy(MLPEnergy())),
+            r"expected U\(x, t\), such as TimeMLPEnergy, got MLPEnergy, which takes no labels",
+        ),
+        (
+            lambda: PCD(Energy(TimeMLPEnergy())),
+            r"expected U\(x\), such as MLPEnergy, got TimeMLPEnergy, which takes labels",
+        ),
+        (
+            lambda: ImprovedCD(Energy(TimeMLPEnergy())),
+            r"expected U\(x\), such as MLPEnergy, got TimeMLPEnergy, which takes labels",
+        ),
+        (lambda: TimeResNetEnergy(30), "TimeResNetEnergy.image_size: expected a multiple of 4 from 8 on, got 30"),
+        (lambda: MultiScaleEnergy(8), "MultiScaleEnergy.image_size: expected at least 16, got 8"),
         (lambda: ImageAugmentation(min_area=0.0), r"Augmentation.min_area: expected a number in \(0, 1\]"),
         (lambda: ImageAugmentation(blur=4), "ImageAugmentation.blur: expected an odd number or 0, got 4"),
         (lambda: MNIST(image_size=30), "MNIST.image_size: expected one of 16, 28, 32, got 30"),
@@ -539,26 +566,26 @@ def test_bad_arguments_are_refused(make: Any, message: str) -> None:
 
 
 def test_energies_of_several_values_are_refused() -> None:
-    with pytest.raises(UserError, match=r"TwoValues gives shape \(16, 2\) for 16 samples; .* one value per sample"):
-        fit(PCD(TwoValues(width=8), Adam, buffer_size=40), data(), max_steps=1)
+    with pytest.raises(UserError, match=r"TwoValues: expected one value per sample, shape \(16,\), got \(16, 2\)"):
+        fit(PCD(Energy(TwoValues(width=8)), buffer_size=40), data(), max_steps=1)
 
 
 def test_batch_norm_is_refused() -> None:
     energy = MLPEnergy(width=8)
     energy.net.append(nn.BatchNorm1d(1))
-    with pytest.raises(UserError, match=r"model.energy has batch norm \(net.7\)"):
-        PCD(energy, Adam)
+    with pytest.raises(UserError, match=r"model.energy.network: expected no batch norm, got one at net.7"):
+        Energy(energy)
 
 
 def test_labels_out_of_range_are_refused() -> None:
-    with pytest.raises(UserError, match=r"labels of shape \(2,\) from 0 to 4 are given for 2 points; .* in 0 ... 3"):
+    with pytest.raises(UserError, match=r"t: expected labels of shape \(2,\) in 0 ... 3, got shape \(2,\) from 0 to 4"):
         build("DAEBM").energies(torch.zeros(2, 2), torch.tensor([0, 4]))
 
 
 def test_pixels_out_of_range_are_refused() -> None:
     module, shapes = build("PCD", images=True), data(images=True)
     shapes.on_after_batch_transfer = lambda batch, i: (batch[0].float(), batch[1])  # bytes as they are
-    with pytest.raises(UserError, match=r"pixels from \d+ to \d+; an energy-based model takes images in \[-1, 1\]"):
+    with pytest.raises(UserError, match=r"data: expected images in \[-1, 1\], got pixels from \d+ to \d+"):
         fit(module, shapes, max_steps=1)
 
 
@@ -566,7 +593,7 @@ def test_dropout_is_off_while_chains_move() -> None:
     """Statement 14: the energy is one function during a transition; training mode comes back."""
     energy = MLPEnergy(width=8)
     energy.net.insert(2, nn.Dropout(0.5))
-    module = PCD(energy, Adam, step_size=1e-6, num_langevin_steps=1)
+    module = PCD(Energy(energy), step_size=1e-6, num_langevin_steps=1)
     x = torch.randn(8, 2)
     first, _ = module.walk(x, 0, rng(), "raw")
     assert torch.equal(first.energy, module.walk(x, 0, rng(), "raw")[0].energy)
@@ -582,11 +609,12 @@ def test_sums_of_energies() -> None:
     a, b, x = MLPEnergy(width=8), MLPEnergy(width=8), torch.randn(5, 2)
     torch.testing.assert_close(SumEnergy(a, b)(x), a(x) + b(x))
     torch.testing.assert_close(chain_at(SumEnergy(a, b), x).gradient, chain_at(a, x).gradient + chain_at(b, x).gradient)
-    make = lambda theta: PCD(Quadratic(theta), Adam, step_size=0.5, metropolis=True, num_sampling_steps=200)
-    both = compose(make(1.0), make(3.0))
-    assert float(both.sample(3000, rng=rng()).var()) == pytest.approx(0.25, rel=5 * math.sqrt(2 / 3000))
-    with pytest.raises(UserError, match=r"samples of shape \(1,\) and \(2,\)"):
-        compose(make(1.0), PCD(MLPEnergy(), Adam))
+    make = lambda theta: PCD(Energy(Quadratic(theta)), step_size=0.5, metropolis=True, num_sampling_steps=200)
+    both = make(1.0)
+    compose(both, make(3.0))
+    assert float(sample(both, 3000, rng=rng()).var()) == pytest.approx(0.25, rel=5 * math.sqrt(2 / 3000))
+    with pytest.raises(UserError, match=r"--plus: expected an energy of samples \(1,\) and 0 labels, got \(2,\) and 0"):
+        compose(make(1.0), PCD(Energy(MLPEnergy())))
 
 
 @pytest.mark.parametrize(
@@ -629,7 +657,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root, found = tmp_path_factory.mktemp("runs"), {}
     for name in ("da_ebm", "improved_cd", "pcd"):
         arguments = ["fit", "--config", str(ROOT / f"configs/toy2d/{name}.yaml"), "--trainer.max_steps", "6"]
-        arguments += ["--model.energy.width", "16", "--model.num_langevin_steps", "3", "--evaluation.num_samples", "20"]
+        arguments += ["--model.energy.network.width", "16", "--model.num_langevin_steps", "3"]
+        arguments += ["--evaluation.num_samples", "20"]
         arguments += ["--run.root", str(root / name), "--run.wandb", "disabled", "--trainer.accelerator", "cpu"]
         arguments += ["--model.num_visits", "1"] if name == "da_ebm" else []
         assert main(arguments) == 0
@@ -660,17 +689,20 @@ def test_log_densities_by_command(runs: dict[str, str], capsys: pytest.CaptureFi
     assert main(["density", runs["da_ebm"], "--n", "50"]) == 0
     assert "true log-density" in capsys.readouterr().out
     assert main(["density", runs["pcd"]]) == 2
-    assert "log-densities need the noise levels of DAEBM" in capsys.readouterr().err
+    assert "expected a model with noise levels, such as DAEBM, got PCD" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sample", "da_ebm", "--long-run", "0"], "--long_run must be at least 1"),
+        (["sample", "da_ebm", "--long-run", "0"], "--long_run: expected at least 1, got 0"),
         (["sample", "da_ebm", "--long-run", "5", "--out", "x.npz"], "--out must end in .png"),
-        (["sample", "da_ebm", "--plus", "pcd"], "the energies do not add up"),
+        (
+            ["sample", "da_ebm", "--plus", "pcd"],
+            "--plus: expected an energy of samples (2,) and 7 labels, got (2,) and 0",
+        ),
         (["ood", "da_ebm", "--against", "Shapes32"], "Shapes32 has samples of shape (3, 32, 32), the model's are (2,)"),
-        (["ood", "da_ebm", "--n", "1"], "--n must be at least 2"),
+        (["ood", "da_ebm", "--n", "1"], "--n: expected at least 2, got 1"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -683,7 +715,7 @@ def test_mistakes_are_one_sentence(
 def test_checkpoints_of_other_levels_are_refused(runs: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     recipe = str(ROOT / "configs/toy2d/da_ebm.yaml")
     arguments = ["fit", "--config", recipe, "--ckpt_path", runs["da_ebm"], "--model.num_levels", "4"]
-    arguments += ["--model.energy.width", "16", "--trainer.accelerator", "cpu", "--trainer.max_steps", "8"]
+    arguments += ["--model.energy.network.width", "16", "--trainer.accelerator", "cpu", "--trainer.max_steps", "8"]
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert "model.num_levels is 6 in the checkpoint's run and 4 here" in printed.out
@@ -696,11 +728,11 @@ def test_generators_have_no_energy(capsys: pytest.CaptureFixture[str], tmp_path:
     assert main([*arguments, "--trainer.accelerator", "cpu"]) == 0
     (ckpt,) = tmp_path.glob("*/*/checkpoints/last.ckpt")
     assert main(["ood", str(ckpt)]) == 2
-    assert "holds WGANGP, which has no energy" in capsys.readouterr().err
+    assert "expected an energy-based model, got WGANGP" in capsys.readouterr().err
 
 
 def test_a_learning_rate_rises_before_it_falls() -> None:
-    module, seen = build("PCD", optimizer=partial(Adam, lr=1.0), warmup=3, lr_decay="linear"), []
+    module, seen = build("PCD", optimizer=partial(Adam, lr=1.0), lr_schedule=Schedule(decay="linear", warmup=3)), []
 
     class Watch(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:

@@ -124,7 +124,7 @@ def test_a_sampled_array_is_measured_like_its_checkpoint(tmp_path: Path) -> None
         (["evaluate", "--images", "broken", "--ref", "fake", "--n", "8"], "cannot be read as an image"),
         (["evaluate", "--images", "empty", "--ref", "fake", "--n", "8"], "empty has no images"),
         (["evaluate", "--images", "wrong.npz", "--ref", "fake", "--n", "8"], "holds float64 of shape (3,)"),
-        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "1"], "--n must be at least 2"),
+        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "1"], "--n: expected at least 2, got 1"),
         (["evaluate", "--images", "fake", "--ref", "fake", "--n", "5"], "expected at least 7 of each kind"),
         (["evaluate", "--images", "fake", "--ref", "fake", "--n", "8", "--split", "test"], "without a test split"),
     ],
@@ -222,12 +222,12 @@ def test_a_generator_that_repeats_its_training_images_is_found_out(
     width, height = Image.open(tmp_path / "n.png").size
     assert width > 2 * height  # three rows of a sample and six neighbours
     repeated = Shapes32().reference("train", 20).float() / 127.5 - 1
-    monkeypatch.setattr("pt_flows.evaluation.neighbours.evaluation_samples", lambda *a: iter([repeated]))
+    monkeypatch.setattr("pt_flows.evaluation.neighbours.Subject.chunks", lambda *a: iter([repeated]))
     assert main(words) == 0
     assert "below the smallest 1 % of test images: 100.0%" in capsys.readouterr().out
     toy = train("toy2d/w1_fe", tmp_path, 2, "--evaluation.metrics", "[]")
     assert main(["neighbours", str(toy / "checkpoints/last.ckpt")]) == 2
-    assert "neighbours compares images" in capsys.readouterr().err
+    assert "expected a model of images" in capsys.readouterr().err
 
 
 def test_passports_of_newer_versions_and_damaged_ones_are_refused(tmp_path: Path) -> None:
@@ -302,9 +302,9 @@ def test_evaluations_count_as_cost() -> None:
     module = build("WGANGP")
     fit(module, data(), max_steps=3)
     # a critic step: 16 real, 16 generated, 16 between them; a generator step: twice the batch through both
-    assert module.evaluations == {"generator": 3 * (2 * 16 + 32), "critic": 3 * (2 * 48 + 32)}
-    module.sample(10, weights="raw")
-    assert module.evaluations["generator"] == 3 * (2 * 16 + 32)
+    assert module.cost.evaluations == {"generator": 3 * (2 * 16 + 32), "critic": 3 * (2 * 48 + 32)}
+    module.generator.sample(10, weights="raw")
+    assert module.cost.evaluations["generator"] == 3 * (2 * 16 + 32)
     rk4 = build("ODEGAN")
     fit(rk4, data(), max_steps=2)
-    assert rk4.evaluations["generator"] == 2 * 4 * 16
+    assert rk4.cost.evaluations["generator"] == 2 * 4 * 16

@@ -1,5 +1,6 @@
 """The files and commands of docs/extending.md, run as a user would."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -51,8 +52,11 @@ def test_the_commands_of_the_page_run(
     assert main(words) == 0, capsys.readouterr().err
     (folder,) = Path("runs").glob("*/*")
     assert (folder / "checkpoints/last.ckpt").is_file()
-    if "MeanGap" in command:
+    if "Moments" in command:
         assert "eval/mean_gap_20_train" in (folder / "metrics.csv").read_text()
+        (record,) = (json.loads(path.read_text()) for path in (folder / "evaluations").glob("*.json"))
+        directions = record["passport"]["directions"]
+        assert (directions["mean_gap_20_train"], directions["variance_fraction_20_train"]) == ("lower", "")
     if "SaveSamples" in command:
         assert np.load(folder / "samples/00000003.npy").shape == (64, 2)
 

@@ -9,7 +9,7 @@ from pt_flows.functional.energies import GaussianMixture, ring_of_eight
 from pt_flows.functional.penalties import gradient_norm, interpolate, one_sided_penalty, two_sided_penalty
 from pt_flows.functional.potentials import euler_target, regression_loss, velocity, wasserstein1_dual
 from pt_flows.functional.transport import exact_wasserstein
-from pt_flows.training.schedules import decay_factor
+from pt_flows.training.schedules import Progress, Schedule
 
 SHAPES = [(2,), (3, 4, 5)]
 
@@ -129,8 +129,8 @@ def test_velocity_carries_no_graph_and_touches_no_parameter() -> None:
 
 
 def test_decays_start_at_one_and_end_at_zero() -> None:
-    for decay in ("linear", "cosine"):
-        factors = [decay_factor(decay, t / 10) for t in range(11)]
+    for schedule in (Schedule(decay="linear"), Schedule(decay="cosine")):
+        factors = [schedule(Progress(t, 10)) for t in range(11)]
         assert factors[0] == 1.0
         assert factors[-1] == pytest.approx(0.0, abs=1e-15)
         assert factors == sorted(factors, reverse=True)

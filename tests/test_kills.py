@@ -18,15 +18,18 @@ import torch
 from problems import ROOT
 from test_cli import assert_same, run_folder
 
-from pt_flows.callbacks import checkpoints, evaluate
+from pt_flows.callbacks import checkpoints
 from pt_flows.cli.main import main
-from pt_flows.loop.base import GenerativeModule
+from pt_flows.evaluation import engine
+from pt_flows.loop.journal import Journal
+from pt_flows.loop.method import Method
 from pt_flows.runs.checkpoint import read_checkpoint
 
 SMALL: dict[str, list[str]] = {
-    "w2_fe": ["--model.generator.width", "16", "--model.critic.width", "16", "--model.excess.width", "16"],
-    "ode_gan": ["--model.generator.width", "16", "--model.critic.width", "16"],
-    "da_ebm": ["--model.energy.width", "16", "--model.buffer_size", "200", "--model.num_langevin_steps", "4",
+    "w2_fe": ["--model.generator.network.width", "16", "--model.critic.network.width", "16",
+              "--model.excess.width", "16"],
+    "ode_gan": ["--model.generator.network.width", "16", "--model.critic.network.width", "16"],
+    "da_ebm": ["--model.energy.network.width", "16", "--model.buffer_size", "200", "--model.num_langevin_steps", "4",
                "--model.num_visits", "2"],
 }  # fmt: skip
 """One recipe of each family: optimizers that take turns, an integrator of its own, chains with a buffer."""
@@ -83,20 +86,20 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def on_rank(module: GenerativeModule, rank: int, iteration: int, when: int) -> bool:
-    return module.trainer.global_rank == rank and iteration >= when
+def on_rank(method: Method, rank: int, iteration: int, when: int) -> bool:
+    return method.trainer.global_rank == rank and iteration >= when
 
 
 def inside_a_block(when: int, rank: int) -> None:
     """Between two iterations of one Lightning step, where nothing is saved."""
-    finish = GenerativeModule._finish_iteration
+    add = Journal.add
 
-    def deadly(self: GenerativeModule, terms: Any) -> None:
-        finish(self, terms)
-        if on_rank(self, rank, self.iteration, when):
+    def deadly(self: Journal, method: Any, terms: Any) -> None:
+        add(self, method, terms)
+        if on_rank(method, rank, method.iteration, when):
             die()
 
-    GenerativeModule._finish_iteration = deadly
+    Journal.add = deadly
 
 
 def within_a_checkpoint(when: int, rank: int) -> None:
@@ -118,15 +121,15 @@ def within_a_checkpoint(when: int, rank: int) -> None:
 
 def within_an_evaluation(when: int, rank: int) -> None:
     """When samples are drawn and numbers are due."""
-    measured = evaluate.measured
+    measured = engine.measured
 
-    def deadly(metrics: Any, batches: Any, module: Any, weights: Any) -> Any:
-        if on_rank(module, rank, module.iteration, when):
+    def deadly(metrics: Any, batches: Any, method: Any, weights: Any) -> Any:
+        if on_rank(method, rank, method.iteration, when):
             next(iter(batches), None)  # a rank may have none of so few samples
             die()
-        return measured(metrics, batches, module, weights)
+        return measured(metrics, batches, method, weights)
 
-    evaluate.measured = deadly
+    engine.measured = deadly
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from problems import METHODS, ROOT, build, data, fit, weights
@@ -13,8 +12,8 @@ from problems import METHODS, ROOT, build, data, fit, weights
 from pt_flows.callbacks import Performance
 from pt_flows.callbacks.performance import Mode
 from pt_flows.errors import UserError
-from pt_flows.loop.base import GenerativeModule
-from pt_flows.methods.energies.base import EnergyModule
+from pt_flows.loop.method import Method
+from pt_flows.methods.energies.base import EnergyMethod
 from pt_flows.nets import ResNetCritic, ResNetGenerator
 
 ROWS = [name for name in METHODS if "-" not in name]
@@ -29,7 +28,7 @@ def trained(name: str, precision: str = "64-true", mode: Mode = "reference", **t
     return module
 
 
-def equal(a: GenerativeModule, b: GenerativeModule) -> str:
+def equal(a: Method, b: Method) -> str:
     """Weights, averages and chains, to rounding."""
     torch.testing.assert_close(weights(a), weights(b), rtol=0, atol=1e-9)
     return "equal"
@@ -62,18 +61,13 @@ def compiled(name: str) -> str:
 
 def activation_checkpointing(name: str) -> str:
     """With the residual pair, which has it."""
-    if issubclass(METHODS[name]["cls"], EnergyModule):
+    if issubclass(METHODS[name]["cls"], EnergyMethod):
         return "no such network"
     torch.set_default_dtype(torch.float64)
     runs = []
     for again in (False, True):
-        L.seed_everything(0, verbose=False)
-        networks = {"generator": ResNetGenerator(width=4, activation_checkpointing=again)}
-        kinds = {"critic": ResNetCritic, "excess": ResNetCritic}
-        present = {k for k in ("critic", "excess") if k in build(name).networks}
-        networks |= {k: kinds[k](width=4, activation_checkpointing=again) for k in present}
-        arguments = {k: v for k, v in METHODS[name].items() if k != "cls"}
-        module = METHODS[name]["cls"](**networks, **arguments)
+        pair = [partial(net, width=4, activation_checkpointing=again) for net in (ResNetGenerator, ResNetCritic)]
+        module = build(name, images=True, pair=pair)
         fit(module, data(images=True, batch_size=4), max_steps=1, precision="64-true")
         runs.append(module)
     return equal(*runs)

@@ -18,11 +18,15 @@ from pt_flows.contracts import EnergyNet
 from pt_flows.data import MNIST, Digits, Shapes32, Toy2D
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
+from pt_flows.evaluation.engine import prepare_metrics
 from pt_flows.functional.noising import Gaussian, Noising, enough_levels, level_distances, squared_cumulative
 from pt_flows.methods import DAEBM, PCD
 from pt_flows.methods.energies.gaussian_base import GaussianBase
+from pt_flows.methods.energies.moments import check_levels
 from pt_flows.metrics import ExactWasserstein, FrechetDistance
-from pt_flows.nets import TimeMLPEnergy, TimeResNetEnergy
+from pt_flows.nets import TimeMLPEnergy
+from pt_flows.samplers import sample
+from pt_flows.training.players import Energy
 
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.5]])
 MEAN = torch.tensor([0.7, -0.4])
@@ -73,9 +77,9 @@ def truth(a: float, b: float, noise: float = 0.0) -> torch.distributions.Multiva
 def gaussian_model(noise: float = 0.5, **arguments: Any) -> DAEBM:
     """A model that is right from the start: its base is the Gaussian of its data."""
     L.seed_everything(0, verbose=False)
-    module = DAEBM(Flat(), Adam, base="gaussian", data_noise=noise, data_scale=0.7, step_size=0.8,
+    module = DAEBM(Energy(Flat()), base="gaussian", data_noise=noise, data_scale=0.7, step_size=0.8,
                    num_langevin_steps=10, buffer_size=50, num_visits=2, **arguments)  # fmt: skip
-    for network in (module.energy, module.ema.network):
+    for network in (module.energy.network, module.energy.ema.network):
         network.take(gaussian(noise))
     return module.eval()
 
@@ -122,18 +126,30 @@ def test_enough_levels_end_at_the_same_noise_and_grow_like_the_root_of_the_dimen
 
 def test_levels_too_far_apart_are_named_with_the_number_that_is_needed() -> None:
     """And the advice, taken, ends the warning."""
-    make = lambda **levels: DAEBM(TimeResNetEnergy(28, 1, width=4), Adam, buffer_size=8, **levels)
     data = Gaussian(torch.zeros(784), torch.full((784,), 0.01), torch.eye(784))
     with pytest.warns(
         UserWarning, match=r"expected noise levels at most 5 nats apart, got 0.3 to 256 with 7 levels"
     ) as found:
-        make(num_levels=7, first_increment=2e-2, last_increment=2.5e-1).check_levels(data)
+        check_levels(data, squared_cumulative(7, 2e-2, 2.5e-1), (2e-2, 2.5e-1))
     words = next(str(warning.message) for warning in found if "nats" in str(warning.message))
     keys = ("num_levels", "first_increment", "last_increment")
     numbers = {key: float(words.split(f"model.{key} to ")[1].split()[0].rstrip(",.")) for key in keys}
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="model.num_levels")
-        make(**numbers | {"num_levels": int(numbers["num_levels"])}).check_levels(data)
+        increments = numbers["first_increment"], numbers["last_increment"]
+        check_levels(data, squared_cumulative(int(numbers["num_levels"]), *increments), increments)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_a_run_measures_its_data_and_warns(noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data so narrow are far from the first level; noise on them brings them near."""
+    monkeypatch.setattr(Correlated, "sample", lambda self, num, rng: 1e-3 * torch.randn(num, 2, generator=rng))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fit(build("DAEBM", data_noise=noise), Correlated(8, 1), max_steps=1)
+    texts = [str(w.message) for w in found if "model.num_levels" in str(w.message)]
+    assert len(texts) == (noise == 0)
+    assert noise or "with 3 levels. Chains cannot jump so far: set model.num_levels to " in texts[0]
 
 
 # ---------------------------------------------------------------------------------------------------- the Gaussian base
@@ -150,7 +166,7 @@ def test_the_base_is_the_density_of_diffused_data_up_to_one_constant() -> None:
 def test_points_of_the_base_have_its_moments() -> None:
     module = gaussian_model()
     t = torch.full((20_000,), 3)
-    x = module.energy.points(torch.randn(20_000, 2), t)
+    x = module.energy.network.points(torch.randn(20_000, 2), t)
     law = truth(float(module.a[3]), float(module.b[3]), 0.5)
     torch.testing.assert_close(x.mean(0), law.mean, atol=0.05, rtol=0)
     torch.testing.assert_close(torch.cov(x.T), law.covariance_matrix, atol=0.05, rtol=0)
@@ -159,7 +175,7 @@ def test_points_of_the_base_have_its_moments() -> None:
 def test_chains_of_a_gaussian_model_reach_its_data() -> None:
     """From noise: samples have the noise of the data; denoised ones have the moments of Tweedie's mean."""
     module, rng = gaussian_model(), torch.Generator().manual_seed(1)
-    noisy = module.sample(1500, rng=rng)
+    noisy = sample(module, 1500, rng=rng)
     total = COVARIANCE + 0.25 * torch.eye(2)
     torch.testing.assert_close(noisy.mean(0), MEAN, atol=0.15, rtol=0)
     torch.testing.assert_close(torch.cov(noisy.T), total, atol=0.2, rtol=0)
@@ -167,8 +183,18 @@ def test_chains_of_a_gaussian_model_reach_its_data() -> None:
     torch.testing.assert_close(module.denoised(noisy), MEAN + (noisy - MEAN) @ shrink.T, atol=1e-4, rtol=0)
     module.denoise = True
     rng.manual_seed(1)
-    torch.testing.assert_close(module.sample(1500, rng=rng), module.denoised(noisy))
-    assert (module.sample_noise, gaussian_model().sample_noise) == (0, 0.5)
+    torch.testing.assert_close(sample(module, 1500, rng=rng), module.denoised(noisy))
+
+
+def test_metrics_know_the_noise_on_samples() -> None:
+    """Samples of a perfect model have the noise of the data, unless it is removed."""
+    module, metric, found = gaussian_model(noise=0.5), ExactWasserstein(), []
+    for denoise in (False, True):
+        module.denoise = denoise
+        prepare_metrics([metric], Toy2D(), 50, module.device, module)
+        found.append(metric.sample_noise)
+    prepare_metrics([metric], Toy2D(), 50, module.device, build("WGANGP"))
+    assert [*found, metric.sample_noise] == [0.5, 0.0, 0.0]
 
 
 def test_moments_come_from_the_data_and_resume_with_the_checkpoint(tmp_path: Path) -> None:
@@ -177,12 +203,16 @@ def test_moments_come_from_the_data_and_resume_with_the_checkpoint(tmp_path: Pat
     def model() -> DAEBM:
         L.seed_everything(0, verbose=False)
         return DAEBM(
-            TimeMLPEnergy(width=8), Adam, base="gaussian", data_noise=0.5, buffer_size=40, num_langevin_steps=2
+            Energy(TimeMLPEnergy(width=8), Adam),
+            base="gaussian",
+            data_noise=0.5,
+            buffer_size=40,
+            num_langevin_steps=2,
         )
 
     whole, half, rest, sampler = model(), model(), model(), model()
     fit(whole, Correlated(8, 1), max_steps=4)
-    base = whole.energy
+    base = whole.energy.network
     assert isinstance(base, GaussianBase)
     covariance = base.axes @ base.variances.diag() @ base.axes.T
     torch.testing.assert_close(covariance, COVARIANCE + 0.25 * torch.eye(2), atol=0.05, rtol=0)
@@ -193,13 +223,13 @@ def test_moments_come_from_the_data_and_resume_with_the_checkpoint(tmp_path: Pat
     assert torch.equal(weights(rest), weights(whole))
     sampler.load_state_dict(torch.load(tmp_path / "half.ckpt", weights_only=True)["state_dict"])
     generator = lambda: torch.Generator().manual_seed(3)
-    assert torch.equal(sampler.sample(5, rng=generator()), half.sample(5, rng=generator()))
+    assert torch.equal(sample(sampler, 5, rng=generator()), sample(half, 5, rng=generator()))
 
 
 def test_chains_start_from_the_base() -> None:
     """So that the first energies of data and chains agree."""
     L.seed_everything(0, verbose=False)
-    module = DAEBM(Flat(), Adam, base="gaussian", data_noise=0.5, buffer_size=4000, num_langevin_steps=1)
+    module = DAEBM(Energy(Flat()), base="gaussian", data_noise=0.5, buffer_size=4000, num_langevin_steps=1)
     fit(module, Correlated(1000, 1), max_steps=1)
     a, b = module.noising
     for t in (0, 6):
@@ -212,8 +242,8 @@ def test_chains_start_from_the_base() -> None:
     ("arguments", "message"),
     [
         ({"denoise": True}, "model.denoise: expected data_noise above 0"),
-        ({"base": "uniform"}, "model.base must be one of none, gaussian"),
-        ({"data_noise": -1.0}, "model.data_noise must be at least 0"),
+        ({"base": "uniform"}, "DAEBM.base: expected one of none, gaussian, got 'uniform'"),
+        ({"data_noise": -1.0}, "DAEBM.data_noise: expected at least 0, got -1.0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -222,7 +252,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 
 
 def test_data_without_a_density_or_samples_give_no_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    make = lambda: DAEBM(Flat(), Adam, base="gaussian", buffer_size=40, num_langevin_steps=1)
+    make = lambda: DAEBM(Energy(Flat()), base="gaussian", buffer_size=40, num_langevin_steps=1)
     on_a_line = lambda self, num, rng: torch.randn(num, 1, generator=rng).expand(num, 2)
     monkeypatch.setattr(Correlated, "sample", on_a_line)
     with pytest.raises(UserError, match="expected data that vary in every direction"):
@@ -258,7 +288,8 @@ def test_noise_on_the_data_is_part_of_training_and_of_floors() -> None:
 def test_commands_take_noised_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(__file__).resolve().parent.parent
     arguments = ["fit", "--config", str(root / "configs/toy2d/da_ebm.yaml"), "--trainer.max_steps", "4"]
-    arguments += ["--model.energy.width", "16", "--model.num_langevin_steps", "3", "--evaluation.num_samples", "20"]
+    arguments += ["--model.energy.network.width", "16", "--model.num_langevin_steps", "3"]
+    arguments += ["--evaluation.num_samples", "20"]
     arguments += ["--model.num_visits", "1", "--model.base", "gaussian", "--model.data_noise", "0.5"]
     arguments += ["--run.root", str(tmp_path), "--run.wandb", "disabled", "--trainer.accelerator", "cpu"]
     assert main(arguments) == 0
@@ -300,9 +331,8 @@ class Slope(EnergyNet):
 @pytest.mark.parametrize(("c", "warned"), [(30.0, True), (5.0, False)])
 def test_steps_that_are_too_long_are_named_once(c: float, warned: bool) -> None:
     """s²/2 c is 0.3 per pixel for c = 30, and 0.05 for c = 5."""
-    module = PCD(
-        Slope(c), partial(torch.optim.SGD, lr=0.0), num_langevin_steps=1, step_size=math.sqrt(0.02), buffer_size=8
-    )
+    energy = Energy(Slope(c), partial(torch.optim.SGD, lr=0.0))
+    module = PCD(energy, num_langevin_steps=1, step_size=math.sqrt(0.02), buffer_size=8)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         fit(module, data(images=True), max_steps=4, log_every_n_steps=1)
@@ -313,7 +343,7 @@ def test_steps_that_are_too_long_are_named_once(c: float, warned: bool) -> None:
 
 def test_refused_steps_are_no_fault() -> None:
     """Where Metropolis' test is on, a step that is too long shows in the acceptance."""
-    make = lambda metropolis: PCD(Slope(30.0), Adam, metropolis=metropolis)
+    make = lambda metropolis: PCD(Energy(Slope(30.0)), metropolis=metropolis)
     assert [make(metropolis).tests_steps for metropolis in (True, False)] == [True, False]
     module = build("DAEBM", metropolis_from=3)
     assert not module.tests_steps

@@ -14,14 +14,14 @@ from lightning.pytorch.loggers import CSVLogger
 from problems import build, data, fit, weights
 from torch import Tensor, nn
 
-from pt_flows.contracts import Batch, CriticNet, GeneratorNet
+from pt_flows.contracts import Batch, CriticNet, GeneratorNet, Terms
 from pt_flows.errors import DivergenceError, UserError
 from pt_flows.functional.integrators import RK4, TABLEAUS, Integrator, solve
 from pt_flows.functional.objectives import discriminator_loss, generator_loss
-from pt_flows.loop.base import Terms
 from pt_flows.methods import ODEGAN
 from pt_flows.methods.games.ode_gan import Draw
 from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator, ResNetCritic, ResNetGenerator
+from pt_flows.training.schedules import Schedule
 
 KINDS = [pytest.param(False, id="toys"), pytest.param(True, id="images")]
 
@@ -56,6 +56,10 @@ def joint(module: ODEGAN) -> Tensor:
     return torch.cat([module.D.vector(), module.G.vector()])
 
 
+def latents(module: ODEGAN, num: int) -> Tensor:
+    return module.generator.latents(num, module.noise)
+
+
 # --------------------------------------------------------------------------------------------- against hand-written
 
 
@@ -64,18 +68,17 @@ def joint(module: ODEGAN) -> Tensor:
 def test_euler_is_simultaneous_gradient_descent_bit_for_bit(images: bool, lam: float) -> None:
     """Both gradients before either update, l_D + λ ‖∇_φ l_G‖² for D: the same θ and φ after three iterations."""
     h = 0.05
-    module = build("ODEGAN", images, integrator="euler", penalty_weight=lam, step_size=h, step_size_boundaries=[],
-                   step_size_factors=[1.0])  # fmt: skip
+    module = build("ODEGAN", images, integrator="euler", penalty_weight=lam, step_size=h)
     twin = build("ODEGAN", images)
     fit(module, data(images, iterations_per_block=1), max_steps=3, precision="64-true")
-    G, D = twin.generator, twin.critic
+    G, D = twin.generator.network, twin.critic.network
     optimizer_D, optimizer_G = torch.optim.SGD(D.parameters(), h), torch.optim.SGD(G.parameters(), h)
     source = data(images)
     source.setup("fit")
     for iteration in range(3):
         x = source.on_after_batch_transfer(source.draw(iteration, 1), 0)[0][0]
         twin.noise.seek(iteration)
-        fake = D(G(twin.latents(len(x))))
+        fake = D(G(latents(twin, len(x))))
         l_D, l_G = discriminator_loss(D(x), fake), generator_loss(fake)
         g_G = torch.autograd.grad(l_G, list(G.parameters()), create_graph=True)
         penalty = sum((g.square().sum() for g in g_G), torch.zeros(()))
@@ -91,7 +94,7 @@ def test_euler_is_simultaneous_gradient_descent_bit_for_bit(images: bool, lam: f
             torch.equal(a, b) for a, b in zip(module.parameters(), twin.parameters(), strict=True) if a.requires_grad
         )
     for network in ("generator", "critic"):
-        ours, theirs = (torch.cat([p.flatten() for p in getattr(m, network).parameters()]) for m in (module, twin))
+        ours, theirs = (torch.cat([p.flatten() for p in m.networks[network].parameters()]) for m in (module, twin))
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
 
 
@@ -113,7 +116,7 @@ def test_an_iteration_is_one_step_of_the_field(name: Integrator) -> None:
     y0 = joint(module)
     train(module)
     field = lambda t, y: module.field(y, module.drawn[0])
-    expected = solve(field, y0, 0.0, module.step_size, 1, TABLEAUS[name])
+    expected = solve(field, y0, 0.0, module.step_size.value, 1, TABLEAUS[name])
     torch.testing.assert_close(joint(module), expected, rtol=0, atol=1e-14)
 
 
@@ -122,22 +125,22 @@ def test_regulariser_leaves_the_generator_alone_and_moves_the_discriminator_by_i
     """The same φ with λ = 0 and λ = 0.4; θ differs by -h λ r, with r from finite differences of ‖∇_φ l_G‖²."""
     ends, lam = {}, 0.4
     for weight in (0.0, lam):
-        module = build("ODEGAN", images, penalty_weight=weight, step_size_boundaries=[], step_size_factors=[1.0])
-        for network in (module.generator.net, module.critic.net):
+        module = build("ODEGAN", images, penalty_weight=weight, step_size=0.05)
+        for network in (module.generator.network.net, module.critic.network.net):
             for i, layer in enumerate(network):
                 if isinstance(layer, nn.ReLU | nn.LeakyReLU):
                     network[i] = nn.Softplus(beta=5)
         start = joint(module)
         fit(module, data(images, iterations_per_block=1), max_steps=1, precision="64-true")
         ends[weight] = joint(module)
-    n, h = module.D.num, module.step_size
+    n, h = module.D.num, module.step_size.value
     assert torch.equal(ends[0.0][n:], ends[lam][n:])
     r = (ends[0.0] - ends[lam])[:n] / (h * lam)
     source = data(images)
     source.setup("fit")
     x = source.on_after_batch_transfer(source.draw(0, 1), 0)[0][0]
     module.noise.seek(0)
-    draw = Draw(x, (), module.latents(len(x)))
+    draw = Draw(x, (), latents(module, len(x)))
 
     def penalty(theta: Tensor) -> float:
         return module.of_G(module.field(torch.cat([theta, start[n:]]), draw)).square().sum().item()
@@ -192,7 +195,7 @@ def test_fresh_minibatches_and_the_penalty_inside_the_first_stage() -> None:
     """Heun written out as the released CIFAR-10 code does it."""
     module = smooth(integrator="heun", penalty_weight=0.2, stage_batches="fresh", penalty_placement="first_stage")
     assert module.minibatches_per_iteration == 2
-    y, h, n = joint(module), module.step_size, module.D.num
+    y, h, n = joint(module), module.step_size.value, module.D.num
     train(module)
     first, second = module.drawn
     assert not torch.equal(first.x, second.x)
@@ -236,15 +239,16 @@ def test_work_per_iteration(name: Integrator, fields: int, monkeypatch: pytest.M
 
 def test_step_size_follows_its_schedule_across_a_resume(tmp_path: Any) -> None:
     """The released boundaries: h/4 up to and with iteration count 500, h up to 400,000, then h/2."""
-    schedule = {"step_size_boundaries": [500, 400_000], "step_size_factors": [0.25, 1.0, 0.5]}
+    schedule = Schedule(0.04, boundaries=(500, 400_000), factors=(0.25, 1.0, 0.5))
     seen: dict[int, float] = {}
 
     class Watch(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
             seen[pl_module.iteration] = pl_module.h
+            assert [player.lr for player in pl_module.players.values()] == [pl_module.h] * 2
 
     for start in (500, 400_000):
-        module = smooth(step_size=0.04, **schedule)
+        module = smooth(step_size=schedule)
         module.iteration = start
         train(module, start + 2, callbacks=[Watch()])
     assert seen == {500: 0.01, 501: 0.04, 400_000: 0.04, 400_001: 0.02}
@@ -262,7 +266,7 @@ def test_tied_layers_move_together() -> None:
     critic.net[2] = critic.net[0]
     critic.net[4].weight = critic.net[0].weight
     critic.net[1] = critic.net[3] = critic.net[5] = nn.Tanh()
-    tied = Replay(module.generator, critic, step_size=0.1, penalty_weight=0.0, integrator="heun")
+    tied = Replay(module.generator.network, critic, step_size=0.1, penalty_weight=0.0, integrator="heun")
     y, n = joint(tied), tied.D.num
     train(tied)
     draw = tied.drawn[0]
@@ -295,14 +299,14 @@ class TestBatchNorm:
         module, twin = self.build(integrator=name), self.build()
         train(module, log_every_n_steps=1)
         twin.noise.seek(0)
-        twin.generator(twin.latents(16))
-        for (key, ours), theirs in zip(module.generator.named_buffers(), twin.generator.buffers(), strict=True):
+        twin.generator(latents(twin, 16))
+        for (key, ours), theirs in zip(module.G.network.named_buffers(), twin.G.network.buffers(), strict=True):
             assert torch.equal(ours, theirs), key
-        assert int(module.generator.net[1].num_batches_tracked) == 1
+        assert int(module.generator.network.net[1].num_batches_tracked) == 1
 
     def test_stages_ignore_running_statistics(self) -> None:
         module, other = self.build(), self.build()
-        for name, buffer in other.generator.named_buffers():
+        for name, buffer in other.generator.network.named_buffers():
             if name.endswith("running_var"):
                 buffer.fill_(7.0)
         assert torch.equal(joint(train(module)), joint(train(other)))
@@ -323,31 +327,31 @@ class TestClasses:
         source = data(images=True, batch_size=4)
         fit(module, source, max_steps=1)
         seen = set(source.draw(0, 1)[1].flatten().tolist())
-        for key in ("critic.project.weight", "generator.blocks.0.norm1.shift.weight"):
+        for key in ("critic.network.project.weight", "generator.network.blocks.0.norm1.shift.weight"):
             moved = (module.state_dict()[key] != before[key]).any(1)
             assert {int(i) for i in moved.nonzero()} == seen, key
 
     def test_samples_follow_their_labels(self) -> None:
-        module = self.build()
-        nn.init.normal_(module.ema.network.blocks[0].norm1.shift.weight)
+        generator = self.build().generator
+        nn.init.normal_(generator.ema.network.blocks[0].norm1.shift.weight)
         rng = lambda: torch.Generator().manual_seed(1)
-        x = module.sample(3, torch.tensor([1, 2, 3]), rng())
+        x = generator.sample(3, torch.tensor([1, 2, 3]), rng())
         assert x.shape == (3, 3, 32, 32)
-        assert not torch.equal(x, module.sample(3, torch.tensor([4, 5, 6]), rng()))
-        assert torch.equal(module.sample(600, rng=rng()), module.sample(600, rng=rng()))
+        assert not torch.equal(x, generator.sample(3, torch.tensor([4, 5, 6]), rng()))
+        assert torch.equal(generator.sample(600, rng=rng()), generator.sample(600, rng=rng()))
 
     @pytest.mark.parametrize("labels", [[0, 1], [0, 1, 10], [-1, 0, 0]])
     def test_labels_that_do_not_fit_are_refused(self, labels: list[int]) -> None:
-        with pytest.raises(UserError, match=r"wanted is shape \(3,\) with values in 0 ... 9"):
-            self.build().sample(3, torch.tensor(labels))
+        with pytest.raises(UserError, match=r"y: expected labels of shape \(3,\) in 0 \.\.\. 9, got shape"):
+            self.build().generator.sample(3, torch.tensor(labels))
 
     def test_data_with_other_classes_are_refused(self) -> None:
-        with pytest.raises(UserError, match="the networks have num_classes 7, the data have 10 classes"):
+        with pytest.raises(UserError, match=r"network: expected num_classes 10, as Shapes32 has, got 7"):
             fit(self.build(7), data(images=True), max_steps=1)
 
     def test_an_unconditional_model_takes_no_labels(self) -> None:
-        with pytest.raises(UserError, match="is not class-conditional: call sample without labels"):
-            build("ODEGAN").sample(2, torch.tensor([0, 1]))
+        with pytest.raises(UserError, match="y: expected no labels, as the generator is not class-conditional"):
+            build("ODEGAN").generator.sample(2, torch.tensor([0, 1]))
 
 
 # ------------------------------------------------------------------------------------------------- inside Lightning
@@ -361,12 +365,12 @@ def test_lightning_sees_an_optimizer(tmp_path: Any) -> None:
                  log_every_n_steps=1, callbacks=[LearningRateMonitor("step")])  # fmt: skip
     assert runner.global_step == 4
     with Path(logger.log_dir, "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["lr-SGD/D"]]
+        rows = [row for row in csv.DictReader(file) if row["lr-SGD"]]
     assert rows
-    assert all(float(row["lr-SGD/D"]) == float(row["lr-SGD/G"]) == 0.1 for row in rows)
+    assert all(float(row["lr-SGD"]) == float(row["lr-SGD-1"]) == 0.1 for row in rows)
     runner.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert [g["lr"] for g in saved["optimizer_states"][0]["param_groups"]] == [0.1, 0.1]
+    assert [group["lr"] for state in saved["optimizer_states"] for group in state["param_groups"]] == [0.1, 0.1]
 
 
 def test_gradient_clipping_is_refused() -> None:
@@ -421,21 +425,18 @@ def test_diagnostics_mean_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"integrator": "rk5"}, "integrator must be one of euler, heun, rk4, bogacki_shampine, got 'rk5'"),
-        ({"objective": "hinge"}, "objective must be one of non_saturating, saturating, wasserstein, got 'hinge'"),
-        ({"stage_batches": "Fresh"}, "stage_batches must be one of shared, fresh, got 'Fresh'"),
-        ({"penalty_placement": "last"}, "penalty_placement must be one of after_step, first_stage"),
-        ({"step_size": 0.0}, "step_size must be positive, got 0.0"),
-        ({"step_size": -0.1}, "step_size must be positive"),
-        ({"step_size": float("nan")}, "step_size must be positive, got nan"),
-        ({"penalty_weight": -1.0}, "penalty_weight must be at least 0"),
-        ({"step_size_boundaries": [5]}, "one entry more"),
-        ({"step_size_boundaries": [5, 3], "step_size_factors": [1.0, 1.0, 1.0]}, "must ascend"),
-        ({"step_size_factors": [0.0]}, "step_size_factors must be positive"),
+        ({"integrator": "rk5"}, "integrator: expected one of euler, heun, rk4, bogacki_shampine, got 'rk5'"),
+        ({"objective": "hinge"}, "objective: expected one of non_saturating, saturating, wasserstein, got 'hinge'"),
+        ({"stage_batches": "Fresh"}, "stage_batches: expected one of shared, fresh, got 'Fresh'"),
+        ({"penalty_placement": "last"}, "penalty_placement: expected one of after_step, first_stage"),
+        ({"step_size": 0.0}, "step_size: expected a number above 0, got 0.0"),
+        ({"step_size": -0.1}, "step_size: expected a number above 0, got -0.1"),
+        ({"step_size": float("nan")}, "step_size: expected a number above 0, got nan"),
+        ({"penalty_weight": -1.0}, "penalty_weight: expected at least 0, got -1.0"),
     ],
 )
 def test_bad_numbers_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=rf"Replay\.{message}"):
         smooth(**arguments)
 
 
@@ -466,11 +467,8 @@ def with_old_spectral_norm() -> MLPCritic:
     [
         (with_dropout, r"model.critic has a random layer, net.2 \(Dropout\)"),
         (with_old_spectral_norm, r"model.critic has spectral norm \(net.0\)"),
-        (lambda: Dropping(width=6), "model.critic gives two answers to one input"),
-        (
-            lambda: TwoLogits(width=6),
-            r"TwoLogits gives shape \(4, 2\) for 4 samples; a critic or an energy must give one value",
-        ),
+        (lambda: Dropping(width=6), "model.critic: expected one answer to one input in training mode, got two"),
+        (lambda: TwoLogits(width=6), r"TwoLogits: expected one value per sample, shape \(4,\), got \(4, 2\)"),
     ],
 )
 def test_discriminators_that_are_not_one_function_are_refused(make: Any, message: str) -> None:
@@ -493,7 +491,7 @@ def test_activation_checkpointing_is_refused() -> None:
 
 def test_pure_bfloat16_and_float16_are_refused() -> None:
     torch.set_default_dtype(torch.float32)
-    for precision, message in (("bf16-true", "rounds small steps away"), ("16-true", "overflow half precision")):
+    for precision, message in (("bf16-true", "round small steps away"), ("16-true", "overflow half precision")):
         with pytest.raises(UserError, match=message):
             fit(build("ODEGAN"), data(), max_steps=1, precision=precision)
 
@@ -520,7 +518,7 @@ def test_a_field_that_is_not_finite_is_named_and_the_last_good_state_stays(
 
     class Arm(L.Callback):
         def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-            pl_module.critic.calls, pl_module.critic.limit = 0, call
+            pl_module.critic.network.calls, pl_module.critic.network.limit = 0, call
 
     with pytest.raises(
         DivergenceError, match=rf"field of the discriminator in stage {stage} is .* at iteration {iteration}\."
@@ -529,7 +527,7 @@ def test_a_field_that_is_not_finite_is_named_and_the_last_good_state_stays(
     if iteration > 1:
         train(twin, iteration - 1)
     for network in ("generator", "critic"):
-        ours, theirs = (getattr(m, network).state_dict() for m in (module, twin))
+        ours, theirs = (m.networks[network].state_dict() for m in (module, twin))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 

@@ -192,7 +192,7 @@ def test_damaged_array_files_are_one_sentence(
     path.write_bytes(whole[:100] + b"zzzz" + whole[104:])
     assert main(["evaluate", "--images", str(path), "--ref", "Shapes32", "--n", "5"]) == 2
     error = capsys.readouterr().err
-    assert "a.npz can not be read as an array file" in error
+    assert "a.npz cannot be read as an array file" in error
     assert len(error.strip().splitlines()) == 1
 
 

@@ -16,6 +16,8 @@ from pt_flows.cli.main import main
 from pt_flows.data import Shapes32
 from pt_flows.methods import WGANGP
 from pt_flows.nets import ResNetCritic, ResNetGenerator
+from pt_flows.training.players import Critic, Generator
+from pt_flows.training.schedules import Schedule
 
 
 def trained(mode: Any, name: str = "WGANGP", **trainer: Any) -> Any:
@@ -40,7 +42,7 @@ def test_fast_equals_reference_with_residual_networks() -> None:
     for mode in ("reference", "fast"):
         torch.manual_seed(0)
         adam = partial(torch.optim.Adam, lr=1e-3)
-        module = WGANGP(ResNetGenerator(width=8), ResNetCritic(width=8), adam, adam, num_critic_steps=2)
+        module = WGANGP(Generator(ResNetGenerator(width=8), adam), Critic(ResNetCritic(width=8), adam, steps=2))
         fit(module, data(images=True), max_steps=3, callbacks=[Performance(mode)], precision="64-true")
         results.append(weights(module))
     torch.testing.assert_close(*results, rtol=0, atol=1e-8)
@@ -56,7 +58,7 @@ def test_two_ranks_equal_one_in_fast_mode() -> None:
 def test_a_run_goes_on_in_another_mode(modes: tuple[Any, Any], tmp_path: Path) -> None:
     """What Adam remembers is laid out anew; it would be taken for other numbers."""
     torch.set_default_dtype(torch.float64)
-    make = lambda: build("WGANGP", images=True, lr_decay="constant")
+    make = lambda: build("WGANGP", images=True, lr_schedule=Schedule())
     whole = make()
     fit(whole, data(images=True), max_steps=4, callbacks=[Performance("reference")], precision="64-true")
     for mode, steps, ckpt in ((modes[0], 2, None), (modes[1], 4, tmp_path / "a.ckpt")):

@@ -67,7 +67,7 @@ def test_last_means_a_run_of_the_same_experiment(run: Path, capsys: pytest.Captu
     for change, difference in (
         (["--data.target", "grid25"], "data.target ('ring8' there, 'grid25' here)"),
         (["--model.step_size", "0.7"], "model.step_size (0.1 there, 0.7 here)"),
-        (["--model.critic_optimizer", "RMSprop"], "model.critic_optimizer ('torch.optim.Adam' there, 'torch.optim.RM"),
+        (["--model.critic.optimizer", "RMSprop"], "model.critic.optimizer ('torch.optim.Adam' there, 'torch.optim.RM"),
         (["--seed_everything", "3"], "seed_everything (0 there, 3 here)"),
     ):
         assert fit("--ckpt_path", "last", *change, steps=30) == 2
@@ -95,7 +95,15 @@ def test_last_means_a_run_of_the_same_experiment(run: Path, capsys: pytest.Captu
 
 
 def test_validate_says_which_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    quick = ["--data.batch_size", "32", "--model.generator.width", "16", "--model.critic.width", "16", *OFF]
+    quick = [
+        "--data.batch_size",
+        "32",
+        "--model.generator.network.width",
+        "16",
+        "--model.critic.network.width",
+        "16",
+        *OFF,
+    ]
     assert main(["validate", "--config", TOY, *quick, "--ckpt_path", "last"]) == 0
     assert f"checkpoint: {run}/checkpoints/last.ckpt, iteration 20" in capsys.readouterr().out
     assert main(["validate", "--config", TOY, *quick, "--ckpt_path", "last", "--data.target", "grid25"]) == 2
@@ -111,11 +119,11 @@ def test_every_command_takes_a_file_a_folder_last_and_best(run: Path, capsys: py
     capsys.readouterr()
     assert main(["evaluate", "last", "--n", "64", "--metrics", "[{class_path: ModeCoverage}]"]) == 0
     out = capsys.readouterr().out
-    assert "can not be read as a checkpoint (it is empty)" in out
+    assert "cannot be read as a checkpoint (it is empty)" in out
     assert "previous.ckpt, iteration 10" in out
     for command in ("density", "ood", "neighbours"):  # they get as far as the method, which is none of theirs
         assert main([command, "last"]) == 2
-        assert "holds W1FE" in (error := capsys.readouterr().err) or "compares images" in error
+        assert "got W1FE" in (error := capsys.readouterr().err) or "expected a model of images" in error
     (run / "checkpoints/previous.ckpt").unlink()
     for words in (
         ["sample", str(run)],
@@ -124,7 +132,7 @@ def test_every_command_takes_a_file_a_folder_last_and_best(run: Path, capsys: py
         ["fit", "--config", TOY, "--ckpt_path", str(run)],
     ):
         assert main(words) == 2
-        assert "last.ckpt can not be read as a checkpoint (it is empty)" in capsys.readouterr().err
+        assert "last.ckpt cannot be read as a checkpoint (it is empty)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("loss", ["empty", "gone"])
@@ -157,9 +165,9 @@ def test_differences_of_configurations() -> None:
 @pytest.mark.parametrize(
     ("changes", "dropped"),
     [
-        (["--model.critic_optimizer", "RMSprop"], "RMSprop"),
-        (["--model.critic_optimizer.amsgrad", "true"], "Adam"),
-        (["--model.critic_optimizer.lr", "0.1"], ""),
+        (["--model.critic.optimizer", "RMSprop"], "RMSprop"),
+        (["--model.critic.optimizer.amsgrad", "true"], "Adam"),
+        (["--model.critic.optimizer.lr", "0.1"], ""),
     ],
 )
 def test_another_optimizer_starts_afresh(
@@ -223,12 +231,12 @@ def test_another_buffer_size_is_refused_by_its_name() -> None:
 
 
 REFUSED: list[tuple[list[str], str]] = [
-    (["--data", "Shapes32"], "model and data do not fit"),
+    (["--data", "Shapes32"], "model.generator.network: expected samples of shape (3, 32, 32), which Shapes32 serves"),
     (["--trainer.precision", "bf16-true"], "trainer.precision"),
-    (["--data.batch_size", "0"], "Toy2D.batch_size: expected at least 1, got 0"),
-    (["--evaluation.num_samples", "0"], "evaluation.num_samples"),
+    (["--data.batch_size", "0"], "data.batch_size: expected at least 1, got 0"),
+    (["--evaluation.num_samples", "0"], "evaluation.num_samples: expected at least 1, got 0"),
     (["--run.root", "{run}/config.yaml"], "run.root: cannot make the run folder"),
-    (["--ckpt_path", "{run}", "--run.root", "new", "--model.critic.width", "17"], "critic"),
+    (["--ckpt_path", "{run}", "--run.root", "new", "--model.critic.network.width", "17"], "critic"),
 ]
 
 
@@ -253,7 +261,7 @@ def test_a_refused_start_leaves_nothing(
 
 def test_a_refused_fork_leaves_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for change, message in (
-        (["--model.generator.width", "17", "--trainer.max_steps", "30"], "generator"),
+        (["--model.generator.network.width", "17", "--trainer.max_steps", "30"], "generator"),
         (["--trainer.max_steps", "20"], "trainer.max_steps: expected more than 20"),
     ):
         assert main(["fork", str(run), *change, "--run.root", "forks"]) == 2
@@ -342,7 +350,7 @@ def test_a_second_process_is_refused_until_the_first_ends(run: Path, capsys: pyt
     assert json.loads((run / ".holder.json").read_text())["pid"] == holder.pid
     assert fit("--ckpt_path", "last", *OFF, steps=30) == 0
     assert not (run / ".holder.json").exists()
-    assert fit("--ckpt_path", str(run), *OFF, "--model.critic.width", "17", steps=32) == 2
+    assert fit("--ckpt_path", str(run), *OFF, "--model.critic.network.width", "17", steps=32) == 2
     RunLock().acquire(run)  # released at the end of a command, and after an error
 
 

@@ -24,8 +24,10 @@ from pt_flows.nets import MLPCritic
 from pt_flows.runs.checkpoint import read_checkpoint
 
 RECIPES = {
-    "toy2d/w1_fe": ["--model.generator.width", "16", "--model.critic.width", "16"],
-    "toy2d/da_ebm": ["--model.energy.width", "16", "--model.buffer_size", "200", "--model.num_langevin_steps", "4"],
+    "toy2d/w1_fe": ["--model.generator.network.width", "16", "--model.critic.network.width", "16"],
+    "toy2d/da_ebm": [
+        *("--model.energy.network.width", "16", "--model.buffer_size", "200", "--model.num_langevin_steps", "4"),
+    ],
 }
 
 

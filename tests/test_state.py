@@ -7,8 +7,11 @@ from torch import nn
 from torch.testing import assert_close as close
 
 import pt_flows.training.noise as noise_module
+from pt_flows.errors import UserError
+from pt_flows.nets import MLPEnergy
 from pt_flows.training.ema import EMA
 from pt_flows.training.noise import NoiseStream
+from pt_flows.training.players import Energy
 
 
 def test_average_equals_the_recursion_by_hand() -> None:
@@ -36,8 +39,8 @@ def test_average_stays_in_evaluation_mode_and_takes_no_gradient() -> None:
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_average_refuses_a_decay_outside_the_unit_interval(decay: float) -> None:
-    with pytest.raises(ValueError, match="ema_decay"):
-        EMA(nn.Linear(1, 1), decay)
+    with pytest.raises(UserError, match=r"Energy\.ema_decay: expected a number in \[0, 1\), got"):
+        Energy(MLPEnergy(), ema_decay=decay)
 
 
 def test_noise_is_a_function_of_seed_name_and_iteration() -> None:

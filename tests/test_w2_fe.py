@@ -12,17 +12,19 @@ from problems import Adam, build, data, fit, weights, write_digits
 from torch import Tensor
 
 from pt_flows.callbacks import FlowPicture
-from pt_flows.contracts import Batch, CriticNet
+from pt_flows.contracts import Batch, CriticNet, Terms
 from pt_flows.data import Digits, Shapes32, Toy2D, TwoDomains
 from pt_flows.errors import UserError
 from pt_flows.functional.objectives import generator_loss
 from pt_flows.functional.potentials import euler_target, regression_loss, velocity
 from pt_flows.functional.transport import exact_wasserstein
-from pt_flows.loop.base import Terms
 from pt_flows.methods import W2FE
 from pt_flows.metrics import TransferAccuracy
 from pt_flows.metrics.transfer import nearest_labels
 from pt_flows.nets import ConvTransportMap, DCGANCritic, MLPCritic, MLPGenerator, ResidualMLPGenerator
+from pt_flows.training.players import Critic, Generator
+from pt_flows.training.schedules import Schedule
+from pt_flows.training.steps import fit_critic, regress
 
 # --------------------------------------------------------------------------------------------- persistence one is a GAN
 
@@ -31,25 +33,25 @@ class W2GAN(W2FE):
     """Leygonie et al. 2019: the generator descends the mean of ψ."""
 
     def iterate(self, minibatches: list[Batch]) -> Terms:  # type: ignore[override]
-        optimizer_G, _ = self.optimizer_pair()
-        terms = self.fit_critic(minibatches)
-        z = self.latents(len(minibatches[0][0]))
-        self.step_down(self.psi(self.generator(z)).mean(), optimizer_G)
+        terms = fit_critic(self.critic, self.critic_loss, minibatches, self.particles)
+        z = self.generator.latents(len(minibatches[0][0]), self.noise)
+        self.generator.step(self.psi(self.generator(z)).mean())
         return terms
 
 
-def w2(cls: type[W2FE] = W2FE, **arguments: Any) -> W2FE:
+def w2(cls: type[W2FE] = W2FE, fast: Any = Adam, slow: Any = Adam, steps: int = 2, **arguments: Any) -> W2FE:
+    """A small W2-FE whose generator has the fast optimizer and whose potentials have the slow one."""
     L.seed_everything(0, verbose=False)
     G, phi, e = MLPGenerator(width=16), MLPCritic(width=16), MLPCritic(width=16)
-    settings = {"num_critic_steps": 2, "inequality_weight": 10.0, "equality_weight": 1.0, "reduction": "sum"}
-    return cls(G, phi, excess=e, **{"generator_optimizer": Adam, "critic_optimizer": Adam, **settings, **arguments})
+    settings = {"inequality_weight": 10.0, "equality_weight": 1.0, "reduction": "sum"}
+    return cls(Generator(G, fast), Critic(phi, slow, steps=steps), e, **{**settings, **arguments})
 
 
 def test_first_gradient_is_that_of_w2_gan() -> None:
     """∇ (1/m) Σ ‖G - ζ‖² = 2ε ∇ (1/m) Σ ψ(G(z_i)) (statement T6), to 1e-12."""
     torch.set_default_dtype(torch.float64)
     module, z, h = w2(), torch.randn(9, 2), 0.37
-    parameters = list(module.generator.parameters())
+    parameters = list(module.generator.network.parameters())
     y = module.generator(z)
     ours = torch.autograd.grad(regression_loss(y, euler_target(y, velocity(module.potential, y), h)), parameters)
     theirs = torch.autograd.grad(module.psi(module.generator(z)).mean(), parameters)
@@ -66,7 +68,7 @@ def test_whole_runs_of_persistence_one_are_w2_gan() -> None:
     slow = partial(torch.optim.SGD, lr=1e-3)
     for cls, rate in ((W2FE, lr / (2 * h)), (W2GAN, lr)):
         fast = partial(torch.optim.SGD, lr=rate)
-        module = w2(cls, persistence=1, step_size=h, generator_optimizer=fast, critic_optimizer=slow)
+        module = w2(cls, fast, slow, persistence=1, step_size=h)
         fit(module, data(), max_steps=10, precision="64-true")
         found.append(weights(module))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-12)
@@ -75,7 +77,7 @@ def test_whole_runs_of_persistence_one_are_w2_gan() -> None:
 def test_js_flow_of_persistence_one_is_the_minimax_gan() -> None:
     torch.set_default_dtype(torch.float64)
     module: Any = build("JSFlow")
-    parameters, z, h = list(module.generator.parameters()), torch.randn(9, 2), 0.37
+    parameters, z, h = list(module.generator.network.parameters()), torch.randn(9, 2), 0.37
     y = module.generator(z)
     ours = torch.autograd.grad(regression_loss(y, euler_target(y, velocity(module.potential, y), h)), parameters)
     logits = module.critic(module.generator(z))
@@ -98,12 +100,11 @@ def test_rematching_pairs_without_crossing() -> None:
 
     class Probe(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
-            z = torch.randn(32, 2)
-            y = pl_module.generator(z)
-            zeta = y.detach().flip(0)
+            generator, z = pl_module.generator, torch.randn(32, 2)
+            generator.bound.param_groups[0]["lr"] = 0.0
+            zeta = generator(z).detach().flip(0)
             for rematch in (False, True):
-                frozen = torch.optim.SGD(pl_module.generator.parameters(), lr=0.0)
-                terms = pl_module.persistent_fit(frozen, z, pl_module.generator(z), zeta, 2, rematch=rematch)
+                terms = regress(generator, z, generator(z), zeta, 2, rematch=rematch)
                 losses.append(float(terms["loss_G"]))
 
     fit(module, data(iterations_per_block=1), max_steps=1, callbacks=[Probe()])
@@ -111,16 +112,12 @@ def test_rematching_pairs_without_crossing() -> None:
     assert losses[1] < 1e-10
 
 
-def test_persistence_falls_to_one() -> None:
-    module = w2(persistence=10, persistence_decay="linear")
-    seen = []
-
-    class Watch(L.Callback):
-        def on_train_batch_start(self, *args: Any) -> None:
-            seen.append(module.inner_steps)
-
-    fit(module, data(iterations_per_block=1), max_steps=5, callbacks=[Watch()])
-    assert seen == [10, 8, 6, 4, 2]
+def test_persistence_falls_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = w2(persistence=Schedule(10, "linear"))
+    seen, step = [], module.generator.step
+    monkeypatch.setattr(module.generator, "step", lambda loss: (seen.append(module.iteration), step(loss)))
+    fit(module, data(iterations_per_block=1), max_steps=12)
+    assert [seen.count(t) for t in range(12)] == [10, 9, 8, 8, 7, 6, 5, 4, 3, 2, 2, 1]
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
@@ -142,10 +139,10 @@ class TwoValues(CriticNet):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"step_size": 0.0}, "step_size must be positive"),
-        ({"persistence": 0}, "persistence must be at least 1"),
-        ({"inequality_weight": -1.0}, "inequality_weight must be at least 0"),
-        ({"potential_side": "left"}, "potential_side must be one of fake, real, mean, got 'left'"),
+        ({"step_size": 0.0}, r"W2FE\.step_size: expected a number above 0, got 0\.0"),
+        ({"persistence": 0}, r"W2FE\.persistence: expected at least 1, got 0"),
+        ({"inequality_weight": -1.0}, r"W2FE\.inequality_weight: expected at least 0, got -1\.0"),
+        ({"potential_side": "left"}, r"W2FE\.potential_side: expected one of fake, real, mean, got 'left'"),
     ],
 )
 def test_bad_numbers_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -154,30 +151,29 @@ def test_bad_numbers_are_refused(arguments: dict[str, Any], message: str) -> Non
 
 
 def test_steps_beyond_the_data_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match=r"step_size is 1\.5: above 1 a step passes the data"):
-        w2(step_size=1.5)
-    with pytest.warns(UserWarning, match="above 1 a step passes the data"):
-        build("MinibatchW2FE", step_size=1.5)
+    for make in (w2, partial(build, "MinibatchW2FE")):
+        with pytest.warns(UserWarning, match=r"model.step_size: expected at most 1, .* got 1\.5\. Particles pass the"):
+            make(step_size=1.5)
 
 
 def test_networks_of_another_shape_are_refused() -> None:
     with pytest.raises(
-        UserError, match=r"model.excess takes samples of shape \(3, 32, 32\), model.generator makes \(2,\)"
+        UserError, match=r"model.excess: expected samples of shape \(2,\), which model.generator makes, got \(3, 32, 32"
     ):
-        W2FE(MLPGenerator(), MLPCritic(), Adam, Adam, excess=DCGANCritic(width=4))
+        W2FE(Generator(MLPGenerator()), Critic(MLPCritic()), DCGANCritic(width=4))
 
 
 @pytest.mark.parametrize("method", ["W1FE", "WGANGP", "JSFlow"])
 def test_potentials_with_several_values_are_refused(method: str) -> None:
     cls: Any = type(build(method))
-    module = cls(MLPGenerator(), TwoValues(), Adam, Adam)
-    with pytest.raises(UserError, match=r"TwoValues gives shape \(16, 2\) for 16 samples; .* one value per sample"):
+    module = cls(Generator(MLPGenerator()), Critic(TwoValues()))
+    with pytest.raises(UserError, match=r"TwoValues: expected one value per sample, shape \(16,\), got \(16, 2\)"):
         fit(module, data(), max_steps=1)
 
 
 def test_an_excess_with_several_values_is_refused() -> None:
-    module = W2FE(MLPGenerator(), MLPCritic(), Adam, Adam, excess=TwoValues())
-    with pytest.raises(UserError, match=r"TwoValues gives shape \(16, 2\) for 16 samples"):
+    module = W2FE(Generator(MLPGenerator()), Critic(MLPCritic()), TwoValues())
+    with pytest.raises(UserError, match=r"TwoValues: expected one value per sample, shape \(16,\), got \(16, 2\)"):
         fit(module, data(), max_steps=1)
 
 
@@ -188,7 +184,7 @@ def test_a_dual_that_is_far_off_is_warned_of() -> None:
         fit(w2(inequality_weight=0.01, equality_weight=0.0), data(), max_steps=150, log_every_n_steps=10)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*stays far from")
-        module = w2(inequality_weight=200.0, equality_weight=0.0, num_critic_steps=5)
+        module = w2(inequality_weight=200.0, equality_weight=0.0, steps=5)
         fit(module, data(batch_size=128), max_steps=150, log_every_n_steps=10)
 
 
@@ -199,12 +195,13 @@ def test_a_map_starts_from_the_source() -> None:
     """Generator inputs are source samples, in training and in sampling, the same for one process and a resumed run."""
     domains = TwoDomains(Toy2D("moons"), Toy2D("ring8", batch_size=16))
     module: Any = build("W1FE")
-    module.generator = ResidualMLPGenerator(init_std=0.0, batch_norm=False)  # the identity
-    module.source, module.moves_data = domains.source, True
-    x = module.sample(400, rng=torch.Generator().manual_seed(0), weights="raw")
+    generator = module.generator
+    generator.replace_network(ResidualMLPGenerator(init_std=0.0, batch_norm=False))  # the identity
+    generator.start_from(domains.source)
+    x = generator.sample(400, rng=torch.Generator().manual_seed(0), weights="raw")
     assert exact_wasserstein(x, Toy2D("moons").reference("test", 400), p=2) < 0.25
     module.noise.seek(3)
-    assert exact_wasserstein(module.latents(400), Toy2D("moons").reference("test", 400), p=2) < 0.25
+    assert exact_wasserstein(generator.latents(400, module.noise), Toy2D("moons").reference("test", 400), p=2) < 0.25
 
 
 @pytest.mark.parametrize("name", ["W2FE", "MinibatchW2FE"])
@@ -229,14 +226,14 @@ def test_maps_train_resume_and_sample(name: str, tmp_path: Path) -> None:
     assert torch.equal(weights(resumed), weights(whole))
     again = build(name)
     again.load_state_dict(whole.state_dict())
-    with pytest.raises(UserError, match="trained to move samples of another data set"):
-        again.sample(5)
-    assert again.push(torch.zeros(5, 2)).shape == (5, 2)
+    with pytest.raises(UserError, match=r"generator\.source: expected the data set .* trained to move, got none"):
+        again.generator.sample(5)
+    assert again.generator.push(torch.zeros(5, 2)).shape == (5, 2)
 
 
 def test_a_source_of_another_shape_is_refused() -> None:
     with pytest.raises(
-        UserError, match=r"generator starts from shape \(2,\), data.source has samples of shape \(3, 32"
+        UserError, match=r"data\.source: expected samples of shape \(2,\), .*starts from, got \(3, 32, 32\)"
     ):
         fit(build("W1FE"), TwoDomains(Shapes32(), Toy2D(batch_size=16)), max_steps=1)
 
@@ -285,9 +282,10 @@ def test_digits_of_both_kinds_train_a_map(tmp_path: Path) -> None:
             assert images.dtype == torch.uint8
             assert labels[:3].tolist() == [0, 1, 2]
     G = ResidualMLPGenerator((1, 16, 16), width=16, bound=2.0)
-    module = W2FE(G, MLPCritic((1, 16, 16), 16), Adam, Adam, excess=MLPCritic((1, 16, 16), 16), num_critic_steps=1)
+    phi, e = (MLPCritic((1, 16, 16), 16) for _ in range(2))
+    module = W2FE(Generator(G), Critic(phi, steps=1), e)
     fit(module, TwoDomains(mnist, usps), max_steps=2)
-    assert module.sample(3).shape == (3, 1, 16, 16)
+    assert module.generator.sample(3).shape == (3, 1, 16, 16)
 
 
 def test_digits_say_what_is_missing(tmp_path: Path) -> None:
@@ -303,8 +301,7 @@ def test_the_image_map_starts_as_the_identity() -> None:
     net = ConvTransportMap(image_size=16, width=4)
     z = torch.randn(2, 3, 16, 16)
     assert torch.equal(net(z), z)
-    module = W2FE(net, DCGANCritic(16, width=4), Adam, Adam, excess=DCGANCritic(16, width=4))
-    assert module.sample(2).std() == pytest.approx(1.0, abs=0.1)
+    assert Generator(net).sample(2).std() == pytest.approx(1.0, abs=0.1)
 
 
 # --------------------------------------------------------------------------------------------------------------- flow
@@ -313,7 +310,7 @@ def test_the_image_map_starts_as_the_identity() -> None:
 def test_the_flow_picture_follows_a_resumed_run(tmp_path: Path) -> None:
     def run(steps: int, ckpt_path: Path | None = None) -> FlowPicture:
         picture = FlowPicture(every_n_iterations=2, num_particles=20, animate=True)
-        module = build("MinibatchW2FE", step_size=0.1, lr_decay="constant")
+        module = build("MinibatchW2FE", step_size=0.1, lr_schedule=Schedule())
         trainer = fit(module, data(iterations_per_block=2), max_steps=steps, ckpt_path=ckpt_path, callbacks=[picture],
                       default_root_dir=str(tmp_path))  # fmt: skip
         trainer.save_checkpoint(tmp_path / "a.ckpt")
@@ -327,5 +324,5 @@ def test_the_flow_picture_follows_a_resumed_run(tmp_path: Path) -> None:
     run(4)
     resumed = run(8, tmp_path / "a.ckpt")
     assert [r["w2"] for r in resumed.records] == [r["w2"] for r in whole.records]
-    with pytest.raises(UserError, match="FlowPicture draws generators of points in the plane"):
+    with pytest.raises(UserError, match="expected a generator of points in the plane for FlowPicture, got W1FE"):
         fit(build("W1FE", images=True), data(images=True), max_steps=1, callbacks=[FlowPicture()])

@@ -29,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint whole or not at all.
 
         Raises:
-            OSError: The disk is full or the folder can not be written; the previous file is untouched.
+            OSError: The disk is full or the folder cannot be written; the previous file is untouched.
         """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)

@@ -7,11 +7,11 @@ import lightning as L
 import torch
 
 from pt_flows.bounds import Count, CountOrZero
+from pt_flows.callbacks.records import record_run
 from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.callbacks.watchers import tell_watchers, watch_evaluations
 from pt_flows.contracts import Weights
 from pt_flows.evaluation.engine import listed, measure, prepare_metrics
-from pt_flows.evaluation.records import record_run
 from pt_flows.evaluation.subject import Subject
 from pt_flows.loop.method import Method
 from pt_flows.metrics.base import SampleMetric
@@ -93,7 +93,7 @@ class Evaluate(EveryIterations):
     def prepare(self, trainer: L.Trainer) -> None:
         """Give every metric its reference, and check that the method can be drawn from."""
         if self.tiers:
-            self.subject(as_method(trainer.lightning_module)).prepared(cast(Any, trainer).datamodule)
+            self.subject(as_method(trainer.lightning_module)).prepared()
         device = trainer.strategy.root_device
         for tier in self.tiers:
             data = cast(Any, trainer).datamodule
@@ -140,7 +140,7 @@ class Evaluate(EveryIterations):
 
     def subject(self, method: Method) -> Subject:
         """The subject that is measured."""
-        return Subject(method, self.weights, self.sampler)
+        return Subject(method, self.weights, self.sampler, cast(Any, method.trainer).datamodule)
 
     @torch.no_grad()
     def measure(self, module: Method, tiers: Sequence[Tier]) -> None:

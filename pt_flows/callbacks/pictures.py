@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pt_flows.bounds import Count, CountOrZero
 from pt_flows.callbacks.schedule import EveryIterations, as_method
-from pt_flows.contracts import MapsLatents, Weights
+from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
 from pt_flows.evaluation.subject import Subject
 from pt_flows.loop.method import Method
 from pt_flows.plots import save_density, save_grid
@@ -38,6 +38,8 @@ def send_picture(trainer: L.Trainer, key: str, path: Path, iteration: int) -> No
 class Pictures(EveryIterations):
     """A picture every N iterations, from the same noise each time, in `pictures/` of the run folder and in W&B.
 
+    A method that draws no samples has none.
+
     Args:
         every_n_iterations: Iterations between two pictures; one more after the last iteration.
         num_images: Images in a grid; toys show 5,000 points beside the target.
@@ -61,7 +63,8 @@ class Pictures(EveryIterations):
     ) -> None:
         """Draw where it is due; one process draws for all."""
         method = as_method(pl_module)
-        if not self.due(trainer, method) or not trainer.is_global_zero:
+        draws = self.sampler is not None or isinstance(method, MapsLatents | RunsChains | Samples)
+        if not draws or not self.due(trainer, method) or not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / "pictures" / f"{method.iteration:08d}.png"
         self.draw(trainer, method, path)
@@ -86,7 +89,7 @@ class Pictures(EveryIterations):
         """Samples from the pictures' fixed noise, on the host; before them, for maps of data, the source's."""
         rng, source = generator_at("cpu", "pictures"), getattr(data, "source", None)
         if source is None or not isinstance(method, MapsLatents):
-            sampler = Subject(method, self.weights, self.sampler).prepared(data)
+            sampler = Subject(method, self.weights, self.sampler, data).prepared()
             return None, sampler.sample(num, rng=rng).cpu()
         before = source.sample(num, rng)
         return before, method.generator.push(before.to(method.device), self.weights).cpu()

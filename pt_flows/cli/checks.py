@@ -16,7 +16,7 @@ NOT_FOR_METHODS: dict[str, tuple[Any, str]] = {
     "accumulate_grad_batches": (1, "a step of a method takes its whole minibatch; for less memory lower "
                                 "data.batch_size, take more devices or, with residual networks, "
                                 "activation_checkpointing"),
-    "gradient_clip_val": (None, "a method's step is its paper's; players have a clip_norm, such as model.energy.clip_norm"),
+    "gradient_clip_val": (None, "players clip their own gradients: model.energy.clip_norm, for example"),
 }  # fmt: skip
 """Settings of the Trainer that are for loops of one optimizer: what they must be, and what to do instead."""
 

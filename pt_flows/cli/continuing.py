@@ -99,7 +99,7 @@ def opened(wanted: Path, settings: dict[str, Any]) -> tuple[Path, int]:
     class_path = settings["model"]["class_path"]
     trained = saved.get("hyper_parameters", {}).get("_class_path", class_path)
     if trained != class_path:
-        raise UserError(f"the checkpoint holds {trained}, the configuration {class_path}: they can not mix")
+        raise UserError(f"the checkpoint holds {trained}, the configuration {class_path}: they cannot mix")
     found = within(differences(settings_of(checkpoint, saved), settings), NAMED)
     found.pop("seed_everything", None)  # the method says what another seed means
     for key, (there, here) in found.items():

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pt_flows.cli.given import given
 from pt_flows.cli.keys import Keys, public
+from pt_flows.runs.moves import places_of
+from pt_flows.runs.upgrade import advice
 
 EXTRAS = {"TensorBoardLogger": "pip install 'pt-flows[tensorboard]'", "RichProgressBar": "pip install rich"}
 """What brings the packages of classes that are not ours."""
@@ -32,6 +34,8 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
         words: The command line, which names classes and configuration files.
         keys: The keys of the command.
     """
+    if old := advice(words):
+        return old
     if match := re.search(r"(?:unrecognized arguments|ambiguous option): -*([\w.-]+)", message):
         return _unknown_key(match[1], words, keys)
     if match := re.search(r"File does not exist: (.+)", message):
@@ -119,6 +123,8 @@ def _unknown_key(path: str, words: Sequence[str], keys: Keys) -> str:
     if "." in path and section not in keys.top:
         path = leaf = section
     known = [key for key in keys.existing(words) if key != path]
+    if places := places_of(path, known):
+        return f"{path}: expected a key of pt_flows 0.2, got one of 0.1. Use {' and '.join(places)}"
     same = [key for key in known if key.split(".")[-1] == leaf]
     ratio = lambda a, b: difflib.SequenceMatcher(None, a, b).ratio()
     beside = lambda key: key.rpartition(".")[0] == path.rpartition(".")[0]

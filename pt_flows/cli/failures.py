@@ -88,7 +88,7 @@ def cannot_write(error: OSError, command: str) -> str | None:
         return None
     file = error.filename or "a file"
     if error.errno in FULL:
-        text = f"can not write {file} ({error.strerror}); make room and run the same command again"
+        text = f"cannot write {file} ({error.strerror}); make room and run the same command again"
     else:
         option = "--run.root" if command in ("fit", "fork") else "--out"
         text = f"no access to {file} ({error.strerror}); give the permission, or another place with {option}"

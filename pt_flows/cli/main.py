@@ -36,6 +36,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows density   CKPT                                                  DA-EBM: log-densities of test samples
   pt-flows ood       CKPT [--against FashionMNIST]                         energies: tell outliers from test samples
   pt-flows check-method [CLASS] --config FILE [--KEY VALUE ...]            does a method of your own keep the contract?
+  pt-flows upgrade   FILE | RUN [--out NEW]                                a configuration, checkpoint or run of 0.1
 
   pt-flows --version               the version of this package
   pt-flows fit --help              all keys              pt-flows fit --config FILE --print_config   the whole config
@@ -58,6 +59,7 @@ FUNCTIONS = {
     "ood": "pt_flows.evaluation.outliers:ood",
     "neighbours": "pt_flows.evaluation.neighbours:neighbours",
     "prepare": "pt_flows.data.prepared:prepare",
+    "upgrade": "pt_flows.runs.upgrade:upgrade",
 }
 """Commands before and after training, and the functions that they call."""
 

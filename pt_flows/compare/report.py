@@ -119,7 +119,7 @@ def file_picture(path: Path) -> str:
         with Image.open(path) as image:
             image.verify()
     except (OSError, SyntaxError) as error:
-        return f"<p>{escape(path.name)} can not be read ({escape(str(error))})</p>"
+        return f"<p>{escape(path.name)}: cannot be read ({escape(str(error))})</p>"
     return picture(path.read_bytes(), path.stem)
 
 

@@ -89,15 +89,15 @@ def evaluate_checkpoint(
     ckpt, method = load_named(named)
     folder, data = run_folder_of(ckpt), data_of_run(ckpt)
     assert folder is not None, "data_of_run has found it"
-    subject = Subject(method.to(device), weights, sampler)
-    subject.prepared(data)
+    subject = Subject(method.to(device), weights, sampler, data)
     n = n if len(data.event_shape) == 3 else min(n, 5_000)
     chosen = prepared(metrics or default_metrics(method, data, split), data, n, split, device, method)
     first = passport_of(subject, ckpt, n, 0, data, split, chosen)
     for i in range(seeds):
         chunks = with_progress(subject.chunks(n, stream(i)), n, "measuring")
         numbers = finite(measured(chosen, chunks, method, weights))
-        passport = replace(first, sampling_seed=i, directions=directions_of(chosen, numbers))
+        drawing = {f"sampling_{name}": num for name, num in subject.evaluations_per_sample(n).items()}
+        passport = replace(first, sampling_seed=i, directions=directions_of(chosen, numbers), cost=first.cost | drawing)
         title = f"{type(method).__name__}, iteration {method.iteration}, {weights} weights, sampling seed {i}"
         conclude(record_path(folder, passport, ckpt), passport, numbers, title)
 

@@ -54,7 +54,7 @@ def from_array(path: Path) -> Tensor:
     """Images of an array file.
 
     Raises:
-        UserError: It can not be read, or holds something else.
+        UserError: It cannot be read, or holds something else.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -63,7 +63,7 @@ def from_array(path: Path) -> Tensor:
         )
     except Exception as error:  # numpy, zipfile and zlib raise many kinds on damaged files
         reason = str(error) or type(error).__name__
-        raise UserError(f"{path} can not be read as an array file ({reason}); write it again with numpy") from error
+        raise UserError(f"{path} cannot be read as an array file ({reason}); write it again with numpy") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3) or not len(array):
         raise UserError(
             f"{path} holds {array.dtype} of shape {array.shape}; wanted are images uint8 (N, H, W, 3) or (N, H, W, 1)"
@@ -75,7 +75,7 @@ def from_folder(folder: Path) -> Tensor:
     """Images of a folder, in the order of their paths.
 
     Raises:
-        UserError: There are none, one can not be read, or sizes or modes differ.
+        UserError: There are none, one cannot be read, or sizes or modes differ.
     """
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not files:

@@ -1,14 +1,11 @@
 """A finished run taken up again: its method, its data, and a device to put them on."""
 
 import os
-from argparse import ArgumentError
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningModule
 
 from pt_flows.contracts import MapsLatents
 from pt_flows.data.base import FlowData
@@ -45,35 +42,27 @@ def method_of(ckpt: Path, content: dict[str, Any]) -> Method:
     Raises:
         UserError: It does not describe a module that was built in Python, or is of another version.
     """
+    left_out = content["pt_flows"]["left_out"]
     class_path = content.get("hyper_parameters", {}).get("_class_path")
-    left_out = content["pt_flows"].get("left_out", [])
-    built_in_python = UserError(
-        f"{ckpt} does not describe all that its module was built from in Python "
-        f"({', '.join(left_out) or 'its class'}): load it there with "
-        "load_from_checkpoint(path, generator=...), docs/python.md"
-    )
     if class_path is None or class_path.startswith("__main__."):
-        raise built_in_python
+        raise built_in_python(ckpt, left_out)
     try:
-        import_module(class_path.rpartition(".")[0])  # Lightning builds classes of imported modules only
-    except ImportError as error:
-        raise UserError(
-            f"{ckpt} was trained with {class_path}, which can not be imported ({error}); put its folder on PYTHONPATH"
-        ) from error
-    try:
-        module: Any = LightningModule.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True)
-    except (TypeError, ValueError, ArgumentError) as error:
-        if left_out:
-            raise built_in_python from error
-        reason = next((line for line in str(error).splitlines() if "argument" in line), str(error).splitlines()[0])
-        raise UserError(
-            f"{ckpt} can not be built with this version of {class_path} ({reason.strip(' -')}); use the version that "
-            "environment.json of its run folder names"
-        ) from error
-    method: Any = module
-    if isinstance(module, MapsLatents) and module.generator.moves_data:
-        module.generator.start_from(cast(Any, data_of_run(ckpt)).source)
-    return method.eval()
+        method = Method.load_from_checkpoint(ckpt, map_location="cpu")
+    except UserError as error:
+        raise built_in_python(ckpt, left_out) if left_out else error from None
+    method.eval()
+    if isinstance(method, MapsLatents) and method.generator.moves_data:
+        method.generator.start_from(cast(Any, data_of_run(ckpt)).source)
+    return method
+
+
+def built_in_python(ckpt: Path, left_out: list[str]) -> UserError:
+    """Return the error for a checkpoint that only Python code can load."""
+    return UserError(
+        f"{ckpt} does not describe all that its method was built from in Python "
+        f"({', '.join(left_out) or 'its class'}). Load it there with load_from_checkpoint(path, generator=...), "
+        "docs/python.md"
+    )
 
 
 def data_of_run(ckpt: Path) -> FlowData:

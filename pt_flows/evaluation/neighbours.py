@@ -42,7 +42,7 @@ def neighbours(
     A sample that repeats a training image is far nearer to it than to the next ones, so what counts is the distance to
     the nearest image over the mean distance to the fifty nearest, in a feature space (Carlini et al. 2023, Extracting
     Training Data from Diffusion Models, arXiv:2301.13188). The distance alone would suspect every simple or noisy
-    picture. The same is done with as many test images, which can not have been memorised: of samples that repeat
+    picture. The same is done with as many test images, which cannot have been memorised: of samples that repeat
     nothing, about one in a hundred has a smaller ratio than the smallest hundredth of them. The picture has the samples
     with the smallest ratios, a row for each with its neighbours.
 
@@ -66,7 +66,7 @@ def neighbours(
         raise UserError(f"{ckpt}: expected a model of images, got one of samples of shape {tuple(data.event_shape)}")
     net = (features or Lite0Features(64)).to(where)
     train, test = data.reference("train"), data.reference("test", n)
-    chunks = with_progress(Subject(module, weights, sampler).chunks(n, "evaluation"), n, "sampling")
+    chunks = with_progress(Subject(module, weights, sampler, data).chunks(n, "evaluation"), n, "sampling")
     samples = torch.cat([as_uint8(x).cpu() for x in chunks])
 
     queries = torch.cat([net(images.to(where)) for images in torch.cat([samples, test]).split(BATCH)])

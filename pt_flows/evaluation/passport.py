@@ -59,7 +59,8 @@ class Passport:
         precision: Of the measurement.
         device: What it ran on.
         packages: Versions.
-        cost: Of training so far: seconds, images seen, samples evaluated by each network.
+        cost: Cost of training so far: seconds, images seen, samples evaluated by each network; and of drawing one
+            sample, `sampling_<network>`.
         directions: For each number whether higher or lower is better; empty where neither is.
         measured: When, in UTC.
         format: Version of this record.

@@ -1,6 +1,6 @@
 """The passport of samples and numbers: what a module, its data and its metrics tell about them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ def passport_of(
     data: FlowData | None = None,
     split: Split | Literal[""] = "",
     metrics: Sequence[SampleMetric] = (),
-    numbers: Iterable[str] = (),
+    numbers: Collection[str] = (),
 ) -> Passport:
     """Issue the passport of samples of a subject; with data and metrics that of numbers.
 
@@ -51,13 +51,13 @@ def passport_of(
         num_samples=num_samples,
         features=feature_hashes(metrics),
         weights=subject.weights,
-        sampler=str(subject.prepared(data)),
+        sampler=str(subject.prepared()),
         sampling_seed=sampling_seed,
         training_seed=method.trained_seed,
         iteration=method.iteration,
         checkpoint=file_hash(checkpoint) if checkpoint is not None else "",
         cost=cost,
-        directions=directions_of(metrics, numbers),
+        directions=directions_of(metrics, numbers) if numbers else {},
         **machine(method.device),
     )
 
@@ -69,11 +69,13 @@ def feature_hashes(metrics: Sequence[SampleMetric]) -> dict[str, str]:
 
 
 def directions_of(metrics: Sequence[SampleMetric], numbers: Iterable[str]) -> dict[str, Direction]:
-    """The direction of every number that metrics have just measured."""
+    """The direction of every number that metrics have just measured; none before they have."""
+    if not (names := list(numbers)):
+        return {}
     told: dict[str, Direction] = {
         key: direction for metric in metrics for key, direction in metric.directions().items()
     }
-    return {key: told[key] for key in numbers if key in told}
+    return {key: told[key] for key in names if key in told}
 
 
 def machine(device: torch.device) -> dict[str, Any]:

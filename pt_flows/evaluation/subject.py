@@ -11,7 +11,7 @@ from pt_flows.contracts import Weights
 from pt_flows.loop.journal import Cost
 from pt_flows.loop.method import Method
 from pt_flows.samplers import Sampler, default_sampler
-from pt_flows.training.distributed import share_of
+from pt_flows.training.distributed import share_of, sum_over_ranks
 from pt_flows.training.noise import generator_at
 
 CHUNK = 500
@@ -26,22 +26,24 @@ class Subject:
         method: The trained method, on its device.
         weights: The averaged weights, or the raw ones.
         sampler: Draws; default the method's own way.
-        cost: Samples that each network has evaluated while drawing.
+        data: The data module of the method, for samplers that need it.
+        cost: Cost of drawing on this rank.
     """
 
     method: Method
     weights: Weights = "ema"
     sampler: Sampler | None = None
-    cost: Cost = field(default_factory=Cost)
+    data: Any = None
+    cost: Cost = field(default_factory=lambda: Cost(on_all_ranks=False))
 
-    def prepared(self, data: Any = None) -> Sampler:
+    def prepared(self) -> Sampler:
         """The sampler, ready to draw from the method's current weights."""
         self.sampler = self.sampler or default_sampler(self.method)
-        self.sampler.prepare(self.method, self.weights, data)
+        self.sampler.prepare(self.method, self.weights, self.data)
         return self.sampler
 
     def chunks(self, num: int, stream: str) -> Iterator[Tensor]:
-        """Draw this rank's part of `num` samples from fixed noise, in chunks.
+        """Draw this rank's part of `num` samples from fixed noise, in chunks, and count their cost.
 
         Args:
             num: Samples over all ranks.
@@ -49,6 +51,7 @@ class Subject:
         """
         sampler = self.prepared()
         drawing = {name: p.weighted(self.weights) for name, p in self.method.players.items() if p.keeps(self.weights)}
+        self.cost = Cost(on_all_ranks=False)
         self.cost.watch(drawing)
         try:
             for chunk in share_of(-(-num // CHUNK)):
@@ -58,7 +61,9 @@ class Subject:
         finally:
             self.cost.unwatch()
 
-    @property
-    def device(self) -> torch.device:
-        """The method's device."""
-        return self.method.device
+    def evaluations_per_sample(self, num: int) -> dict[str, float]:
+        """Samples that each network has evaluated for every one of the `num` samples drawn last, over all ranks."""
+        names = sorted(self.method.players)
+        counts = [self.cost.evaluations.get(name, 0) for name in names]
+        totals = sum_over_ranks(torch.tensor(counts, dtype=torch.float64, device=self.method.device)).tolist()
+        return {name: total / num for name, total in zip(names, totals, strict=True) if total}

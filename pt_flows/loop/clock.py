@@ -12,13 +12,14 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from pt_flows.contracts import Batch
+from pt_flows.training.requirements import check_block
+from pt_flows.training.schedules import Progress
 
 
-def tick(trainer: L.Trainer) -> None:
-    """Count one iteration as one step of Lightning's `global_step`."""
-    steps = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-    steps.increment_ready()
-    steps.increment_completed()
+def tick(trainer: L.Trainer, iteration: int) -> None:
+    """Set Lightning's `global_step` to the number of iterations done, however many optimizer steps these took."""
+    total = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+    total.ready = total.completed = iteration
 
 
 class Clock(L.Callback):
@@ -32,8 +33,7 @@ class Clock(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Continue counting from the method's iteration."""
-        total = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
-        total.ready = total.completed = cast(Any, pl_module).iteration
+        tick(trainer, cast(Any, pl_module).iteration)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
@@ -41,11 +41,17 @@ class Clock(L.Callback):
         """Number the rows that Lightning writes for this block, by its own convention: after N iterations, N - 1.
 
         A block that reaches or passes a multiple of `log_every_n_steps` writes one row, for the last such multiple.
+        The learning rates that Lightning's monitor reads now are those of that iteration.
         """
-        before = cast(Any, pl_module).iteration
-        after, interval = before + len(batch[0]), max(1, int(cast(Any, trainer).log_every_n_steps or 1))
+        method = cast(Any, pl_module)
+        check_block(batch, method.minibatches_per_iteration)
+        before, interval = method.iteration, max(1, int(cast(Any, trainer).log_every_n_steps or 1))
+        after = before + len(batch[0])
         passed = after // interval * interval
-        trainer.fit_loop.epoch_loop._batches_that_stepped = (passed if passed > before else after) - 1
+        row = (passed if passed > before else after) - 1
+        trainer.fit_loop.epoch_loop._batches_that_stepped = row
+        for player in method.players.values():
+            player.begin(Progress(row, trainer.max_steps))
 
 
 def synchronises_batch_norm(trainer: L.Trainer) -> bool:

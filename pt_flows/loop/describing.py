@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities import rank_zero_warn
 
 from pt_flows.construction import Constructed, path_of
@@ -39,14 +40,21 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def check_file(path: Any) -> None:
-    """Check that a path names a checkpoint of this version, and import the class that it holds.
+def described(path: Any, base: type[M]) -> tuple[type[M], dict[str, Any]]:
+    """Read what a checkpoint describes.
+
+    Args:
+        path: The file.
+        base: The class that is asked for.
+
+    Returns:
+        The class that the checkpoint holds, and its arguments.
 
     Raises:
-        UserError: It is no such file.
+        UserError: It is no checkpoint of this version, or holds another class.
     """
-    if not isinstance(path, str | Path):
-        return
+    if not isinstance(path, str | Path):  # a file that is open
+        return base, {}
     file = Path(path)
     if file.is_dir():
         raise UserError(f"{path}: expected a checkpoint file, got a folder. Give {file / 'checkpoints' / 'last.ckpt'}")
@@ -54,13 +62,37 @@ def check_file(path: Any) -> None:
         raise UserError(f"{path}: expected a checkpoint file, got nothing there. Give another path")
     content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     check_format(content, path)
-    class_path = content.get("hyper_parameters", {}).get("_class_path", "")
+    arguments = {key: v for key, v in content.get("hyper_parameters", {}).items() if not key.startswith("_")}
+    class_path = content.get("hyper_parameters", {}).get("_class_path")
+    if class_path is None:  # made inside a function
+        return base, arguments
+    module, _, name = class_path.rpartition(".")
     try:
-        import_module(class_path.rpartition(".")[0] or "builtins")  # Lightning builds classes of imported modules only
-    except ImportError as error:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
         raise UserError(
             f"{path}: expected a class that can be imported, got {class_path} ({error}). Put its folder on PYTHONPATH"
         ) from None
+    if not issubclass(cls, base):
+        raise UserError(
+            f"{path}: expected a {base.__name__}, got {class_path}. Call load_from_checkpoint of that class"
+        )
+    return cls, arguments
+
+
+def completed(cls: type, arguments: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Build the arguments that a checkpoint describes, and add those that are given.
+
+    Args:
+        cls: The class that takes them.
+        arguments: What the checkpoint describes.
+        given: Objects that replace some of them.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "method", fail_untyped=False, skip=set(given), instantiate=False)
+    section = {name: value for name, value in arguments.items() if name not in given}
+    built: Any = parser.instantiate_classes(parser.parse_object({"method": section}))
+    return vars(built.method) | given
 
 
 def rebuilt(name: str, path: Any, load: Callable[[], M], given: Iterable[str]) -> M:
@@ -73,22 +105,18 @@ def rebuilt(name: str, path: Any, load: Callable[[], M], given: Iterable[str]) -
         given: Names of the arguments that replace the checkpoint's.
 
     Raises:
-        UserError: The checkpoint does not describe all arguments, or is of another class.
+        UserError: The checkpoint does not describe all arguments.
     """
     try:
         method = load()
     except (TypeError, ValueError, ArgumentError) as error:
         text = str(error)
-        if "does not resolve to an already imported" in text:
-            raise UserError(
-                f"{path}: expected a {name}, got {text.split(chr(39))[1]}. Call load_from_checkpoint of that class"
-            ) from None
         reason = next((line for line in text.splitlines() if "argument" in line), text.splitlines()[0])
         raise UserError(
             f"{path}: expected a description of all arguments of {name}, got less ({reason.strip(' -')}). Give the "
             f"rest: {name}.load_from_checkpoint(path, generator=...)"
         ) from None
-    if lost := [name for name in cast(Any, method).not_described if name not in given]:
+    if lost := [name for name in cast(Any, method).not_described if name.partition(".")[0] not in given]:
         rank_zero_warn(
             f"{path} does not describe its {', '.join(lost)}: the defaults are used. To continue training, give "
             "load_from_checkpoint the values that it was trained with"

@@ -1,4 +1,4 @@
-"""What of Lightning counts epochs, and so can not work where data are endless: refused before anything is drawn.
+"""Checks of Lightning's settings for loops of epochs, which cannot work with endless data.
 
 An epoch ends where `limit_train_batches` ends it, and nowhere else.
 """
@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch import callbacks
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pt_flows.errors import UserError
+from pt_flows.loop.clock import ends_with_epoch, forget_first_epoch, saving_rule
 
 END = "set max_steps (iterations), max_time, or with max_epochs limit_train_batches (blocks of an epoch)"
 COUNT_EPOCHS: dict[type[L.Callback], str] = {
@@ -45,9 +45,8 @@ def check_endings(trainer: L.Trainer) -> None:
         return
     if isinstance(trainer.max_epochs, int) and trainer.max_epochs >= 0:
         raise UserError(f"trainer.max_epochs: expected -1, got {trainer.max_epochs}. Data are endless: {END}")
+    forget_first_epoch(trainer)
     loop = trainer.fit_loop
-    if loop.min_steps and loop.min_epochs == 1:  # Lightning adds this epoch to min_steps
-        loop.min_epochs = 0
     if loop.min_epochs:
         raise UserError(
             f"trainer.min_epochs: expected none, got {loop.min_epochs}. Data are endless: set min_steps (iterations)"
@@ -71,39 +70,38 @@ def check_callbacks(trainer: L.Trainer) -> None:
             continue
         if isinstance(callback, callbacks.EarlyStopping) and not evaluated:
             raise UserError(f"{name} acts once per evaluation, and there are none; set evaluation.metrics")
-        if isinstance(callback, callbacks.Timer) and callback._interval == "epoch":
+        if isinstance(callback, callbacks.Timer) and ends_with_epoch(callback):
             raise UserError(f"{name}: interval: expected step, got epoch. Data are endless, an epoch never ends")
         if isinstance(callback, callbacks.ModelCheckpoint):
             _check_model_checkpoint(name, callback, evaluated, getattr(trainer, "datamodule", None))
 
 
 def _check_model_checkpoint(name: str, callback: callbacks.ModelCheckpoint, evaluated: bool, data: Any) -> None:
-    if callback._train_time_interval is not None:
-        raise UserError(f"{name} can not count time here; set its every_n_train_steps (iterations)")
+    time_interval, steps, epochs = saving_rule(callback)
+    if time_interval is not None:
+        raise UserError(f"{name} cannot count time here; set its every_n_train_steps (iterations)")
     block = getattr(data, "iterations_per_block", 1)
-    if callback._every_n_train_steps % block:
+    if steps % block:
         raise UserError(
-            f"{name}: every_n_train_steps: expected a multiple of data.iterations_per_block ({block}), got "
-            f"{callback._every_n_train_steps}"
+            f"{name}: every_n_train_steps: expected a multiple of data.iterations_per_block ({block}), got {steps}"
         )
-    if callback.monitor is not None and not callback._every_n_train_steps and not evaluated:
+    if callback.monitor is not None and not steps and not evaluated:
         raise UserError(f"{name} acts once per evaluation, and there are none; set evaluation.metrics")
-    if callback._every_n_epochs > 1:
+    if epochs > 1:
         raise UserError(
-            f"{name}: every_n_epochs: expected none, got {callback._every_n_epochs}. Data are endless; set "
+            f"{name}: every_n_epochs: expected none, got {epochs}. Data are endless; set "
             "every_n_train_steps (iterations), or monitor to save per evaluation"
         )
 
 
 def check_schedulers(trainer: L.Trainer) -> None:
-    """Refuse schedules that wait for a metric: each is stepped once per iteration, and without one.
+    """Check that no schedule is left to Lightning, which would not step it.
 
     Raises:
         UserError: Names the class, and what to do instead.
     """
     for config in trainer.lr_scheduler_configs:
-        if isinstance(config.scheduler, ReduceLROnPlateau):
-            raise UserError(
-                f"configure_optimizers: expected schedules that are stepped once per iteration, got "
-                f"{type(config.scheduler).__name__}. Use lr_decay, or a LambdaLR"
-            )
+        raise UserError(
+            f"configure_optimizers: expected optimizers alone, got a {type(config.scheduler).__name__}. Use "
+            "lr_schedule of the players"
+        )

@@ -24,13 +24,17 @@ class Cost:
 
     Evaluation, pictures and checkpoints are not counted.
 
+    Args:
+        on_all_ranks: Whether all ranks evaluate equally many samples.
+
     Attributes:
         seconds: Time in training steps.
         images_seen: Real samples consumed, over all ranks.
         evaluations: Samples that each network has evaluated, over all ranks; no machine changes these numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_all_ranks: bool = True) -> None:
+        self.on_all_ranks = on_all_ranks
         self.seconds = 0.0
         self.images_seen = 0
         self.evaluations: dict[str, int] = {}
@@ -52,9 +56,10 @@ class Cost:
             self.seconds, self._since = self.seconds + now - self._since, now
 
     def count(self, network: str, num: int) -> None:
-        """Count samples that a network evaluates in training on this rank, times the number of ranks."""
+        """Count samples that a network evaluates on this rank, times the number of ranks if all do the same."""
         if self._since is not None:
-            self.evaluations[network] = self.evaluations.get(network, 0) + num * world()[1]
+            ranks = world()[1] if self.on_all_ranks else 1
+            self.evaluations[network] = self.evaluations.get(network, 0) + num * ranks
 
     def watch(self, networks: dict[str, nn.Module]) -> None:
         """Count every evaluation of the networks from now on."""
@@ -143,7 +148,8 @@ class Journal:
             return
         first = method.iteration - len(self._terms) + 1
         names = [list(terms) for terms in self._terms]
-        values = iter(torch.stack([value.float() for terms in self._terms for value in terms.values()]).tolist())
+        terms = [value.float() for terms in self._terms for value in terms.values()]
+        values = iter(torch.stack(terms).tolist() if terms else [])
         self._terms.clear()
         by_name: dict[str, list[float]] = {}
         for iteration, terms in enumerate(names, first):

@@ -9,27 +9,27 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
-from inspect import isabstract
 from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
 from torch import nn
 
-from pt_flows.construction import Constructed
+from pt_flows.bounds import hints_of
+from pt_flows.construction import Constructed, named
 from pt_flows.contracts import Batch, Terms
 from pt_flows.errors import DivergenceError
 from pt_flows.formats import CHECKPOINT_FORMAT, check_format
+from pt_flows.loop.bookkeeping import Bookkeeper
 from pt_flows.loop.clock import Clock, tick
-from pt_flows.loop.describing import check_file, description, is_plain, rebuilt
+from pt_flows.loop.describing import completed, described, description, is_plain, rebuilt
 from pt_flows.loop.journal import Cost, Journal, check_finite
-from pt_flows.loop.preflight import Preflight, check_block
+from pt_flows.loop.preflight import Preflight
 from pt_flows.training.distributed import world
 from pt_flows.training.noise import NoiseStream, fold, run_seed
-from pt_flows.training.optimizers import keep_what_fits
-from pt_flows.training.player import Player
+from pt_flows.training.player import Player, check_players
 from pt_flows.training.players import Generator
-from pt_flows.training.schedules import Progress, Schedule
+from pt_flows.training.schedules import Progress
 
 
 class Method(Constructed, L.LightningModule, ABC):
@@ -50,6 +50,14 @@ class Method(Constructed, L.LightningModule, ABC):
     differentiated_once: ClassVar[tuple[str, ...]] = ()
     """Networks that no second derivative goes through, which can be compiled."""
 
+    minibatches_per_iteration: int = 1
+    """Number of fresh minibatches that one iteration consumes; the data serve exactly that many."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Check that players are given where players are expected."""
+        check_players(hints_of(cls), named(cls, args, kwargs))
+        return super().__new__(cls, *args, **kwargs)
+
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -60,7 +68,7 @@ class Method(Constructed, L.LightningModule, ABC):
         self.cost = Cost()
         self.noise = NoiseStream("training")
         self.journal = Journal()
-        self._loaded_optimizers: list[dict[str, Any]] = []
+        self.loaded_optimizers: list[dict[str, Any]] = []
 
     # -------------------------------------------------------------------------------------- for a method to override
 
@@ -74,11 +82,6 @@ class Method(Constructed, L.LightningModule, ABC):
         Returns:
             Scalars to log, detached, never converted to numbers here.
         """
-
-    @property
-    def minibatches_per_iteration(self) -> int:
-        """Number of fresh minibatches that one iteration consumes; the data serve exactly that many."""
-        return 1
 
     def check(self, iteration: int, terms: dict[str, float]) -> None:
         """Raise if the terms of an iteration show that the run is lost. Called once per row of the log.
@@ -106,12 +109,6 @@ class Method(Constructed, L.LightningModule, ABC):
         return {name: net for name, net in children.items() if any(True for _ in net.parameters())}
 
     @property
-    def schedules(self) -> dict[str, Schedule]:
-        """All schedules by their configuration keys."""
-        own = {f"model.{name}": value for name, value in vars(self).items() if isinstance(value, Schedule)}
-        return own | {f"model.{name}.lr_schedule": player.lr_schedule for name, player in self.players.items()}
-
-    @property
     def progress(self) -> Progress:
         """How far the run has come."""
         return Progress(self.iteration, self.trainer.max_steps)
@@ -132,8 +129,8 @@ class Method(Constructed, L.LightningModule, ABC):
     # ----------------------------------------------------------------------------------------- the loop, for Lightning
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Return the callbacks of every run: the clock, and checks before anything is computed."""
-        return [Clock(), Preflight()]
+        """Return the callbacks of every run: the clock, checks before anything is computed, and bookkeeping."""
+        return [Clock(), Preflight(), Bookkeeper()]
 
     def setup(self, stage: str) -> None:
         """Let generators start from the data's source, if the data have one."""
@@ -149,7 +146,6 @@ class Method(Constructed, L.LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Run a block of iterations: x (iterations, minibatches, B, *event), y (iterations, minibatches, B)."""
-        check_block(batch, self.minibatches_per_iteration)
         players, interval = list(self.players.values()), self.log_interval
         torch.manual_seed(fold(run_seed(), "global", world()[0], self.iteration))  # dropout and users' own draws
         precision = torch.autocast(self.device.type, enabled=False) if self.float32_only else nullcontext()
@@ -166,32 +162,12 @@ class Method(Constructed, L.LightningModule, ABC):
                 self.journal.add(self, terms)
                 if self.iteration % interval == 0:
                     self.flush()
-                tick(self.trainer)
+                tick(self.trainer, self.iteration)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Do nothing. The Evaluate callback measures generated samples once the loop ends."""
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Do nothing, as for validation."""
-
-    def on_fit_start(self) -> None:
-        """Begin the log and the count of costs where the run begins."""
-        self.trained_seed = run_seed()
-        self.journal.begin(self)
-        self.cost.watch(self.networks)
-        for note in keep_what_fits(self._loaded_optimizers, self.trainer.optimizers):
-            self.print(f"note: {note}")
-        self._loaded_optimizers = []
-
-    def on_train_start(self) -> None:
-        """Let the configuration's learning rates win over a checkpoint's."""
-        for player in self.players.values():
-            player.restore_settings()
-
-    def on_train_end(self) -> None:
-        """Log the iterations after the last full interval."""
-        self.flush()
-        self.cost.unwatch()
+    test_step = validation_step
 
     # -------------------------------------------------------------------------------------------------- checkpoints
 
@@ -234,7 +210,7 @@ class Method(Constructed, L.LightningModule, ABC):
             self.hparams.update({k: saved[k] for k in self.left_out if k in saved and is_plain(saved[k])})
             return
         if self._trainer.training:
-            self._loaded_optimizers = checkpoint.get("optimizer_states", [])
+            self.loaded_optimizers = checkpoint.get("optimizer_states", [])
         if "PL_GLOBAL_SEED" in os.environ and seed is not None and seed != run_seed():
             self.print(
                 f"note: the checkpoint was trained with seed {seed}, this run has {run_seed()}. It continues with "
@@ -267,7 +243,13 @@ class Method(Constructed, L.LightningModule, ABC):
         Raises:
             UserError: The checkpoint does not describe all arguments, is of another class, or of another version.
         """
-        check_file(checkpoint_path)
-        loader: Any = L.LightningModule if isabstract(cls) else super()  # a base builds the class of the checkpoint
-        arguments = (checkpoint_path, map_location, hparams_file, strict, weights_only)
-        return rebuilt(cls.__name__, checkpoint_path, lambda: loader.load_from_checkpoint(*arguments, **kwargs), kwargs)
+        kind, arguments = described(checkpoint_path, cls)
+        loader: Any = super(Method, kind)
+
+        def load() -> Self:
+            given = {"_instantiator": None} | completed(kind, arguments, kwargs) if kwargs else {}
+            return loader.load_from_checkpoint(
+                checkpoint_path, map_location, hparams_file, strict, weights_only, **given
+            )
+
+        return rebuilt(kind.__name__, checkpoint_path, load, kwargs)

@@ -7,10 +7,9 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pt_flows.contracts import Batch, MapsLatents, Samples
+from pt_flows.contracts import MapsLatents, Samples
 from pt_flows.errors import UserError
 from pt_flows.loop.clock import synchronises_batch_norm
 from pt_flows.loop.describing import is_plain
@@ -18,6 +17,7 @@ from pt_flows.loop.endless import check_callbacks, check_endings, check_schedule
 from pt_flows.training.distributed import of_every_rank
 from pt_flows.training.noise import run_seed
 from pt_flows.training.requirements import check_samples
+from pt_flows.training.schedules import Schedule
 
 
 class Preflight(L.Callback):
@@ -39,8 +39,9 @@ class Preflight(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check schedules, processes, and two samples."""
         method: Any = pl_module
+        check_optimizers(trainer, method)
         check_schedulers(trainer)
-        for key, schedule in method.schedules.items():
+        for key, schedule in schedules_of(method).items():
             if schedule.needs_an_end and trainer.max_steps < 1:
                 raise UserError(
                     f"{key}: expected a run with a planned end for a {schedule.decay} decay, got none. Set "
@@ -51,6 +52,12 @@ class Preflight(L.Callback):
         averages = [player.ema for player in method.players.values() if player.ema is not None]
         num = sum(1 for ema in averages for _ in ema.modules())  # never in training mode, and Lightning warns of them
         warnings.filterwarnings("ignore", re.escape(f"Found {num} module(s) in eval mode"))
+
+
+def schedules_of(method: Any) -> dict[str, Schedule]:
+    """All schedules of a method and of its players, by their configuration keys."""
+    own = {f"model.{name}": value for name, value in vars(method).items() if isinstance(value, Schedule)}
+    return own | {f"model.{name}.lr_schedule": player.lr_schedule for name, player in method.players.items()}
 
 
 def check_data(trainer: L.Trainer, method: Any) -> None:
@@ -119,6 +126,21 @@ def check_synchronised_norms(trainer: L.Trainer, method: Any) -> None:
             )
 
 
+def check_optimizers(trainer: L.Trainer, method: Any) -> None:
+    """Check that Lightning knows the optimizer of every player, so that checkpoints hold its state.
+
+    Raises:
+        UserError: It does not.
+    """
+    known = {id(optimizer) for optimizer in trainer.optimizers}
+    for name, player in method.players.items():
+        if any(p.requires_grad for p in player.network.parameters()) and id(player.optimizer) not in known:
+            raise UserError(
+                f"{type(method).__name__}.configure_optimizers: expected the optimizers of all players, got none of "
+                f"{name}. Return those of super().configure_optimizers(), and others after them"
+            )
+
+
 def check_same_everywhere(trainer: L.Trainer, method: Any) -> None:
     """Check that all processes were started with one configuration, as others would wait for each other for ever.
 
@@ -156,18 +178,3 @@ def check_two_samples(trainer: L.Trainer, method: Any) -> None:
     elif isinstance(method, MapsLatents):
         x = method.generator.sample(2, rng=rng, weights="raw")
         check_samples("model.generator.network", x, 2, method.generator.event_shape)
-
-
-def check_block(batch: Batch, num_minibatches: int) -> None:
-    """Check that a batch is a block of iterations.
-
-    Raises:
-        UserError: It is not.
-    """
-    x, y = cast(tuple[Tensor, Tensor], batch)
-    if y.dim() != 3 or x.shape[:3] != y.shape or x.shape[1] != num_minibatches:
-        raise UserError(
-            f"data: expected blocks with x of shape (iterations, {num_minibatches}, B, *event) and y of shape "
-            f"(iterations, {num_minibatches}, B), got {tuple(x.shape)} and {tuple(y.shape)}. Derive the data from "
-            "FlowData"
-        )

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from pt_flows.errors import UserError
+from pt_flows.formats import check_format
 from pt_flows.runs.folder import read_config, run_folder_of, say
 from pt_flows.runs.settings import DEFINING, differences, told, within
 
@@ -77,11 +78,15 @@ def _written(folder: Path) -> float:
     return max(file.stat().st_mtime for file in (folder / "checkpoints").glob("*.ckpt"))
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, of_any_version: bool = False) -> dict[str, Any]:
     """A checkpoint of this package, read with torch's `weights_only` guard.
 
+    Args:
+        path: The file.
+        of_any_version: Read those of other versions as well.
+
     Raises:
-        UserError: Not a file, damaged, or written by something else.
+        UserError: Not a file, damaged, or written by something else or by another version.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; give a .ckpt file")
@@ -92,7 +97,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for damaged and foreign files
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(
-            f"{path} can not be read as a checkpoint ({reason}); it is damaged, cut short or of another program: take "
+            f"{path} cannot be read as a checkpoint ({reason}); it is damaged, cut short or of another program: take "
             "another one, such as best.ckpt beside it"
         ) from error
     record = checkpoint.get("pt_flows") if isinstance(checkpoint, dict) else None
@@ -100,6 +105,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a checkpoint of pt_flows: it holds no pt_flows record; take one from a run folder"
         )
+    if not of_any_version:
+        check_format(checkpoint, path)
     return checkpoint
 
 
@@ -110,7 +117,7 @@ def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
         UserError: As for `read_checkpoint`, and there is none before.
     """
     try:
-        return path, read_checkpoint(path)
+        content = read_checkpoint(path, of_any_version=True)
     except UserError as error:
         previous = path.with_name("previous.ckpt")
         if path.name != "last.ckpt" or not previous.is_file():
@@ -121,6 +128,8 @@ def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
             raise UserError(f"{error}. The one before is no better: {second}") from second
         say(f"note: {error}. Using {previous}, iteration {content['pt_flows']['iteration']}")
         return previous, content
+    check_format(content, path)
+    return path, content
 
 
 def settings_of(checkpoint: Path, content: dict[str, Any]) -> dict[str, Any]:

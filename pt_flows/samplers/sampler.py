@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -57,9 +58,11 @@ class Sampler(Constructed, ABC):
         yield 1.0, self.sample(num, rng=rng)
 
     def __str__(self) -> str:
-        """The name in passports: the class, with the arguments that were given."""
-        given = ", ".join(f"{name}={value}" for name, value in self.init_args.items())
-        return f"{type(self).__name__}({given})" if given else type(self).__name__
+        """The name in passports: the class with all its arguments; "..." for one that is no plain value."""
+        values = {name: p.default for name, p in signature(type(self).__init__).parameters.items()}
+        values |= self.init_args | dict.fromkeys(self.left_out, "...")
+        told = ", ".join(f"{name}={value}" for name, value in values.items() if value is not Parameter.empty)
+        return f"{type(self).__name__}({told})" if told else type(self).__name__
 
 
 def default_sampler(method: Any) -> Sampler:

@@ -5,7 +5,7 @@ follows. `step` is one optimizer step down a loss; a method that integrates by i
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
@@ -114,10 +114,13 @@ class Player(Constructed, nn.Module, Generic[N]):
         if not parameters:
             return None
         self.optimizer = self.make_optimizer(parameters)
-        self._configured = [
-            {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
-        ]
+        self.keep_settings()
         return self.optimizer
+
+    def keep_settings(self) -> None:
+        """Take the optimizer's present options for those of the configuration."""
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        self._configured = [{key: value for key, value in group.items() if key != "params"} for group in groups]
 
     def restore_settings(self) -> None:
         """Let the configuration's options of the optimizer, such as its rate, win over those of a checkpoint."""
@@ -222,9 +225,29 @@ class Player(Constructed, nn.Module, Generic[N]):
     def fixed(self, weights: Weights = "raw") -> Iterator[N]:
         """The network as one function of its arguments, in evaluation mode, inside a `with` block."""
         network = self.weighted(weights)
-        was_training = network.training
+        modes = [(layer, layer.training) for layer in network.modules()]
         network.eval()
         try:
             yield network
         finally:
-            network.train(was_training)
+            for layer, mode in modes:
+                layer.training = mode
+
+
+def check_players(hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Check that arguments which are annotated as players are players.
+
+    Args:
+        hints: Annotations of a method's arguments by name.
+        arguments: Values by name.
+
+    Raises:
+        UserError: Something else is given, such as a network alone.
+    """
+    for name, value in arguments.items():
+        kind = hints.get(name)
+        if isinstance(kind, type) and issubclass(kind, Player) and not isinstance(value, kind):
+            raise UserError(
+                f"model.{name}: expected a player of kind {kind.__name__}, got {type(value).__name__}. Write "
+                f"{kind.__name__}(network)"
+            )

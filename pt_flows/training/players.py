@@ -1,11 +1,12 @@
 """The three kinds of players: generators can be drawn from, critics score, energies can be held fixed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from pt_flows.bounds import Count, DecayRate, Positive
 from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet, OptimizerFactory, Shape, Source, Weights
@@ -16,6 +17,11 @@ from pt_flows.training.requirements import check_network
 from pt_flows.training.schedules import Schedule
 
 N = TypeVar("N", bound=nn.Module)
+
+
+def steady_adam(parameters: Iterable[Any]) -> Optimizer:
+    """Return the optimizer of energies where none is chosen: Adam with rate 5e-4 and betas 0 and 0.9."""
+    return torch.optim.Adam(parameters, lr=5e-4, betas=(0.0, 0.9))
 
 
 @final
@@ -192,7 +198,7 @@ class Energy(Player[EnergyNet]):
     def __init__(
         self,
         network: EnergyNet,
-        optimizer: OptimizerFactory = adam,
+        optimizer: OptimizerFactory = steady_adam,
         lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
         ema_decay: DecayRate | None = 0.999,
         clip_norm: Positive | None = None,

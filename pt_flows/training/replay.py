@@ -44,9 +44,6 @@ class ReplayBuffer(Constructed, nn.Module):
         event_shape: Shape of a point.
         storage: "uint8" keeps 256 levels of [-1, 1]; what is read is uniform within its level.
         reinit_probability: Chance of each drawn point to be replaced by a fresh one.
-
-    Raises:
-        UserError: A number is out of range.
     """
 
     points: Tensor

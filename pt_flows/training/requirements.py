@@ -31,7 +31,7 @@ def check_factory(key: str, value: Any) -> None:
     """An optimizer is made by the module, from parameters.
 
     Raises:
-        UserError: It is made already, or can not be made.
+        UserError: It is made already, or cannot be made.
     """
     if isinstance(value, torch.optim.Optimizer) or not isinstance(value, Callable):
         raise UserError(
@@ -72,7 +72,7 @@ def check_loss(what: str, loss: Any) -> None:
     """A loss can be differentiated.
 
     Raises:
-        UserError: Says why it can not.
+        UserError: Says why it cannot.
     """
     if not isinstance(loss, Tensor):
         raise UserError(f"{what}: a loss must be a scalar tensor, got {type(loss).__name__}")
@@ -96,4 +96,19 @@ def check_samples(what: str, x: Any, num: int, event_shape: Shape) -> None:
         raise UserError(
             f"{what} must give {num} samples as a tensor of shape {(num, *event_shape)}, got {got}; mend sample or the "
             "network behind it, or the event_shape that it declares"
+        )
+
+
+def check_block(batch: Any, num_minibatches: int) -> None:
+    """Check that a batch is a block of iterations.
+
+    Raises:
+        UserError: It is not.
+    """
+    shapes = [tuple(part.shape) for part in batch if isinstance(part, Tensor)]
+    if len(shapes) != 2 or len(shapes[1]) != 3 or shapes[0][:3] != shapes[1] or shapes[1][1] != num_minibatches:
+        raise UserError(
+            f"data: expected blocks with x of shape (iterations, {num_minibatches}, B, *event) and y of shape "
+            f"(iterations, {num_minibatches}, B), got {' and '.join(map(str, shapes[:2])) or type(batch).__name__}. "
+            "Derive the data from FlowData"
         )

@@ -58,7 +58,9 @@ class Schedule:
     factors: Sequence[Positive] = (1.0,)
 
     def __post_init__(self) -> None:
-        check_arguments("Schedule", hints_of(Schedule), vars(self))
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        object.__setattr__(self, "factors", tuple(self.factors))
+        check_arguments("Schedule.", hints_of(Schedule), vars(self))
         if list(self.boundaries) != sorted(self.boundaries) or len(self.factors) != len(self.boundaries) + 1:
             raise UserError(
                 f"Schedule.boundaries: expected ascending iterations and one factor more than boundaries, got "

@@ -87,7 +87,7 @@ class DAEBM(EnergyMethod):
         last_increment: float = 3e-1,
         num_langevin_steps: Count = 40,
         step_size: Positive = 0.1,
-        data_scale: float | None = None,
+        data_scale: Positive | None = None,
         max_step_size: Positive = 1.0,
         metropolis_from: CountOrZero = 0,
         adapt_every: CountOrZero = 100,
@@ -215,8 +215,8 @@ class DAEBM(EnergyMethod):
         """
         if t.shape != x.shape[:1] or bool(((t < 0) | (t >= self.num_labels)).any()):
             raise UserError(
-                f"labels of shape {tuple(t.shape)} from {int(t.min())} to {int(t.max())} are given for {len(x)} "
-                f"points; wanted is one each, in 0 ... {self.num_labels - 1}"
+                f"t: expected labels of shape ({len(x)},) in 0 ... {self.num_labels - 1}, got shape {tuple(t.shape)} "
+                f"from {int(t.min())} to {int(t.max())}. Give each point a noise level"
             )
         with self.energy.fixed(weights) as U, torch.no_grad():
             return U(x, t)

@@ -80,7 +80,8 @@ class ImprovedCD(EnergyMethod):
     ) -> None:
         if energy.network.takes_labels:
             raise UserError(
-                f"model.energy.network: expected U(x), got {type(energy.network).__name__}, which takes labels"
+                f"model.energy.network: expected U(x), such as MLPEnergy, got {type(energy.network).__name__}, which "
+                "takes labels"
             )
         if not bounds[0] < bounds[1]:
             raise UserError(f"model.bounds: expected a lower and a higher number, got {list(bounds)}")

@@ -50,14 +50,10 @@ class ParticleFlow(Method):
         check_pair(generator, critic)
         check_unconditional(type(self).__name__, [generator, critic])
         self.generator, self.critic = generator, critic
+        self.minibatches_per_iteration = critic.steps
         self.step_size, self.persistence = scheduled(step_size), scheduled(persistence)
         self.reduction: Reduction = reduction
         self.rematch = rematch
-
-    @property
-    def minibatches_per_iteration(self) -> int:
-        """One per critic step; the generator needs latents only."""
-        return self.critic.steps
 
     @abstractmethod
     def critic_loss(self, x: Tensor, y: Tensor) -> Terms:

@@ -93,13 +93,9 @@ class ODEGAN(Method):
         check_pair(self.generator, self.critic)
         self.objective: Objective = objective
         self.fresh, self.penalise_first_stage = stage_batches == "fresh", penalty_placement == "first_stage"
+        self.minibatches_per_iteration = self.tableau.num_stages if self.fresh else 1
         self.D, self.G = FlatNetwork(critic), FlatNetwork(generator)
         self.register_buffer("alive", torch.tensor(True), persistent=False)
-
-    @property
-    def minibatches_per_iteration(self) -> int:
-        """One minibatch, or one for each stage."""
-        return self.tableau.num_stages if self.fresh else 1
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """One Runge-Kutta step of both players, then the regulariser's step of D."""

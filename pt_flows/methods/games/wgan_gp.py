@@ -48,13 +48,9 @@ class WGANGP(Method):
         check_pair(generator, critic)
         check_unconditional(type(self).__name__, [generator, critic])
         self.generator, self.critic = generator, critic
+        self.minibatches_per_iteration = critic.steps
         self.penalty, self.penalty_weight = PENALTIES[penalty], penalty_weight
         self.generator_batch_multiple = generator_batch_multiple
-
-    @property
-    def minibatches_per_iteration(self) -> int:
-        """One per critic step; the generator needs latents only."""
-        return self.critic.steps
 
     def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
         """Loss of f on data x and generated samples y: lines 4 to 7."""
