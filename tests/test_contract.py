@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from problems import METHODS, Adam, build, data
+from problems import METHODS, ROOT, Adam, build
+from problems import data as problem_data
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -34,6 +35,9 @@ from pt_flows.training.noise import generator_at, run_seed
 from pt_flows.training.players import Critic, Generator
 
 IMAGES_IN_FAST_TESTS = ("W1FE", "ODEGAN")
+
+
+data = partial(problem_data, iterations_per_block=2)
 
 
 @cache
@@ -552,3 +556,11 @@ def test_mistakes_on_the_command_line_are_sentences(capsys: pytest.CaptureFixtur
     assert "there is no 'Nothing' in the module checked_methods" in capsys.readouterr().err
     assert main(["check-method", "--config", "config.yaml", "--model.step_size", "-1"]) == 2
     assert "model.step_size: expected a number above 0, got -1" in capsys.readouterr().err
+
+
+def test_the_page_names_every_check() -> None:
+    page = (ROOT / "docs/checking.md").read_text()
+    tables = re.findall(r"^\| ([a-z ]+) \| ", page, re.MULTILINE)
+    assert tables == [*METHOD_CHECKS, *NETWORK_CHECKS]
+    lines = re.findall(r"^(?:ok|FAILED|skipped) +([a-z ]+)", page, re.MULTILINE)
+    assert lines == [*METHOD_CHECKS, *NETWORK_CHECKS, *NETWORK_CHECKS]

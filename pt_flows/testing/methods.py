@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from pt_flows.testing.case import HALF, LONG, SHORT, Case, difference, tensors
+from pt_flows.testing.case import SHORT, Case, difference, tensors
 from pt_flows.testing.report import NotApplicable
 from pt_flows.testing.samples import SAMPLE_CHECKS
 from pt_flows.training.distributed import of_every_rank
@@ -92,32 +92,39 @@ def checkpoint(case: Case) -> None:
 
 
 class StopHalfway(L.Callback):
-    """Saves a checkpoint and stops."""
+    """Saves a checkpoint and stops.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: The file.
+        iteration: When.
+    """
+
+    def __init__(self, path: Path, iteration: int) -> None:
+        self.path, self.iteration = path, iteration
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after some iterations."""
-        if trainer.global_step == HALF:
+        """Stop where it is due."""
+        if trainer.global_step == self.iteration:
             trainer.save_checkpoint(self.path)
             trainer.should_stop = True
 
 
 def resume(case: Case) -> None:
     """A run that is stopped and resumed gives the same weights as one without a stop."""
+    block = case.data().iterations_per_block
+    half = -(-SHORT // block) * block  # runs stop at ends of blocks
     whole, resumed = case.fresh(), case.fresh(seed=1)
     L.seed_everything(0, verbose=False)
-    case.fit(whole, LONG)
+    case.fit(whole, half + 2)
     with TemporaryDirectory() as folder:
         path = Path(folder, "half.ckpt")
-        case.fit(case.fresh(), LONG, callback=StopHalfway(path))
-        case.fit(resumed, LONG, path)
+        case.fit(case.fresh(), half + 2, callback=StopHalfway(path, half))
+        case.fit(resumed, half + 2, path)
     why = difference(tensors(whole), tensors(resumed))
     assert not why, (
-        f"a run that is resumed from a checkpoint at iteration {HALF} has other weights at {LONG} than one without a "
+        f"a run that is resumed from a checkpoint at iteration {half} has other weights at {half + 2} than one without a "
         f"stop ({why}). Keep what the next iteration needs in buffers or get_extra_state, and draw from self.noise"
     )
 
