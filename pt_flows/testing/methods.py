@@ -124,8 +124,8 @@ def resume(case: Case) -> None:
         case.fit(resumed, half + 2, path)
     why = difference(tensors(whole), tensors(resumed))
     assert not why, (
-        f"a run that is resumed from a checkpoint at iteration {half} has other weights at {half + 2} than one without a "
-        f"stop ({why}). Keep what the next iteration needs in buffers or get_extra_state, and draw from self.noise"
+        f"a run that is resumed from a checkpoint at iteration {half} has other weights at {half + 2} than one without "
+        f"a stop ({why}). Keep what the next iteration needs in buffers or get_extra_state, and draw from self.noise"
     )
 
 
