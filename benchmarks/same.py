@@ -45,6 +45,12 @@ FIXED += ["--perf", "reference"]
 class Record(L.Callback):
     """Writes every tensor of the module and of its optimizers to a file after each block of iterations."""
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Draw no picture at the end, which takes minutes with the chains of an energy that is hardly trained."""
+        for callback in trainer.callbacks:
+            if type(callback).__name__ == "Pictures":
+                callback.draw = lambda *args: None
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """Write one file, named by the iteration, from the first process."""
         if not trainer.is_global_zero:

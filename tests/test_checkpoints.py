@@ -1,4 +1,7 @@
-"""Checkpoints of every version so far load, sample what they sampled, and go on (written by write_checkpoints.py)."""
+"""Checkpoints of every version so far load, sample what they sampled, and go on (written by write_checkpoints.py).
+
+Those of 0.1 are converted by `pt-flows upgrade` first.
+"""
 
 import json
 from pathlib import Path
@@ -9,8 +12,9 @@ from problems import ROOT
 from write_checkpoints import CONTINUED, LATEST, METHODS, continued, samples
 
 import pt_flows
+from pt_flows.cli.main import main
 from pt_flows.evaluation.load import load_method
-from pt_flows.loop.base import GenerativeModule
+from pt_flows.loop.method import Method
 
 FILES = [
     pytest.param(file, id=f"{file.parent.name}/{file.stem}") for file in sorted(ROOT.glob("tests/checkpoints/*/*.ckpt"))
@@ -22,6 +26,16 @@ def stored(checkpoint: Path) -> dict[str, list[list[float]]]:
     return json.loads((checkpoint.parent / "values.json").read_text())[checkpoint.stem]
 
 
+def current(checkpoint: Path) -> Path:
+    """The checkpoint as this version reads it; the configuration, if there is one, lies beside."""
+    if checkpoint.parent.name != "0.1":
+        return checkpoint
+    for file in (checkpoint, checkpoint.with_suffix(".yaml")):
+        if file.is_file():
+            assert main(["upgrade", str(file), "--out", f"upgraded/{file.name}"]) == 0
+    return Path("upgraded", checkpoint.name).absolute()
+
+
 def test_this_version_has_one_of_every_method() -> None:
     held = {type(load_method(file)) for file in LATEST.glob("*.ckpt")}
     assert len(held) == len(METHODS)
@@ -31,9 +45,9 @@ def test_this_version_has_one_of_every_method() -> None:
 
 @pytest.mark.parametrize("checkpoint", FILES)
 def test_samples_are_what_they_were(checkpoint: Path) -> None:
-    wanted = torch.tensor(stored(checkpoint)["samples"])
+    wanted, checkpoint = torch.tensor(stored(checkpoint)["samples"]), current(checkpoint)
     torch.testing.assert_close(torch.tensor(samples(load_method(checkpoint))), wanted, rtol=1e-4, atol=1e-5)
-    module = GenerativeModule.load_from_checkpoint(checkpoint)
+    module = Method.load_from_checkpoint(checkpoint)
     torch.testing.assert_close(torch.tensor(samples(module)), wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -41,4 +55,4 @@ def test_samples_are_what_they_were(checkpoint: Path) -> None:
 def test_runs_go_on(checkpoint: Path) -> None:
     """With the weights, optimizers, chains and noise that they had."""
     wanted = torch.tensor(stored(checkpoint)["continued"])
-    torch.testing.assert_close(torch.tensor(continued(checkpoint)), wanted, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(continued(current(checkpoint))), wanted, rtol=1e-3, atol=1e-4)

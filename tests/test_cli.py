@@ -31,7 +31,14 @@ from pt_flows.runs.options import RunOptions
 
 TOY = str(ROOT / "configs/toy2d/w1_fe.yaml")
 QUICK = ["--trainer.accelerator", "cpu", "--data.batch_size", "32", "--evaluation.num_samples", "64"]
-QUICK += ["--model.generator.width", "16", "--model.critic.width", "16", "--trainer.log_every_n_steps", "10"]
+QUICK += [
+    "--model.generator.network.width",
+    "16",
+    "--model.critic.network.width",
+    "16",
+    "--trainer.log_every_n_steps",
+    "10",
+]
 
 
 def fit(*arguments: str, steps: int = 20) -> int:
@@ -123,9 +130,9 @@ def test_short_names_and_switching_the_class(capsys: pytest.CaptureFixture[str])
 
 def test_resume_continues_the_same_run_bit_for_bit() -> None:
     cadence = ["--evaluation.every_n_iterations", "10", "--checkpoints.every_n_iterations", "10"]
-    assert fit(*cadence, "--run.root", "whole", "--model.lr_decay", "constant", steps=40) == 0
-    assert fit(*cadence, "--model.lr_decay", "constant", steps=20) == 0
-    assert fit(*cadence, "--model.lr_decay", "constant", "--ckpt_path", "last", steps=40) == 0
+    assert fit(*cadence, "--run.root", "whole", "--model.generator.lr_schedule.decay", "constant", steps=40) == 0
+    assert fit(*cadence, "--model.generator.lr_schedule.decay", "constant", steps=20) == 0
+    assert fit(*cadence, "--model.generator.lr_schedule.decay", "constant", "--ckpt_path", "last", steps=40) == 0
     resumed, whole = run_folder(), run_folder("whole")
     assert_same(resumed / "checkpoints/last.ckpt", whole / "checkpoints/last.ckpt")
     table = [[(r["iteration"], r["train/loss_D"], r["eval/w2_64"]) for r in csv.DictReader((f / "metrics.csv").open())]
@@ -171,7 +178,14 @@ def test_images_end_to_end_with_a_grid_of_known_size() -> None:
     config = str(ROOT / "configs/cifar10/wgan_gp_small.yaml")
     layer = str(ROOT / "configs/data/shapes32.yaml")
     arguments = ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--data.batch_size", "4"]
-    arguments += ["--model.generator.width", "4", "--model.critic.width", "4", "--evaluation.metrics", "[]"]
+    arguments += [
+        "--model.generator.network.width",
+        "4",
+        "--model.critic.network.width",
+        "4",
+        "--evaluation.metrics",
+        "[]",
+    ]
     assert main(["fit", "--config", config, "--config", layer, *arguments]) == 0
     folder = run_folder()
     assert folder.parent.name == "shapes32-wgangp"
@@ -202,7 +216,10 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["fit", "--config", TOY, "--data.step_size", "3"], r"no key data.step_size; did you mean model.step_size\?"),
     (["fit", "--config", TOY, "--model", "WGANGP", "--model.step_size", "3"], r"no key model.step_size; see --help"),
     (["fit", "--config", TOY, "--model.generator_optimizer.lrr", "1"], r"did you mean model.generator_optimizer.lr\?"),
-    (["fit", "--config", TOY, "--model.critic.width", "1.5"], r"model.critic.width: expected an int, got '1.5'"),
+    (
+        ["fit", "--config", TOY, "--model.critic.network.width", "1.5"],
+        r"model.critic.width: expected an int, got '1.5'",
+    ),
     (
         ["fit", "--config", TOY, "--model.generator_optimizer.lr", "a"],
         r"generator_optimizer.lr: expected a float, got 'a'",
@@ -262,7 +279,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         r"model: expected a GenerativeModule, got pt_flows.data",
     ),
     (
-        ["fit", "--config", TOY, "--model.generator.width", "0"],
+        ["fit", "--config", TOY, "--model.generator.network.width", "0"],
         r"ResidualMLPGenerator.width: expected at least 1, got 0",
     ),
     (["fit", "--config", TOY, "--model.critic.depth", "0"], r"MLPCritic.depth: expected at least 1, got 0"),
@@ -533,7 +550,7 @@ def test_a_checkpoint_of_another_method_or_size(capsys: pytest.CaptureFixture[st
     ckpt = str(run_folder() / "checkpoints/last.ckpt")
     assert fit("--model", "WGANGP", "--ckpt_path", ckpt) == 2
     assert "the checkpoint holds" in capsys.readouterr().err
-    assert fit("--ckpt_path", ckpt, "--model.critic.width", "17") == 2
+    assert fit("--ckpt_path", ckpt, "--model.critic.network.width", "17") == 2
     captured = capsys.readouterr()
     assert "critic" in captured.err
     assert "note: model.critic" in captured.out

@@ -3,8 +3,8 @@
     python tests/write_checkpoints.py
 
 Run it for every version (0.1, 0.2, ...), and keep the folders of the earlier ones: `test_checkpoints.py` loads them
-all. Beside the checkpoints lie the configurations of the runs that a later version must be able to go on with, and in
-values.json what it must then find.
+all, those of 0.1 after `pt-flows upgrade`. Beside the checkpoints lie the configurations of the runs that a later
+version must be able to go on with, and in values.json what it must then find.
 """
 
 import json
@@ -24,6 +24,7 @@ from pt_flows.cli.main import main
 from pt_flows.evaluation.load import load_method
 from pt_flows.methods import W1FE
 from pt_flows.nets import MLPCritic, MLPGenerator
+from pt_flows.training.players import Critic, Generator
 
 HERE = Path(__file__).resolve().parent
 LATEST = HERE / "checkpoints" / ".".join(pt_flows.__version__.split(".")[:2])
@@ -31,15 +32,15 @@ SMALL = ["--trainer.max_steps", "4", "--trainer.log_every_n_steps", "2", "--trai
 SMALL += ["--data.batch_size", "16", "--data.iterations_per_block", "2", "--evaluation.every_n_iterations", "4"]
 SMALL += ["--evaluation.num_samples", "8", "--trainer.callbacks", "[]", "--run.wandb", "disabled"]
 SMALL += ["--evaluation.metrics", '[{"class_path": "ExactWasserstein"}]']
-GAN = ["--model.generator.width", "8", "--model.critic.width", "8"]
-ENERGY = ["--model.energy.width", "8", "--model.num_langevin_steps", "2"]
+GAN = ["--model.generator.network.width", "8", "--model.critic.network.width", "8"]
+ENERGY = ["--model.energy.network.width", "8", "--model.num_langevin_steps", "2"]
 METHODS: dict[str, list[str]] = {
     "w1_fe": GAN,
     "w2_fe": [*GAN, "--model.excess.width", "8"],
     "js_flow": GAN,
     "wgan_gp": GAN,
     "minibatch_w2_fe": GAN[:2],
-    "ode_gan": GAN,
+    "ode_gan": ["--model.generator.width", "8", "--model.critic.width", "8"],
     "da_ebm": [*ENERGY, "--model.buffer_size", "64"],
     "pcd": [*ENERGY, "--model.buffer_size", "64", "--model.num_sampling_steps", "20"],
     "improved_cd": [*ENERGY, "--model.buffer_size", "64", "--model.num_references", "8", "--model.min_history", "8"],
@@ -50,7 +51,7 @@ CONTINUED = ("w1_fe", "da_ebm")
 
 def samples(module: Any) -> list[list[float]]:
     """Four samples, the same for every call."""
-    return module.eval().sample(4, rng=torch.Generator().manual_seed(0)).tolist()
+    return pt_flows.sample(module.eval(), 4, rng=torch.Generator().manual_seed(0)).tolist()
 
 
 def written_by_fit(config: Path, *arguments: str) -> Path:
@@ -79,7 +80,7 @@ def write(folder: Path) -> None:
         if name in CONTINUED:
             shutil.copy(last.parent.parent / "config.yaml", folder / f"{name}.yaml")
     L.seed_everything(0, verbose=False)
-    module = W1FE(MLPGenerator(width=8), MLPCritic(width=8), Adam, Adam, persistence=3)
+    module = W1FE(Generator(MLPGenerator(width=8), Adam), Critic(MLPCritic(width=8), Adam), persistence=3)
     fit(module, data(), max_steps=4).save_checkpoint(folder / "built_in_python.ckpt")
     for checkpoint in sorted(folder.glob("*.ckpt")):
         values[checkpoint.stem] = {"samples": samples(load_method(checkpoint))}
