@@ -116,6 +116,16 @@ def test_every_picture_reaches_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found == ["chains", "chains", "flow", "flow_animation", "samples"]
 
 
+@pytest.mark.parametrize("picture", [ChainPicture, FlowPicture])
+def test_a_picture_of_another_kind_of_method_fails_before_the_run_begins(picture: type[L.Callback]) -> None:
+    class Begins(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+            pytest.fail("the run began")
+
+    with pytest.raises(UserError, match=rf"^{picture.__name__}: expected .*, got WGANGP\. Remove the callback$"):
+        fit(build("WGANGP", images=True), data(images=True), 2, callbacks=[Begins(), picture()])
+
+
 class StopsAt(L.Callback):
     """Ask for the end after some iterations, as EarlyStopping and max_time do."""
 

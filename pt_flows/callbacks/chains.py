@@ -30,14 +30,22 @@ class ChainPicture(EveryIterations):
         super().__init__(every_n_iterations)
         self.num_images = num_images
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check the method before the run begins.
+
+        Raises:
+            UserError: It runs no chains.
+        """
+        if not isinstance(pl_module, RunsChains):
+            got = type(pl_module).__name__
+            raise UserError(f"ChainPicture: expected an energy-based model, got {got}. Remove the callback")
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Draw when it is due, on the first process alone."""
         method = as_method(pl_module)
-        if not isinstance(method, RunsChains):
-            raise UserError(f"ChainPicture: expected an energy-based model, got {type(method).__name__}. Remove it")
-        if self.due(trainer, method) and trainer.is_global_zero:
+        if self.due(trainer, method) and trainer.is_global_zero and isinstance(method, RunsChains):
             folder = Path(trainer.default_root_dir) / "pictures"
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"chains_{method.iteration:08d}.png"

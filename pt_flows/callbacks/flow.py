@@ -49,10 +49,20 @@ class FlowPicture(EveryIterations):
         """Restore the records."""
         self.left, self.records = state_dict["left"], state_dict["records"]
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check the method before the run begins.
+
+        Raises:
+            UserError: Its samples do not lie in the plane.
+        """
+        if not isinstance(pl_module, MapsLatents) or tuple(pl_module.generator.event_shape) != (2,):
+            got = type(pl_module).__name__
+            raise UserError(f"FlowPicture: expected a generator of points in the plane, got {got}. Remove the callback")
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the particles, the target and the frame, and record the start."""
         super().on_train_start(trainer, pl_module)
-        module = self.checked(pl_module)
+        module = as_method(pl_module)
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self.target = data.reference("test", NUM_MEASURED)
         self.floor = exact_wasserstein(data.reference("train", NUM_MEASURED), self.target, p=2)
@@ -66,23 +76,11 @@ class FlowPicture(EveryIterations):
         if not self.records and trainer.is_global_zero:
             self.record(module)
 
-    def checked(self, pl_module: L.LightningModule) -> Method:
-        """Return the method, whose samples must lie in the plane.
-
-        Raises:
-            UserError: They do not.
-        """
-        method = as_method(pl_module)
-        if not isinstance(method, MapsLatents) or tuple(method.generator.event_shape) != (2,):
-            got = type(method).__name__
-            raise UserError(f"FlowPicture: expected a generator of points in the plane, got {got}. Remove it")
-        return method
-
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Record when it is due, and draw at the end."""
-        module = self.checked(pl_module)
+        module = as_method(pl_module)
         fraction = module.fraction_of_the_way if isinstance(module, ShortensPaths) else math.nan
         self.left *= max(1.0 - fraction, 0.0) ** (module.iteration - self._before)
         self._before = module.iteration

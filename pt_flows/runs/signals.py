@@ -81,9 +81,9 @@ class StopInOrder:
         self.received, again = number, self.received is not None
         name = signal.Signals(number).name
         if again:
-            tell(f"{name} again: still finishing and saving; a third signal stops at once ({self.at_risk()})")
+            tell(f"{name} again: still finishing and saving. A third signal stops at once ({self.at_risk()})")
         else:
-            tell(f"{name}: finishing the work at hand, then saving and stopping")
+            tell(f"{name}: finishing the current block, then saving and stopping")
 
 
 def tell(text: str) -> None:
