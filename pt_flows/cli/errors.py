@@ -38,7 +38,7 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
         return old
     if match := re.search(r"(?:unrecognized arguments|ambiguous option): -*([\w.-]+)", message):
         return _unknown_key(match[1], words, keys)
-    if match := re.search(r"File does not exist: '?([^']+)", message):
+    if match := re.search(r"File does not exist: (.+)", message):
         return f"--config: expected a file, got {match[1]}, which does not exist. Check the path"
     if match := re.search(r"Path is not a file: '(.+)'", message):
         return f"--config: expected a file, got the folder {match[1]}. Name a file in it"
