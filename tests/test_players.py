@@ -198,7 +198,7 @@ def test_fixed_networks_return_to_their_mode(training: bool) -> None:
         assert network is not critic.network
 
 
-# -------------------------------------------------------------------------------------- methods and players of users
+# ---------------------------------------------------------------------------------------- methods and players of users
 
 
 class Counting(Method):
