@@ -170,9 +170,11 @@ PARTS = {"speed": speed, "perf": perf, "checkpoints": checkpoints, "memory": mem
 def main() -> None:
     """Run the named parts, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=PARTS)
-    for name in parser.parse_args().parts or PARTS:
-        PARTS[name]()
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, "all"], default="all")
+    parts = parser.parse_args().parts
+    for name in PARTS:
+        if name in parts or "all" in parts:
+            PARTS[name]()
 
 
 if __name__ == "__main__":
