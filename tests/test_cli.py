@@ -533,7 +533,7 @@ def test_fork_needs_no_configuration(capsys: pytest.CaptureFixture[str]) -> None
     branch = run_folder("branches")
     configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (parent, branch)]
     assert [c["model"]["init_args"]["persistence"] for c in configs] == [5, 2]
-    assert configs[1]["model"]["init_args"]["generator"]["init_args"]["width"] == 16
+    assert configs[1]["model"]["init_args"]["generator"]["network"]["init_args"]["width"] == 16
     origin = json.loads((branch / "environment.json").read_text())["parent"]
     assert (origin["checkpoint"], origin["iteration"]) == (str(parent / "checkpoints/last.ckpt"), 10)
     assert read_checkpoint(parent / "checkpoints/last.ckpt")["pt_flows"]["iteration"] == 10
