@@ -76,6 +76,7 @@ def combine(weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
     """Σ w_i k_i over the stages whose weight is not zero, one fused operation each.
 
     Example:
+        >>> import torch
         >>> combine((0.5, 0.0, 0.25), [torch.ones(2), torch.full((2,), torch.nan), torch.ones(2)])
         tensor([0.7500, 0.7500])
     """
@@ -118,6 +119,7 @@ def rk_step(field: Field, t: float, y: Tensor, h: float, tableau: Tableau) -> Te
         tableau: The method.
 
     Example:
+        >>> import torch
         >>> rk_step(lambda t, y: -y, 0.0, torch.ones(1), 0.1, HEUN)  # 1 - h + h²/2
         tensor([0.9050])
     """
