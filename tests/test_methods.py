@@ -1,4 +1,4 @@
-"""The contract of a method, over every method, and each paper's identities."""
+"""Requirements on methods, learning rates and resuming, and each paper's identities."""
 
 import sys
 import warnings
