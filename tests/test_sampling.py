@@ -84,7 +84,7 @@ def test_every_method_is_drawn_from(method: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, method.parameters(), strict=True))
 
 
-def test_every_method_refuses_what_does_not_fit(method: Any) -> None:
+def test_every_method_rejects_requests_that_do_not_fit(method: Any) -> None:
     for num in (0, -1):
         with pytest.raises(UserError, match=f"num: expected at least 1, got {num}"):
             sample(method, num)
@@ -116,14 +116,14 @@ def test_labels_choose_the_samples_of_a_conditional_generator() -> None:
 
 
 @pytest.mark.parametrize(("name", "role"), [("W1FE", "generator"), ("ODEGAN", "generator"), ("PCD", "energy")])
-def test_averaged_weights_are_asked_for_in_vain_where_none_are_kept(name: str, role: str) -> None:
+def test_averaged_weights_are_refused_where_none_are_kept(name: str, role: str) -> None:
     method = build(name, ema_decay=None)
     with pytest.raises(UserError, match=f"weights: expected raw, got ema, but {role} keeps no average. Set its ema_d"):
         sample(method, 2)
     assert sample(method, 2, weights="raw").shape == (2, 2)
 
 
-# ------------------------------------------------------------------------------------------------ methods of one's own
+# ---------------------------------------------------------------------------------------------------- methods of users
 
 
 class Nothing(Method):
@@ -134,7 +134,7 @@ class Nothing(Method):
 
 
 class Own(Nothing):
-    """A method that draws in its own way."""
+    """A method with its own way of drawing."""
 
     def sample(
         self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
@@ -235,7 +235,7 @@ def test_a_subject_without_a_sampler_takes_the_default_one() -> None:
 
 
 class Shifted(Sampler):
-    """A sampler with arguments of several kinds, the last of which cannot be written down."""
+    """A sampler with arguments of several kinds, the last of which has no text form."""
 
     def __init__(self, by: float, kinds: tuple[str, ...] = ("a", "b"), law: Any = None) -> None:
         self.by, self.seen = by, []
@@ -249,7 +249,7 @@ class Shifted(Sampler):
 
 
 def test_samplers_are_named_with_their_arguments() -> None:
-    """The text tells samplers apart, and does not depend on which arguments were left at their defaults."""
+    """The text tells samplers apart, and does not depend on whether a default was given."""
     assert (str(Direct()), str(Chains())) == ("Direct", "Chains")
     assert str(Shifted(0.5)) == str(Shifted(law=None, by=0.5)) == "Shifted(by=0.5, kinds=('a', 'b'), law=None)"
     assert str(Shifted(0.5, law=rng())) == "Shifted(by=0.5, kinds=('a', 'b'), law=...)"
@@ -266,7 +266,7 @@ def test_a_sampler_of_a_third_party_serves_a_subject() -> None:
 
 
 def test_the_sampler_of_the_docs(my_samplers: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rejected samples follow the density ratio that the critic says."""
+    """Rejections follow the critic's density ratio."""
     sampler = my_samplers.Rejection(bound=4.0)
     assert str(sampler) == "Rejection(bound=4.0)"
     assert str(my_samplers.Rejection()) == str(my_samplers.Rejection(2.0)) == "Rejection(bound=2.0)"

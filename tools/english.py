@@ -22,7 +22,7 @@ NOT_YET: tuple[str, ...] = (
     "pt_flows/bounds.py", "pt_flows/callbacks/", "pt_flows/cli/", "pt_flows/compare/", "pt_flows/construction.py",
     "pt_flows/contracts.py", "pt_flows/data/", "pt_flows/errors.py", "pt_flows/evaluation/",
     "pt_flows/loop/", "pt_flows/methods/", "pt_flows/metrics/", "pt_flows/nets/", "pt_flows/progress.py",
-    "pt_flows/runs/", "pt_flows/training/", "tests/",
+    "pt_flows/runs/", "pt_flows/training/",
 )  # fmt: skip
 """Places that do not follow the vocabulary yet: files, or folders that end in a slash."""
 
