@@ -380,9 +380,6 @@ def test_the_example_of_the_docs_runs_without_warnings(capsys: pytest.CaptureFix
     shown = [str(w.message) for w in seen if not issubclass(w.category, DeprecationWarning | FutureWarning)]
     assert not shown
     assert "W2 to the data: " in capsys.readouterr().out
-    optimizers: dict[str, Any] = {}
-    exec(WORDS[2].split("```")[0], optimizers)
-    assert optimizers["module"].generator.make_optimizer is optimizers["fast"]
 
 
 def test_a_network_in_evaluation_mode_is_still_named() -> None:

@@ -197,13 +197,14 @@ def test_chunks_are_the_same_whatever_the_number_of_ranks(num_ranks: int, monkey
     whole = torch.cat(list(Subject(method).chunks(1_234, "here")))
     for rank in range(num_ranks):
         monkeypatch.setattr(distributed, "world", lambda rank=rank: (rank, num_ranks))
+        monkeypatch.setattr(subjects, "sum_over_ranks", lambda counts: counts)
         subject = Subject(method)
         parts += list(subject.chunks(1_234, "here"))
-        evaluations += subject.cost.evaluations.get("generator", 0)
-        assert subject.cost.evaluations.keys() <= {"generator"}
+        evaluations += 1_234 * subject.evaluations.get("generator", 0)
+        assert subject.evaluations.keys() <= {"generator"}
     assert [len(part) for part in parts] == [500, 500, 234]
     assert torch.equal(torch.cat(parts), whole)
-    assert evaluations == 1_234
+    assert evaluations == pytest.approx(1_234)
     assert not torch.equal(whole, torch.cat(list(Subject(method).chunks(1_234, "there"))))
     assert not torch.equal(whole[:500], whole[500:1_000])
 
@@ -216,11 +217,11 @@ def test_drawing_counts_beside_training_and_leaves_no_hooks(monkeypatch: pytest.
     for weights in ("ema", "raw"):
         subject = Subject(method, weights)
         assert sum(map(len, subject.chunks(20, "here"))) == 20
-        assert subject.cost.evaluations["energy"] >= 7 * 20
-        assert subject.cost.seconds > 0
-    before = dict(subject.cost.evaluations)
+        assert subject.evaluations["energy"] >= 7
+        assert subject.sampling_cost == {"sampling_energy": subject.evaluations["energy"]}
+    before = dict(subject.evaluations)
     sample(method, 3, weights="raw")
-    assert subject.cost.evaluations == before
+    assert subject.evaluations == before
     assert method.cost.evaluations == trained
 
 
@@ -262,7 +263,7 @@ def test_a_sampler_of_a_third_party_serves_a_subject() -> None:
     assert subject.prepared().seen == [(method, "raw", real)]
     x = torch.cat(list(subject.chunks(700, "here")))
     torch.testing.assert_close(x, torch.cat(list(Subject(method, "raw").chunks(700, "here"))) + 10)
-    assert subject.cost.evaluations == {"generator": 700}
+    assert subject.evaluations == {"generator": 1.0}
 
 
 def test_the_sampler_of_the_docs(my_samplers: Any, capsys: pytest.CaptureFixture[str]) -> None:
