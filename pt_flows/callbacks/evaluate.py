@@ -91,13 +91,9 @@ class Evaluate(EveryIterations):
         self.milestones.on_train_start(trainer, pl_module)
 
     def prepare(self, trainer: L.Trainer) -> None:
-<<<<<<< HEAD
         """Give every metric its reference, and check that the sampler fits the method."""
-=======
-        """Give every metric its reference, and check that the method can be drawn from."""
         method = as_method(trainer.lightning_module)
         self.subject = Subject(method, self.weights, self.sampler, cast(Any, trainer).datamodule)
->>>>>>> main
         if self.tiers:
             self.subject.prepared()
         device = trainer.strategy.root_device
@@ -142,15 +138,7 @@ class Evaluate(EveryIterations):
         """Write the last numbers with their passports to the run folder, as `pt-flows evaluate` does."""
         method = as_method(pl_module)
         if self.latest_iteration == method.iteration and not cast(Any, trainer).fast_dev_run:
-<<<<<<< HEAD
-            record_run(trainer, self.subject(method), self.found)
-
-    def subject(self, method: Method) -> Subject:
-        """Return the subject of the measurements."""
-        return Subject(method, self.weights, self.sampler, cast(Any, method.trainer).datamodule)
-=======
             record_run(trainer, self.subject, self.found)
->>>>>>> main
 
     @torch.no_grad()
     def measure(self, module: Method, tiers: Sequence[Tier]) -> None:
