@@ -491,7 +491,7 @@ def test_a_model_that_is_missing_something(tmp_path: Path, capsys: pytest.Captur
     assert re.search(r"error: .*generator.*expected a value, got none", capsys.readouterr().err)
     (tmp_path / "none.yaml").write_text("trainer: {max_steps: 3}\ndata: {class_path: Toy2D}\n")
     assert main(["fit", "--config", "none.yaml"]) == 2
-    assert re.search(r"error: .*model.*missing", capsys.readouterr().err)
+    assert re.search(r"error: .*model: expected a value, got none", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign", "lightning"])
