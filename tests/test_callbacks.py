@@ -164,9 +164,9 @@ def test_early_stopping_and_model_checkpoint_act_once_per_evaluation(tmp_path: P
 NEVER: list[tuple[dict[str, Any], str]] = [
     ({"max_epochs": 1}, "trainer.max_epochs: expected -1, got 1"),
     ({"min_epochs": 1}, "trainer.min_epochs: expected none, got 1"),
-    ({"overfit_batches": 1}, "trainer.overfit_batches is not supported"),
+    ({"overfit_batches": 1}, "trainer.overfit_batches: expected 0, got 1"),
     ({"limit_train_batches": 0}, "It trains nothing"),
-    ({"callbacks": [lightning_callbacks.EarlyStopping("eval/w2")]}, "EarlyStopping acts once per evaluation"),
+    ({"callbacks": [lightning_callbacks.EarlyStopping("eval/w2")]}, "EarlyStopping: expected evaluations, after which it acts, got none"),
     ({"callbacks": [lightning_callbacks.StochasticWeightAveraging(0.1)]}, "model.ema_decay"),
     ({"callbacks": [lightning_callbacks.Timer("00:00:01:00", interval="epoch")]}, "Timer: interval"),
     (

@@ -158,7 +158,7 @@ def test_steps_beyond_the_data_are_warned_of() -> None:
 
 def test_networks_of_another_shape_are_refused() -> None:
     with pytest.raises(
-        UserError, match=r"model.excess: expected samples of shape \(2,\), which model.generator makes, got \(3, 32, 32"
+        UserError, match=r"model.excess: expected samples of shape \(2,\), as model.generator has, got \(3, 32, 32"
     ):
         W2FE(Generator(MLPGenerator()), Critic(MLPCritic()), DCGANCritic(width=4))
 

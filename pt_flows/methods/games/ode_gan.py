@@ -30,7 +30,7 @@ from pt_flows.functional.integrators import TABLEAUS, Integrator, combine, rk_st
 from pt_flows.functional.objectives import Objective, discriminator_loss, generator_loss
 from pt_flows.loop.method import Method
 from pt_flows.training.distributed import mean_over_ranks
-from pt_flows.training.flat import FlatNetwork, refuse_unsteady_layers
+from pt_flows.training.flat import FlatNetwork, check_steady_layers
 from pt_flows.training.players import Critic, Generator, check_pair
 from pt_flows.training.schedules import Schedule, scheduled
 
@@ -243,7 +243,7 @@ class ODEGAN(Method):
         super().setup(stage)
         if stage == "fit":
             for name, network in self.networks.items():
-                refuse_unsteady_layers(f"model.{name}", network)
+                check_steady_layers(f"model.{name}", network)
             self._probe()
 
     @torch.no_grad()
