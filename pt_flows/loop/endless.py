@@ -40,9 +40,7 @@ def check_endings(trainer: L.Trainer) -> None:
     given: Any = trainer
     if given.overfit_batches:
         got = given.overfit_batches
-        raise UserError(
-            f"trainer.overfit_batches: expected 0, got {got}. Data are drawn afresh: use a small data set"
-        )
+        raise UserError(f"trainer.overfit_batches: expected 0, got {got}. Data are drawn afresh: use a small data set")
     if trainer.limit_train_batches == 0:
         raise UserError("trainer.limit_train_batches: expected 1.0 or a number of blocks, got 0. It trains nothing")
     if has_epochs(trainer):

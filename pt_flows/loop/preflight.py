@@ -64,10 +64,10 @@ def check_data(trainer: L.Trainer, method: Any) -> None:
     data: Any = cast(Any, trainer).datamodule
     if data is None:
         return
-    classes = {getattr(data, "num_classes", 0): None, 0: None}  # each once, in this order
     for name, player in method.players.items():
         shape = getattr(data, "event_shape", getattr(player.network, "event_shape", ()))
-        check_agreement(f"model.{name}.network", player.network, type(data).__name__, shape, classes)
+        classes = getattr(data, "num_classes", 0)
+        check_agreement(f"model.{name}.network", player.network, type(data).__name__, shape, classes, optional=True)
 
 
 def check_trainer(trainer: L.Trainer) -> None:

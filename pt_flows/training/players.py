@@ -220,8 +220,8 @@ def check_pair(generator: Generator, critic: Critic) -> None:
     Raises:
         UserError: They differ.
     """
-    classes = generator.num_classes
-    check_agreement("model.critic.network", critic.network, "model.generator", generator.event_shape, [classes])
+    shape, classes = generator.event_shape, generator.num_classes
+    check_agreement("model.critic.network", critic.network, "model.generator", shape, classes)
 
 
 def check_unconditional(method: str, players: Sequence[Generator | Critic]) -> None:

@@ -1,6 +1,6 @@
 """Requirements of the base classes on methods, networks and optimizers, checked as early as possible."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,12 +22,12 @@ def check_network(key: str, net: Any, kind: type[GeneratorNet | CriticNet | Ener
     missing = [name for name in kind.__annotations__ if not hasattr(net, name)]
     if missing:
         got = f"a {type(net).__name__} without its {', '.join(missing)}"
-        raise UserError(
-            f"{key}: expected a pt_flows.{kind.__name__}, got {got}. Set them in __init__"
-        )
+        raise UserError(f"{key}: expected a pt_flows.{kind.__name__}, got {got}. Set them in __init__")
 
 
-def check_agreement(key: str, net: Any, partner: str, event_shape: Shape, num_classes: Collection[int]) -> None:
+def check_agreement(
+    key: str, net: Any, partner: str, event_shape: Shape, num_classes: int, optional: bool = False
+) -> None:
     """Check that a network takes the samples and labels of its partner.
 
     Args:
@@ -35,7 +35,8 @@ def check_agreement(key: str, net: Any, partner: str, event_shape: Shape, num_cl
         net: The network.
         partner: Name of the data or of the player that it works with.
         event_shape: Shape of the partner's samples.
-        num_classes: Numbers of classes that suit the partner.
+        num_classes: Number of classes of the partner.
+        optional: Whether a network without labels agrees, too.
 
     Raises:
         UserError: The shape of samples or the number of classes differs.
@@ -44,10 +45,10 @@ def check_agreement(key: str, net: Any, partner: str, event_shape: Shape, num_cl
     if got != wanted:
         advice = "Give both the same image_size, num_channels or event_shape"
         raise UserError(f"{key}: expected samples of shape {wanted}, as {partner} has, got {got}. {advice}")
-    if (classes := getattr(net, "num_classes", 0)) not in num_classes:
-        wanted = " or ".join(map(str, num_classes))
+    classes = getattr(net, "num_classes", 0)
+    if classes != num_classes and (classes or not optional):
         advice = "Set num_classes of all networks to that of the data, or to 0"
-        raise UserError(f"{key}: expected num_classes {wanted}, as {partner} has, got {classes}. {advice}")
+        raise UserError(f"{key}: expected num_classes {num_classes}, as {partner} has, got {classes}. {advice}")
 
 
 def check_factory(key: str, value: Any) -> None:

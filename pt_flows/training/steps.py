@@ -38,9 +38,7 @@ def fit_critic(
         terms = loss(x, generate(len(x)).detach())
         if not isinstance(terms, dict) or "loss_D" not in terms:
             got = list(terms) if isinstance(terms, dict) else type(terms).__name__
-            raise UserError(
-                f"critic_loss: expected a dict with the critic's loss under 'loss_D', got {got}"
-            )
+            raise UserError(f"critic_loss: expected a dict with the critic's loss under 'loss_D', got {got}")
         critic.step(terms["loss_D"])
     check_terms("critic_loss", terms, detached=False)
     return {name: value.detach() for name, value in terms.items()}
