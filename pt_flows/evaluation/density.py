@@ -18,14 +18,14 @@ from pt_flows.training.noise import generator_at
 
 @dataclass(frozen=True)
 class LogDensity:
-    """Log-densities of clean samples, and how they were found.
+    """Log-densities of clean samples, and the quantities behind them.
 
     Attributes:
         values: log p(x | t = 0) in nats, (num,).
         log_z: log Z_0.
         error: Standard error of log Z_0.
-        effective_size: Of the importance samples at the noisiest level.
-        occupancy: Share of each label along the chains (T + 1,).
+        effective_size: Effective number of importance samples at the noisiest level.
+        occupancy: Fraction of each label along the chains (T + 1,).
     """
 
     values: Tensor
@@ -48,18 +48,18 @@ def log_density(
 ) -> LogDensity:
     """Normalised log-densities: log p(x | 0) = -U(x, 0) - log Z_0, with log Z_0 = log Z_T + log p(0) - log p(T).
 
-    Z_T comes from importance sampling with a Gaussian of the diffused data's means and variances; the shares p(t) of
-    labels from chains of the buffer, as averages of p(t | x).
+    Importance sampling with a Gaussian of the diffused data's means and variances gives Z_T. Averages of p(t | x) over
+    chains of the buffer give the fractions p(t) of labels.
 
     Args:
-        module: The model.
+        module: The method.
         x: Points to measure (num, *event).
         real: Data (n, *event), for the Gaussian.
-        num_importance: Importance samples.
-        num_transitions: Transitions of the chains.
-        num_chains: Chains, from the buffer.
-        seed: Of all randomness.
-        weights: Averaged or raw.
+        num_importance: Number of importance samples.
+        num_transitions: Number of transitions of the chains.
+        num_chains: Number of chains, from the buffer.
+        seed: Seed of all random numbers.
+        weights: The averaged weights, or the raw ones.
     """
     rng, T = generator_at(module.device, seed, "log density"), module.num_labels - 1
     with module.energy.fixed(weights) as U:
@@ -100,23 +100,21 @@ def chunks(total: int, size: int) -> list[int]:
 
 
 def density(ckpt: str, n: AtLeastTwo = 1_000, seed: int = 0, weights: Weights = "ema", device: str = "auto") -> None:
-    """Log-densities that a diffusion-assisted energy-based model gives to test samples at label 0.
+    """Print the log-densities of test samples at label 0 under a diffusion-assisted energy-based model.
 
-    Where the model includes noise on the data, the samples have it too.
+    If the model includes noise on the data, the samples have it too.
 
     Args:
         ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
-        n: How many test samples.
+        n: Number of test samples.
         seed: Seed of chains and importance samples.
-        weights: The moving average, or the raw weights of the last iteration.
-        device: Where to compute; auto takes a GPU if there is one.
+        weights: The averaged weights, or the raw ones of the last iteration.
+        device: Device to compute on; auto uses a GPU if there is one.
     """
     path, module = load_energy(ckpt, device)
     if not isinstance(module, HasLevels):
-        raise UserError(
-            f"{path}: expected a model with noise levels, such as DAEBM, got {type(module).__name__}, whose normaliser "
-            "is not known. Give another checkpoint"
-        )
+        wanted, got = "a method with noise levels, such as DAEBM", type(module).__name__
+        raise UserError(f"{path}: expected {wanted}, got {got}. Give another checkpoint")
     data = data_of_run(path)
     x = with_model_noise(module, real_samples(data, n), seed, "real")
     real = with_model_noise(module, data.sample(2_000, generator_at("cpu", "density")), seed, "training")

@@ -1,4 +1,4 @@
-"""Long chains from data: a calibrated energy keeps them where they are."""
+"""Long chains from data, which stay at the data under a calibrated energy."""
 
 import csv
 from pathlib import Path
@@ -18,19 +18,19 @@ from pt_flows.training.noise import generator_at
 def walk_far(
     module: Any, data: FlowData, num_chains: int, num_steps: int, target: Path, seed: int, weights: Weights
 ) -> None:
-    """Chains from real samples, far beyond the length of training: a picture over time, and a table beside it.
+    """Run chains from real samples, far longer than in training, and write a picture over time and a table.
 
-    A calibrated model stays at the data: energies keep their level, images stay images. Where the model includes noise
-    on the data, chains start from noised samples. The picture shows them denoised if the model denoises its samples.
+    Chains of a calibrated model stay at the data: energies keep their level, images stay images. If the model includes
+    noise on the data, chains start from noised samples. If it denoises its samples, the picture shows denoised ones.
 
     Args:
-        module: The model, on its device.
-        data: Where chains start: the first samples of the test split.
-        num_chains: How many chains.
-        num_steps: Langevin steps of each, at label 0 where there are labels.
-        target: PNG to write; the table gets its name with .csv.
-        seed: Of the chains' noise.
-        weights: Averaged or raw.
+        module: The method, on its device.
+        data: The data; chains start from the first samples of the test split.
+        num_chains: Number of chains.
+        num_steps: Number of Langevin steps of each, at label 0 if there are labels.
+        target: PNG to write; the table has its name with .csv.
+        seed: Seed of the chains' noise.
+        weights: The averaged weights, or the raw ones.
     """
     start = with_model_noise(module, real_samples(data, num_chains), seed, "chains")
     real = module.clean_energy(with_model_noise(module, real_samples(data, 1000), seed, "real"), weights)

@@ -237,8 +237,8 @@ class DAEBM(EnergyMethod):
             yield 1 - left / num, taken
         if left:
             rank_zero_warn(
-                f"model.num_visits: expected {self.num_visits} visits at label 0 within {limit} transitions, got fewer "
-                f"in {left} of {num} chains from noise. Train longer, or use more noise levels"
+                f"{left} of {num} chains from noise were not at label 0 for {self.num_visits} times within {limit} "
+                "transitions, so their last points are returned. Train longer, or use more noise levels"
             )
 
     def walk(self, x: Tensor, num_steps: int, rng: Rng, weights: Weights = "ema") -> tuple[Chain, Tensor]:

@@ -50,7 +50,8 @@ class Rollback:
             method.players[name].bound.load_state_dict(state)
         method.iteration = iteration
         method.cost.load_state_dict(cost)
-        rank_zero_warn(f"{reason or 'another process diverged'}: rolled back to iteration {good['iteration']}")
+        cause = reason or "another process diverged"
+        rank_zero_warn(f"{cause}; rolled back to the state of iteration {good['iteration']}")
         return int(good["iteration"])
 
 

@@ -142,9 +142,9 @@ class W2FE(ParticleFlow):
         if self._rows_far_off == ROWS_TO_WARN:
             weight = self.penalty_weights["inequality"]
             rank_zero_warn(
-                f"model.inequality_weight: expected a dual near ½ W2² of the same samples, {exact:.3g}, got {dual:.3g} "
-                f"at iteration {self.iteration}, so particles will not reach the data. If the dual is too large, raise "
-                f"the weight ({weight:g}); if it is too small, lower the weight or raise model.critic.steps"
+                f"the dual of φ and ψ, {dual:.3g}, stays far from ½ W2² of the same samples, {exact:.3g}, at iteration "
+                f"{self.iteration}, so particles will not reach the data. If it is too large, raise "
+                f"model.inequality_weight ({weight:g}); if it is too small, lower that or raise model.critic.steps"
             )
 
 
