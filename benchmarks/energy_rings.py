@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from pt_flows.evaluation.energy import load_energy
 
+from pt_flows.evaluation.energies import load_energy
 from pt_flows.evaluation.load import data_of_run
 from pt_flows.functional.langevin import mgms
 from pt_flows.methods import DAEBM

@@ -245,10 +245,13 @@ def test_data_and_metrics_can_be_copied_and_pickled(again: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data", "Toy2D", "--data.batch_size", "0"], "Toy2D.batch_size: expected at least 1, got 0"),
+        (["--data", "Toy2D", "--data.batch_size", "0"], "data.batch_size: expected at least 1, got 0"),
         (["--data", "Toy2D", "--data.target", "ring9"], "data.target: expected one of"),
         (["--data", "MNIST", "--data.image_size", "20"], "data.image_size: expected one of 16, 28, 32, got '20'"),
-        (["--evaluation.metrics", "[{class_path: GridKL, init_args: {num_points: 1}}]"], "GridKL.num_points: expected"),
+        (
+            ["--evaluation.metrics", "[{class_path: GridKL, init_args: {num_points: 1}}]"],
+            "evaluation.metrics.num_points: expected",
+        ),
     ],
 )
 def test_the_command_line_says_the_same(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

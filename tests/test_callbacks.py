@@ -202,9 +202,14 @@ def test_runs_without_a_number_of_iterations_end(settings: dict[str, Any], itera
 
 def test_a_schedule_that_waits_for_a_metric_is_refused() -> None:
     module = build("WGANGP", lr_schedule=Schedule())
-    optimizer = torch.optim.Adam(module.generator.parameters())
-    scheduler = {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "monitor": "eval/w2"}
-    module.configure_optimizers = lambda: {"optimizer": optimizer, "lr_scheduler": scheduler}
+    configure = module.configure_optimizers
+
+    def with_schedule() -> Any:
+        optimizers = configure()
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizers[0])
+        return optimizers, [{"scheduler": plateau, "monitor": "eval/w2"}]
+
+    module.configure_optimizers = with_schedule
     with pytest.raises(UserError, match=r"got a ReduceLROnPlateau\. Use lr_schedule"):
         fit(module, data(), 2)
 

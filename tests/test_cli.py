@@ -94,7 +94,7 @@ def test_fit_leaves_a_complete_run_folder(capsys: pytest.CaptureFixture[str]) ->
     assert float(rows[-1]["eval/w2_64_floor"]) > 0
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["seed_everything"] == 0
-    assert config["model"]["init_args"]["generator"]["init_args"]["width"] == 16
+    assert config["model"]["init_args"]["generator"]["network"]["init_args"]["width"] == 16
     recorded = json.loads((folder / "environment.json").read_text())
     assert recorded["seed"] == 0
     assert recorded["packages"]["torch"]
@@ -111,12 +111,18 @@ def test_config_of_a_run_runs_again_to_the_same_weights() -> None:
 
 
 def test_layers_of_configuration_and_print_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "layer.yaml").write_text("model: {init_args: {persistence: 9, critic: {init_args: {depth: 1}}}}\n")
+    (tmp_path / "layer.yaml").write_text(
+        "model: {init_args: {persistence: 9, critic: {network: {init_args: {depth: 1}}}}}\n"
+    )
     code = main(["fit", "--config", TOY, "--config", "layer.yaml", "--model.step_size", "0.25", "--print_config"])
     assert code == 0
     printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
-    assert (printed["persistence"], printed["step_size"], printed["critic"]["init_args"]["depth"]) == (9, 0.25, 1)
-    assert printed["critic"]["init_args"]["width"] == 128
+    assert (printed["persistence"], printed["step_size"], printed["critic"]["network"]["init_args"]["depth"]) == (
+        9,
+        0.25,
+        1,
+    )
+    assert printed["critic"]["network"]["init_args"]["width"] == 128
 
 
 def test_short_names_and_switching_the_class(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,15 +130,17 @@ def test_short_names_and_switching_the_class(capsys: pytest.CaptureFixture[str])
     assert main(["fit", "--config", TOY, *switch, "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["class_path"].endswith("WGANGP")
-    assert printed["model"]["init_args"]["num_critic_steps"] == 5
+    assert printed["model"]["init_args"]["critic"]["steps"] == 5
     assert printed["model"]["init_args"]["penalty"] == "one_sided"
 
 
 def test_resume_continues_the_same_run_bit_for_bit() -> None:
     cadence = ["--evaluation.every_n_iterations", "10", "--checkpoints.every_n_iterations", "10"]
-    assert fit(*cadence, "--run.root", "whole", "--model.generator.lr_schedule.decay", "constant", steps=40) == 0
-    assert fit(*cadence, "--model.generator.lr_schedule.decay", "constant", steps=20) == 0
-    assert fit(*cadence, "--model.generator.lr_schedule.decay", "constant", "--ckpt_path", "last", steps=40) == 0
+    for player in ("generator", "critic"):
+        cadence += [f"--model.{player}.lr_schedule.decay", "constant"]
+    assert fit(*cadence, "--run.root", "whole", steps=40) == 0
+    assert fit(*cadence, steps=20) == 0
+    assert fit(*cadence, "--ckpt_path", "last", steps=40) == 0
     resumed, whole = run_folder(), run_folder("whole")
     assert_same(resumed / "checkpoints/last.ckpt", whole / "checkpoints/last.ckpt")
     table = [[(r["iteration"], r["train/loss_D"], r["eval/w2_64"]) for r in csv.DictReader((f / "metrics.csv").open())]
@@ -206,23 +214,23 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (["fit", "--config", TOY, "--modl", "W1FE"], r"no key modl; did you mean model\?"),
     (
-        ["fit", "--config", TOY, "--model.generator.widht", "3"],
-        r"no key model.generator.widht; did you mean model.generator.width\?",
+        ["fit", "--config", TOY, "--model.generator.network.widht", "3"],
+        r"no key model.generator.network.widht; did you mean model.generator.network.width\?",
     ),
     (
         ["fit", "--config", TOY, "--model.width", "3"],
-        r"no key model.width; .* model.generator.width or model.critic.width",
+        r"no key model.width; .* model.generator.network.width or model.critic.network.width",
     ),
     (["fit", "--config", TOY, "--data.step_size", "3"], r"no key data.step_size; did you mean model.step_size\?"),
     (["fit", "--config", TOY, "--model", "WGANGP", "--model.step_size", "3"], r"no key model.step_size; see --help"),
-    (["fit", "--config", TOY, "--model.generator_optimizer.lrr", "1"], r"did you mean model.generator_optimizer.lr\?"),
+    (["fit", "--config", TOY, "--model.generator.optimizer.lrr", "1"], r"did you mean model.generator.optimizer.lr\?"),
     (
         ["fit", "--config", TOY, "--model.critic.network.width", "1.5"],
-        r"model.critic.width: expected an int, got '1.5'",
+        r"model.critic.network.width: expected an int, got '1.5'",
     ),
     (
-        ["fit", "--config", TOY, "--model.generator_optimizer.lr", "a"],
-        r"generator_optimizer.lr: expected a float, got 'a'",
+        ["fit", "--config", TOY, "--model.generator.optimizer.lr", "a"],
+        r"generator.optimizer.lr: expected a float, got 'a'",
     ),
     (["fit", "--config", TOY, "--seed_everything", "a"], r"seed_everything: expected true or false or an int, got 'a'"),
     (
@@ -241,18 +249,18 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["fit", "--config", TOY, "--trainer.accelerator", "cpu", "--trainer.devices", "0"],
         r"trainer.devices: '0' cannot",
     ),
-    (["fit", "--config", TOY, "--model.critic_optimizer", "LBFGS"], r"model.critic_optimizer: LBFGS is not supported"),
-    (["fit", "--config", TOY, "--model.critic_optimizer", "SparseAdam"], r"model.critic_optimizer: SparseAdam is not"),
+    (["fit", "--config", TOY, "--model.critic.optimizer", "LBFGS"], r"model.critic.optimizer: LBFGS is not supported"),
+    (["fit", "--config", TOY, "--model.critic.optimizer", "SparseAdam"], r"model.critic.optimizer: SparseAdam is not"),
     (
-        ["fit", "--config", TOY, "--model.critic_optimizer", "Muon"],
-        r"model.critic_optimizer: Muon refuses its settings",
+        ["fit", "--config", TOY, "--model.critic.optimizer", "Muon"],
+        r"model.critic.optimizer: Muon refuses its settings",
     ),
     (
-        ["fit", "--config", TOY, "--model.critic_optimizer.lr", "-1"],
-        r"model.critic_optimizer: Adam .*learning rate: -1",
+        ["fit", "--config", TOY, "--model.critic.optimizer.lr", "-1"],
+        r"model.critic.optimizer: Adam .*learning rate: -1",
     ),
     (
-        ["fit", "--config", TOY, "--model.critic_optimizer", "Adm"],
+        ["fit", "--config", TOY, "--model.critic.optimizer", "Adm"],
         r"did you mean Adam\? There are (?!.*(_Mock|Lightning))",
     ),
     (["fit", "--config", TOY, "--trainer.logger", "CSV"], r"There are CSVLogger, CometLogger(?!.*(Dummy|MetricsCSV))"),
@@ -260,8 +268,11 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["fit", "--config", TOY, "--model", "my_own.GAN"],
         r"model: the module my_own was not found; it was looked for in .*",
     ),
-    (["fit", "--config", TOY, "--model.generator", "my_own.G"], r"model.generator: the module my_own was not found"),
-    (["fit", "--config", TOY, "--model.critic_optimizer", "my_own.O"], r"critic_optimizer: the module my_own was not"),
+    (
+        ["fit", "--config", TOY, "--model.generator.network", "my_own.G"],
+        r"model.generator.network: the module my_own was not found",
+    ),
+    (["fit", "--config", TOY, "--model.critic.optimizer", "my_own.O"], r"critic.optimizer: the module my_own was not"),
     (
         ["fit", "--config", TOY, "--evaluation.metrics", "my_own.M"],
         r"evaluation.metrics: the module my_own was not found",
@@ -276,30 +287,47 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["fit", "--config", TOY, "--model", "pt_flows.data.Toy2D"],
-        r"model: expected a GenerativeModule, got pt_flows.data",
+        r"model: expected a Method, got pt_flows.data",
     ),
     (
         ["fit", "--config", TOY, "--model.generator.network.width", "0"],
-        r"ResidualMLPGenerator.width: expected at least 1, got 0",
+        r"model.generator.network.width: expected at least 1, got 0",
     ),
-    (["fit", "--config", TOY, "--model.critic.depth", "0"], r"MLPCritic.depth: expected at least 1, got 0"),
+    (
+        ["fit", "--config", TOY, "--model.critic.network.depth", "0"],
+        r"model.critic.network.depth: expected at least 1, got 0",
+    ),
     (["fit", "--config", "."], r"--config: expected a file, got the folder"),
     (["fit", "--config", TOY, "--model.step_size", "abc"], r"model.step_size: expected a float, got 'abc'"),
     (["fit", "--config", TOY, "--model.penalty", "three"], r"model.penalty: expected one of 'one_sided', 'two_sided'"),
     (["fit", "--config", TOY, "--data.target", "ring9"], r"data.target: expected one of 'ring8'"),
     (["fit", "--config", TOY, "--model", "StyleGAN"], r"model: there is no class 'StyleGAN'; .*W1FE, .*WGANGP"),
-    (["fit", "--config", TOY, "--model.critic", "MLPCritik"], r"no class 'MLPCritik'; did you mean MLPCritic\?"),
+    (
+        ["fit", "--config", TOY, "--model.critic.network", "MLPCritik"],
+        r"no class 'MLPCritik'; did you mean MLPCritic\?",
+    ),
     (["fit", "--config", TOY, "--data", "CIFAR11"], r"data: there is no class 'CIFAR11'; did you mean CIFAR10\?"),
     (["fit", "--config", TOY, "--evaluation.metrics", "[Fid]"], r"there is no class 'Fid'; .*FrechetDistance"),
     (["fit", "--config", "nowhere.yaml"], r"there is no configuration file .*nowhere.yaml"),
     (["fit", "--config", TOY, "--trainer.max_steps", "-1"], r"trainer.max_steps must be the number of iterations"),
-    (["fit", "--config", TOY, "--model.persistence", "0"], r"model.persistence must be at least 1, got 0"),
-    (["fit", "--config", TOY, "--evaluation.num_samples", "0"], r"evaluation.num_samples must be at least 1, got 0"),
+    (["fit", "--config", TOY, "--model.persistence", "0"], r"model.persistence: expected at least 1, got 0"),
+    (["fit", "--config", TOY, "--evaluation.num_samples", "0"], r"evaluation.num_samples: expected at least 1, got 0"),
     (
         ["fit", "--config", TOY, "--data", "Shapes32"],
-        r"model and data do not fit: .*\(2,\).*Shapes32 serves \(3, 32, 32\)",
+        r"model.generator.network: expected samples of shape \(3, 32, 32\), which Shapes32 serves, got \(2,\)",
     ),
-    (["fit", "--config", TOY, "--model.generator", "DCGANGenerator", "--model.generator.image_size", "30"], r"got 30"),
+    (
+        [
+            "fit",
+            "--config",
+            TOY,
+            "--model.generator.network",
+            "DCGANGenerator",
+            "--model.generator.network.image_size",
+            "30",
+        ],
+        r"got 30",
+    ),
     (["fit", "--config", TOY, "--ckpt_path", "last"], r"no run under runs/toy2d-w1fe has checkpoints/last.ckpt"),
     (["fit", "--config", TOY, "--ckpt_path", "no.ckpt"], r"there is no checkpoint no.ckpt"),
     (
@@ -316,7 +344,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["evaluate", "no.ckpt", "--metrics", "ModeCoverage", "--metrics.num_std", "3"], r"there is no checkpoint no.ckpt"),
     (["compare", "runs", "--goal", "abc"], r"goal: expected a float or null, got 'abc'"),
     (["sample", "no.ckpt"], r"there is no checkpoint no.ckpt"),
-    (["sample", "no.ckpt", "--n", "0"], r"--n must be at least 1, got 0"),
+    (["sample", "no.ckpt", "--n", "0"], r"--n: expected at least 1, got 0"),
     (["sample", "no.ckpt", "--out", "a.jpg"], r"--out must end in .png or .npz"),
     (["sample", "no.ckpt", "--out", "no/where/a.png"], r"there is no folder"),
     (["sample", "no.ckpt", "--m", "3"], r"no key m"),
@@ -345,14 +373,17 @@ FILES: list[tuple[str, str]] = [
         "data:\n  init_args:\n    target: ring8\n    target: moons",
         r"layer.yaml: data.init_args.target .* 3 .* again in line 4",
     ),
-    ("model: {init_args: {critic: {class_path: my_own.C}}}", r"model.critic: the module my_own was not found"),
+    (
+        "model: {init_args: {critic: {network: {class_path: my_own.C}}}}",
+        r"model.critic.network: the module my_own was not found",
+    ),
     (
         "evaluation: {metrics: [{class_path: ModeCoverage, init_args: {num_sd: 3}}]}",
         r"mean evaluation.metrics.num_std\?",
     ),
     (
-        "model: {init_args: {critic: {class_path: MLPCritic, init_args: {depth: a}}}}",
-        r"model.critic.depth: expected an int",
+        "model: {init_args: {critic: {network: {class_path: MLPCritic, init_args: {depth: a}}}}}",
+        r"model.critic.network.depth: expected an int",
     ),
     ("\0\1\2", r"layer.yaml: expected a YAML text, got a binary file"),
     ("evaluation: {num_samples: many}", r"evaluation.num_samples: expected an? int, got 'many'"),
@@ -506,7 +537,7 @@ def test_fork_needs_no_configuration(capsys: pytest.CaptureFixture[str]) -> None
     branch = run_folder("branches")
     configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (parent, branch)]
     assert [c["model"]["init_args"]["persistence"] for c in configs] == [5, 2]
-    assert configs[1]["model"]["init_args"]["generator"]["init_args"]["width"] == 16
+    assert configs[1]["model"]["init_args"]["generator"]["network"]["init_args"]["width"] == 16
     origin = json.loads((branch / "environment.json").read_text())["parent"]
     assert (origin["checkpoint"], origin["iteration"]) == (str(parent / "checkpoints/last.ckpt"), 10)
     assert read_checkpoint(parent / "checkpoints/last.ckpt")["pt_flows"]["iteration"] == 10
@@ -534,7 +565,10 @@ def test_another_seed_is_said_and_trains(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize(
     ("setting", "instead"),
-    [(["accumulate_grad_batches", "2"], "lower data.batch_size"), (["gradient_clip_val", "1"], "model.clip_norm")],
+    [
+        (["accumulate_grad_batches", "2"], "lower data.batch_size"),
+        (["gradient_clip_val", "1"], "model.energy.clip_norm"),
+    ],
 )
 def test_settings_of_other_loops_are_refused(
     setting: list[str], instead: str, capsys: pytest.CaptureFixture[str]
@@ -596,7 +630,7 @@ def test_a_first_checkpoint_that_can_not_be_written(
 
 
 def test_a_divergence_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    broken = ["--model.generator_optimizer.lr", "1e30", "--evaluation.metrics", "[]"]
+    broken = ["--model.generator.optimizer.lr", "1e30", "--evaluation.metrics", "[]"]
     assert fit(*broken) == 1
     error = capsys.readouterr().err
     assert "nan at iteration" in error

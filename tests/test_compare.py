@@ -282,7 +282,7 @@ def test_the_protocol_that_all_runs_share_is_compared(tmp_path: Path, capsys: py
     assert group.values("w2_1k") == [1.0, 1.0]
     printed = capsys.readouterr().out
     assert "w2_1k was measured by two protocols (split: test and train)" in printed
-    assert f"{b} has w2_1k of its raw weights by another protocol only: left out" in printed
+    assert f"{b} has w2_1k of its raw weights by another protocol only: omitted" in printed
     fake_run(tmp_path / "c", 2, "W1FE", [9.0])  # what only a log has goes with any protocol
     recorded(fake_run(tmp_path / "d", 3, "W1FE", [9.0]), {"w2_1k": 5.0}, split="train", reference="r-train")
     (group,), _ = comparable([str(tmp_path / name) for name in "acd"], None)
@@ -535,8 +535,8 @@ def test_copies_and_repeated_seeds_are_no_independent_runs(tmp_path: Path, capsy
     (group,), criterion = comparable([str(tmp_path)], None)
     assert group.values(criterion.key) == [1.0, 1.4, 1.5, 1.3]
     printed = capsys.readouterr().out
-    assert f"note: {tmp_path}/copy is the same run as {first}, or repeats its seed 0: left out" in printed
-    assert printed.count("left out") == 4
+    assert f"note: {tmp_path}/copy is the same run as {first}, or repeats its seed 0: omitted" in printed
+    assert printed.count("omitted") == 4
     (tmp_path / "again/failed.txt").write_text("diverged\n")  # a seed is not tried until it works
     (group,), _ = comparable([str(tmp_path)], None)
     assert [run.folder.name for run in group.runs] == ["again", "another", "unseeded", "whole"]

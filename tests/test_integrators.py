@@ -143,11 +143,11 @@ def test_no_time_means_no_change() -> None:
 
 
 def test_solvers_say_what_is_wrong() -> None:
-    with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_steps: expected at least 1, got 0"):
         solve(lambda t, y: y, torch.ones(1), 0.0, 1.0, 0)
-    with pytest.raises(ValueError, match="rtol and atol must be positive"):
+    with pytest.raises(ValueError, match="rtol and atol: expected positive numbers"):
         solve_adaptively(lambda t, y: y, torch.ones(1), 0.0, 1.0, rtol=0.0)
-    with pytest.raises(RuntimeError, match=r"stands at t = 1\.0.* stiff, not smooth, or not finite"):
+    with pytest.raises(RuntimeError, match=r"field: expected t = 2\.0 .* got t = 1\.0.* stiff, not smooth, or not finite"):
         solve_adaptively(lambda t, y: y.square(), torch.ones(1), 0.0, 2.0, max_num_steps=200)
 
 

@@ -258,8 +258,8 @@ def test_samplers_are_named_with_their_arguments() -> None:
 
 def test_a_sampler_of_a_third_party_serves_a_subject() -> None:
     method, real = build("W1FE"), data()
-    subject = Subject(method, "raw", Shifted(10.0))
-    assert subject.prepared(real).seen == [(method, "raw", real)]
+    subject = Subject(method, "raw", Shifted(10.0), real)
+    assert subject.prepared().seen == [(method, "raw", real)]
     x = torch.cat(list(subject.chunks(700, "here")))
     torch.testing.assert_close(x, torch.cat(list(Subject(method, "raw").chunks(700, "here"))) + 10)
     assert subject.cost.evaluations == {"generator": 700}

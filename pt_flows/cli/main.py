@@ -35,6 +35,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows prepare   imagenet --root DIR --size 64 --out DIR               decode images once, for training to read
   pt-flows density   CKPT                                                  DA-EBM: log-densities of test samples
   pt-flows ood       CKPT [--against FashionMNIST]                         energies: tell outliers from test samples
+  pt-flows check-method [CLASS] --config FILE [--KEY VALUE ...]            does a method of your own keep the contract?
   pt-flows upgrade   FILE | RUN [--out NEW]                                a configuration, checkpoint or run of 0.1
 
   pt-flows --version               the version of this package
@@ -73,11 +74,13 @@ def run(argv: Sequence[str]) -> None:
         print(f"pt-flows {pt_flows.__version__}")
     elif command in TRAINING:
         imported("pt_flows.cli.fit:train")(command, words)
+    elif command == "check-method":
+        imported("pt_flows.cli.check:check")(words)
     elif command in FUNCTIONS:
         function = imported(FUNCTIONS[command])
         imported("pt_flows.cli.functions:run_function")(command, function, words)
     else:
-        raise UserError(command_named(command, [*TRAINING, *FUNCTIONS]))
+        raise UserError(command_named(command, [*TRAINING, *FUNCTIONS, "check-method"]))
 
 
 def imported(name: str) -> Callable[..., Any]:

@@ -140,7 +140,7 @@ def independent(runs: Sequence[Run], note: Note = say_note) -> list[Run]:
     for run in sorted(runs, key=lambda run: (run.failure is None, -run.iteration)):
         names = identities(run)
         if same := next((known[name] for name in names if name in known), None):
-            note(f"{run.folder} is the same run as {same.folder}, or repeats its seed {run.seed}: left out")
+            note(f"{run.folder} is the same run as {same.folder}, or repeats its seed {run.seed}: omitted")
         else:
             known |= dict.fromkeys(names, run)
     return [run for run in runs if known.get(identities(run)[0]) is run]

@@ -166,7 +166,7 @@ def matches(given: str) -> list[Path]:
     """The paths that a path or a pattern stands for; a W&B path unchanged.
 
     Raises:
-        UserError: Nothing is there.
+        UserError: No path matches.
     """
     path = Path(given)
     if path.exists():

@@ -72,7 +72,7 @@ def measured_views(run: Run, key: str, protocol: dict[str, Any] | None, trained:
     for subject in dict.fromkeys([trained, *(passport.subject for passport, _ in run.records)]):
         view = replace(run, subject=subject, is_logged=subject == trained)
         if view.latest(key) and not replace(view, protocol=protocol).latest(key):
-            note(f"{run.folder} has {key} of its {subject.weights} weights by another protocol only: left out")
+            note(f"{run.folder} has {key} of its {subject.weights} weights by another protocol only: omitted")
         elif view.last(key):
             views.append(replace(view, protocol=protocol))
     return views

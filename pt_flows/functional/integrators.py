@@ -145,14 +145,14 @@ def solve(field: Field, y: Tensor, t0: float, t1: float, num_steps: int, tableau
         y: State at t0.
         t0: Start.
         t1: End; may lie before t0.
-        num_steps: At least 1.
+        num_steps: Number of steps, at least 1.
         tableau: The method.
 
     Raises:
         ValueError: `num_steps` is below 1.
     """
     if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        raise ValueError(f"num_steps: expected at least 1, got {num_steps}")
     h = (t1 - t0) / num_steps
     for i in range(num_steps):
         y = rk_step(field, t0 + i * h, y, h, tableau)
@@ -196,14 +196,14 @@ def solve_adaptively(
         rtol: Error allowed per step relative to the state.
         atol: Error allowed per step in the state's units.
         tableau: The method.
-        max_num_steps: Steps tried before giving up.
+        max_num_steps: Largest number of steps to try.
 
     Raises:
         ValueError: A tolerance is not positive.
         RuntimeError: The end is not reached: the field is stiff, not smooth, or not finite.
     """
     if not (rtol > 0 and atol > 0):
-        raise ValueError(f"rtol and atol must be positive, got {rtol} and {atol}")
+        raise ValueError(f"rtol and atol: expected positive numbers, got {rtol} and {atol}")
     if t0 == t1:
         return y
     t, h, known = t0, (t1 - t0) / 100, []
@@ -221,7 +221,5 @@ def solve_adaptively(
         if ratio <= 1:
             t, y, known = t + h, new, stages[-1:] if first_same_as_last else []
         h = next_step_size(h, ratio, min(tableau.order, tableau.companion_order))
-    raise RuntimeError(
-        f"the solution from t = {t0} to {t1} stands at t = {t:.6g} after {max_num_steps} steps (step size {h:.3g}); "
-        "loosen rtol and atol, or look at the field there: it is stiff, not smooth, or not finite"
-    )
+    got = f"t = {t:.6g} with step size {h:.3g}, where it is stiff, not smooth, or not finite"
+    raise RuntimeError(f"field: expected t = {t1} after {max_num_steps} steps, got {got}. Loosen rtol and atol")

@@ -17,7 +17,7 @@ from pt_flows.samplers import Sampler
 from pt_flows.testing.case import Case
 from pt_flows.testing.methods import METHOD_CHECKS, SAMPLER_CHECKS
 from pt_flows.testing.networks import NETWORK_CHECKS
-from pt_flows.testing.report import NotApplicable, Report, Result, run_checks
+from pt_flows.testing.report import NotApplicable, Report, Result, result_of, run_checks
 
 __all__ = [
     "METHOD_CHECKS",
@@ -30,6 +30,7 @@ __all__ = [
     "check_method",
     "check_network",
     "check_sampler",
+    "result_of",
 ]
 
 
@@ -43,7 +44,7 @@ def check_method(build: Callable[[], Any], data: Callable[[], FlowData]) -> Repo
     Returns:
         What was checked; `passed` tells whether nothing failed.
     """
-    return run_checks("method", METHOD_CHECKS, Case(build, data))
+    return run_checks(METHOD_CHECKS, Case(build, data))
 
 
 def check_sampler(sampler: Callable[[], Sampler], build: Callable[[], Any], data: Callable[[], FlowData]) -> Report:
@@ -54,7 +55,7 @@ def check_sampler(sampler: Callable[[], Sampler], build: Callable[[], Any], data
         build: Makes the method, as for `check_method`.
         data: Makes the data.
     """
-    return run_checks("sampler", SAMPLER_CHECKS, Case(build, data, sampler))
+    return run_checks(SAMPLER_CHECKS, Case(build, data, sampler))
 
 
 def check_network(build: Callable[[], GeneratorNet | CriticNet | EnergyNet | nn.Module]) -> Report:
@@ -63,4 +64,4 @@ def check_network(build: Callable[[], GeneratorNet | CriticNet | EnergyNet | nn.
     Args:
         build: Makes the network anew.
     """
-    return run_checks("network", NETWORK_CHECKS, build)
+    return run_checks(NETWORK_CHECKS, build)

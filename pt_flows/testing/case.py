@@ -17,8 +17,8 @@ from pt_flows.data.base import FlowData
 from pt_flows.samplers import Sampler
 from pt_flows.training.requirements import check_terms
 
-SHORT, LONG, HALF = 3, 6, 4
-"""Iterations of a run; of one that is stopped, and where."""
+SHORT = 3
+"""Iterations of a run."""
 
 
 @dataclass
@@ -47,25 +47,23 @@ class Case:
     def fit(
         self, method: Any, iterations: int, ckpt: Path | None = None, callback: L.Callback | None = None, **own: Any
     ) -> L.Trainer:
-        """Train on the CPU, in blocks of two iterations."""
-        data = self.data()
-        data.iterations_per_block = 2
+        """Train on the CPU."""
         settings: dict[str, Any] = {
             "accelerator": "cpu", "devices": 1, "max_epochs": -1, "num_sanity_val_steps": 0, "limit_val_batches": 0,
             "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
             "enable_model_summary": False, "log_every_n_steps": 1, "callbacks": [callback] if callback else [],
         }  # fmt: skip
         trainer = L.Trainer(max_steps=iterations, **settings | own)
-        trainer.fit(method, datamodule=data, ckpt_path=ckpt)
+        trainer.fit(method, datamodule=self.data(), ckpt_path=ckpt)
         return trainer
 
-    def on_two_processes(self, callback: L.Callback) -> tuple[Any, L.Trainer]:
-        """The method after a short run on two processes, and its trainer."""
+    def on_two_processes(self, callback: L.Callback) -> Any:
+        """The method after a short run on two processes, in float64."""
         torch.set_num_threads(1)  # a forked process must not wait for the threads of its parent
         method, limit = self.fresh(), timedelta(minutes=5)
         strategy = DDPStrategy(start_method="fork", process_group_backend="gloo", timeout=limit)
-        trainer = self.fit(method, SHORT, None, callback, precision="64-true", devices=2, strategy=strategy)
-        return method, trainer
+        self.fit(method, SHORT, None, callback, precision="64-true", devices=2, strategy=strategy)
+        return method
 
     @cached_property
     def trained(self) -> Any:

@@ -75,22 +75,22 @@ def second_derivatives(build: Build) -> None:
         raise NotApplicable("no method differentiates a generator twice")
     net = awake(net)
     x, *labels = arguments(net)
-    parameters = [p for p in net.parameters() if p.requires_grad]
     try:
         norms = gradient_norm(lambda u: net(u, *labels), x)
-        found = torch.autograd.grad(norms.square().sum(), parameters, allow_unused=True)
+        if norms.requires_grad:
+            norms.square().sum().backward()  # unlike autograd.grad, meets functions that raise
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise AssertionError(
             f"{type(net).__name__}: the gradient in the input cannot be differentiated ({reason}). Use operations that "
             "torch differentiates twice, and detach nothing in forward"
         ) from error
-    found = [g for g in found if g is not None]
-    finite = bool(norms.isfinite().all()) and all(bool(g.isfinite().all()) for g in found)
+    seconds = [p.grad for p in net.parameters() if p.grad is not None]
+    finite = bool(norms.isfinite().all()) and all(bool(g.isfinite().all()) for g in seconds)
     assert finite, f"{type(net).__name__}: expected finite second derivatives, got others. Use smooth operations"
-    assert any(bool(g.any()) for g in found), (
-        f"{type(net).__name__}: the gradient in the input does not depend on any parameter. A penalty on it has no "
-        "effect; detach nothing in forward"
+    assert any(bool(g.any()) for g in seconds), (
+        f"{type(net).__name__}: the gradient in the input does not depend on any parameter, so a penalty on it has no "
+        "effect. Detach nothing in forward"
     )
 
 
@@ -133,7 +133,7 @@ NETWORK_CHECKS: dict[str, Callable[[Build], None]] = {
     "shape": shape,
     "gradients": gradients,
     "second derivatives": second_derivatives,
-    "state dict": state,
     "evaluation mode": evaluation_mode,
+    "state dict": state,
 }
 """All checks of networks. Each takes a function that builds the network, and raises an error with the reason."""

@@ -15,9 +15,19 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from pt_flows.errors import DivergenceError, UserError
 
+NEEDS: dict[str, tuple[str, ...]] = {
+    "resume": ("same seed", "checkpoint"),
+    "two processes": ("same seed", "checkpoint"),
+    "samples by rng": ("samples",),
+    "samples by weights": ("average", "samples"),
+    "samples leave no trace": ("samples",),
+    "state dict": ("evaluation mode",),
+}
+"""Checks that are skipped where others are not ok; the first one of a kind is needed by all."""
+
 
 class NotApplicable(Exception):
-    """A check that makes no sense for what is checked, and why."""
+    """Says why a check does not apply."""
 
 
 class Result(NamedTuple):
@@ -26,7 +36,7 @@ class Result(NamedTuple):
     Attributes:
         name: The check.
         outcome: "skipped" where the check does not apply.
-        why: What failed and why, or why the check was skipped.
+        why: The reason of a failure, or of skipping the check.
     """
 
     name: str
@@ -54,21 +64,18 @@ class Report:
         return "\n".join(map(str, self.results))
 
 
-def run_checks(kind: str, checks: Mapping[str, Callable[[Any], None]], it: Any) -> Report:
-    """Run checks in their order and print a line for each. Where the first one fails, the others are skipped.
+def run_checks(checks: Mapping[str, Callable[[Any], None]], it: Any) -> Report:
+    """Run checks in their order and print a line for each. One that needs another that is not ok is skipped.
 
     Args:
-        kind: What is checked.
         checks: They raise an error with the reason, or `NotApplicable`.
-        it: What the checks take.
+        it: The argument of the checks.
     """
     report = Report()
     for name, check in checks.items():
-        first = report.results[0] if report.results else None
-        if first is not None and first.outcome == "FAILED":
-            result = Result(name, "skipped", f"needs a {kind} for which the first check is ok")
-        else:
-            result = result_of(name, check, it)
+        needed = (next(iter(checks)), *NEEDS.get(name, ()))
+        missing = [done.name for done in report.results if done.name in needed and done.outcome != "ok"]
+        result = Result(name, "skipped", f"needs {missing[0]}") if missing else result_of(name, check, it)
         report.results.append(result)
         print(result, flush=True)
     return report
@@ -101,8 +108,8 @@ def sentence(error: Exception) -> str:
 def undisturbed() -> Iterator[None]:
     """Leave seed, random numbers, types and threads of the caller as they were, and keep other libraries quiet."""
     seed, dtype, threads = os.environ.get("PL_GLOBAL_SEED"), torch.get_default_dtype(), torch.get_num_threads()
-    logger = getLogger("lightning")
-    levels = {log: log.level for log in (logger, logger.getChild("pytorch"), logger.getChild("fabric"))}
+    loggers = map(getLogger, ("lightning", "lightning.pytorch", "lightning.fabric", "torch.multiprocessing"))
+    levels = {log: log.level for log in loggers}
     for log in levels:
         log.setLevel(ERROR)
     try:

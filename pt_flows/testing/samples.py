@@ -10,6 +10,7 @@ from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
 from pt_flows.samplers import default_sampler
 from pt_flows.testing.case import Case, difference, tensors
 from pt_flows.testing.report import NotApplicable
+from pt_flows.training.players import Critic
 
 
 def draw(case: Case, seed: int = 1, num: int = 7, weights: Weights | None = None) -> Tensor:
@@ -23,8 +24,9 @@ def draw(case: Case, seed: int = 1, num: int = 7, weights: Weights | None = None
 
 
 def best_weights(method: Any) -> Weights:
-    """The weights that samples are drawn with."""
-    return "ema" if any(player.ema is not None for player in method.players.values()) else "raw"
+    """Averaged weights, where what draws has them."""
+    drawing = [player for player in method.players.values() if not isinstance(player, Critic)]
+    return "ema" if drawing and all(player.ema_decay for player in drawing) else "raw"
 
 
 def samples_shape(case: Case) -> None:
