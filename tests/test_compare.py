@@ -288,9 +288,7 @@ def test_the_protocol_that_all_runs_share_is_compared(tmp_path: Path, capsys: py
     (group,), _ = comparable([str(tmp_path / name) for name in "acd"], None)
     assert group.values("w2_1k") == [5.0, 9.0, 5.0]
     recorded(fake_run(tmp_path / "e", 4, "W1FE", [9.0]), {"w2_1k": 5.0}, num_samples=2000)
-    with pytest.raises(
-        UserError, match=r"expected one protocol .* \(num_samples: 1000 and 2000\)"
-    ):
+    with pytest.raises(UserError, match=r"expected one protocol .* \(num_samples: 1000 and 2000\)"):
         comparable([str(tmp_path / name) for name in "abe"], None)
 
 
@@ -371,9 +369,7 @@ def test_two_protocols_are_never_one_column(tmp_path: Path) -> None:
                for name in ("ring8", "grid25")]  # fmt: skip
     for folder in folders:
         assert main(["evaluate", str(folder / "checkpoints/last.ckpt"), "--n", "20"]) == 0
-    with pytest.raises(
-        UserError, match=r"expected one protocol .* \(reference: \w+ and \w+\)"
-    ):
+    with pytest.raises(UserError, match=r"expected one protocol .* \(reference: \w+ and \w+\)"):
         compare(list(map(str, folders)), "w2_20")
 
 

@@ -148,7 +148,7 @@ def test_cifar10_missing_and_offline_says_what_to_do(tmp_path: Path, monkeypatch
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
     with pytest.raises(UserError, match=r"data_batch_1.*missing in .*DATASET=shapes32"):
         CIFAR10(str(tmp_path)).prepare_data()
-    with pytest.raises(UserError, match="expected the files of cifar-10-python.tar.gz, got no "):
+    with pytest.raises(UserError, match="expected the files of cifar-10"):
         CIFAR10(str(tmp_path)).setup("fit")
 
 
@@ -236,7 +236,7 @@ def test_imagenet_numbers_classes_as_in_training(tmp_path: Path) -> None:
 
 
 def test_imagenet_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train: expected images, got none .*Set data.root to a folder of train/<class>"):
+    with pytest.raises(UserError, match=r"train: expected images, got none .*folder of train/<class>"):
         ImageNet(str(tmp_path)).setup("fit")
     write_class_folders(tmp_path, num_classes=1, size=32, num_images=1)
     with pytest.raises(UserError, match=r"0.JPEG: expected at least 64x64 pixels, got 32x32. Remove it"):

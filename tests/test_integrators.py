@@ -147,7 +147,7 @@ def test_solvers_say_what_is_wrong() -> None:
         solve(lambda t, y: y, torch.ones(1), 0.0, 1.0, 0)
     with pytest.raises(ValueError, match="rtol and atol: expected positive numbers"):
         solve_adaptively(lambda t, y: y, torch.ones(1), 0.0, 1.0, rtol=0.0)
-    with pytest.raises(RuntimeError, match=r"field: expected t = 2\.0 .* got t = 1\.0.* stiff, not smooth, or not finite"):
+    with pytest.raises(RuntimeError, match=r"expected t = 2\.0 .* got t = 1\.0.* stiff, not smooth"):
         solve_adaptively(lambda t, y: y.square(), torch.ones(1), 0.0, 2.0, max_num_steps=200)
 
 

@@ -77,8 +77,8 @@ class CIFAR10(ArrayImages):
         """Return the sentence about missing files."""
         missing = ", ".join(self.missing()) or "valid files"
         return (
-            f"{self.folder}: expected the files of cifar-10-python.tar.gz, got no {missing}{reason}. Put them there, or "
-            "set data.root or $PT_FLOWS_DATA to the folder above them. "
+            f"{self.folder}: expected the files of cifar-10-python.tar.gz, got no {missing}{reason}. Put them there "
+            "or set data.root or $PT_FLOWS_DATA to the folder above them. "
             "Without them, make train-cifar DATASET=shapes32 runs the same recipe on a built-in set"
         )
 
