@@ -154,14 +154,14 @@ class BlockLoader:
         self.data, self.trainer = data, trainer
 
     def __iter__(self) -> Iterator[Any]:
-        module = cast(Consumer, self.trainer.lightning_module)
-        start, stop = module.iteration, self.trainer.max_steps
+        method = cast(Consumer, self.trainer.lightning_module)
+        start, stop = method.iteration, self.trainer.max_steps
         iterations = range(start, stop if stop >= 0 else sys.maxsize)
-        draws = self._draws(iterations, module.minibatches_per_iteration)
+        draws = self._draws(iterations, method.minibatches_per_iteration)
         block = []
         for iteration, draw in zip(iterations, draws, strict=True):
             if iteration == start:
-                self.data.check_draw(draw, iteration, module.minibatches_per_iteration)
+                self.data.check_draw(draw, iteration, method.minibatches_per_iteration)
             block.append(draw)
             if (iteration + 1) % self.data.iterations_per_block == 0 or iteration + 1 == stop:
                 yield tuple(

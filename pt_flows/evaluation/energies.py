@@ -50,13 +50,13 @@ def real_samples(data: FlowData, num: int) -> Tensor:
     return as_float(x) if x.dtype == torch.uint8 else x
 
 
-def with_model_noise(module: Any, x: Tensor, seed: int, name: str) -> Tensor:
-    """Samples on the module's device, with the noise on the data that the model includes.
+def with_model_noise(method: Any, x: Tensor, seed: int, name: str) -> Tensor:
+    """Samples on the method's device, with the noise on the data that the model includes.
 
     Args:
-        module: The method.
+        method: The method.
         x: Clean samples (n, *event).
         seed: Seed of the noise.
         name: Name of the samples, which distinguishes their noise.
     """
-    return module.with_data_noise(x.to(module.device), generator_at(module.device, seed, "data noise", name))
+    return method.with_data_noise(x.to(method.device), generator_at(method.device, seed, "data noise", name))

@@ -57,13 +57,13 @@ def neighbours(
     """
     target = checked_target(out, (".png",))
     where = device_named(device)
-    path, module = load_named(ckpt)
-    module, data = module.to(where), data_of_run(path)
+    path, method = load_named(ckpt)
+    method, data = method.to(where), data_of_run(path)
     if len(data.event_shape) != 3:
         raise UserError(f"{ckpt}: expected a model of images, got one of samples of shape {tuple(data.event_shape)}")
     net = (features or Lite0Features(64)).to(where)
     train, test = data.reference("train"), data.reference("test", n)
-    chunks = with_progress(Subject(module, weights, sampler, data).chunks(n, "evaluation"), n, "sampling")
+    chunks = with_progress(Subject(method, weights, sampler, data).chunks(n, "evaluation"), n, "sampling")
     samples = torch.cat([as_uint8(x).cpu() for x in chunks])
 
     queries = torch.cat([net(images.to(where)) for images in torch.cat([samples, test]).split(BATCH)])

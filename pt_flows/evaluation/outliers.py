@@ -68,22 +68,22 @@ def ood(
         weights: The averaged weights, or the raw ones of the last iteration.
         device: Device to compute on; auto uses a GPU if there is one.
     """
-    path, module = load_energy(ckpt, device)
+    path, method = load_energy(ckpt, device)
     data = data_of_run(path)
-    inside = real_samples(data, n).to(module.device)
-    sets = outlier_sets(inside, generator_at(module.device, seed, "outliers"))
+    inside = real_samples(data, n).to(method.device)
+    sets = outlier_sets(inside, generator_at(method.device, seed, "outliers"))
     if against is not None:
-        if tuple(against.event_shape) != tuple(module.event_shape):
-            wanted, got = tuple(module.event_shape), f"{type(against).__name__} of {tuple(against.event_shape)}"
+        if tuple(against.event_shape) != tuple(method.event_shape):
+            wanted, got = tuple(method.event_shape), f"{type(against).__name__} of {tuple(against.event_shape)}"
             raise UserError(f"--against: expected samples of shape {wanted}, got {got}. Use data of the model's shape")
         against.prepare_data()
         against.setup("test")
-        sets[f"{type(against).__name__} test"] = real_samples(against, n).to(module.device)
-    scores = {"-U(x, 0)" if isinstance(module, HasLevels) else "-U(x)": lambda x: -module.clean_energy(x, weights)}
-    if isinstance(module, HasLevels):
-        scores["log Σ exp -U(x, t)"] = lambda x: module.log_levels(x, weights).logsumexp(1)
-    inside = with_model_noise(module, inside, seed, "real")
-    sets = {name: with_model_noise(module, outside, seed, name) for name, outside in sets.items()}
+        sets[f"{type(against).__name__} test"] = real_samples(against, n).to(method.device)
+    scores = {"-U(x, 0)" if isinstance(method, HasLevels) else "-U(x)": lambda x: -method.clean_energy(x, weights)}
+    if isinstance(method, HasLevels):
+        scores["log Σ exp -U(x, t)"] = lambda x: method.log_levels(x, weights).logsumexp(1)
+    inside = with_model_noise(method, inside, seed, "real")
+    sets = {name: with_model_noise(method, outside, seed, name) for name, outside in sets.items()}
     print(f"AUROC, {n} test samples of {type(data).__name__} against as many outliers")
     print(f"  {'outliers':<24}" + "".join(f"{name:>22}" for name in scores))
     for name, outside in sets.items():

@@ -73,17 +73,17 @@ def sample(
         path, method = load_named(ckpt)
         write_samples(Subject(method.to(device_named(device)), weights, sampler), n, target, seed, path)
         return
-    path, module = load_energy(ckpt, device)
+    path, method = load_energy(ckpt, device)
     if denoise is not None:
-        if not module.data_noise:
+        if not method.data_noise:
             raise UserError(f"--denoise: expected a method with data_noise above 0, got 0 in {path}. Omit it")
-        module.denoise = denoise
+        method.denoise = denoise
     if plus is not None:
-        compose(module, load_energy(plus, device)[1])
+        compose(method, load_energy(plus, device)[1])
     if long_run is None:
-        write_samples(Subject(module, weights, sampler), n, target, seed, path)
+        write_samples(Subject(method, weights, sampler), n, target, seed, path)
     else:
-        walk_far(module, data_of_run(path), n, long_run, target, seed, weights)
+        walk_far(method, data_of_run(path), n, long_run, target, seed, weights)
 
 
 def write_samples(subject: Subject, n: int, target: Path, seed: int, ckpt: Path) -> None:

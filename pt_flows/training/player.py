@@ -175,7 +175,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         with torch.autocast(loss.device.type, enabled=False):  # backward in the precision that forward chose
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         if any(gradient is None for gradient in gradients):
-            self._refuse_unused(parameters, gradients)
+            self._raise_for_unused(parameters, gradients)
         self.apply_gradients(mean_over_ranks(gradients))
 
     def apply_gradients(self, gradients: Sequence[Tensor]) -> None:
@@ -195,7 +195,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         if self.ema is not None:
             self.ema.update(self.network, iteration)
 
-    def _refuse_unused(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    def _raise_for_unused(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
         unused = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is None}
         names = [name for net in (self.network, *self._also) for name, p in net.named_parameters() if id(p) in unused]
         lost = f"expected a loss of all trained parameters, got one without {', '.join(names[:3])}"
