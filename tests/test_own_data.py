@@ -156,9 +156,7 @@ def test_transparent_pixels_are_white(mode: str, tmp_path: Path) -> None:
     else:
         image = image.convert(mode)
     image.save(tmp_path / "a.png", transparency=image.info.get("transparency"))
-    with pytest.raises(
-        UserError, match=r"a.png: expected mode RGB or L without transparency"
-    ):  # measured images stay as they are
+    with pytest.raises(UserError, match=r"a.png: expected mode RGB or L without"):  # measured images stay as they are
         ImageFiles(tmp_path)
     shown = decode(str(tmp_path / "a.png"), 8)
     assert shown[:, :4].min() == 255
