@@ -1,4 +1,4 @@
-# Every target sets up .venv itself when it is missing or older than pyproject.toml or constraints.txt.
+# Every target sets up .venv if it is missing or older than pyproject.toml or constraints.txt.
 PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
@@ -27,11 +27,11 @@ help:  ## show this help
 	@echo '            w1_fe_small, w2_fe_small, ode_gan_small, wgan_gp_small, improved_cd_small'
 	@echo '  DATASET   cifar10 (default) or shapes32, a built-in set that needs no download'
 	@echo '  METRIC    lite0 (default, works offline) or inception (the FID of the literature; downloads weights once)'
-	@echo '  DATA_DIR  folder that holds cifar-10-batches-py; default $$PT_FLOWS_DATA, else data. For train-imagenet'
-	@echo '            the folder of prepared images; default imagenet64 in the same place'
+	@echo '  DATA_DIR  folder that holds cifar-10-batches-py; default $$PT_FLOWS_DATA or data. For train-imagenet'
+	@echo '            it is the folder of prepared images; default imagenet64 in the same place'
 	@echo '  ARGS      any arguments of pt-flows fit: ARGS="--trainer.max_steps 2000 --ckpt_path last"'
 	@echo '  JOBS      number of tests to run in parallel, one core each (default 2)'
-	@echo '  PYTHON    interpreter to set .venv up with, 3.11 or newer (default python3)'
+	@echo '  PYTHON    interpreter that sets up .venv, 3.11 or newer (default python3)'
 
 install: $(STAMP)  ## set up .venv
 
@@ -41,40 +41,40 @@ $(STAMP): pyproject.toml constraints.txt
 	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(STAMP)  ## train tuned WGAN-GP, W1-FE and W2-FE on the ring of eight: minutes on a CPU core, a table and pictures
+demo: $(STAMP)  ## train tuned WGAN-GP, W1-FE and W2-FE on the ring of eight in minutes on a CPU core; print a table and pictures
 	$(BIN)/python benchmarks/demo.py $(ARGS)
 
-train-cifar: $(STAMP)  ## the full recipe on CIFAR-10 (needs a GPU); see METHOD, DATASET, METRIC, DATA_DIR, ARGS
+train-cifar: $(STAMP)  ## train a recipe on CIFAR-10 (the full ones need a GPU); see METHOD, DATASET, METRIC, DATA_DIR, ARGS
 	$(ROOT) $(BIN)/pt-flows fit $(LAYERS) $(ARGS)
 
-train-mnist: $(STAMP)  ## a recipe that draws digits on one CPU core, in minutes; METHOD is any file of configs/mnist
+train-mnist: $(STAMP)  ## train a recipe of configs/mnist; all but da_ebm_full draw digits in minutes on one CPU core
 	$(ROOT) $(BIN)/pt-flows fit --config configs/mnist/$(METHOD).yaml $(ARGS)
 
-train-imagenet: $(STAMP)  ## the recipe on ImageNet at 64 pixels, after pt-flows prepare imagenet (docs/scale.md)
+train-imagenet: $(STAMP)  ## train a recipe on ImageNet at 64 pixels, after pt-flows prepare imagenet (docs/scale.md)
 	$(BIN)/pt-flows fit --config configs/imagenet/$(METHOD).yaml \
 	  $(if $(filter-out lite0,$(METRIC)),--config configs/metrics/$(METRIC).yaml) \
 	  $(if $(DATA_DIR),--data.root "$(DATA_DIR)") $(ARGS)
 
-test: $(STAMP)  ## fast tests
+test: $(STAMP)  ## run the fast tests
 	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
 
-test-slow: $(STAMP)  ## slow tests: training to convergence, real data, feature networks
+test-slow: $(STAMP)  ## run the slow tests: training to convergence, real data, feature networks
 	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist worksteal $(ARGS)
 
-lint: $(STAMP)  ## ruff: style and format; the vocabulary of the prose
+lint: $(STAMP)  ## check style and format with ruff, and the vocabulary of the prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/english.py
 
-types: $(STAMP)  ## basedpyright on the package
+types: $(STAMP)  ## check types with basedpyright
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-check: lint types  ## every check that runs no training
+check: lint types  ## run every check that trains nothing
 
-smoke: $(STAMP)  ## every configuration for two iterations on small data
+smoke: $(STAMP)  ## train every configuration for two iterations on small data
 	$(BIN)/python -m pytest -q -m 'slow or not slow' -n $(JOBS) tests/test_configs.py
 
-bench: $(STAMP)  ## speed of the Trainer against a bare loop, in one run
+bench: $(STAMP)  ## compare the speed of the Trainer with that of a bare loop, in one run
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 same: $(STAMP)  ## train the recipes at commit REF and here, and name the first tensor that differs: make same REF=main~1

@@ -1,7 +1,7 @@
-"""WGAN-GP, W1-FE and W2-FE on the ring of eight, each as it was tuned: minutes on one CPU core.
+"""Train tuned WGAN-GP, W1-FE and W2-FE on the ring of eight, in minutes on one CPU core.
 
-Runs the toy recipes through the command line with the same number of critic steps, then prints a table and writes one
-picture that compares the target with what each method draws. The run of W2-FE also leaves a picture of its flow.
+It runs the toy recipes through the command line with the same number of critic steps. Then it prints a table and writes
+a picture of the target and the samples of each method. The run of W2-FE also writes a picture of its flow.
 
     python benchmarks/demo.py [--critic-steps 3000]
 """
@@ -30,11 +30,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "W1-FE, K = 5": ("w1_fe", {}),
     "W2-FE, K = 5": ("w2_fe", {}),
 }
-"""Title to recipe, and what its tuned setting changes there."""
+"""Title to recipe, and the arguments that its tuned setting changes there."""
 
 
 def train(name: str, changes: dict[str, Any], critic_steps: int) -> Path:
-    """Train a recipe for so many critic steps, with an evaluation after every fifth of them; its run folder."""
+    """Train a recipe for `critic_steps`, with an evaluation after every fifth of them; return its run folder."""
     before, recipe = set(RUNS.glob("*/*")), CONFIGS / f"{name}.yaml"
     per_iteration = yaml.safe_load(recipe.read_text())["model"]["init_args"]["critic"]["steps"]
     iterations = max(5, critic_steps // per_iteration)
@@ -51,7 +51,7 @@ def train(name: str, changes: dict[str, Any], critic_steps: int) -> Path:
 
 
 def row(title: str, folder: Path) -> dict[str, Any]:
-    """A run as a row of the table."""
+    """Return a run as a row of the table."""
     with (folder / "metrics.csv").open() as file:
         logged = list(csv.DictReader(file))
     rows, seconds = ([r for r in logged if r[key]] for key in ("eval/w2_512", "cost/seconds"))
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--critic-steps", type=int, default=3000)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # networks this small wait for a second thread more than it helps
+    torch.set_num_threads(1)  # for networks this small a second thread costs more time than it saves
     panels = {"target": Toy2D("ring8").reference("test", 5000)}
     rows, flow = [], None
     for title, (name, changes) in METHODS.items():
@@ -83,17 +83,18 @@ def main() -> None:
     picture = RUNS / "demo.png"
     save_density(panels, picture)
     print(
-        f"\n{arguments.critic_steps} critic steps each; seconds of training. W1 and W2 are exact, of 512 generated\n"
-        "and 512 real samples; the floor is real against real. High quality: within three deviations of a mode.\n"
+        f"\n{arguments.critic_steps} critic steps each; seconds are those of training. W1 and W2 are exact, of 512\n"
+        "generated and 512 real samples; the floor is real against real. High quality: within three standard\n"
+        "deviations of a mode.\n"
     )
     widths = {key: max(len(key), *(len(str(r[key])) for r in rows)) for key in rows[0]}
     for line in ({key: key for key in widths}, *rows):
         print("  ".join(str(line[key]).rjust(width) for key, width in widths.items()))
     print(
-        "\nThis is one seed, and W2 near its floor does not tell the methods apart. Five seeds are in\n"
+        "\nThis is one seed, and W2 near its floor does not tell the methods apart. For five seeds see\n"
         "benchmarks/toy2d_ring8_cpu_202611.md: K = 5 is nearer to the data early on and ends with sharper modes."
     )
-    print(f"pictures: {picture} and, of W2-FE's flow, {flow}")
+    print(f"pictures: {picture}; flow of W2-FE: {flow}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The cost of sampling relative to the bare network, and of the terms of improved contrastive divergence, in one run.
+"""Measure the cost of sampling over the bare network, and of the terms of improved contrastive divergence, in one run.
 
-A 40-step Langevin transition (MALA, at fixed labels) is timed against forty bare forward-backward passes of the same
+It times a 40-step Langevin transition (MALA, at fixed labels) against forty bare forward-backward passes of the same
 network on the same images, and an iteration of improved contrastive divergence with L_opt and L_ent against one
 without. Rounds alternate between the two sides; a ratio is the median over rounds.
 
@@ -47,7 +47,7 @@ def report(name: str, ours: Callable[[], Any], baseline: Callable[[], Any], roun
 
 
 def transition(width: int, batch_size: int, rounds: int) -> None:
-    """Forty Langevin steps against forty passes."""
+    """Time forty Langevin steps against forty passes."""
     torch.manual_seed(0)
     net, rng = TimeResNetEnergy(32, 3, width=width).eval(), torch.Generator().manual_seed(0)
     x, t = torch.randn(batch_size, 3, 32, 32), torch.arange(batch_size) % 51
@@ -62,7 +62,7 @@ def transition(width: int, batch_size: int, rounds: int) -> None:
 
 
 def trained(width: int, batch_size: int, **weights: float) -> ImprovedCD:
-    """A model that has a history."""
+    """Return a model with a history of samples, as after some training."""
     L.seed_everything(0, verbose=False)
     adam = partial(torch.optim.Adam, lr=1e-4)
     energy = Energy(MultiScaleEnergy(32, 3, width=width), adam)
@@ -72,7 +72,7 @@ def trained(width: int, batch_size: int, **weights: float) -> ImprovedCD:
 
 
 def fit(module: ImprovedCD, data: Shapes32, iterations: int) -> None:
-    """Iterations of the Trainer from where the module is."""
+    """Train for some more iterations."""
     L.Trainer(
         max_steps=module.iteration + iterations, accelerator="cpu", devices=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,

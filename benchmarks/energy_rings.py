@@ -1,8 +1,8 @@
-"""Chains of a DA-EBM on four rings long after training: mass of every ring, fractions of labels, KL divergence.
+"""Run chains of a DA-EBM on four rings long after training: mass of every ring, fractions of labels, KL divergence.
 
 Chains of the buffer continue for many transitions with the stored steps. At powers of ten the script prints the
-fraction of each ring among the chains at label 0, and of each label, over the uniform one, averaged over the
-transitions since the previous row. The KL divergence of the density is that of the checkpoint.
+fraction of each ring among the chains at label 0, and of each label. Both are divided by the uniform fraction and
+averaged over the transitions since the previous row. The KL divergence is that of the checkpoint's density.
 
     python benchmarks/energy_rings.py runs/toy2d-daebm/.../checkpoints/last.ckpt [--transitions 10000] [--chains 500]
 """
@@ -47,9 +47,10 @@ def main() -> None:
             labels += t.bincount(minlength=module.num_labels)
             extreme = max(extreme, float(x.norm(dim=1).max()))
             if i in (10, 100, 1000, arguments.transitions):
-                shares = [" ".join(f"{float(v):.2f}" for v in len(n) * n / n.sum()) for n in (rings, labels)]
+                fractions = [" ".join(f"{float(v):.2f}" for v in len(n) * n / n.sum()) for n in (rings, labels)]
                 print(
-                    f"{i:>7} transitions: rings {shares[0]}; labels {shares[1]}; largest norm {extreme:.1f}", flush=True
+                    f"{i:>7} transitions: rings {fractions[0]}; labels {fractions[1]}; largest norm {extreme:.1f}",
+                    flush=True,
                 )
                 rings, labels = torch.zeros(4), torch.zeros(module.num_labels)
 

@@ -1,4 +1,4 @@
-"""The cost of an evaluation relative to the bare features of the same images, and of one Fréchet distance.
+"""Measure the cost of an evaluation over the bare features of the same images, and of one Fréchet distance.
 
     python benchmarks/evaluation_cost.py [--num 10000] [--size 64] [--rounds 3]
 
@@ -27,7 +27,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 class Noise:
-    """The same number of real and of generated images."""
+    """Data that are noise, with as many real as generated images."""
 
     event_shape = (3, 32, 32)
 
@@ -35,7 +35,7 @@ class Noise:
         self.num = num
 
     def reference(self, split: Split, num: int | None = None) -> Tensor:
-        """Images uint8."""
+        """Return random images, uint8."""
         rng = torch.Generator().manual_seed(1 + (split == "test"))
         return torch.randint(256, (num or self.num, 3, 32, 32), dtype=torch.uint8, generator=rng)
 

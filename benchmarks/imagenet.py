@@ -1,4 +1,4 @@
-"""Preparing image folders against a bare parallel loop, and reading prepared images against decoding them every time.
+"""Time `pt-flows prepare` against a bare parallel loop, and reading prepared images against decoding them every time.
 
     python benchmarks/imagenet.py [--num 4000] [--workers 2] [--rounds 3]
 
@@ -40,7 +40,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def write_images(root: Path, num: int) -> None:
-    """JPEG files in ten class folders."""
+    """Write JPEG files into ten class folders."""
     rng = np.random.default_rng(0)
     for i in range(num):
         folder = root / "train" / f"n{i % 10:08d}"

@@ -1,4 +1,4 @@
-"""The cost of an ODE-GAN iteration against its parts timed alone and against a hand-written loop, in one run.
+"""Measure the cost of an ODE-GAN iteration over its parts timed alone and over a hand-written loop, in one run.
 
 The parts are one evaluation of the field for every stage and one of the regulariser's gradient. Every round times an
 iteration of the Trainer (with optimizer, weight average and logging) and then the parts on the same minibatch; the
@@ -46,7 +46,7 @@ def seconds(part: Callable[[], Any]) -> float:
 
 
 def regulariser(module: ODEGAN, y: torch.Tensor, draw: Draw) -> torch.Tensor:
-    """The regulariser's gradient and nothing else."""
+    """Return the regulariser's gradient and compute nothing else."""
     theta, phi = module.leaves(y)
     fake = module.G(phi, module.G.buffers(), draw.z)
     (g,) = grad(generator_loss(module.D(theta, {}, fake)), phi, create_graph=True)
@@ -55,7 +55,7 @@ def regulariser(module: ODEGAN, y: torch.Tensor, draw: Draw) -> torch.Tensor:
 
 
 class HandWritten:
-    """An Euler step of both players as one would write it."""
+    """An Euler step of both players, written by hand."""
 
     def __init__(self, module: ODEGAN) -> None:
         self.G, self.D = copy.deepcopy(module.generator.network), copy.deepcopy(module.critic.network)
@@ -75,7 +75,7 @@ class HandWritten:
 
 
 class Paired(L.Callback):
-    """Times each iteration, then its parts."""
+    """Time each iteration, then its parts."""
 
     def __init__(self, hand: bool) -> None:
         self.hand, self.rows = hand, []
@@ -120,7 +120,7 @@ class Paired(L.Callback):
 
 
 def measure(integrator: str, num_ranks: int, rounds: int, width: int, batch_size: int) -> None:
-    """One row of the table."""
+    """Print one row of the table."""
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
-"""ODE-GAN on 16 Gaussians: seeds, integrators, and training without the regulariser.
+"""Train ODE-GAN on 16 Gaussians with several seeds and integrators, and without the regulariser.
 
-Runs the recipe configs/toy2d/ode_gan.yaml for five seeds, and the released notebook's smaller networks for fewer
-iterations with every integrator and without the regulariser, through the command line, some side by side on one thread
-each; then prints a table and writes two pictures: modes and share of good samples over the iterations, and samples at
-the end. Finished runs are not repeated.
+It runs the recipe configs/toy2d/ode_gan.yaml for five seeds, and the released notebook's smaller networks for fewer
+iterations with every integrator and without the regulariser. Runs go through the command line, some side by side on one
+thread each. Then it prints a table and writes two pictures: modes and the fraction of good samples over the iterations,
+and samples at the end. Finished runs are not repeated.
 
     python benchmarks/ode_gan_grid16.py [--jobs 2] [--runs runs/grid16] [--out .]
 """
@@ -58,7 +58,7 @@ class Case:
         return None
 
     def train(self, runs: Path) -> None:
-        """Train it, unless that was done."""
+        """Train it unless it is finished."""
         if self.folder(runs):
             return
         command = [
@@ -78,7 +78,7 @@ class Case:
 
     @staticmethod
     def curve(file: Path) -> list[dict[str, str]]:
-        """The evaluations of a run."""
+        """Return the evaluations of a run."""
         with file.open() as rows:
             return [row for row in csv.DictReader(rows) if row.get(MODES)]
 
@@ -90,7 +90,7 @@ CASES += [Case("rk4", 0.0, 0, 20_000, 25)]
 
 
 def table(folders: dict[Case, Path]) -> None:
-    """Modes and share of good samples on the way and at the end."""
+    """Print modes and the fraction of good samples, in the course of training and at its end."""
     marks = (10_000, 20_000, 40_000, 90_000)
     print(
         "| units | integrator | λ | seed |",
@@ -109,7 +109,7 @@ def table(folders: dict[Case, Path]) -> None:
 
 
 def curves(folders: dict[Case, Path], path: Path) -> None:
-    """Modes and share of good samples over the iterations, a panel for each setting."""
+    """Draw modes and the fraction of good samples over the iterations, a panel for each setting."""
     titles = list(dict.fromkeys(case.title for case in CASES))
     figure = Figure(figsize=(3.2 * len(titles), 4.6), layout="constrained")
     axes = figure.subplots(2, len(titles), sharex=True, sharey="row", squeeze=False)
@@ -124,13 +124,13 @@ def curves(folders: dict[Case, Path], path: Path) -> None:
     for axis in axes[1]:
         axis.set(ylim=(0, 1), xlabel="thousand iterations")
     axes[0][0].set_ylabel("modes of 16")
-    axes[1][0].set_ylabel("share within 4 std")
+    axes[1][0].set_ylabel("fraction within 4 std")
     axes[1][0].legend(fontsize=7, loc="upper left")
     figure.savefig(path, dpi=110)
 
 
 def samples(folders: dict[Case, Path], path: Path) -> None:
-    """Samples of the first seed of every setting beside the target."""
+    """Draw samples of the first seed of every setting beside the target."""
     panels = {"target": Toy2D("grid16").reference("test", 5000)}
     for case, folder in folders.items():
         if case.seed == 0:

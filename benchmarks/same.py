@@ -1,4 +1,4 @@
-"""Trains the recipes at another commit and here, and names the first tensor that differs, at which iteration and where.
+"""Train the recipes at another commit and here, and name the first tensor that differs, with its iteration and index.
 
     make same REF=main~1
     python benchmarks/same.py REF [--recipes toy2d/w1_fe ...] [--iterations 20] [--own-configs]
@@ -43,10 +43,10 @@ FIXED += ["--perf", "reference"]
 
 
 class Record(L.Callback):
-    """Writes every tensor of the module and of its optimizers to a file after each block of iterations."""
+    """Write every tensor of the module and of its optimizers to a file after each block of iterations."""
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Draw no picture at the end, which takes minutes with the chains of an energy that is hardly trained."""
+        """Switch off pictures: at the end they take minutes with the chains of an energy that is hardly trained."""
         for callback in trainer.callbacks:
             if type(callback).__name__ == "Pictures":
                 callback.draw = lambda *args: None
@@ -80,7 +80,7 @@ class Case(NamedTuple):
 
 
 def cases(recipes: Iterable[str]) -> list[Case]:
-    """Each recipe on one process; two of them on two, and from one to two, as well."""
+    """Return each recipe on one process; two of them also on two, and first on one and then on two."""
     return [Case(recipe, ps) for recipe in recipes for ps in [(1,), *([(2,), (1, 2)] if recipe in ON_TWO else [])]]
 
 
@@ -126,7 +126,7 @@ def states(folder: Path) -> dict[int, dict[str, Tensor]]:
 
 
 def difference(then: dict[int, dict[str, Tensor]], now: dict[int, dict[str, Tensor]]) -> str | None:
-    """One sentence about the first tensor that differs; None where all are equal, bit by bit."""
+    """Return a sentence about the first tensor that differs, or None if all are equal, bit by bit."""
     if list(then) != list(now):
         return f"the blocks end at iterations {list(then)} there and {list(now)} here"
     for iteration in then:
@@ -155,16 +155,16 @@ def _place(name: str, iteration: int, old: Tensor, new: Tensor) -> str:
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state under the names of this version; only methods of 0.1 have an average of their own."""
+    """Return a state under the names of this version; only methods of 0.1 have an average outside of their players."""
     if not any(name.startswith("ema.") for name in state):
         return state
-    from pt_flows.runs.moves import upgraded_state  # not where this file is imported at another commit
+    from pt_flows.runs.moves import upgraded_state  # another commit, which imports this file too, may lack it
 
     return upgraded_state(state)
 
 
 def exported(ref: str, folder: Path) -> Path:
-    """A copy of the package and the configurations at a commit."""
+    """Copy the package and the configurations of a commit."""
     folder.mkdir()
     archive = subprocess.run(["git", "archive", ref], cwd=HERE, capture_output=True)
     if archive.returncode:

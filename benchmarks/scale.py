@@ -1,4 +1,4 @@
-"""Two processes against one, shortcuts against the reference, the cost of checkpoints, and the growth of memory.
+"""Time two processes against one, shortcuts against the reference, and checkpoints, and measure the growth of memory.
 
     python benchmarks/scale.py [speed] [perf] [checkpoints] [memory]
 
@@ -8,6 +8,7 @@ Perf: `--perf` fast and compile against reference on one core. Checkpoints: ever
 Memory: resident size of every toy recipe, 1,000 iterations apart.
 """
 
+import argparse
 import csv
 import os
 import statistics
@@ -32,7 +33,7 @@ BATCH = 64
 
 
 class WallClock(L.Callback):
-    """Prints the seconds between iterations 5 and 305, and how many of them went into checkpoints."""
+    """Print the seconds between iterations 5 and 305, and those of saving checkpoints."""
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Watch the callback that saves."""
@@ -47,7 +48,7 @@ class WallClock(L.Callback):
         keeper.save = timed
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """Look where it is due."""
+        """Read the clock when it is due."""
         if pl_module.iteration == 5:
             self.start = time.perf_counter()
         if pl_module.iteration == 305:
@@ -55,17 +56,17 @@ class WallClock(L.Callback):
 
 
 class Memory(L.Callback):
-    """Prints the resident size at two iterations."""
+    """Print the resident size at two iterations."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """Look where it is due."""
+        """Read the size when it is due."""
         if pl_module.iteration in (500, 1500):
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             print(f"resident {pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.2f}")
 
 
 def started(cores: str, *arguments: str) -> tuple["subprocess.Popen[str]", Path]:
-    """A run pinned to some cores, and the folder of its runs."""
+    """Start a run pinned to some cores; return it with the folder of its runs."""
     root = Path(tempfile.mkdtemp())
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     words = ["taskset", "-c", cores, sys.executable, "-m", "pt_flows", "fit", *arguments, *BARE]
@@ -83,14 +84,14 @@ def run(cores: str, *arguments: str) -> tuple[str, Path]:
 
 
 def rate(folder: Path) -> float:
-    """Median iterations per second of the log, without its first two intervals."""
+    """Return the median iterations per second of the log, without its first two intervals."""
     with (folder / "metrics.csv").open(newline="") as file:
         rates = [float(row["cost/iterations_per_second"]) for row in csv.DictReader(file)]
     return statistics.median(rates[2:])
 
 
 def speed() -> None:
-    """Rates of one process, of two, and of two runs with half the batch at the same time."""
+    """Print rates of one process, of two, and of two runs with half the batch at the same time."""
     words, ratios, ceilings = [*IMAGES, "--trainer.max_steps", "80"], [], []
     for _ in range(ROUNDS):
         one = rate(run("0", *words, "--data.batch_size", str(BATCH))[1])
@@ -104,13 +105,12 @@ def speed() -> None:
         ceilings.append(apart / one)
         print(f"one {one:.2f}, two {two:.2f}, two apart {apart:.2f} iterations/s: "
               f"{two / one:.2f} of {apart / one:.2f}", flush=True)  # fmt: skip
-    print(
-        f"two processes over one: {statistics.median(ratios):.2f}; the machine gives {statistics.median(ceilings):.2f}"
-    )
+    ratio, ceiling = statistics.median(ratios), statistics.median(ceilings)
+    print(f"two processes over one: {ratio:.2f}; limit of the machine: {ceiling:.2f}")
 
 
 def perf() -> None:
-    """Rates of the three modes, one core."""
+    """Print rates of the three modes on one core."""
     residual = [*IMAGES, "--model.generator.network", "ResNetGenerator", "--model.generator.network.width", "32"]
     residual += [
         "--model.critic.network",
@@ -136,8 +136,8 @@ def perf() -> None:
 
 
 def checkpoints() -> None:
-    """Seconds of 300 iterations with a checkpoint every 100 and with one at the end, and what saving took of them."""
-    ratios, shares = [], []
+    """Print seconds of 300 iterations with a checkpoint every 100 and with one at the end, and the cost of saving."""
+    ratios, fractions = [], []
     for _ in range(ROUNDS):
         seconds, saving = {}, {}
         for every in ("100", "0"):
@@ -145,14 +145,16 @@ def checkpoints() -> None:
             out, _ = run("0", *IMAGES, *words, "--trainer.callbacks", "scale.WallClock")
             seconds[every], saving[every] = map(float, out.split("seconds ")[1].split()[0:3:2])
         ratios.append(seconds["100"] / seconds["0"])
-        shares.append(saving["100"] / seconds["100"])
+        fractions.append(saving["100"] / seconds["100"])
         times = f"{seconds['100']:.1f} s, without {seconds['0']:.1f} s"
-        print(f"{times}: {ratios[-1]:.3f}; saving {shares[-1]:.2%}", flush=True)
-    print(f"checkpoints every 100 iterations: {statistics.median(ratios):.3f}; saving {statistics.median(shares):.2%}")
+        print(f"{times}: {ratios[-1]:.3f}; saving {fractions[-1]:.2%}", flush=True)
+    print(
+        f"checkpoints every 100 iterations: {statistics.median(ratios):.3f}; saving {statistics.median(fractions):.2%}"
+    )
 
 
 def memory() -> None:
-    """Resident megabytes of every toy recipe."""
+    """Print resident megabytes of every toy recipe."""
     for recipe in sorted((ROOT / "configs/toy2d").glob("*.yaml")):
         few = ["--model.num_langevin_steps", "2"] if "num_langevin_steps" in recipe.read_text() else []
         data = "data.target.init_args" if "TwoDomains" in recipe.read_text() else "data"
@@ -162,7 +164,18 @@ def memory() -> None:
         print(f"{recipe.stem:<16} {before:.0f} MB, {after:.0f} MB: {after / before - 1:+.2%}", flush=True)
 
 
+PARTS = {"speed": speed, "perf": perf, "checkpoints": checkpoints, "memory": memory}
+
+
+def main() -> None:
+    """Run the named parts, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, "all"], default="all")
+    parts = parser.parse_args().parts
+    for name in PARTS:
+        if name in parts or "all" in parts:
+            PARTS[name]()
+
+
 if __name__ == "__main__":
-    parts = {"speed": speed, "perf": perf, "checkpoints": checkpoints, "memory": memory}
-    for name in sys.argv[1:] or parts:
-        parts[name]()
+    main()

@@ -1,8 +1,8 @@
-"""Iterations per second of the Trainer against a bare PyTorch loop of the same mathematics, in one run.
+"""Compare iterations per second of the Trainer with a bare PyTorch loop of the same mathematics, in one run.
 
 Both draw the same data, take the same critic and generator steps and keep a weight average. Rounds alternate between
-the two, so that a busy machine slows both; the ratio is the median over rounds. It prints a table. 1.00 means
-that the framework costs no time.
+the two, so that a busy machine slows both. The table has the median ratio over rounds; 1.00 means that the framework
+costs no time.
 
     python benchmarks/speed.py [--rounds 5] [--threads 1]
 """
@@ -34,17 +34,17 @@ Adam = partial(torch.optim.Adam, lr=1e-4, betas=(0.5, 0.9))
 
 
 def toy() -> tuple[nn.Module, nn.Module, FlowData]:
-    """Two hidden layers, batch 256."""
+    """Return networks of two hidden layers, and batches of 256."""
     return MLPGenerator(width=128, depth=2), MLPCritic(width=128, depth=2), Toy2D("ring8", batch_size=256)
 
 
 def images() -> tuple[nn.Module, nn.Module, FlowData]:
-    """A DCGAN pair of 32 channels at 32 pixels, batch 16: what a CPU does in a tenth of a second."""
+    """Return a DCGAN pair of 32 channels at 32 pixels, and batches of 16."""
     return DCGANGenerator(width=32), DCGANCritic(width=32), Shapes32(batch_size=16)
 
 
 class Clock(L.Callback):
-    """Time of the iterations after the warm-up."""
+    """Measure the time of the iterations after the warm-up."""
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
         if pl_module.iteration == WARM_UP:
@@ -54,7 +54,7 @@ class Clock(L.Callback):
 
 
 def trainer_seconds(module: Method, data: FlowData, num: int) -> float:
-    """Seconds for `num` iterations of the framework."""
+    """Return the seconds of `num` iterations of the framework."""
     clock = Clock()
     runner = L.Trainer(
         max_steps=num + WARM_UP, max_epochs=-1, accelerator="cpu", devices=1, callbacks=[clock], logger=False,
@@ -66,7 +66,7 @@ def trainer_seconds(module: Method, data: FlowData, num: int) -> float:
 
 
 def bare_seconds(G: Any, f: Any, data: FlowData, num: int, persistence: int) -> float:
-    """Seconds for `num` iterations of a plain loop; persistence 0 is WGAN-GP, K >= 1 is W1-FE."""
+    """Return the seconds of `num` iterations of a plain loop; persistence 0 is WGAN-GP, K >= 1 is W1-FE."""
     average = copy.deepcopy(G)
     optimizer_G, optimizer_f = Adam(G.parameters()), Adam(f.parameters())
     start = 0.0
@@ -94,7 +94,7 @@ def bare_seconds(G: Any, f: Any, data: FlowData, num: int, persistence: int) -> 
 
 
 def generator_phase(G: Any, f: Any, optimizer: torch.optim.Optimizer, num: int, persistence: int) -> None:
-    """One WGAN step, or K regression steps onto the Euler targets."""
+    """Take one WGAN step, or K regression steps onto the Euler targets."""
     z = torch.randn(num, *G.latent_shape)
     if not persistence:
         optimizer.zero_grad()
@@ -121,7 +121,7 @@ CASES: list[tuple[str, Callable[[], tuple[Any, Any, FlowData]], int, int, float]
 
 
 def module_for(G: Any, f: Any, persistence: int) -> Method:
-    """The framework's method for a case."""
+    """Return the framework's method for a case."""
     players = Generator(G, Adam), Critic(f, Adam, steps=NUM_CRITIC_STEPS)
     if persistence:
         return W1FE(*players, step_size=STEP_SIZE, persistence=persistence)
@@ -155,14 +155,14 @@ def main() -> None:
 
 
 def bare_seconds_of(make: Callable[[], tuple[Any, Any, FlowData]], num: int, persistence: int) -> float:
-    """A bare round on fresh networks."""
+    """Time a bare round on fresh networks."""
     torch.manual_seed(0)
     G, f, data = make()
     return bare_seconds(G, f, data, num, persistence)
 
 
 def trainer_seconds_of(make: Callable[[], tuple[Any, Any, FlowData]], num: int, persistence: int) -> float:
-    """A round of the framework on fresh networks."""
+    """Time a round of the framework on fresh networks."""
     torch.manual_seed(0)
     G, f, data = make()
     return trainer_seconds(module_for(G, f, persistence), data, num)

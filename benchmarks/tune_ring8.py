@@ -1,12 +1,12 @@
-"""Wasserstein GANs and particle flows on the ring of eight, each tuned with the same effort.
+"""Tune Wasserstein GANs and particle flows on the ring of eight, each with the same effort.
 
 Every arm gets the same number of trials over the same ranges: both learning rates, side and weight of the penalty,
 critic steps per iteration, and the step size. Trials spend an equal number of critic steps. Trial 0 is the same setting
-for all; the others are scrambled Sobol points, so that more trials extend fewer. The best two run again with another
-seed. The best of them runs with the seeds of the record: once with equal critic steps, once with the CPU seconds of
-WGAN-GP.
+for all. The others are scrambled Sobol points, so that a longer search extends a shorter one. The best two run again
+with another seed. The better one runs with the seeds of the record: once with equal critic steps, once with the CPU
+seconds of WGAN-GP.
 
-Every finished run is one line of the file. A later call does not repeat it, and prints the tables.
+Every finished run is one line of the file. A later call does not repeat these runs, and prints the tables.
 
     python benchmarks/tune_ring8.py [--file runs/tune_ring8.jsonl] [--trials 17] [--seeds 5]
 """
@@ -41,7 +41,7 @@ ARMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "W1-FE, K = 5": (W1FE, {"persistence": 5, "reduction": "mean"}),
     "W2-FE, K = 5": (W2FE, {"persistence": 5, "reduction": "mean", "equality_weight": 0.0}),
 }
-"""WGAN-GP and W1-FE with K = 1 are one algorithm under Adam: what sets them apart is the chance in tuning."""
+"""WGAN-GP and W1-FE with K = 1 are one algorithm under Adam, so only the luck of tuning sets them apart."""
 TRIAL_SEEDS, FINALISTS, TRIAL_STEPS, FINAL_STEPS = (100, 101), 2, 900, 3000
 MARKS = (300, 600, 1200, 3000)  # critic steps
 MANY = 2000  # points of the distance that trials are ranked by
@@ -53,7 +53,7 @@ COMMON = {"generator_lr": 1e-3, "critic_lr": 1e-3, "weight": 10.0, "step_size": 
 
 
 def settings(arm: str, num: int) -> list[dict[str, Any]]:
-    """The trials of an arm."""
+    """Return the trials of an arm."""
     cube = qmc.Sobol(d=len(RANGES) + len(CHOICES), seed=list(ARMS).index(arm)).random(64)[: num - 1]
     trials = [COMMON]
     for row in cube:
@@ -69,7 +69,7 @@ def settings(arm: str, num: int) -> list[dict[str, Any]]:
 
 
 def arguments_of(arm: str, setting: dict[str, Any]) -> dict[str, Any]:
-    """A setting in the words of the method; W2-FE has penalties of another unit, and for a side that of its field."""
+    """Translate a setting for a method; penalties of W2-FE have another unit, and its side is that of the field."""
     cls, arguments = ARMS[arm]
     if cls is not WGANGP:
         arguments = arguments | {"step_size": setting["step_size"]}
@@ -83,7 +83,7 @@ def arguments_of(arm: str, setting: dict[str, Any]) -> dict[str, Any]:
 
 
 class Watch(L.Callback):
-    """W1 and CPU seconds on the way; seconds of measuring do not count."""
+    """Record W1 and CPU seconds during training, without the seconds of measuring."""
 
     def __init__(self, data: Toy2D) -> None:
         self.real, self.rows, self.spent, self.start = data.reference("test", 512), [], 0.0, time.process_time()
@@ -157,7 +157,7 @@ class Runs:
 
 
 def tuned(runs: Runs, num: int) -> dict[str, dict[str, Any]]:
-    """The best setting of every arm."""
+    """Return the best setting of every arm."""
     first: dict[str, list[tuple[float, dict[str, Any]]]] = {arm: [] for arm in ARMS}
     for trial in range(num):
         for arm in ARMS:
@@ -173,7 +173,7 @@ def tuned(runs: Runs, num: int) -> dict[str, dict[str, Any]]:
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> None:
-    """Medians over seeds with the worst in brackets, and every seed's W2; a run that diverged has none."""
+    """Print medians over seeds with the worst in brackets, and every seed's W2 unless it diverged."""
     print("\n| arm | W2 | W2, many | W1 | good | modes | iterations | CPU seconds | W1 on the way | W2 of each seed |")
     print("|", "--- |" * 10)
     for arm, found in results.items():

@@ -1,10 +1,10 @@
-"""Error rate and power of the verdicts of `pt-flows compare`, for simulated runs of two methods.
+"""Simulate the error rate and the power of the verdicts of `pt-flows compare` for two methods.
 
 The script prints the fractions of comparisons in which a test rejects at the 5 % level: the rule of `compare`
-(`both`: the permutation test of Brunner and Munzel and Welch's test), its two parts, and other candidates. In the
-first block one method is better by a known gap: power. In the second either is as likely the better one in a pair of
-fresh runs, though spread, shape and mean differ: false positives. In the third means are equal but one method is better
-in most seeds, and has rare bad ones: a rejection is right about most seeds and wrong about means.
+(`both`: the permutation test of Brunner and Munzel and Welch's test), its two parts, and other candidates. The first
+block measures power: one method is better by a known gap. The second measures false positives: in a pair of fresh runs
+either method is as likely the better one, though spread, shape and mean differ. In the third, means are equal, but one
+method is better in most seeds and has rare bad ones. There a rejection is right about most seeds and wrong about means.
 
     python benchmarks/verdicts.py [--comparisons 2000]
 """
@@ -26,12 +26,12 @@ Arms = Callable[[np.random.Generator, tuple[int, int]], tuple[np.ndarray, np.nda
 
 
 def normal(gap: float, spread: float = 1.0) -> Arms:
-    """Normal runs around 10, and around a worse mean."""
+    """Return normal runs around 10, and around a worse mean."""
     return lambda rng, shape: (rng.normal(10, 1, shape), rng.normal(10 + gap, spread, shape))
 
 
 def diverging(good: float, bad: float) -> Arms:
-    """One method is better by `good` in four fifths of its seeds and worse by `bad` in the others."""
+    """Return runs of which one method is better by `good` in four fifths of its seeds, else worse by `bad`."""
 
     def arms(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         shift = np.where(rng.random(shape) < 0.2, bad, -good)
@@ -41,7 +41,7 @@ def diverging(good: float, bad: float) -> Arms:
 
 
 def log_normal(centre: float, spread: float) -> Arms:
-    """Normal runs against log-normal ones (sigma 1, median 10)."""
+    """Return normal and log-normal runs (sigma 1, median 10)."""
     return lambda rng, shape: (rng.normal(centre, spread, shape), 10 * np.exp(rng.normal(0, 1, shape)))
 
 
@@ -69,12 +69,12 @@ BLOCKS: dict[str, dict[str, Arms]] = {
 
 
 def welch_p(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Welch's p-values, one for each row."""
+    """Return Welch's p-values, one for each row."""
     return stats.ttest_ind(a, b, axis=1, equal_var=False).pvalue  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def permutation_of_means(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, most: int = 2000) -> np.ndarray:
-    """P-values of the permutation test of means; for equal sizes the same as with Welch's statistic."""
+    """Return p-values of the permutation test of means; for equal sizes Welch's statistic has the same."""
     n, x = a.shape[1], np.concatenate([a, b], 1)
     if math.comb(2 * n, n) <= most:
         chosen = np.array(list(itertools.combinations(range(2 * n), n)))
@@ -88,7 +88,7 @@ def permutation_of_means(a: np.ndarray, b: np.ndarray, rng: np.random.Generator,
 
 
 def bootstrap_rejects(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, num: int = 500) -> float:
-    """The frequency with which the 95 % percentile interval of the difference of means excludes zero."""
+    """Return how often the 95 % percentile interval of the difference of means excludes zero."""
     means = [np.take_along_axis(x[:, None], rng.integers(0, x.shape[1], (len(x), num, x.shape[1])), 2).mean(2)
              for x in (a, b)]  # fmt: skip
     low, high = np.quantile(means[0] - means[1], [LEVEL / 2, 1 - LEVEL / 2], axis=1)
@@ -96,7 +96,7 @@ def bootstrap_rejects(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, nu
 
 
 def rejections(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> list[float]:
-    """Fractions of rows that each test rejects."""
+    """Return the fraction of rows that each test rejects."""
     pairs = list(zip(a.tolist(), b.tolist(), strict=True))
     both = np.array([judge(x, y) for x, y in pairs])
     ranks = np.array([brunner_munzel(x, y) for x, y in pairs])

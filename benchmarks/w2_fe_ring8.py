@@ -1,8 +1,8 @@
-"""Particle flows on the ring of eight: persistence, methods and estimators under the same conditions.
+"""Compare particle flows on the ring of eight: persistence, methods and estimators under the same conditions.
 
-Trains every case for the same number of iterations with the networks, batch and optimizers of
-configs/toy2d/w2_fe.yaml, some side by side on one thread each, then prints a table and writes pictures: W2 over time,
-and samples. Finished cases are not repeated.
+It trains every case for the same number of iterations with the networks, batch and optimizers of
+configs/toy2d/w2_fe.yaml, some side by side on one thread each. Then it prints a table and writes pictures: W2 over
+time, and samples. Finished cases are not repeated.
 
     python benchmarks/w2_fe_ring8.py [--jobs 2] [--runs runs/ring8] [--out .] [--seeds 5]
 """
@@ -46,7 +46,7 @@ class RepeatedW2(W2FE):
     """W2-GAN's generator step, K times on the same latents, in contrast to persistent training."""
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
-        """Critic phase, then K steps up the potential."""
+        """Fit the critic, then take K steps up the potential."""
         terms = fit_critic(self.critic, self.critic_loss, minibatches, self.particles)
         z = self.generator.latents(len(minibatches[0][0]), self.noise)
         for _ in range(max(1, round(self.persistence(self.progress)))):
@@ -55,7 +55,7 @@ class RepeatedW2(W2FE):
 
 
 def cases() -> dict[str, tuple[str, type[Method], dict[str, Any]]]:
-    """Name to (title, method, arguments)."""
+    """Return name to (title, method, arguments)."""
     w2 = {"inequality_weight": 200.0, "interpolated_weight": 200.0, "equality_weight": 0.0, "persistence": 5}
     found: dict[str, Any] = {}
     for K in (1, 3, 5, 10, 20):
@@ -76,7 +76,7 @@ def cases() -> dict[str, tuple[str, type[Method], dict[str, Any]]]:
 
 
 class Watch(L.Callback):
-    """W1 and W2 of the averaged weights during training."""
+    """Record W1 and W2 of the averaged weights during training."""
 
     def __init__(self, data: Toy2D) -> None:
         self.real = data.reference("test", NUM)
@@ -126,7 +126,7 @@ def train(name: str, seed: int) -> dict[str, Any]:
 
 
 def floors() -> tuple[float, float]:
-    """W2 of real against real, for few and for many points."""
+    """Return W2 of real against real, for few and for many points."""
     data = Toy2D("ring8")
     few, many = (
         statistics.fmean(
@@ -138,13 +138,13 @@ def floors() -> tuple[float, float]:
 
 
 def generator_steps(arguments: dict[str, Any]) -> int:
-    """Optimizer steps of the generator in a run."""
+    """Return the number of optimizer steps of the generator in a run."""
     K = scheduled(arguments["persistence"])
     return sum(max(1, round(K(Progress(t, ITERATIONS)))) for t in range(ITERATIONS))
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> None:
-    """Medians over seeds, worst in brackets."""
+    """Print medians over seeds, with the worst in brackets."""
     few, many = floors()
     print(f"W2 floors, real against real: {few:.3f} for {NUM} points, {many:.3f} for {MANY}\n")
     print(f"| method | seeds | W1, 200 it. | W2 / floor, {NUM} | W2 / floor, {MANY} | modes | good | width |", end="")
@@ -163,7 +163,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def pictures(results: dict[str, list[dict[str, Any]]], out: Path) -> None:
-    """W2 over seconds for each K, and samples of the first seed."""
+    """Draw W2 over iterations and seconds for each K, and samples of the first seed."""
     few, _ = floors()
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axis, x, label in zip(

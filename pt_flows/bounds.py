@@ -39,6 +39,9 @@ class Bound(NamedTuple):
         above = number > self.low if self.open_low else number >= self.low
         return above and bool(number < self.high if self.open_high else number <= self.high)
 
+    def __repr__(self) -> str:  # help texts show it
+        return str(self)
+
     def __str__(self) -> str:
         if self.high == math.inf:
             return f"a number above {self.low:g}" if self.open_low else f"at least {self.low:g}"

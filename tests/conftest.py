@@ -1,4 +1,4 @@
-"""Fixtures: nothing leaves the machine, nothing is written outside temporary folders."""
+"""Fixtures: no test uses the network or writes outside temporary folders."""
 
 import math
 import os
@@ -25,13 +25,13 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Reference statistics go to $PT_FLOWS_CACHE where CI sets it, else to a folder of this session."""
+    """Keep reference statistics in $PT_FLOWS_CACHE if CI sets it, else in a folder of this session."""
     os.environ.setdefault("PT_FLOWS_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A folder of its own and seed 0 for every test."""
+    """Run every test in its own folder and with seed 0."""
     monkeypatch.chdir(tmp_path)
     L.seed_everything(0, verbose=False)
     yield
@@ -40,7 +40,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_moments_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what serves a warning alone and takes twenty seconds for 3,072 values."""
+    """Skip moments that serve a warning alone and take twenty seconds for 3,072 values."""
     from pt_flows.methods.energies import da_ebm, moments
 
     def quick(data: Any, data_noise: float, event_shape: tuple[int, ...], needed: bool) -> Any:
@@ -52,7 +52,7 @@ def no_moments_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cifar_root() -> Path:
-    """Folder of the real CIFAR-10, or skip."""
+    """Return the folder of the real CIFAR-10; skip the test if there is none."""
     root = Path(os.environ.get("PT_FLOWS_DATA", ""))
     if not (root / "cifar-10-batches-py" / "data_batch_1").is_file():
         pytest.skip("no CIFAR-10: set PT_FLOWS_DATA to the folder that holds cifar-10-batches-py")

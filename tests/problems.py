@@ -60,10 +60,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "ImprovedCD": {"cls": ImprovedCD, **CHAINS, "step_size": 0.1, "noise_std": 0.05, "num_references": 4,
                    "min_history": 4, "kept_every": 2, "reinit_probability": 0.2, "clip_norm": 0.5},
 }  # fmt: skip
-"""Every method, with arguments of itself and of its players that exercise it; the contract tests run over all."""
+"""Every method, with arguments of the method and of its players; the contract tests run over all."""
 
 PLAYERS = ("optimizer", "lr_schedule", "steps", "ema_decay", "clip_norm")
-"""Arguments of players: all players of a method get those that they take."""
+"""Arguments of players; each player of a method gets those that it has."""
 
 
 PAIRS: dict[bool, tuple[Any, Any]] = {
@@ -74,7 +74,7 @@ PAIRS: dict[bool, tuple[Any, Any]] = {
 
 
 def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] | None = None, **overrides: Any) -> Any:
-    """A small method on toys or images, of a given pair of networks or that of `PAIRS`."""
+    """A small method on toys or images, with a given pair of networks or that of `PAIRS`."""
     L.seed_everything(seed, verbose=False)
     arguments = {**METHODS[name], **overrides}
     cls = arguments.pop("cls")

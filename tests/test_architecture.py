@@ -1,4 +1,4 @@
-"""Who may import whom."""
+"""Rules of imports between the rooms of the package."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "callbacks": {"evaluation", "functional", "loop", "metrics", "plots", "runs", "samplers", "training"},
     "compare": {"evaluation", "runs"},
 }
-"""Rooms and the other rooms that they may import; the command line, and what stands beside it, may import all."""
+"""Rooms and the other rooms that they may import; the command line and the modules beside it may import all."""
 
 KNOW_LIGHTNING = {"loop", "callbacks", "runs", "cli", "data", "testing"}
 UNDOCUMENTED = (

@@ -37,7 +37,7 @@ Penalty = Literal["one_sided", "two_sided"]
 
 
 class Schedule:
-    """Stands for any class beside a number in a union."""
+    """A class beside a number in a union."""
 
 
 def told(hint: Any, value: Any) -> str:
@@ -143,7 +143,7 @@ def test_bounds_hold_in_subclasses(make: Any, message: str) -> None:
         make()
 
 
-def test_subclasses_may_widen_what_they_take() -> None:
+def test_subclasses_may_widen_their_bounds() -> None:
     assert Repeats(2, rate=-0.5, kind="none").size == 2
     assert hints_of(Repeats)["kind"] is str
 
@@ -187,7 +187,7 @@ def test_numbers_outside_are_refused_by_their_names(cls: type, name: str, value:
 
 
 class Mine(FlowData):
-    """Passes on a number that it has computed."""
+    """Data that pass a computed number to their base."""
 
     event_shape = (2,)
 
@@ -210,7 +210,7 @@ class Own(SampleMetric):
         self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
 
     def prepare(self, data: RealData, num_samples: int) -> None:
-        """Nothing is needed."""
+        """Prepare nothing."""
 
     def update(self, x: Tensor) -> None:
         self.total += x.sum()

@@ -39,7 +39,7 @@ class Keep(L.Callback):
 
 @pytest.mark.parametrize("num_samples", [300, 700])
 def test_two_processes_measure_the_same_number(num_samples: int, tmp_path: Path) -> None:
-    """With 300 samples, one chunk, the second process has none of its own."""
+    """300 samples are one chunk, so the second process has none."""
     found = []
     for name, ranks in (("one", {}), ("two", {"strategy": "ddp_fork", "devices": 2})):
         evaluate = Evaluate([ExactWasserstein(), ModeCoverage()], num_samples, every_n_iterations=0)
@@ -54,7 +54,7 @@ def test_two_processes_measure_the_same_number(num_samples: int, tmp_path: Path)
 
 
 def test_samples_are_measured_in_full_precision() -> None:
-    """However a run trains: its generator and its metrics see neither TensorFloat-32 nor autocast."""
+    """The generator and the metrics see neither TensorFloat-32 nor autocast, however a run trains."""
     module, seen = build("W1FE"), []
     settings = lambda: (cudnn.allow_tf32, cuda.matmul.allow_tf32, torch.is_autocast_enabled("cpu"))
 
@@ -90,7 +90,7 @@ def test_schedules_act_once_where_a_block_passes_a_multiple() -> None:
 
 
 def test_every_picture_reaches_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also that of a flow which is stopped early."""
+    """The picture of a flow that stops early arrives, too."""
     import wandb
 
     class Stop(L.Callback):
@@ -111,7 +111,7 @@ def test_every_picture_reaches_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyP
         settings = {"default_root_dir": str(folder), "logger": loggers(folder, options, name, 0)}
         fit(build(name), data(iterations_per_block=1), max_steps=steps, callbacks=callbacks, min_steps=1, **settings)
         wandb.finish()
-    wandb.teardown()  # the next one shall read it again
+    wandb.teardown()  # the next test shall read it again
     found = sorted(file.name.rsplit("_", 2)[0] for file in tmp_path.glob("*/wandb/offline-run-*/files/media/*/*"))
     assert found == ["chains", "chains", "flow", "flow_animation", "samples"]
 
@@ -126,8 +126,8 @@ class StopsAt(L.Callback):
         trainer.should_stop = pl_module.iteration >= self.iteration
 
 
-def test_a_run_that_ends_early_is_measured_and_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """Whatever the order of callbacks: the end is asked for by the last of them; both tiers are measured once."""
+def test_a_run_that_ends_early_is_measured_and_saved_and_continues_bit_for_bit(tmp_path: Path) -> None:
+    """The last callback asks for the end, so the order of callbacks does not matter; both tiers are measured once."""
 
     def run(steps: int, folder: Path, ckpt: Path | None, *more: L.Callback) -> tuple[Any, Evaluate]:
         module = build("W1FE", lr_schedule=Schedule())
@@ -137,7 +137,7 @@ def test_a_run_that_ends_early_is_measured_and_saved_and_goes_on_bit_for_bit(tmp
         return module, evaluate
 
     early, last = tmp_path / "early", tmp_path / "early/checkpoints/last.ckpt"
-    for end in (20, 35):  # where the curve was due anyway, and where nothing was
+    for end in (20, 35):  # once when the curve is due, and once when nothing is
         _, evaluate = run(1000, early, last if last.is_file() else None, StopsAt(end))
         assert evaluate.latest_iteration == end
         assert {"eval/w2_64", "eval/modes"} <= evaluate.latest.keys()
@@ -177,7 +177,7 @@ NEVER: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("settings", "message"), NEVER, ids=[message for _, message in NEVER])
-def test_what_counts_epochs_of_endless_data_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_count_epochs_of_endless_data_are_refused(settings: dict[str, Any], message: str) -> None:
     drawn = data()
     drawn.draw = lambda *args: pytest.fail("drew data first")  # type: ignore[method-assign]
     with pytest.raises(UserError, match=message):
@@ -194,7 +194,7 @@ def test_what_counts_epochs_of_endless_data_is_refused(settings: dict[str, Any],
     ],
 )
 def test_runs_without_a_number_of_iterations_end(settings: dict[str, Any], iterations: int) -> None:
-    """Blocks of two iterations come one by one, however far away the end is."""
+    """Lightning receives blocks of two iterations one by one, however far away the end is."""
     module = build("WGANGP", lr_schedule=Schedule())
     fit(module, data(iterations_per_block=2), **{"max_steps": -1, **settings})
     assert module.iteration == iterations
@@ -234,7 +234,7 @@ def test_one_signal_saves_a_second_says_so_a_third_stops_at_once(
         callbacks = [Checkpoints(), Signalled(*numbers)]
         run = partial(fit, module, data(iterations_per_block=5), 100, callbacks=callbacks, default_root_dir=folder)
         if saved:
-            run(min_steps=50)  # which a signal does not wait for
+            run(min_steps=50)  # a signal does not wait for it
         else:
             with pytest.raises(SystemExit) as error:
                 run()
@@ -247,7 +247,7 @@ def test_one_signal_saves_a_second_says_so_a_third_stops_at_once(
 
 
 def test_a_signal_that_a_process_ignores_stays_ignored(tmp_path: Path) -> None:
-    """As under nohup."""
+    """nohup starts processes like this."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         callbacks = [Checkpoints(), Signalled(signal.SIGHUP)]

@@ -1,4 +1,4 @@
-"""Checkpoints of every version so far load, sample what they sampled, and go on (written by write_checkpoints.py).
+"""Checkpoints of every version so far load, draw the same samples, and continue (written by write_checkpoints.py).
 
 Those of 0.1 are converted by `pt-flows upgrade` first.
 """
@@ -27,7 +27,7 @@ def stored(checkpoint: Path) -> dict[str, list[list[float]]]:
 
 
 def current(checkpoint: Path) -> Path:
-    """The checkpoint as this version reads it; the configuration, if there is one, lies beside."""
+    """The checkpoint as this version reads it, with its configuration, if there is one, in the same folder."""
     if checkpoint.parent.name != "0.1":
         return checkpoint
     for file in (checkpoint, checkpoint.with_suffix(".yaml")):
@@ -52,7 +52,7 @@ def test_samples_are_what_they_were(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("checkpoint", RUNS)
-def test_runs_go_on(checkpoint: Path) -> None:
-    """With the weights, optimizers, chains and noise that they had."""
+def test_runs_continue(checkpoint: Path) -> None:
+    """Weights, optimizers, chains and noise are restored."""
     wanted = torch.tensor(stored(checkpoint)["continued"])
     torch.testing.assert_close(torch.tensor(continued(current(checkpoint))), wanted, rtol=1e-3, atol=1e-4)

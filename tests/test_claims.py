@@ -1,4 +1,4 @@
-"""What the papers claim, by training: minutes each."""
+"""Claims of the papers, tested by training for minutes each."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -33,7 +33,7 @@ CONSTANT, COSINE = Schedule(), Schedule(decay="cosine")
 
 
 class NaiveRepetition(W1FE):
-    """The Wasserstein GAN's generator step, K times on the same latents: what persistent training is not."""
+    """The Wasserstein GAN's generator step, K times on the same latents, in contrast to persistent training."""
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         terms = fit_critic(self.critic, self.critic_loss, minibatches, self.particles)
@@ -93,7 +93,7 @@ def test_recipe_ends_near_the_floor() -> None:
 
 
 def ring_w2(steps: int, **arguments: Any) -> Method:
-    """W2-FE in the released code's setting, but for the equality terms."""
+    """W2-FE in the released code's setting, except for the equality terms."""
     L.seed_everything(0, verbose=False)
     torch.set_num_threads(1)
     G, phi = players()
@@ -140,7 +140,7 @@ def gaussian_flow(make: Any, steps: int, batch_size: int) -> list[tuple[float, f
 
 
 def within_a_tenth(pairs: list[tuple[float, float]], floor: float) -> bool:
-    assert pairs[-1][1] < 1.5 * floor  # the curve has come down to it
+    assert pairs[-1][1] < 1.5 * floor  # the curve has reached the floor
     return all(abs(w2 / exact - 1) <= 0.1 for w2, exact in pairs if exact > floor)
 
 

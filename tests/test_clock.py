@@ -82,7 +82,7 @@ def test_a_block_that_passes_a_multiple_writes_one_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 10, 100])
-def test_a_resumed_run_counts_on(block: int, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_the_count(block: int, tmp_path: Path) -> None:
     run(Logging, block, 200, tmp_path / "first")
     (kept,) = (tmp_path / "first/kept").glob("*step=200.ckpt")
     trainer, logger = run(Logging, block, 400, tmp_path / "second", ckpt_path=kept)

@@ -60,7 +60,7 @@ def test_intervals_and_tests_are_those_of_the_textbooks() -> None:
 
 @pytest.mark.parametrize(("n", "m"), [(5, 5), (4, 6), (6, 3)])
 def test_the_permutation_test_is_scipys(n: int, m: int) -> None:
-    """Its exact one, with scipy's own statistic, and means where that is equal."""
+    """P-values are exact, with scipy's own statistic, and with means where that is equal."""
     rng = np.random.default_rng(n)
     a, b = rng.normal(0, 1, n).tolist(), rng.normal(1, 2, m).tolist()
     ranks = lambda x, y: abs(float(np.clip(stats.brunnermunzel(x, y).statistic, -1e3, 1e3)))
@@ -93,7 +93,7 @@ def test_a_verdict_needs_order_and_means_and_no_failure_ahead() -> None:
 
 @pytest.mark.parametrize("seeds", [4, 5])
 def test_verdicts_are_calibrated_with_rare_bad_seeds(seeds: int) -> None:
-    """Where either method is as likely the better one, and with most of the power of Welch's test for normal seeds."""
+    """Errors are rare if neither method is better; for normal seeds the power is close to that of Welch's test."""
     rng = np.random.default_rng(seeds)
     normal = lambda: rng.normal(0, 1, (300, seeds))
     bad = np.where(rng.random((300, seeds)) < 0.2, 20, math.sqrt(2) * stats.norm.ppf(0.5 / 0.8) * -1)
@@ -106,7 +106,7 @@ def test_verdicts_are_calibrated_with_rare_bad_seeds(seeds: int) -> None:
 
 
 def test_seeds_needed_have_the_promised_power() -> None:
-    """With as many runs as it says, four in five simulated comparisons see the gap."""
+    """With as many runs as the note asks for, four in five simulated comparisons see the gap."""
     for gap in (1.0, 2.0):
         n = seeds_needed([0.0, 1.0, 2.0], [gap, 1 + gap, 2 + gap], 0.05)
         assert n is not None
@@ -205,7 +205,7 @@ def test_higher_is_better_where_it_is(tmp_path: Path) -> None:
 
 
 def test_a_direction_comes_from_the_passport(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A number that only the log has goes by this package's own names, and any other one is said to be unknown."""
+    """A number that only the log has follows this package's own names; any other number is called unknown."""
     for seed in range(4):
         good = fake_run(tmp_path / f"a{seed}", seed, "W1FE", [0.9 + 0.01 * seed], "accuracy")
         fake_run(tmp_path / f"b{seed}", seed, "WGANGP", [0.5 + 0.01 * seed], "accuracy")
@@ -361,7 +361,7 @@ def test_a_single_run_gets_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_two_protocols_are_never_one_column(tmp_path: Path) -> None:
-    """Neither by name nor where names agree and passports do not."""
+    """Protocols stay apart if names differ, and if names agree but passports do not."""
     fake_run(tmp_path / "a", 0, "W1FE", [1.0], "fd_lite0_64_1k_train")
     fake_run(tmp_path / "b", 0, "WGANGP", [1.0], "fd_lite0_64_10k_train")
     assert main(["compare", str(tmp_path)]) == 2
@@ -405,7 +405,7 @@ def test_equal_numbers_are_no_gap(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_failed_seeds_are_rows_of_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Diverged before the first evaluation, or with a number that is not finite; the finished ones are averaged."""
+    """Failed seeds diverged before an evaluation or have a number that is not finite; the others are averaged."""
     root = tmp_path / "runs"
     for seed in range(5):
         fake_run(root / f"a{seed}", seed, "W1FE", [2.0, 1.0 + 0.01 * seed])
@@ -437,7 +437,7 @@ def test_failed_seeds_are_rows_of_the_table(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_divergence_is_written_down(tmp_path: Path) -> None:
-    """And forgotten if the run is continued."""
+    """The record is removed if the run is continued."""
 
     class Diverging(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
@@ -470,7 +470,7 @@ def test_divergence_is_written_down(tmp_path: Path) -> None:
 def test_a_broken_run_does_not_stop_the_others(
     spoil: Any, note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is skipped with a note; alone it is an error."""
+    """A broken run is skipped with a note; if it is the only run, that is an error."""
     root = simulated(tmp_path / "runs", 1.0)
     broken = fake_run(root / "broken", 9, "W1FE", [2.0, 1.2, 1.0], step_size=1.0)
     (broken / "evaluations").mkdir()
@@ -488,7 +488,7 @@ def test_a_broken_run_does_not_stop_the_others(
 def test_folders_globs_and_parents_are_searched_for_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """W&B's files and pictures are no runs."""
+    """Files of W&B and pictures are not taken for runs."""
     monkeypatch.chdir(tmp_path)
     root = simulated(Path("runs"), 1.0)
     (root / "overview.png").write_bytes(b"")
@@ -578,7 +578,7 @@ def test_a_run_is_what_its_folder_says(tmp_path: Path) -> None:
 
 
 def test_a_run_comes_from_wandb_as_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the logger sends is what the comparison reads; the service itself is played by a stand-in."""
+    """The comparison reads the values that the logger sends; a stand-in plays the service."""
     folder = train("toy2d/w1_fe", tmp_path, 4, "--evaluation.num_samples", "50")
     local = find_runs([str(folder)])[0]
     records = [json.loads(file.read_text()) for file in (folder / "evaluations").glob("*.json")]
@@ -632,7 +632,7 @@ def test_a_table_for_wandb_is_written_offline(tmp_path: Path, monkeypatch: pytes
     assert (verdict["first"], verdict["verdict"], verdict["improvement"]) == ("W1FE", "better", 1.0)
 
 
-def test_the_front_is_what_nothing_cheaper_equals() -> None:
+def test_the_front_has_the_runs_that_nothing_cheaper_equals() -> None:
     points = [(1.0, 0.2), (2.0, 0.5), (3.0, 0.4), (2.0, 0.6), (math.nan, 9.0)]
     assert pareto_front(points, higher=True) == [(1.0, 0.2), (2.0, 0.6)]
     assert pareto_front(points, higher=False) == [(1.0, 0.2)]

@@ -48,7 +48,7 @@ def test_recipe_trains(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         layers = ["--config", str(ROOT / "configs/data/shapes32.yaml")]
         monkeypatch.setattr(
             "pt_flows.methods.energies.da_ebm.moments", lambda *args: None
-        )  # of 3,072 values they take many seconds
+        )  # moments of 3,072 values take many seconds
     elif recipe.parent.name == "imagenet":
         write_class_folders(Path("images"), num_classes=3, size=64)
         layers = ["--data.root", "images"]
@@ -64,7 +64,7 @@ def test_recipe_trains(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The method of docs/methods.md, as a user's own module named on the command line."""
+    """The command line names the method of docs/methods.md as a user's own module."""
     code = (ROOT / "docs/methods.md").read_text().split("```python\n")[1].split("```")[0]
     (tmp_path / "my_methods.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))

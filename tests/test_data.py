@@ -130,7 +130,7 @@ def test_shapes_are_the_same_everywhere_and_differ_by_class() -> None:
     assert (guess == labels[5000:]).float().mean() > 0.15
 
 
-def test_reference_refuses_more_than_there_is() -> None:
+def test_reference_raises_beyond_the_number_of_samples() -> None:
     with pytest.raises(UserError, match=r"Shapes32.reference\('test'\): expected at most 2000 images, got 2001"):
         Shapes32().reference("test", 2001)
 
@@ -210,7 +210,7 @@ def test_imagenet_reads_class_folders(tmp_path: Path) -> None:
         assert labels[index] == label
 
 
-def test_imagenet_cuts_and_reduces_larger_images(tmp_path: Path) -> None:
+def test_imagenet_crops_and_downsamples_larger_images(tmp_path: Path) -> None:
     write_class_folders(tmp_path, num_classes=1, size=8, num_images=1)
     for split in ("train", "val"):
         stripes = np.zeros((20, 40, 3), np.uint8)
@@ -224,7 +224,7 @@ def test_imagenet_cuts_and_reduces_larger_images(tmp_path: Path) -> None:
 
 
 def test_imagenet_numbers_classes_as_in_training(tmp_path: Path) -> None:
-    """In either split, whichever is read first, and where the test split lacks a class."""
+    """Numbers agree whichever split is read first, and if the test split lacks a class."""
     write_class_folders(tmp_path, num_classes=3, size=8)
     shutil.rmtree(tmp_path / "val" / "n00000001")
     data = ImageNet(str(tmp_path), image_size=8)
@@ -286,8 +286,8 @@ def test_prepared_images_are_those_of_the_folders(
     assert "out: expected images of 8 pixels, got images of 16. Choose another --out" in capsys.readouterr().err
 
 
-def test_files_that_can_not_be_used_are_left_out_and_listed(tmp_path: Path, small_blocks: None) -> None:
-    """Truncated, no image, too small: out; CMYK and grey: made RGB. Every image keeps its label."""
+def test_unusable_files_are_omitted_and_listed(tmp_path: Path, small_blocks: None) -> None:
+    """Truncated files, other files and small images are omitted; CMYK and greyscale become RGB; labels stay."""
     source, target = tmp_path / "images", tmp_path / "out"
     write_class_folders(source, num_classes=4, size=16)
     bad = ["train/n00000000/0.JPEG", "train/n00000001/2.JPEG", "train/n00000003/3.JPEG", "train/n00000003/1.JPEG"]
@@ -312,10 +312,10 @@ def test_files_that_can_not_be_used_are_left_out_and_listed(tmp_path: Path, smal
     assert pairs == {(image.numpy().tobytes(), int(label)) for image, label in zip(left, of, strict=True)}
 
 
-def test_an_interrupted_preparation_goes_on(
+def test_an_interrupted_preparation_continues(
     tmp_path: Path, small_blocks: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stopped after two of five blocks, and with half a line in its journal."""
+    """The preparation stopped after two of five blocks, with half a line in its journal."""
 
     class Interrupted:
         def map(self, function: Any, *arguments: Any) -> Iterator[Any]:

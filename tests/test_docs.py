@@ -26,7 +26,7 @@ CKPT = "checkpoints/last.ckpt"
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
             "neighbours", "check-method", "my_images", "my_table", "my_metrics", "my_callbacks", "my_samplers",
             "me/pt_flows")  # fmt: skip
-"""Signs of commands that need data, weights, devices, an account or minutes, or have another test: only parsed."""
+"""Marks of commands that need data, weights, devices, an account or minutes, or have another test: only parsed."""
 
 FEW = {
     "fork": ["--trainer.max_steps", "6", "--run.root", "forks"],
@@ -37,14 +37,14 @@ FEW = {
 
 
 class Command(NamedTuple):
-    """A command and the line where it stands."""
+    """A command and its line."""
 
     place: str
     words: list[str]
 
 
 def code_lines(page: str) -> Iterator[tuple[int, str]]:
-    """Lines of indented and fenced blocks, without their indentation, and code inside sentences; from which line."""
+    """Lines of indented and fenced blocks, and code inside sentences, each with its line number."""
     fenced, number = False, 0
     lines = page.splitlines()
     while number < len(lines):
@@ -93,7 +93,7 @@ def found() -> Iterator[Command]:
 COMMANDS = list(found())
 
 FILE = re.compile(r'"""(\w+\.py)"""\n')
-"""The first line of a block that is a file of the reader's."""
+"""The first line of a block that the reader saves as a file."""
 
 
 def blocks(language: str) -> dict[str, str]:
@@ -175,7 +175,7 @@ def stop(*_: object, **__: object) -> None:
 
 @pytest.fixture
 def parses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The program ends where it has understood its command line."""
+    """The program ends once it has understood its command line."""
     with monkeypatch.context() as patch:
         patch.setattr(FlowCLI, "before_instantiate_classes", stop)
         patch.setattr(Explaining, "instantiate_classes", stop)
@@ -216,7 +216,7 @@ def test_commands_run(command: Command, place: Path, monkeypatch: pytest.MonkeyP
 
 
 def small_flags(words: list[str]) -> list[str]:
-    """Flags that make a recipe small, without those for arguments that another method lacks."""
+    """Flags that make a recipe small, without those for arguments that its method lacks."""
     flags = small(ROOT / words[words.index("--config") + 1])
     own = words[words.index("--model") + 1] if "--model" in words else ""
     if not own.startswith("my_"):

@@ -48,7 +48,7 @@ def noise(iteration: int = 0) -> NoiseStream:
 # ------------------------------------------------------------------------------------------------------- the buffer
 
 
-def test_moved_chains_go_back_to_their_slots() -> None:
+def test_chains_return_to_their_slots() -> None:
     """Statement 12: exactly the drawn slots change; a draw never holds a slot twice; all slots have their turn."""
     buffer, seen = ReplayBuffer("slot", 20, (2,)), torch.zeros(20)
     buffer.fill(torch.randn, torch.arange(20))
@@ -101,7 +101,7 @@ def test_a_queue_keeps_the_newest() -> None:
 
 
 def test_bytes_keep_pixels_within_a_level() -> None:
-    """What is read lies within 1/128 of what was stored, is unbiased, and stays in [-1, 1]."""
+    """Pixels that are read are unbiased, lie within 1/128 of those stored, and stay in [-1, 1]."""
     x = (2 * torch.rand(50, 1, 8, 8, generator=rng()) - 1).clamp(-1, 1)
     x[0], x[1] = -1, 1
     buffer = ReplayBuffer("reservoir", 50, (1, 8, 8), "uint8")
@@ -195,8 +195,8 @@ def diagonal(x: Tensor) -> Tensor:
     return 0.5 * (x.square() / torch.tensor([1.0, 0.25])).sum(1)
 
 
-def test_the_released_ratio_samples_another_law() -> None:
-    """Statement 1: with s² for s the first axis has 0.80 of its variance at s = 0.6; the exact ratio has all of it."""
+def test_the_released_ratio_samples_another_distribution() -> None:
+    """Statement 1: with s² for s the first axis keeps 0.80 of its variance at s = 0.6; with the exact ratio, all."""
     start = torch.randn(4000, 2, generator=rng()) * torch.tensor([1.0, 0.5])
     released, _ = langevin(diagonal, start, 0.6, 300, rng(1), ratio="released")
     exact, _ = langevin(diagonal, start, 0.6, 300, rng(1))
@@ -239,7 +239,7 @@ def test_chains_are_taken_at_their_visit() -> None:
     start = torch.stack([torch.arange(3.0), torch.zeros(3)], 1)
     *_, (left, taken) = harvest(move, start, torch.full((3,), 1), num_visits=3, max_transitions=6)
     assert taken[:2, 1].tolist() == [4, 5]  # transitions until the third visit
-    assert left == 1  # one chain never came
+    assert left == 1  # one chain never arrived
 
 
 class Exact(EnergyNet):
@@ -263,7 +263,7 @@ DAEBM_NOISE = DAEBM(Energy(TimeMLPEnergy()), buffer_size=7).noising
 
 
 def exact_model() -> DAEBM:
-    """A model that is right, with chains that have settled."""
+    """An exact model with settled chains."""
     L.seed_everything(0, verbose=False)
     module = DAEBM(Energy(Exact()), data_scale=0.3, step_size=0.8, num_langevin_steps=10, buffer_size=1400)
     x = torch.cat([module.energy.network.law.diffused(float(a), float(b)).sample(200, rng(k))
@@ -305,7 +305,7 @@ def test_the_label_tells_how_noisy_a_point_is() -> None:
     assert mean_label(clean) + 1 < mean_label(noisy)
 
 
-def test_sampling_says_when_labels_do_not_come() -> None:
+def test_sampling_says_when_chains_do_not_arrive() -> None:
     module = exact_model()
     module.energy.ema.network.constant.data.zero_()
     stuck = lambda x, t: Exact.forward(module.energy.ema.network, x, t) + 50.0 * (t == 0)
@@ -356,7 +356,7 @@ def test_the_last_step_has_the_closed_form_gradient() -> None:
 
 
 def test_opt_and_entropy_gradients_equal_finite_differences() -> None:
-    """Statements 1 and 2: the outer energy frozen, the last step live; nothing where x̂ carries no graph."""
+    """Statements 1 and 2: only the last step has gradients, not the outer energy; there are none if x̂ has no graph."""
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     module = improved_cd(MLPEnergy(width=8, depth=2))
@@ -460,7 +460,7 @@ def test_augmentation_keeps_shape_and_range_and_depends_on_seeds_alone() -> None
 
 
 class Spoiled(PCD):
-    """Its energy jumps at one iteration."""
+    """A model whose energy jumps at one iteration."""
 
     spoil_at, value = 13, 1e12
 
@@ -484,7 +484,7 @@ def test_a_gap_beyond_bounds_stops_with_the_reason() -> None:
 
 
 def test_a_lost_run_can_roll_back() -> None:
-    """Weights, optimizer and chains are those of the last good row; the count goes on; it is recorded."""
+    """Weights, optimizer and chains are those of the last good row; the count continues; the roll-back is recorded."""
     module = spoiled(on_divergence="roll_back")
     kept: list[Tensor] = []
 
@@ -590,7 +590,7 @@ def test_pixels_out_of_range_are_refused() -> None:
 
 
 def test_dropout_is_off_while_chains_move() -> None:
-    """Statement 14: the energy is one function during a transition; training mode comes back."""
+    """Statement 14: the energy is one function during a transition; training mode returns."""
     energy = MLPEnergy(width=8)
     energy.net.insert(2, nn.Dropout(0.5))
     module = PCD(Energy(energy), step_size=1e-6, num_langevin_steps=1)
@@ -631,12 +631,12 @@ def test_sums_of_energies() -> None:
     ],
 )
 def test_area_under_the_curve(inside: list[float], outside: list[float], expected: float) -> None:
-    """The share of pairs in the right order: on any scale, ties counted half."""
+    """The area is the fraction of pairs in the right order, on any scale; ties count half."""
     assert auroc(torch.tensor(inside), torch.tensor(outside)) == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
 
 def test_grid_kl_of_known_densities() -> None:
-    """Zero for the truth, the closed form for another Gaussian; data without a density are refused."""
+    """KL is zero for the truth and has its closed form for another Gaussian; data without a density are refused."""
     metric, datamodule = GridKL(300), Toy2D("gaussian")
     metric.prepare(datamodule, 100)
     metric.update_energy(lambda x: 5 - datamodule.law.log_prob(x))
@@ -653,7 +653,7 @@ def test_grid_kl_of_known_densities() -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Short runs of each kind, by the command line."""
+    """Train short runs of each kind by the command line."""
     root, found = tmp_path_factory.mktemp("runs"), {}
     for name in ("da_ebm", "improved_cd", "pcd"):
         arguments = ["fit", "--config", str(ROOT / f"configs/toy2d/{name}.yaml"), "--trainer.max_steps", "6"]

@@ -1,4 +1,4 @@
-"""Numbers with their passports."""
+"""Numbers and their passports."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from pt_flows.metrics.features import file_hash
 
 
 def train(recipe: str, root: Path, steps: int = 4, *more: str) -> Path:
-    """A short run by the command line: its folder."""
+    """Train a short run by the command line; return its folder."""
     arguments = ["fit", "--config", str(ROOT / f"configs/{recipe}.yaml"), "--trainer.max_steps", str(steps)]
     arguments += ["--run.root", str(root), "--run.wandb", "disabled", "--trainer.accelerator", "cpu"]
     before = set(root.glob("*/*"))
@@ -67,7 +67,7 @@ def test_training_writes_its_last_numbers_as_evaluate_would(tmp_path: Path) -> N
     assert main(["evaluate", str(folder / "checkpoints/last.ckpt"), "--n", "50"]) == 0
     assert list((folder / "evaluations").glob("*.json")) == [record]
     again = read_record(record)
-    assert numbers.items() < again[1].items()  # evaluate measures more, and what was known stays
+    assert numbers.items() < again[1].items()  # evaluate measures more and keeps the known numbers
     assert passport.directions.items() < again[0].directions.items()
     assert again[0] == replace(passport, measured=again[0].measured, directions=again[0].directions)
 
@@ -99,7 +99,7 @@ def test_images_of_any_generator(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.slow
 def test_a_sampled_array_is_measured_like_its_checkpoint(tmp_path: Path) -> None:
-    """The same images give the same number by either way."""
+    """The same images have the same number either way."""
     folder = train("cifar10/wgan_gp_small", tmp_path, 2, "--config", str(ROOT / "configs/data/shapes32.yaml"),
                    "--evaluation.metrics", "[]")  # fmt: skip
     ckpt = str(folder / "checkpoints/last.ckpt")
@@ -150,7 +150,7 @@ def test_bad_images_are_one_sentence(
 
 @pytest.mark.slow
 def test_the_number_does_not_depend_on_processes(tmp_path: Path) -> None:
-    """`torchrun` with two processes, 600 samples in chunks of 500 and 100: also the orders that KID and IS see."""
+    """`torchrun` with two processes, 600 samples in chunks of 500 and 100: KID and IS see the same order, too."""
     folder = train("cifar10/wgan_gp_small", tmp_path, 2, "--config", str(ROOT / "configs/data/shapes32.yaml"),
                    "--evaluation.metrics", "[]")  # fmt: skip
     metric = {"class_path": "ImageQuality", "init_args": {"num_reference": 600}}
@@ -254,7 +254,7 @@ def test_passports_of_newer_versions_and_damaged_ones_are_refused(tmp_path: Path
 
 
 def test_passports_of_the_first_format_are_read() -> None:
-    """They name neither the sampler nor directions, which the names of this package's methods and numbers tell."""
+    """They record neither the sampler nor directions; names of this package's methods and numbers tell both."""
     fields = {"method": "PCD", "data": "Toy2D", "reference": "r", "split": "train", "num_samples": 20, "features": {},
               "weights": "ema", "sampling_seed": 0, "training_seed": 0, "iteration": 2, "checkpoint": "c",
               "device": "cpu", "packages": {}, "cost": {}, "precision": "p", "measured": "", "format": 1}  # fmt: skip
@@ -298,7 +298,7 @@ def test_metrics_of_energies_and_maps_tell_directions(metric: Any) -> None:
 
 
 def test_evaluations_count_as_cost() -> None:
-    """Samples that networks evaluate, with what the formula says; nothing outside training."""
+    """Networks count the samples that they evaluate, as the formula says, and only in training."""
     module = build("WGANGP")
     fit(module, data(), max_steps=3)
     # a critic step: 16 real, 16 generated, 16 between them; a generator step: twice the batch through both

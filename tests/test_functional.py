@@ -43,7 +43,7 @@ def test_interpolation_uses_one_coefficient_per_sample() -> None:
     assert torch.equal(interpolate(x, x, a), x)
 
 
-def test_dead_critic_gives_finite_gradients() -> None:
+def test_a_dead_critic_has_finite_gradients() -> None:
     net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     nn.init.constant_(net[0].bias, -100.0)
     two_sided_penalty(gradient_norm(lambda u: net(u).squeeze(1), torch.randn(4, 2))).backward()
@@ -84,7 +84,7 @@ def test_linear_critic_under_the_penalty_has_the_slope_of_the_notes() -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 3])
-def test_translated_laws_approach_at_unit_speed_then_oscillate(dim: int) -> None:
+def test_translates_approach_at_unit_speed_then_oscillate(dim: int) -> None:
     """W1(μ_n) = ‖δ‖ - nε, then r, ε - r, r, ...: a linear potential is optimal between translates."""
     step, direction = 0.3, torch.zeros(dim, dtype=torch.float64)
     direction[0] = 1.0

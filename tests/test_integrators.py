@@ -16,14 +16,12 @@ from pt_flows.functional.integrators import (
     HEUN,
     RK4,
     TABLEAUS,
+    Field,
     Integrator,
     Tableau,
     combine,
-    next_step_size,
     rk_stages,
     rk_step,
-    solve,
-    solve_adaptively,
     step_error,
 )
 from pt_flows.functional.objectives import discriminator_loss, generator_loss
@@ -34,6 +32,14 @@ ALL = [pytest.param(tableau, id=name) for name, tableau in TABLEAUS.items()]
 @pytest.fixture(autouse=True)
 def double() -> None:
     torch.set_default_dtype(torch.float64)
+
+
+def solve(field: Field, y: Tensor, t0: float, t1: float, num_steps: int, tableau: Tableau = RK4) -> Tensor:
+    """State y(t1) after equal steps."""
+    h = (t1 - t0) / num_steps
+    for i in range(num_steps):
+        y = rk_step(field, t0 + i * h, y, h, tableau)
+    return y
 
 
 def slope(errors: list[float]) -> float:
@@ -94,30 +100,6 @@ def test_steps_equal_torchdiffeq(tableau: Tableau, name: str | None) -> None:
         close(ours, odeint(field, y0, times, method=name)[-1], rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("tableau", ALL[1:])
-def test_adaptive_solution_equals_torchdiffeq(tableau: Tableau) -> None:
-    y0 = torch.randn(10, 2)
-    field = lambda t, y: torch.stack([y[:, 1], (1 - y[:, 0] ** 2) * y[:, 1] - y[:, 0]], 1)  # Van der Pol
-    truth = odeint(field, y0, torch.tensor([0.0, 3.0]), method="dopri8", rtol=1e-11, atol=1e-11)[-1]
-    ours = solve_adaptively(field, y0, 0.0, 3.0, rtol=1e-6, atol=1e-6, tableau=tableau)
-    close(ours, truth, rtol=0, atol=1e-3)
-    close(solve_adaptively(field, ours, 3.0, 0.0, 1e-7, 1e-7, tableau), y0, rtol=0, atol=1e-2)  # and back
-
-
-def test_bogacki_shampine_evaluates_three_times_per_accepted_step() -> None:
-    """Its last stage is the first of the next step."""
-    calls = []
-
-    def field(t: float, y: Tensor) -> Tensor:
-        calls.append(t)
-        return -y
-
-    y = solve_adaptively(field, torch.ones(1), 0.0, 1.0, rtol=1e-5, atol=1e-8)
-    close(y, torch.tensor([math.exp(-1)]), rtol=0, atol=1e-4)
-    assert (len(calls) - 1) % 3 == 0
-    assert all(a < b for a, b in pairwise(calls))  # no time is visited twice
-
-
 @pytest.mark.parametrize("tableau", ALL)
 def test_error_estimate_has_the_lower_order_plus_one(tableau: Tableau) -> None:
     y, field = torch.rand(3) + 0.5, lambda t, y: -y.square() * math.cos(t)
@@ -127,28 +109,6 @@ def test_error_estimate_has_the_lower_order_plus_one(tableau: Tableau) -> None:
 
     lower = min(tableau.order, tableau.companion_order)
     assert slope([error(0.02), error(0.01)]) == pytest.approx(lower + 1, abs=0.15)
-
-
-def test_controller_aims_below_the_tolerance() -> None:
-    assert next_step_size(0.1, 1.0, 2) == pytest.approx(0.09)
-    assert next_step_size(0.1, 8.0, 2) == pytest.approx(0.045)
-    assert next_step_size(0.1, 0.0, 2) == pytest.approx(0.5)
-    assert next_step_size(-0.1, 1e9, 2) == pytest.approx(-0.02)
-    assert next_step_size(0.1, math.inf, 2) == next_step_size(0.1, math.nan, 2) == pytest.approx(0.02)
-
-
-def test_no_time_means_no_change() -> None:
-    y = torch.randn(3)
-    assert torch.equal(solve_adaptively(lambda t, y: y, y, 1.0, 1.0), y)
-
-
-def test_solvers_say_what_is_wrong() -> None:
-    with pytest.raises(ValueError, match="num_steps: expected at least 1, got 0"):
-        solve(lambda t, y: y, torch.ones(1), 0.0, 1.0, 0)
-    with pytest.raises(ValueError, match="rtol and atol: expected positive numbers"):
-        solve_adaptively(lambda t, y: y, torch.ones(1), 0.0, 1.0, rtol=0.0)
-    with pytest.raises(RuntimeError, match=r"expected t = 2\.0 .* got t = 1\.0.* stiff, not smooth"):
-        solve_adaptively(lambda t, y: y.square(), torch.ones(1), 0.0, 2.0, max_num_steps=200)
 
 
 def test_combination_skips_stages_of_weight_zero() -> None:

@@ -1,4 +1,4 @@
-"""Runs that are killed without notice wherever it hurts, and go on as if nothing had happened."""
+"""Runs that are killed at the worst moments without notice, and continue as if nothing had happened."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ SMALL: dict[str, list[str]] = {
     "da_ebm": ["--model.energy.network.width", "16", "--model.buffer_size", "200", "--model.num_langevin_steps", "4",
                "--model.num_visits", "2"],
 }  # fmt: skip
-"""One recipe of each family: optimizers that take turns, an integrator of its own, chains with a buffer."""
+"""One recipe of each family: optimizers that take turns, its own integrator, and chains with a buffer."""
 
 STEPS = 70
 
@@ -48,7 +48,7 @@ def words(recipe: str, ranks: int, root: str, *more: str) -> list[str]:
 
 
 def child(arguments: list[str], arm: Callable[[], None] | None, folder: str) -> None:
-    """What `in_a_process` does there."""
+    """Body of the process that `in_a_process` starts."""
     os.chdir(folder)
     log = os.open(f"log-{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1), os.dup2(log, 2)
@@ -66,7 +66,7 @@ def child(arguments: list[str], arm: Callable[[], None] | None, folder: str) -> 
 
 
 def in_a_process(arguments: list[str], arm: Callable[[], None] | None = None) -> int:
-    """The command line in a process of its own, set to kill itself or not; its exit code, or minus the signal.
+    """Run the command line in its own process, set to kill itself or not; return its exit code, or minus the signal.
 
     It is forked from a server that has imported everything and done nothing, and may fork in its turn.
     """
@@ -91,7 +91,7 @@ def on_rank(method: Method, rank: int, iteration: int, when: int) -> bool:
 
 
 def inside_a_block(when: int, rank: int) -> None:
-    """Between two iterations of one Lightning step, where nothing is saved."""
+    """Die between two iterations of one Lightning step, where nothing is saved."""
     add = Journal.add
 
     def deadly(self: Journal, method: Any, terms: Any) -> None:
@@ -103,7 +103,7 @@ def inside_a_block(when: int, rank: int) -> None:
 
 
 def within_a_checkpoint(when: int, rank: int) -> None:
-    """When half of a file is on disk."""
+    """Die when half of a file is on disk."""
     save = checkpoints.AtomicCheckpointIO.save_checkpoint
 
     class Half(io.BytesIO):
@@ -120,7 +120,7 @@ def within_a_checkpoint(when: int, rank: int) -> None:
 
 
 def within_an_evaluation(when: int, rank: int) -> None:
-    """When samples are drawn and numbers are due."""
+    """Die when samples are drawn and numbers are due."""
     measured = engine.measured
 
     def deadly(metrics: Any, batches: Any, method: Any, weights: Any) -> Any:
@@ -133,7 +133,7 @@ def within_an_evaluation(when: int, rank: int) -> None:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """The log, without what a clock says."""
+    """Rows of the log without the columns of the clock."""
     with (folder / "metrics.csv").open() as file:
         return [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
 

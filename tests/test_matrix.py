@@ -1,4 +1,4 @@
-"""What works with what: the table of docs/scale.md, which `python tests/test_matrix.py` makes by running every cell."""
+"""The table of supported combinations in docs/scale.md; `python tests/test_matrix.py` runs every cell and prints it."""
 
 import sys
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def fast(name: str) -> str:
 
 
 def compiled(name: str) -> str:
-    """Differentiates as torch.compile does, without generating code."""
+    """Differentiate as torch.compile does, without generating code."""
     original = torch.compile
     torch.compile = partial(original, backend="aot_eager")  # type: ignore[assignment]
     try:
@@ -60,7 +60,7 @@ def compiled(name: str) -> str:
 
 
 def activation_checkpointing(name: str) -> str:
-    """With the residual pair, which has it."""
+    """Train the residual pair, which supports it."""
     if issubclass(METHODS[name]["cls"], EnergyMethod):
         return "no such network"
     torch.set_default_dtype(torch.float64)

@@ -58,7 +58,7 @@ def scipy_frechet(f: np.ndarray, g: np.ndarray) -> float:
 
 @pytest.mark.parametrize(("n", "m", "d"), [(500, 400, 16), (300, 500, 64), (40, 500, 64)])
 def test_frechet_equals_scipy_in_float64(n: int, m: int, d: int) -> None:
-    """Rank-deficient n < d included."""
+    """This includes n < d, where covariances are singular."""
     rng = np.random.default_rng(0)
     f, g = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)), 1 + rng.normal(size=(m, d))
     stats = [moments(t.sum(0), t.T @ t, len(t)) for t in (torch.from_numpy(f), torch.from_numpy(g))]
@@ -123,7 +123,7 @@ def test_frechet_knows_damage_and_shows_the_floor() -> None:
     assert values[0] == pytest.approx(metric.compute()["fd_random_300_train_floor"], rel=1e-6)
 
 
-def test_frechet_refuses_another_number_of_samples_and_bad_pixels() -> None:
+def test_frechet_raises_on_another_number_of_samples_and_on_bad_pixels() -> None:
     metric = prepared()
     metric.update(shapes(200))
     with pytest.raises(RuntimeError, match="expected 300 samples, got 200"):
@@ -156,7 +156,7 @@ def test_names_carry_the_protocol() -> None:
     assert prepared(512, split="test", num_reference=1_000).key == "fd_random_512_test1k"
 
 
-def test_metrics_refuse_data_of_the_wrong_kind() -> None:
+def test_metrics_reject_data_of_the_wrong_kind() -> None:
     with pytest.raises(UserError, match=r"expected images, got data of shape .* Use ExactWasserstein"):
         FrechetDistance(RandomFeatures()).prepare(Toy2D(), 10)
     with pytest.raises(UserError, match=r"expected vectors, got data of shape .* Use FrechetDistance"):
@@ -296,7 +296,7 @@ def test_cifar10_has_its_recorded_distances(cifar_root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_feature_networks_ignore_train_mode_and_refuse_floats() -> None:
+def test_feature_networks_ignore_train_mode_and_reject_floats() -> None:
     net = Lite0Features(64)
     images = Shapes32().reference("test", 4)
     alone = net(images[:1])
@@ -310,7 +310,7 @@ def test_feature_networks_ignore_train_mode_and_refuse_floats() -> None:
 
 
 def test_polynomial_mmd_equals_a_plain_loop() -> None:
-    """Independent float64 code over all pairs; unbiased, so near zero for one law."""
+    """Independent float64 code over all pairs; unbiased, so near zero for one distribution."""
     g = np.random.default_rng(0)
     x, y = g.normal(size=(30, 8)), g.normal(size=(20, 8)) + 0.3
     k = lambda a, b: (float(a @ b) / 8 + 1) ** 3
@@ -321,7 +321,7 @@ def test_polynomial_mmd_equals_a_plain_loop() -> None:
 
 
 def test_kernel_distance_is_that_of_torch_fidelity() -> None:
-    """On one block of all features; and within its error of zero for one law."""
+    """On one block of all features; and within its error of zero for one distribution."""
     from torch_fidelity.metric_kid import kernel_mmd
 
     x, y = torch.randn(200, 16), torch.randn(200, 16) * 1.2
@@ -354,7 +354,7 @@ def test_precision_and_recall_are_those_of_torch_fidelity() -> None:
 
 
 def test_density_and_coverage_on_a_line() -> None:
-    """Real points 0 ... 9, k = 1: every ball reaches to the neighbour; fakes at 0.5 lie in two balls and cover two."""
+    """Real points 0 ... 9, k = 1: every ball reaches its neighbour; samples at 0.5 lie in two balls and cover two."""
     real, fake = torch.arange(10.0)[:, None], torch.full((4, 1), 0.5)
     assert manifolds(fake, real, k_precision=1, k_coverage=1) == (1.0, 0.0, 2.0, 0.2)
     assert manifolds(real, real, k_coverage=1).coverage == 1.0
@@ -377,7 +377,7 @@ def test_quality_does_not_depend_on_the_mean_of_features(offset: float) -> None:
 
 
 def test_quality_counts_copies_as_copies() -> None:
-    """A copy of k real points lies in k + 1 balls on the average, and in the ball of radius zero of a duplicate."""
+    """A copy of k real points lies in k + 1 balls on average, and in the ball of radius zero of a duplicate."""
     real = 10 + torch.randn(400, 64)
     assert manifolds(real[torch.randperm(400)], real) == (1.0, 1.0, 6 / 5, 1.0)
     doubled = real[:20].repeat(8, 1)

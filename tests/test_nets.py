@@ -151,7 +151,7 @@ def test_residual_pairs_widen_from_64_pixels(size: int, generator: list[int], cr
 
 
 def test_levels_that_do_not_halve_evenly_are_refused() -> None:
-    """By the energy with labels, which pads 28 pixels to 32 and 12 to 16 first."""
+    """The energy with labels checks levels; it pads 28 pixels to 32 and 12 to 16 first."""
     for size, most in ((8, 4), (12, 5), (16, 5), (24, 4), (28, 6), (64, 7)):
         TimeResNetEnergy(size, 1, 2, [1] * most)(torch.zeros(1, 1, size, size), torch.zeros(1))
         with pytest.raises(UserError, match=rf"^TimeResNetEnergy\.multipliers: expected at most {most} levels"):
@@ -239,7 +239,7 @@ def test_fan_in_initialisation() -> None:
 @pytest.mark.parametrize("num_classes", [0, 3])
 @pytest.mark.parametrize("image_size", [32, 64])
 def test_activation_checkpointing_changes_memory_and_nothing_else(image_size: int, num_classes: int) -> None:
-    """Second derivatives and batch norm's running statistics included."""
+    """This includes second derivatives and batch norm's running statistics."""
     torch.set_default_dtype(torch.float64)
     y = (torch.arange(4) % num_classes,) if num_classes else ()
     x, z = torch.randn(4, 3, image_size, image_size), torch.randn(4, 128)
@@ -285,7 +285,7 @@ def test_checkpoints_name_networks_by_their_room_alone(name: str) -> None:
 
 @pytest.mark.parametrize("cls", [*NETWORKS, OneScaleEnergy], ids=lambda cls: cls.__name__)
 def test_sizes_that_leave_no_network_are_refused(cls: type[nn.Module]) -> None:
-    """By every class, for every size that its constructor has, whoever calls it."""
+    """Every class checks every size of its constructor, whoever calls it."""
     sizes = [name for name in inspect.signature(cls).parameters if name in REFUSED]
     assert "width" in sizes
     for name in sizes:

@@ -33,7 +33,7 @@ MEAN = torch.tensor([0.7, -0.4])
 
 
 class Flat(EnergyNet):
-    """No energy at all: the base is the whole model."""
+    """A network that is zero, so that the base is the whole model."""
 
     event_shape = (2,)
     takes_labels = True
@@ -75,7 +75,7 @@ def truth(a: float, b: float, noise: float = 0.0) -> torch.distributions.Multiva
 
 
 def gaussian_model(noise: float = 0.5, **arguments: Any) -> DAEBM:
-    """A model that is right from the start: its base is the Gaussian of its data."""
+    """An exact model from the start: its base is the Gaussian of its data."""
     L.seed_everything(0, verbose=False)
     module = DAEBM(Energy(Flat()), base="gaussian", data_noise=noise, data_scale=0.7, step_size=0.8,
                    num_langevin_steps=10, buffer_size=50, num_visits=2, **arguments)  # fmt: skip
@@ -96,7 +96,7 @@ def test_moments_are_those_of_the_samples() -> None:
 
 
 def test_distances_of_levels_are_mean_divergences() -> None:
-    """Against torch's own KL divergence, in both directions."""
+    """The values agree with torch's own KL divergence, in both directions."""
     noising = squared_cumulative(6, 1e-2, 3e-1)
     laws = [truth(float(a), float(b), 0.3) for a, b in zip(*noising, strict=True)]
     KL = torch.distributions.kl_divergence
@@ -125,7 +125,7 @@ def test_enough_levels_end_at_the_same_noise_and_grow_like_the_root_of_the_dimen
 
 
 def test_levels_too_far_apart_are_named_with_the_number_that_is_needed() -> None:
-    """And the advice, taken, ends the warning."""
+    """A model that follows the advice raises no warning."""
     data = Gaussian(torch.zeros(784), torch.full((784,), 0.01), torch.eye(784))
     with pytest.warns(
         UserWarning, match=r"expected noise levels at most 5 nats apart, got 0.3 to 256 with 7 levels"
@@ -198,7 +198,7 @@ def test_metrics_know_the_noise_on_samples() -> None:
 
 
 def test_moments_come_from_the_data_and_resume_with_the_checkpoint(tmp_path: Path) -> None:
-    """Two processes' worth of setup agree; a resumed run equals one that was not stopped, on other data too."""
+    """Two setups agree; a resumed run equals one that was not stopped, on other data too."""
 
     def model() -> DAEBM:
         L.seed_everything(0, verbose=False)
@@ -227,7 +227,7 @@ def test_moments_come_from_the_data_and_resume_with_the_checkpoint(tmp_path: Pat
 
 
 def test_chains_start_from_the_base() -> None:
-    """So that the first energies of data and chains agree."""
+    """The first energies of data and chains agree, because chains start from the base."""
     L.seed_everything(0, verbose=False)
     module = DAEBM(Energy(Flat()), base="gaussian", data_noise=0.5, buffer_size=4000, num_langevin_steps=1)
     fit(module, Correlated(1000, 1), max_steps=1)
@@ -342,7 +342,7 @@ def test_steps_that_are_too_long_are_named_once(c: float, warned: bool) -> None:
 
 
 def test_refused_steps_are_no_fault() -> None:
-    """Where Metropolis' test is on, a step that is too long shows in the acceptance."""
+    """With Metropolis' test on, a step that is too long shows in the acceptance."""
     make = lambda metropolis: PCD(Energy(Slope(30.0)), metropolis=metropolis)
     assert [make(metropolis).tests_steps for metropolis in (True, False)] == [True, False]
     module = build("DAEBM", metropolis_from=3)
@@ -355,7 +355,7 @@ def test_refused_steps_are_no_fault() -> None:
 
 
 def test_mnist_at_16_pixels_is_that_of_digits(tmp_path: Path) -> None:
-    """So that Fashion-MNIST of the same size can be held against a model of `Digits`."""
+    """A model of `Digits` can be compared with Fashion-MNIST of the same size."""
     write_digits(tmp_path)
     small, digits = MNIST(str(tmp_path), image_size=16), Digits("mnist", str(tmp_path))
     assert small.event_shape == (1, 16, 16)

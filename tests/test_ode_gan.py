@@ -32,7 +32,7 @@ def double() -> None:
 
 
 class Replay(ODEGAN):
-    """Remembers the draws of every iteration."""
+    """Keep the draws of every iteration."""
 
     def draws(self, minibatches: Sequence[Batch]) -> Any:
         self.drawn = list(super().draws(minibatches)) if self.fresh else [next(super().draws(minibatches))]
@@ -497,7 +497,7 @@ def test_pure_bfloat16_and_float16_are_refused() -> None:
 
 
 class Bursting(MLPCritic):
-    """Gives what is not finite after so many calls."""
+    """A critic that returns a value that is not finite at its N-th call."""
 
     calls, limit = 0, 10**9
 

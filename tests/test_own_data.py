@@ -1,4 +1,4 @@
-"""Data, images and array files of users: taken as they are meant, or refused in one sentence."""
+"""Data, images and array files of users: read as they are meant, or refused in one sentence."""
 
 import struct
 import zlib
@@ -61,7 +61,7 @@ def test_own_images_of_another_kind_are_refused(images: object, labels: object, 
 
 
 def test_converted_floats_are_the_same_images() -> None:
-    """By the formula of the message."""
+    """The formula of the message converts them."""
     data = Pictures(((FLOATS + 1) * 127.5).round().to(torch.uint8))
     data.setup("fit")
     assert torch.equal(data.reference("train"), IMAGES)
@@ -116,7 +116,7 @@ def test_draws_are_checked_where_a_run_begins(change: Callable[..., tuple[Tensor
 # --------------------------------------------------------------------------------------------------------- image files
 
 
-def test_grey_images_of_16_bits_keep_their_shades(tmp_path: Path) -> None:
+def test_greyscale_images_of_16_bits_keep_their_shades(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     Image.fromarray(ramp).save(tmp_path / "a.png")
     expected = np.arange(256).reshape(16, 16)
@@ -176,7 +176,7 @@ def test_a_header_of_a_giant_image_is_one_sentence(tmp_path: Path) -> None:
 def test_damaged_array_files_are_one_sentence(
     save: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A changed byte anywhere, or the end missing."""
+    """A byte anywhere is changed, or the end is missing."""
     path = tmp_path / "a.npz"
     save(path, samples=IMAGES.permute(0, 2, 3, 1).numpy())
     assert torch.equal(ImageFiles(path).images, IMAGES)
@@ -197,7 +197,7 @@ def test_damaged_array_files_are_one_sentence(
 
 
 def test_damaged_downloads_are_one_sentence(tmp_path: Path) -> None:
-    """Where torchvision only asserts."""
+    """torchvision itself only asserts."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"):

@@ -55,8 +55,8 @@ def test_two_ranks_equal_one_in_fast_mode() -> None:
 
 
 @pytest.mark.parametrize("modes", [("fast", "reference"), ("reference", "fast")], ids=lambda m: "-".join(m))
-def test_a_run_goes_on_in_another_mode(modes: tuple[Any, Any], tmp_path: Path) -> None:
-    """What Adam remembers is laid out anew; it would be taken for other numbers."""
+def test_a_run_continues_in_another_mode(modes: tuple[Any, Any], tmp_path: Path) -> None:
+    """The moments of Adam change their layout; as they are they would be read as other numbers."""
     torch.set_default_dtype(torch.float64)
     make = lambda: build("WGANGP", images=True, lr_schedule=Schedule())
     whole = make()
@@ -122,7 +122,7 @@ def test_compiled_equals_reference(
     assert ("(differentiated twice)" in out) == (len(compiled) < len(module.networks))
 
 
-def test_settings_of_torch_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_torch_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     settings = lambda: (cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)

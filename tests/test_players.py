@@ -1,4 +1,4 @@
-"""Schedules and players, by closed forms and by hand; methods and players of a user's own."""
+"""Schedules and players, by closed forms and by hand; methods and players of users."""
 
 import copy
 import math
@@ -198,7 +198,7 @@ def test_fixed_networks_return_to_their_mode(training: bool) -> None:
         assert network is not critic.network
 
 
-# ----------------------------------------------------------------------------------- methods and players of one's own
+# ---------------------------------------------------------------------------------------- methods and players of users
 
 
 class Counting(Method):
@@ -227,7 +227,7 @@ def test_a_method_without_an_optimizer_trains_and_resumes(tmp_path: Path) -> Non
 
 
 class Halving(nn.Module):
-    """Halves the rate after every step, and remembers how long its gradients were."""
+    """Halves the rate after every step, and keeps the lengths of its gradients."""
 
     num: Tensor
     longest: Tensor
@@ -249,7 +249,7 @@ class Halving(nn.Module):
 
 @final
 class Encoder(Player[CriticNet]):
-    """A player of a user's own, with its own section of a configuration."""
+    """A player as a user writes it, with its own section of a configuration."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class Encoder(Player[CriticNet]):
 
 
 class Encoding(Method):
-    """A method of a user's own, around a player of a user's own."""
+    """A method as a user writes it, with the user's own player."""
 
     def __init__(self, encoder: Encoder, weight: float = 1.0) -> None:
         super().__init__()
@@ -293,7 +293,7 @@ def test_a_controller_scales_the_rate_and_is_resumed(tmp_path: Path) -> None:
     assert again.encoder.get_buffer("controller.longest") >= first.encoder.get_buffer("controller.longest") > 0
 
 
-def test_a_player_of_ones_own_is_a_section_of_the_command_line() -> None:
+def test_a_player_of_the_user_is_a_section_of_the_command_line() -> None:
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Method, "model")
     words = ["--model", "test_players.Encoding", "--model.encoder.network", "pt_flows.nets.MLPCritic"]
@@ -310,7 +310,7 @@ def test_a_player_of_ones_own_is_a_section_of_the_command_line() -> None:
     fit(method, data(), max_steps=2)
 
 
-def test_a_player_of_ones_own_is_in_checkpoints(tmp_path: Path) -> None:
+def test_a_player_of_the_user_is_in_checkpoints(tmp_path: Path) -> None:
     method = Encoding(Encoder(MLPCritic(width=4), SGD, Schedule(warmup=2), depth=5), weight=2)
     fit(method, data(), max_steps=2).save_checkpoint(tmp_path / "a.ckpt")
     again = Encoding.load_from_checkpoint("a.ckpt")
@@ -320,7 +320,7 @@ def test_a_player_of_ones_own_is_in_checkpoints(tmp_path: Path) -> None:
 
 
 def test_energies_begin_with_betas_of_their_own() -> None:
-    """Without momentum, as energies diverge with it; generators and critics have 0.5."""
+    """Energies have no momentum, because they diverge with it; generators and critics have 0.5."""
     kinds: list[Player[Any]] = [Generator(MLPGenerator()), Critic(MLPCritic()), Energy(MLPEnergy())]
     optimizers = [player.bind("player") for player in kinds]
     assert [o.param_groups[0]["betas"] for o in optimizers if o is not None] == [(0.5, 0.9), (0.5, 0.9), (0.0, 0.9)]

@@ -1,4 +1,4 @@
-"""Runs that are continued: which one is meant, what may have changed, what may be damaged, and who else is there."""
+"""Runs that are continued: the choice of the run, changed settings, damaged files, and other processes."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ OFF = ["--evaluation.metrics", "[]", "--pictures.every_n_iterations", "0"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place with a run of 20 iterations, with a checkpoint at 10."""
+    """A folder with a run of 20 iterations and a checkpoint at 10."""
     place, before = tmp_path_factory.mktemp("trained"), Path.cwd()
     os.chdir(place)
     try:
@@ -51,7 +51,7 @@ def run(trained: Path) -> Path:
 
 
 def files(folder: Path) -> dict[Path, int]:
-    """When each file was written, but for those of the lock."""
+    """The time at which each file was written, except those of the lock."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
 
 
@@ -91,7 +91,7 @@ def test_last_means_a_run_of_the_same_experiment(run: Path, capsys: pytest.Captu
     ):
         assert f"note: {key} is {there} in the checkpoint's run and {here} here" in out
     assert fit("--ckpt_path", str(other), "--data.batch_size", "16", *OFF, steps=22) == 0
-    assert "note: data." not in capsys.readouterr().out  # against what it was last trained with
+    assert "note: data." not in capsys.readouterr().out  # compared with its last settings
 
 
 def test_validate_says_which_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_every_command_takes_a_file_a_folder_last_and_best(run: Path, capsys: py
     out = capsys.readouterr().out
     assert "cannot be read as a checkpoint (it is empty)" in out
     assert "previous.ckpt, iteration 10" in out
-    for command in ("density", "ood", "neighbours"):  # they get as far as the method, which is none of theirs
+    for command in ("density", "ood", "neighbours"):  # these commands reach the method, which they do not support
         assert main([command, "last"]) == 2
         assert "got W1FE" in (error := capsys.readouterr().err) or "expected a model of images" in error
     (run / "checkpoints/previous.ckpt").unlink()
@@ -244,7 +244,7 @@ REFUSED: list[tuple[list[str], str]] = [
 def test_a_refused_start_leaves_nothing(
     words: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a folder nor a W&B run, and a run that would be continued stays as it was."""
+    """There is neither a folder nor a W&B run, and a run to continue stays as it was."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     before = files(run)
     assert fit(*(word.format(run=run) for word in words), steps=30) == 2
@@ -333,7 +333,7 @@ time.sleep(60)
 
 
 def test_a_second_process_is_refused_until_the_first_ends(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also where it ends by SIGKILL: what it leaves behind needs no cleaning."""
+    """This holds after SIGKILL, too: the files that are left need no cleaning."""
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None

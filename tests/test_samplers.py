@@ -1,4 +1,4 @@
-"""Samplers against exact laws, and the noising schedule against its closed form."""
+"""Samplers against exact distributions, and the noising schedule against its closed form."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_mala_keeps_a_gaussian_and_its_acceptance() -> None:
 
 
 def test_mala_on_an_asymmetric_mixture() -> None:
-    """Statement 2: 0.75 N(-1, 0.5²) + 0.25 N(1, 0.5²); mean, second moment and share below zero within 5 errors."""
+    """Statement 2: 0.75 N(-1, 0.5²) + 0.25 N(1, 0.5²); mean, second moment and fraction below zero within 5 errors."""
     log_w = torch.tensor([0.75, 0.25]).log()
     energy = lambda x: -(log_w - 0.5 * ((x - torch.tensor([-1.0, 1.0])) / 0.5).square()).logsumexp(1)
     g = rng()
@@ -75,7 +75,7 @@ def test_ula_has_its_known_bias() -> None:
     assert float(exact.var()) == pytest.approx(1.0, abs=5 * math.sqrt(2 / 20_000))
 
 
-def test_temperature_flattens_the_law() -> None:
+def test_temperature_flattens_the_distribution() -> None:
     energy = lambda x: 0.5 * x.square().sum(1)
     g, chain = rng(), chain_at(energy, 2 * torch.randn(20_000, 1, generator=rng(1)))
     for _ in range(60):
@@ -137,7 +137,7 @@ def joint(m: float, v: float):
     return (lambda x, t: 0.5 * (x[:, 0] - mean[t]).square() / var[t] + 0.5 * var[t].log()), mean, var
 
 
-def test_mgms_leaves_the_joint_law_invariant() -> None:
+def test_mgms_leaves_the_joint_distribution_invariant() -> None:
     """Statement 6: labels uniform, conditional means and variances exact; within five standard errors."""
     energy, mean, var = joint(0.7, 0.04)
     g, num = rng(), 2800
@@ -150,7 +150,7 @@ def test_mgms_leaves_the_joint_law_invariant() -> None:
             shares.append(7 * t.bincount(minlength=7) / num)
             means.append(torch.stack([x[t == k].mean() for k in range(7)]))
             ratios.append(torch.stack([x[t == k].var() for k in range(7)]) / var)
-    one_draw = math.sqrt(7 / num)  # of a share; draws of different transitions only add precision
+    one_draw = math.sqrt(7 / num)  # of a fraction; draws of different transitions only add precision
     assert bool(((torch.stack(shares).mean(0) - 1).abs() < 5 * one_draw / 3).all())
     assert bool(((torch.stack(means).mean(0) - mean).abs() < 5 * (var * 7 / num).sqrt() / 3).all())
     assert bool(((torch.stack(ratios).mean(0) - 1).abs() < 5 * math.sqrt(2 * 7 / num) / 3).all())
@@ -181,7 +181,7 @@ def test_labels_carry_chains_between_modes() -> None:
 
 
 def test_a_network_is_left_as_it_was() -> None:
-    """Statement 13: no gradient reaches parameters, nothing is switched; also inside inference mode and autocast."""
+    """Statement 13: no gradient reaches parameters and no mode changes, also inside inference mode and autocast."""
     net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 1))
     table = nn.Embedding(3, 1)
     energy = lambda x, t: (net(x) + table(t)).squeeze(1)
@@ -214,7 +214,7 @@ LAWS = {
 
 
 @pytest.mark.parametrize("name", LAWS)
-def test_laws_are_normalised_and_drawn_exactly(name: str) -> None:
+def test_densities_are_normalised_and_drawn_exactly(name: str) -> None:
     """The density integrates to one; moments of samples are those of the density within 5 standard errors."""
     torch.set_default_dtype(torch.float64)
     law, x_range, y_range, (n, m) = LAWS[name]
@@ -229,7 +229,7 @@ def test_laws_are_normalised_and_drawn_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "step_size"), [("rosenbrock", 0.15), ("double well", 0.3), ("funnel", 0.3)])
-def test_mala_leaves_laws_as_they_are(name: str, step_size: float) -> None:
+def test_mala_leaves_distributions_invariant(name: str, step_size: float) -> None:
     """From exact samples; the funnel in its neck-free part, where the step is short enough."""
     law = LAWS[name][0]
     start = law.sample(6000, rng())

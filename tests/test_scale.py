@@ -45,7 +45,7 @@ def free_port() -> str:
 
 
 class Nodes:
-    """A job on two nodes with one process each: on one machine, or in the network namespaces that are named."""
+    """A job on two nodes with one process each: on one machine, or in named network namespaces."""
 
     def __init__(self, *arguments: str, address: str = "127.0.0.1", namespaces: Sequence[str] = (), **env: str) -> None:
         launch = ["torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", "--master_addr", address]
@@ -80,7 +80,7 @@ class Nodes:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_two_nodes_are_one_run_that_survives_a_kill(recipe: str) -> None:
-    """One folder, the same weights as one process up to summation order; a killed job ends, and goes on bit by bit."""
+    """One folder, the weights of one process up to summation order; a killed job ends, and continues bit by bit."""
     out = Nodes(*words(recipe, "two", 100)).finish()
     assert out.count("run folder:") == out.count("done: 100 iterations") == 1
     folder = run_folder("two")
@@ -106,7 +106,7 @@ def test_two_nodes_are_one_run_that_survives_a_kill(recipe: str) -> None:
 
 @contextmanager
 def two_networks() -> Iterator[list[str]]:
-    """Two network namespaces that are joined by a cable, node 0 at 10.77.0.1; nothing else can be reached."""
+    """Two network namespaces that are joined by a cable, node 0 at 10.77.0.1; no other address can be reached."""
     names = [f"flows-{os.getpid()}-{i}" for i in range(2)]
     ip = lambda *words: subprocess.run(["ip", *words], check=True, capture_output=True)
     try:
@@ -138,7 +138,7 @@ def test_two_nodes_with_networks_of_their_own() -> None:
 
 
 def test_the_slurm_script_starts_resumes_and_requeues(tmp_path: Path) -> None:
-    """With stand-ins for srun and scontrol that write down what they are asked."""
+    """Stand-ins for srun and scontrol record their arguments."""
     for name, body in (("srun", 'echo "srun $*"; exit ${CODE:-0}'), ("scontrol", 'echo "scontrol $*"')):
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
@@ -163,7 +163,7 @@ def test_the_slurm_script_starts_resumes_and_requeues(tmp_path: Path) -> None:
 
 
 def shard(rank: int, port: str) -> None:
-    """What fails on sharded parameters, and what would give every process the gradient of its own share."""
+    """Run the call that fails on sharded parameters, and the one whose gradient is that of a process's part alone."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     torch.manual_seed(0)
@@ -180,13 +180,13 @@ def shard(rank: int, port: str) -> None:
 
 @pytest.mark.slow
 def test_why_sharded_strategies_are_refused() -> None:
-    """If torch learns this, the refusal can go."""
+    """If torch supports this one day, the refusal can go."""
     torch.multiprocessing.spawn(shard, (free_port(),), nprocs=2)
 
 
 @pytest.mark.slow
-def test_slurm_tasks_wait_for_each_other_and_name_who_does_not_come() -> None:
-    """Both come and train; then one of the two never does, either way round, within the strategy's timeout."""
+def test_slurm_tasks_wait_for_each_other_and_name_the_missing_one() -> None:
+    """Both start and train; then either one is missing, and the other names it within the strategy's timeout."""
     job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "w", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1"}
     job |= {"SLURM_NODELIST": "localhost", "SLURM_LOCALID": "0", "MASTER_ADDR": "127.0.0.1"}
     arguments = [*words("toy2d/w1_fe", "slurm", 10), "--trainer.num_nodes", "2", "--trainer.devices", "1"]

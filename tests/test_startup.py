@@ -1,4 +1,4 @@
-"""The command line starts in a blink, and does what needs no method without torch."""
+"""The command line starts quickly, and commands that need no method do not import torch."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ HEAVY = ("torch", "torchvision", "lightning", "matplotlib", "scipy")
 
 
 def imported_by(*calls: str) -> tuple[list[str], str]:
-    """What a fresh process has imported after some command lines, and what they said about mistakes."""
+    """Modules that a fresh process has imported after some command lines, and their errors."""
     program = f"import sys; from pt_flows.cli.main import main; {'; '.join(calls)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

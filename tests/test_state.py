@@ -38,7 +38,7 @@ def test_average_stays_in_evaluation_mode_and_takes_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_average_refuses_a_decay_outside_the_unit_interval(decay: float) -> None:
+def test_average_raises_on_a_decay_outside_the_unit_interval(decay: float) -> None:
     with pytest.raises(UserError, match=r"Energy\.ema_decay: expected a number in \[0, 1\), got"):
         Energy(MLPEnergy(), ema_decay=decay)
 

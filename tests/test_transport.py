@@ -1,4 +1,4 @@
-"""Optimal transport against closed forms, and flows along exact potentials against the laws they must follow."""
+"""Optimal transport against closed forms, and flows along exact potentials against their closed forms."""
 
 import math
 from functools import partial
@@ -50,7 +50,7 @@ def random_gaussian(d: int = 2) -> Gaussian:
 
 
 def cloud(law: Gaussian, num: int = 50) -> Tensor:
-    """Points whose mean and covariance are the law's to rounding."""
+    """Points whose mean and covariance are those of the Gaussian, to rounding."""
     y = torch.randn(num, len(law.mean))
     m, s = moments(y)
     return law.mean + (y - m) @ torch.linalg.inv(symmetric_sqrt(s)) @ symmetric_sqrt(law.covariance)
@@ -189,7 +189,7 @@ def test_paths_are_straight_and_steps_compose() -> None:
 
 
 def test_short_steps_follow_the_differential_equation() -> None:
-    """The law at t has covariance L_t Σ L_t with L_t = e^{-t} I + (1 - e^{-t}) A, and W2 falls like e^{-t} (T4)."""
+    """The covariance at t is L_t Σ L_t with L_t = e^{-t} I + (1 - e^{-t}) A, and W2 falls like e^{-t} (T4)."""
     law, target, t = random_gaussian(), random_gaussian(), 1.7
     y, n = cloud(law), 400
     h = 1 - math.exp(-t / n)  # the Euler step whose factor is that of time t / n

@@ -59,7 +59,7 @@ def test_first_gradient_is_that_of_w2_gan() -> None:
 
 
 def test_whole_runs_of_persistence_one_are_w2_gan() -> None:
-    """With SGD whose rate takes up the factor 2ε, the same weights to 1e-12.
+    """With SGD whose rate includes the factor 2ε, weights agree to 1e-12.
 
     (Adam would blow up the rounding in the one gradient that is zero, that of φ's constant.)
     """
@@ -94,7 +94,7 @@ def test_sides(side: str) -> None:
 
 
 def test_rematching_pairs_without_crossing() -> None:
-    """Targets shuffled among particles that stand on them: rematched, nothing is left to do."""
+    """Targets are shuffled among the particles that they equal; once they are rematched, no distance remains."""
     module: Any = build("MinibatchW2FE")
     losses = []
 
@@ -124,7 +124,7 @@ def test_persistence_falls_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TwoValues(CriticNet):
-    """A potential that forgets to return one value per sample."""
+    """A potential that returns two values per sample."""
 
     event_shape = (2,)
 
@@ -152,7 +152,9 @@ def test_bad_numbers_are_refused(arguments: dict[str, Any], message: str) -> Non
 
 def test_steps_beyond_the_data_are_warned_of() -> None:
     for make in (w2, partial(build, "MinibatchW2FE")):
-        with pytest.warns(UserWarning, match=r"model.step_size: expected at most 1, .* got 1\.5\. Particles overshoot the"):
+        with pytest.warns(
+            UserWarning, match=r"model.step_size: expected at most 1, .* got 1\.5\. Particles overshoot the"
+        ):
             make(step_size=1.5)
 
 

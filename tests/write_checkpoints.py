@@ -1,10 +1,10 @@
-"""Writes tests/checkpoints/<version>/: a small checkpoint of every method as this version of the package leaves it.
+"""Write tests/checkpoints/<version>/: a small checkpoint of every method in the format of this version.
 
     python tests/write_checkpoints.py
 
 Run it for every version (0.1, 0.2, ...), and keep the folders of the earlier ones: `test_checkpoints.py` loads them
-all, those of 0.1 after `pt-flows upgrade`. Beside the checkpoints lie the configurations of the runs that a later
-version must be able to go on with, and in values.json what it must then find.
+all, those of 0.1 after `pt-flows upgrade`. The folder also has the configurations of the runs that a later version
+must be able to continue, and values.json with the samples that it must then draw.
 """
 
 import json
@@ -55,7 +55,7 @@ def samples(module: Any) -> list[list[float]]:
 
 
 def written_by_fit(config: Path, *arguments: str) -> Path:
-    """Checkpoint of a run of the command line."""
+    """Return the checkpoint of a run of the command line."""
     root = f"{config.parent.name}-{config.stem}"
     code = main(["fit", "--config", str(config), *arguments, "--run.root", root])
     assert code == 0, config
@@ -70,7 +70,7 @@ def continued(checkpoint: Path) -> list[list[float]]:
 
 
 def write(folder: Path) -> None:
-    """All checkpoints, in the place of what was there."""
+    """Write all checkpoints; replace those that were there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     values: dict[str, Any] = {}

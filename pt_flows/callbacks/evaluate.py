@@ -92,8 +92,10 @@ class Evaluate(EveryIterations):
 
     def prepare(self, trainer: L.Trainer) -> None:
         """Give every metric its reference, and check that the method can be drawn from."""
+        method = as_method(trainer.lightning_module)
+        self.subject = Subject(method, self.weights, self.sampler, cast(Any, trainer).datamodule)
         if self.tiers:
-            self.subject(as_method(trainer.lightning_module)).prepared()
+            self.subject.prepared()
         device = trainer.strategy.root_device
         for tier in self.tiers:
             data = cast(Any, trainer).datamodule
@@ -136,11 +138,7 @@ class Evaluate(EveryIterations):
         """Write the last numbers with their passports to the run folder, as `pt-flows evaluate` would."""
         method = as_method(pl_module)
         if self.latest_iteration == method.iteration and not cast(Any, trainer).fast_dev_run:
-            record_run(trainer, self.subject(method), self.found)
-
-    def subject(self, method: Method) -> Subject:
-        """The subject that is measured."""
-        return Subject(method, self.weights, self.sampler, cast(Any, method.trainer).datamodule)
+            record_run(trainer, self.subject, self.found)
 
     @torch.no_grad()
     def measure(self, module: Method, tiers: Sequence[Tier]) -> None:
@@ -148,6 +146,6 @@ class Evaluate(EveryIterations):
         same = self.latest_iteration == module.iteration  # an early end adds what was not due there
         self.found = [(old, numbers) for old, numbers in self.found if same and all(old is not new for new in tiers)]
         for tier in tiers:
-            numbers = measure(self.subject(module), tier.metrics, tier.num_samples, "evaluation", "evaluating")
+            numbers = measure(self.subject, tier.metrics, tier.num_samples, "evaluation", "evaluating")
             self.found.append((tier, numbers))
         self.latest_iteration = module.iteration

@@ -98,8 +98,8 @@ def evaluate_checkpoint(
     for i in range(seeds):
         chunks = with_progress(subject.chunks(n, stream(i)), n, "measuring")
         numbers = finite(measured(chosen, chunks, method, weights))
-        drawing = {f"sampling_{name}": num for name, num in subject.evaluations_per_sample(n).items()}
-        passport = replace(first, sampling_seed=i, directions=directions_of(chosen, numbers), cost=first.cost | drawing)
+        directions, cost = directions_of(chosen, numbers), first.cost | subject.sampling_cost
+        passport = replace(first, sampling_seed=i, directions=directions, cost=cost)
         title = f"{type(method).__name__}, iteration {method.iteration}, {weights} weights, sampling seed {i}"
         conclude(record_path(folder, passport, ckpt), passport, numbers, title)
 

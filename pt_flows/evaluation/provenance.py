@@ -43,6 +43,7 @@ def passport_of(
     cost |= {f"evaluations_{name}": float(num) for name, num in method.cost.evaluations.items()}
     if method.cost.images_seen:  # unknown if the checkpoint was converted
         cost["images_seen"] = float(method.cost.images_seen)
+    cost |= subject.sampling_cost
     return Passport(
         method=type(method).__name__,
         data=type(data).__name__ if data is not None else "",

@@ -27,14 +27,14 @@ class Subject:
         weights: The averaged weights, or the raw ones.
         sampler: The sampler; by default the method's own one.
         data: The data module of the method, for samplers that need it.
-        cost: Cost of drawing on this rank.
+        evaluations: Samples that each network evaluated for one of the samples drawn last, over all ranks.
     """
 
     method: Method
     weights: Weights = "ema"
     sampler: Sampler | None = None
     data: Any = None
-    cost: Cost = field(default_factory=lambda: Cost(on_all_ranks=False))
+    evaluations: dict[str, float] = field(default_factory=dict)
 
     def prepared(self) -> Sampler:
         """The sampler, ready to draw from the method's current weights."""
@@ -51,19 +51,20 @@ class Subject:
         """
         sampler = self.prepared()
         drawing = {name: p.weighted(self.weights) for name, p in self.method.players.items() if p.keeps(self.weights)}
-        self.cost = Cost(on_all_ranks=False)
-        self.cost.watch(drawing)
+        cost = Cost(on_all_ranks=False)
+        cost.watch(drawing)
         try:
             for chunk in share_of(-(-num // CHUNK)):
-                with self.cost.running():
+                with cost.running():
                     x = sampler.sample(min(CHUNK, num - chunk * CHUNK), rng=generator_at("cpu", stream, chunk))
                 yield x
         finally:
-            self.cost.unwatch()
-
-    def evaluations_per_sample(self, num: int) -> dict[str, float]:
-        """Samples that each network has evaluated for every one of the `num` samples drawn last, over all ranks."""
-        names = sorted(self.method.players)
-        counts = [self.cost.evaluations.get(name, 0) for name in names]
+            cost.unwatch()
+        counts = [cost.evaluations.get(name, 0) for name in drawing]
         totals = sum_over_ranks(torch.tensor(counts, dtype=torch.float64, device=self.method.device)).tolist()
-        return {name: total / num for name, total in zip(names, totals, strict=True) if total}
+        self.evaluations = {name: total / num for name, total in zip(drawing, totals, strict=True) if total}
+
+    @property
+    def sampling_cost(self) -> dict[str, float]:
+        """The entries of a passport's cost: `evaluations` by the names of the networks."""
+        return {f"sampling_{name}": num for name, num in self.evaluations.items()}

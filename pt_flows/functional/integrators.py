@@ -4,7 +4,7 @@ r"""Explicit Runge-Kutta methods as data, and one step for particles and for par
 
 The state y is one tensor of any shape: particles (B, *event), or all parameters of a game as one vector. Every tableau
 names a companion: weights of another order, sometimes with one more stage. The difference between the two results
-estimates the error of a step and drives the step-size controller.
+estimates the error of a step. For whole trajectories use a solver of a library, such as torchdiffeq.
 
 Hairer, Nørsett, Wanner 1993, Solving Ordinary Differential Equations I, sections II.1 and II.4.
 """
@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 Field = Callable[[float, Tensor], Tensor]
@@ -77,6 +76,7 @@ def combine(weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
     """Σ w_i k_i over the stages whose weight is not zero, one fused operation each.
 
     Example:
+        >>> import torch
         >>> combine((0.5, 0.0, 0.25), [torch.ones(2), torch.full((2,), torch.nan), torch.ones(2)])
         tensor([0.7500, 0.7500])
     """
@@ -119,6 +119,7 @@ def rk_step(field: Field, t: float, y: Tensor, h: float, tableau: Tableau) -> Te
         tableau: The method.
 
     Example:
+        >>> import torch
         >>> rk_step(lambda t, y: -y, 0.0, torch.ones(1), 0.1, HEUN)  # 1 - h + h²/2
         tensor([0.9050])
     """
@@ -135,91 +136,3 @@ def step_error(stages: Sequence[Tensor], h: float, tableau: Tableau) -> Tensor:
     """
     pairs = itertools.zip_longest(tableau.b, tableau.companion, fillvalue=0.0)
     return h * combine([b - e for b, e in pairs], stages)
-
-
-def solve(field: Field, y: Tensor, t0: float, t1: float, num_steps: int, tableau: Tableau = RK4) -> Tensor:
-    """State y(t1) after `num_steps` equal steps.
-
-    Args:
-        field: v.
-        y: State at t0.
-        t0: Start.
-        t1: End; may lie before t0.
-        num_steps: Number of steps, at least 1.
-        tableau: The method.
-
-    Raises:
-        ValueError: `num_steps` is below 1.
-    """
-    if num_steps < 1:
-        raise ValueError(f"num_steps: expected at least 1, got {num_steps}")
-    h = (t1 - t0) / num_steps
-    for i in range(num_steps):
-        y = rk_step(field, t0 + i * h, y, h, tableau)
-    return y
-
-
-def next_step_size(h: float, error_ratio: float, order: int) -> float:
-    """The step size at which the error would be slightly below its tolerance.
-
-    0.9 h ratio^{-1/(p+1)} with p the lower order of the pair, but at least a fifth and at most five times h. It is a
-    fifth of h if the error is not finite (Hairer, Nørsett, Wanner 1993, section II.4).
-
-    Args:
-        h: The step size of the last attempt.
-        error_ratio: Its error over the tolerance; the step is accepted if it is at most 1.
-        order: Lower order p of the pair.
-    """
-    if not math.isfinite(error_ratio):
-        return 0.2 * h
-    factor = 0.9 * error_ratio ** (-1 / (order + 1)) if error_ratio > 0 else 5.0
-    return h * min(5.0, max(0.2, factor))
-
-
-def solve_adaptively(
-    field: Field,
-    y: Tensor,
-    t0: float,
-    t1: float,
-    rtol: float = 1e-4,
-    atol: float = 1e-6,
-    tableau: Tableau = BOGACKI_SHAMPINE,
-    max_num_steps: int = 10_000,
-) -> Tensor:
-    """State y(t1), with the longest steps that the tolerance allows. All particles share one step size.
-
-    Args:
-        field: v.
-        y: State at t0.
-        t0: Start.
-        t1: End; may lie before t0.
-        rtol: Error allowed per step relative to the state.
-        atol: Error allowed per step in the state's units.
-        tableau: The method.
-        max_num_steps: Largest number of steps to try.
-
-    Raises:
-        ValueError: A tolerance is not positive.
-        RuntimeError: The end is not reached: the field is stiff, not smooth, or not finite.
-    """
-    if not (rtol > 0 and atol > 0):
-        raise ValueError(f"rtol and atol: expected positive numbers, got {rtol} and {atol}")
-    if t0 == t1:
-        return y
-    t, h, known = t0, (t1 - t0) / 100, []
-    first_same_as_last = tableau.a[-1] == tableau.b
-    for _ in range(max_num_steps):
-        last = abs(t1 - t) <= abs(h) * (1 + 1e-9)
-        h = t1 - t if last else h
-        stages = rk_stages(field, t, y, h, tableau, len(tableau.a), known)
-        new = y.add(combine(tableau.b, stages), alpha=h)
-        scale = atol + rtol * torch.maximum(y.abs(), new.abs())
-        ratio = float((step_error(stages, h, tableau) / scale).square().mean().sqrt())
-        if ratio <= 1 and last:
-            return new
-        known = stages[:1]
-        if ratio <= 1:
-            t, y, known = t + h, new, stages[-1:] if first_same_as_last else []
-        h = next_step_size(h, ratio, min(tableau.order, tableau.companion_order))
-    got = f"t = {t:.6g} with step size {h:.3g}, where it is stiff, not smooth, or not finite"
-    raise RuntimeError(f"field: expected t = {t1} after {max_num_steps} steps, got {got}. Loosen rtol and atol")
