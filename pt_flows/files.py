@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pt_flows.errors import UserError
+
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
@@ -28,6 +30,24 @@ def replacing(target: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def checked_target(out: str, suffixes: tuple[str, ...]) -> Path:
+    """Return the file that a command writes.
+
+    Args:
+        out: Its path.
+        suffixes: The suffixes that the command can write.
+
+    Raises:
+        UserError: The suffix is another one, or the folder does not exist.
+    """
+    target = Path(out)
+    if target.suffix not in suffixes:
+        raise UserError(f"--out: expected a file {' or '.join(suffixes)}, got {out}")
+    if not (folder := target.absolute().parent).is_dir():
+        raise UserError(f"--out: expected an existing folder, got {folder}. Create it first")
+    return target
 
 
 def remove_partials(folder: Path) -> None:

@@ -172,16 +172,16 @@ def test_early_stopping_and_model_checkpoint_act_once_per_evaluation(tmp_path: P
 
 
 NEVER: list[tuple[dict[str, Any], str]] = [
-    ({"max_epochs": 1}, "trainer.max_epochs: expected -1, got 1"),
-    ({"min_epochs": 1}, "trainer.min_epochs: expected none, got 1"),
-    ({"overfit_batches": 1}, "trainer.overfit_batches is not supported"),
+    ({"max_epochs": 1}, "trainer.max_epochs: expected -1, as data are endless, got 1"),
+    ({"min_epochs": 1}, "trainer.min_epochs: expected none, as data are endless, got 1"),
+    ({"overfit_batches": 1}, "trainer.overfit_batches: expected 0, got 1"),
     ({"limit_train_batches": 0}, "It trains nothing"),
-    ({"callbacks": [lightning_callbacks.EarlyStopping("eval/w2")]}, "EarlyStopping acts once per evaluation"),
-    ({"callbacks": [lightning_callbacks.StochasticWeightAveraging(0.1)]}, "model.ema_decay"),
-    ({"callbacks": [lightning_callbacks.Timer("00:00:01:00", interval="epoch")]}, "Timer: interval"),
+    ({"callbacks": [lightning_callbacks.EarlyStopping("eval/w2")]}, "EarlyStopping: expected evaluations"),
+    ({"callbacks": [lightning_callbacks.StochasticWeightAveraging(0.1)]}, "Set ema_decay of the players"),
+    ({"callbacks": [lightning_callbacks.Timer("00:00:01:00", interval="epoch")]}, "Timer.interval: expected step"),
     (
         {"callbacks": [lightning_callbacks.ModelCheckpoint(every_n_epochs=2)], "enable_checkpointing": True},
-        "set every_n_train_steps",
+        "Set every_n_train_steps",
     ),
 ]
 

@@ -566,7 +566,7 @@ def test_one_callback_needs_no_list() -> None:
 def test_another_seed_is_said_and_trains(capsys: pytest.CaptureFixture[str]) -> None:
     fit(steps=10)
     assert fit("--ckpt_path", str(run_folder()), "--seed_everything", "4") == 0
-    assert "note: the checkpoint was trained with seed 0, this run has 4" in capsys.readouterr().out
+    assert "note: the checkpoint was trained with seed 0, and this run has seed 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ def test_the_protocol_that_all_runs_share_is_compared(tmp_path: Path, capsys: py
     (group,), _ = comparable([str(tmp_path / name) for name in "acd"], None)
     assert group.values("w2_1k") == [5.0, 9.0, 5.0]
     recorded(fake_run(tmp_path / "e", 4, "W1FE", [9.0]), {"w2_1k": 5.0}, num_samples=2000)
-    with pytest.raises(UserError, match=r"do not compare, their protocols differ \(num_samples: 1000 and 2000\)"):
+    with pytest.raises(UserError, match=r"expected one protocol .* \(num_samples: 1000 and 2000\)"):
         comparable([str(tmp_path / name) for name in "abe"], None)
 
 
@@ -369,7 +369,7 @@ def test_two_protocols_are_never_one_column(tmp_path: Path) -> None:
                for name in ("ring8", "grid25")]  # fmt: skip
     for folder in folders:
         assert main(["evaluate", str(folder / "checkpoints/last.ckpt"), "--n", "20"]) == 0
-    with pytest.raises(UserError, match=r"do not compare, their protocols differ \(reference: \w+ and \w+\)"):
+    with pytest.raises(UserError, match=r"expected one protocol .* \(reference: \w+ and \w+\)"):
         compare(list(map(str, folders)), "w2_20")
 
 
@@ -456,7 +456,7 @@ def test_divergence_is_written_down(tmp_path: Path) -> None:
     [
         (lambda folder: (folder / "metrics.csv").unlink(), "has measured nothing yet: skipped"),
         (lambda folder: (folder / "metrics.csv").write_text("iteration,train/loss_D\n1,2\n"), "has measured nothing"),
-        (lambda folder: (folder / "environment.json").unlink(), "has no environment.json: skipped"),
+        (lambda folder: (folder / "environment.json").unlink(), "expected environment.json, got no such file: skipped"),
         (lambda folder: (folder / "environment.json").write_text("{"), "cannot be read as a run"),
         (lambda folder: (folder / "config.yaml").write_text("wandb_version: 1\n"), "cannot be read as a run"),
         (lambda folder: (folder / "config.yaml").write_text("a: [\n"), "cannot be read as a run"),
@@ -464,7 +464,7 @@ def test_divergence_is_written_down(tmp_path: Path) -> None:
         (lambda folder: (folder / "metrics.csv").open("a").write("40,0."), "has 1 damaged row: skipped"),
         (lambda folder: (folder / "metrics.csv").open("a").write("40\n50,x,,\n"), "has 2 damaged rows: skipped"),
         (lambda folder: (folder / "metrics.csv").write_bytes(b"iteration\n\xff\0\n"), "has 1 damaged row: skipped"),
-        (lambda folder: (folder / "evaluations/a.json").write_text("{"), "is damaged"),
+        (lambda folder: (folder / "evaluations/a.json").write_text("{"), "got a damaged file"),
     ],
 )
 def test_a_broken_run_does_not_stop_the_others(
@@ -481,7 +481,7 @@ def test_a_broken_run_does_not_stop_the_others(
     assert "W1FE is better than WGANGP" in printed
     if main(["compare", str(broken)]):
         error = capsys.readouterr().err
-        assert "there is no run to compare" in error
+        assert "runs: expected runs to compare, got none" in error
         assert len(error.strip().splitlines()) == 1
 
 
@@ -512,9 +512,9 @@ def test_folders_globs_and_parents_are_searched_for_runs(
     assert main(["report", "runs/*"]) == 0
     assert "runs/overview.png is no run folder" in Path("report.html").read_text()
     assert main(["compare", "runs/x*"]) == 2
-    assert "there is no run folder runs/x*" in capsys.readouterr().err
+    assert "runs/x*: expected a run folder" in capsys.readouterr().err
     assert main(["compare", "runs/refused"]) == 2
-    assert "there is no run to compare; runs/refused holds no run" in capsys.readouterr().err
+    assert "runs: expected runs to compare, got none (runs/refused holds no run" in capsys.readouterr().err
 
 
 def test_copies_and_repeated_seeds_are_no_independent_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -551,11 +551,11 @@ def test_an_unfinished_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "there is no run folder nowhere"),
-        ([".", "--metric", "fd_x"], "has no fd_x; all runs have w2_1k"),
-        ([".", "--level", "0.9"], "--level must lie between 0 and 0.5"),
-        ([".", "--plot", "x.jpg"], "--plot must end in .png"),
-        ([".", "--out", "no/such/table"], "there is no folder"),
+        (["nowhere"], "nowhere: expected a run folder, got no folder"),
+        ([".", "--metric", "fd_x"], "--metric: expected a number that runs have (w2_1k), got fd_x"),
+        ([".", "--level", "0.9"], "--level: expected a number in (0, 0.5), got 0.9"),
+        ([".", "--plot", "x.jpg"], "--plot: expected a .png, got x.jpg"),
+        ([".", "--out", "no/such/table"], "--out: expected an existing folder"),
     ],
 )
 def test_mistakes_in_a_comparison_are_one_sentence(
@@ -597,7 +597,7 @@ def test_a_run_comes_from_wandb_as_from_its_folder(tmp_path: Path, monkeypatch: 
 
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    with pytest.raises(UserError, match="there is no run folder me/project/abc, and to read it from W&B you must log"):
+    with pytest.raises(UserError, match="me/project/abc: expected a run folder, got no folder"):
         find_runs(["me/project/abc"])
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr("wandb.Api", Api)
@@ -606,7 +606,7 @@ def test_a_run_comes_from_wandb_as_from_its_folder(tmp_path: Path, monkeypatch: 
     assert run.curve("w2_50") == local.curve("w2_50")
     assert len(grouped([local, run])) == 1
     Online.config = {"model": {}}
-    with pytest.raises(UserError, match="was not made by pt_flows"):
+    with pytest.raises(UserError, match="expected a W&B run of pt_flows"):
         find_runs(["me/project/abc"])
 
 
@@ -688,7 +688,10 @@ def test_a_browser_decodes_every_picture_and_fetches_nothing(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--out", "x.pdf"], "--out must end in .html"), (["--out", "no/such/x.html"], "there is no folder")],
+    [
+        (["--out", "x.pdf"], "--out: expected a file .html"),
+        (["--out", "no/such/x.html"], "expected an existing folder"),
+    ],
 )
 def test_mistakes_in_a_report_are_one_sentence(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

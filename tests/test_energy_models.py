@@ -613,7 +613,7 @@ def test_sums_of_energies() -> None:
     both = make(1.0)
     compose(both, make(3.0))
     assert float(sample(both, 3000, rng=rng()).var()) == pytest.approx(0.25, rel=5 * math.sqrt(2 / 3000))
-    with pytest.raises(UserError, match=r"--plus: expected an energy of samples \(1,\) and 0 labels, got \(2,\) and 0"):
+    with pytest.raises(UserError, match=r"expected an energy of samples \(1,\) and 0 labels, got samples \(2,\) and 0"):
         compose(make(1.0), PCD(Energy(MLPEnergy())))
 
 
@@ -689,19 +689,19 @@ def test_log_densities_by_command(runs: dict[str, str], capsys: pytest.CaptureFi
     assert main(["density", runs["da_ebm"], "--n", "50"]) == 0
     assert "true log-density" in capsys.readouterr().out
     assert main(["density", runs["pcd"]]) == 2
-    assert "expected a model with noise levels, such as DAEBM, got PCD" in capsys.readouterr().err
+    assert "expected a method with noise levels, such as DAEBM, got PCD" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["sample", "da_ebm", "--long-run", "0"], "--long_run: expected at least 1, got 0"),
-        (["sample", "da_ebm", "--long-run", "5", "--out", "x.npz"], "--out must end in .png"),
+        (["sample", "da_ebm", "--long-run", "5", "--out", "x.npz"], "--out: expected a file .png"),
         (
             ["sample", "da_ebm", "--plus", "pcd"],
-            "--plus: expected an energy of samples (2,) and 7 labels, got (2,) and 0",
+            "--plus: expected an energy of samples (2,) and 7 labels, got samples (2,) and 0",
         ),
-        (["ood", "da_ebm", "--against", "Shapes32"], "Shapes32 has samples of shape (3, 32, 32), the model's are (2,)"),
+        (["ood", "da_ebm", "--against", "Shapes32"], "expected samples of shape (2,), got Shapes32 of (3, 32, 32)"),
         (["ood", "da_ebm", "--n", "1"], "--n: expected at least 2, got 1"),
     ],
 )

@@ -113,20 +113,20 @@ def test_a_sampled_array_is_measured_like_its_checkpoint(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluate"], "evaluate takes a checkpoint, or --images with --ref"),
-        (["evaluate", "--images", "fake"], "--images needs --ref"),
-        (["evaluate", "--images", "fake", "--ref", "nowhere"], "there is no folder, file or data set nowhere"),
-        (["evaluate", "--images", "nowhere", "--ref", "fake"], "there are no images at nowhere"),
-        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "999"], "999 images are asked for, fake has 8"),
-        (["evaluate", "--images", "fake", "--ref", "large", "--n", "8"], "(3, 32, 32), large of shape (3, 48, 48)"),
-        (["evaluate", "--images", "mixed", "--ref", "fake", "--n", "8"], "give images of one kind"),
-        (["evaluate", "--images", "grey_alpha", "--ref", "fake", "--n", "8"], "has mode LA"),
+        (["evaluate"], "evaluate: expected a checkpoint, or --images with --ref, got neither"),
+        (["evaluate", "--images", "fake"], "--ref: expected a folder of images, an .npz file"),
+        (["evaluate", "--images", "fake", "--ref", "nowhere"], "TwoDomains, got nowhere"),
+        (["evaluate", "--images", "nowhere", "--ref", "fake"], "nowhere: expected a folder of images"),
+        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "999"], "--n: expected at most 8"),
+        (["evaluate", "--images", "fake", "--ref", "large", "--n", "8"], "(3, 48, 48), as large has, got (3, 32, 32)"),
+        (["evaluate", "--images", "mixed", "--ref", "fake", "--n", "8"], "Convert the images to one kind"),
+        (["evaluate", "--images", "grey_alpha", "--ref", "fake", "--n", "8"], "got LA"),
         (["evaluate", "--images", "broken", "--ref", "fake", "--n", "8"], "cannot be read as an image"),
-        (["evaluate", "--images", "empty", "--ref", "fake", "--n", "8"], "empty has no images"),
-        (["evaluate", "--images", "wrong.npz", "--ref", "fake", "--n", "8"], "holds float64 of shape (3,)"),
+        (["evaluate", "--images", "empty", "--ref", "fake", "--n", "8"], "empty: expected images"),
+        (["evaluate", "--images", "wrong.npz", "--ref", "fake", "--n", "8"], "got float64 of shape (3,)"),
         (["evaluate", "--images", "fake", "--ref", "fake", "--n", "1"], "--n: expected at least 2, got 1"),
         (["evaluate", "--images", "fake", "--ref", "fake", "--n", "5"], "expected at least 7 of each kind"),
-        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "8", "--split", "test"], "without a test split"),
+        (["evaluate", "--images", "fake", "--ref", "fake", "--n", "8", "--split", "test"], "--split: expected train"),
     ],
 )  # fmt: skip
 def test_bad_images_are_one_sentence(
@@ -236,7 +236,7 @@ def test_passports_of_newer_versions_and_damaged_ones_are_refused(tmp_path: Path
     (record,) = (folder / "evaluations").glob("*.json")
     content = json.loads(record.read_text())
     for change, message in (
-        ({"format": 99}, "format 99, this version reads up to 2"),
+        ({"format": 99}, "expected a passport of format 2 or older, got 99"),
         ({"weights": None}, None),
     ):
         changed = {**content, "passport": content["passport"] | change}
@@ -245,11 +245,11 @@ def test_passports_of_newer_versions_and_damaged_ones_are_refused(tmp_path: Path
             with pytest.raises(UserError, match=message):
                 read_record(record)
     record.write_text(record.read_text()[:40])
-    with pytest.raises(UserError, match="no evaluation of pt_flows or is damaged"):
+    with pytest.raises(UserError, match="expected an evaluation, got a damaged file"):
         read_record(record)
     del content["passport"]["split"]
     record.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="a passport without 'split'"):
+    with pytest.raises(UserError, match="got one without 'split'"):
         read_record(record)
 
 

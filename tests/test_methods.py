@@ -187,13 +187,13 @@ def test_an_unknown_penalty_is_refused(name: str) -> None:
 
 
 def test_networks_that_do_not_fit_each_other_are_refused() -> None:
-    message = r"model.critic.network: expected samples of shape \(2,\), which model.generator makes, got \(3, 32, 32\)"
+    message = r"model.critic.network: expected samples of shape \(2,\), as model.generator has, got \(3, 32, 32\)"
     with pytest.raises(UserError, match=message):
         WGANGP(Generator(MLPGenerator()), Critic(DCGANCritic(width=4)))
 
 
 def test_networks_that_do_not_fit_the_data_are_refused() -> None:
-    with pytest.raises(UserError, match=r"samples of shape \(3, 32, 32\), which Shapes32 serves, got \(2,\)"):
+    with pytest.raises(UserError, match=r"samples of shape \(3, 32, 32\), as Shapes32 has, got \(2,\)"):
         fit(build("WGANGP"), data(images=True), max_steps=1)
 
 
@@ -205,7 +205,7 @@ def test_data_that_are_not_blocks_are_refused() -> None:
     runner = L.Trainer(
         accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
-    with pytest.raises(UserError, match=r"data: expected blocks with x of shape .*, got \(4, 2\) and \(4,\)"):
+    with pytest.raises(UserError, match=r"data: expected blocks x .*, got \(4, 2\) and \(4,\)"):
         runner.fit(module, loader)
 
 
@@ -445,7 +445,7 @@ def test_own_networks_load_where_they_can_be_described(tmp_path: Path) -> None:
     for cls, given in ((W2FE, {}), (MinibatchW2FE, {"generator": Generator(MLPGenerator())})):
         with pytest.raises(UserError, match=rf"a.ckpt: expected a {cls.__name__}, got pt_flows.W1FE\. Call"):
             cls.load_from_checkpoint("a.ckpt", **given)
-    with pytest.warns(UserWarning, match=r"does not describe its critic\.optimizer: the defaults are used"):
+    with pytest.warns(UserWarning, match=r"does not describe its critic\.optimizer, so the defaults are used"):
         again = Method.load_from_checkpoint("a.ckpt", generator=wrapping())
     assert type(again) is W1FE
     assert type(again.critic.network) is PlainCritic
@@ -470,17 +470,17 @@ def idle_network() -> Any:
 BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"critic_loss": lambda s, x, y: {"loss": s.critic(x).mean()}}, r"critic_loss: .* under 'loss_D', got \['loss'\]"),
     ({"critic_loss": lambda s, x, y: s.critic(x).mean()}, r"critic_loss: .* under 'loss_D', got Tensor"),
-    ({"critic_loss": lambda s, x, y: {"loss_D": 1.0}}, "a loss must be a scalar tensor, got float"),
-    ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x)}}, r"a loss must be a scalar, got shape \(16,\)"),
-    ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x).mean().detach()}}, "does not depend on any parameter"),
-    ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x).mean(), "b": 0.5}}, "critic_loss: b must be a tensor"),
-    ({"critic": idle_network()}, "loss does not depend on idle.weight, idle.bias"),
-    ({"iterate": lambda s, m: None}, "Mine.iterate must return a dict of scalar tensors, .* got NoneType"),
-    ({"iterate": lambda s, m: {"a": 1.0}}, "Mine.iterate: a must be a tensor, got float"),
-    ({"iterate": lambda s, m: {"a": torch.zeros(1)}}, r"a must be a scalar, got shape \(1,\)"),
-    ({"iterate": lambda s, m: {"a": s.critic(m[0][0]).mean()}}, r"return a.detach\(\)"),
+    ({"critic_loss": lambda s, x, y: {"loss_D": 1.0}}, "expected a loss, a scalar tensor, got float"),
+    ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x)}}, r"expected a scalar loss, got shape \(16,\)"),
+    ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x).mean().detach()}}, "a loss that depends on"),
+    ({"critic_loss": lambda s, x, y: {"loss_D": s.critic(x).mean(), "b": 0.5}}, "b: expected a tensor, got float"),
+    ({"critic": idle_network()}, "got one without idle.weight, idle.bias"),
+    ({"iterate": lambda s, m: None}, "Mine.iterate: expected a dict of scalar tensors, .* got NoneType"),
+    ({"iterate": lambda s, m: {"a": 1.0}}, "Mine.iterate: a: expected a tensor, got float"),
+    ({"iterate": lambda s, m: {"a": torch.zeros(1)}}, r"a: expected a scalar, got shape \(1,\)"),
+    ({"iterate": lambda s, m: {"a": s.critic(m[0][0]).mean()}}, r"Return a.detach\(\)"),
     ({"configure_optimizers": lambda s: torch.optim.Adam(s.parameters())}, "configure_optimizers: expected the optim"),
-    ({"sample": lambda s, num, **k: torch.zeros(num, 3)}, r"must give 2 samples .* shape \(2, 2\), got \(2, 3\)"),
+    ({"sample": lambda s, num, **k: torch.zeros(num, 3)}, r"2 samples, a tensor of shape \(2, 2\), got \(2, 3\)"),
 ]  # fmt: skip
 
 
@@ -499,13 +499,13 @@ def test_an_iteration_without_minibatches_is_refused() -> None:
 
 def test_each_requirement_on_parts_has_a_sentence() -> None:
     G, D, given = Generator(MLPGenerator()), Critic(MLPCritic()), MLPGenerator()
-    with pytest.raises(UserError, match=r"model.generator.network: .* does not say its latent_shape, event_shape"):
+    with pytest.raises(UserError, match=r"model.generator.network: .* without its latent_shape, event_shape"):
         Generator(nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(UserError, match=r"model.critic.network: .* a CriticNet, got the class MLPCritic"):
         Critic(MLPCritic)
-    with pytest.raises(UserError, match=r"model.energy.network: Linear does not say its event_shape, takes_labels"):
+    with pytest.raises(UserError, match=r"got a Linear without its event_shape, takes_labels"):
         Energy(nn.Linear(2, 1))
-    with pytest.raises(UserError, match=r"generator.optimizer: expected a function .* got an object of type Adam"):
+    with pytest.raises(UserError, match=r"generator.optimizer: expected a function .* got Adam"):
         Generator(given, torch.optim.Adam(given.parameters()))
     bare: list[tuple[Any, str, tuple[Any, ...]]] = [
         (W1FE, "Critic", (G, MLPCritic())), (WGANGP, "Generator", (MLPGenerator(), D)), (PCD, "Energy", (MLPEnergy(),)),
@@ -519,5 +519,5 @@ def test_each_requirement_on_parts_has_a_sentence() -> None:
     with pytest.raises(UserError, match=r"Mine.potential: expected one value per sample, shape \(16,\), got \(\)"):
         fit(flow(G, D), data(), max_steps=1)
     energy = type("Mine", (PCD,), {"sampling": lambda s, num, rng, weights: iter([(1.0, torch.zeros(num, 3))])})
-    with pytest.raises(UserError, match=r"Mine.sampling must give 4 samples .* got \(4, 3\)"):
+    with pytest.raises(UserError, match=r"Mine.sampling: expected 4 samples, .* got \(4, 3\)"):
         sample(energy(Energy(MLPEnergy()), buffer_size=10), 4)

@@ -105,7 +105,7 @@ def test_critics_and_energies_of_any_size(kind: str, size: int, num_channels: in
     assert all(p.grad is not None for p in net.parameters())
 
 
-HALVES = r"expected 4, 5, 6 or 7 times a power of two \(16, 28, 32, 48, 64, ...\), got {}. Resize the images to one of"
+HALVES = r"expected 4, 5, 6 or 7 times a power of two \(16, 28, 32, 48, 64, ...\), got {}. Resize the images"
 REFUSED_IMAGES = [
     *((cls, size, HALVES) for cls in (*GENERATORS.values(), *CRITICS.values()) for size in (0, 4, 7, 30, 36, 72)),
     *((TimeResNetEnergy, size, "expected a multiple of 4 from 8 on, got {}. Resize") for size in (-8, 4, 30)),

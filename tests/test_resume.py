@@ -231,7 +231,7 @@ def test_another_buffer_size_is_refused_by_its_name() -> None:
 
 
 REFUSED: list[tuple[list[str], str]] = [
-    (["--data", "Shapes32"], "model.generator.network: expected samples of shape (3, 32, 32), which Shapes32 serves"),
+    (["--data", "Shapes32"], "model.generator.network: expected samples of shape (3, 32, 32), as Shapes32 has"),
     (["--trainer.precision", "bf16-true"], "trainer.precision"),
     (["--data.batch_size", "0"], "data.batch_size: expected at least 1, got 0"),
     (["--evaluation.num_samples", "0"], "evaluation.num_samples: expected at least 1, got 0"),

@@ -183,7 +183,7 @@ def test_a_direct_draw_has_one_stage() -> None:
 def test_chains_that_end_in_another_shape_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     method = build("PCD")
     monkeypatch.setattr(type(method), "sampling", lambda *_: iter([(1.0, torch.zeros(2, 3))]))
-    with pytest.raises(UserError, match=r"PCD.sampling must give 2 samples .* shape \(2, 2\), got \(2, 3\)"):
+    with pytest.raises(UserError, match=r"PCD.sampling: expected 2 samples, .* shape \(2, 2\), got \(2, 3\)"):
         sample(method, 2)
 
 

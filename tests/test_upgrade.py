@@ -205,7 +205,7 @@ def test_files_are_written_beside_and_never_over_others(capsys: pytest.CaptureFi
     for given, told in (
         ("w1_fe-0.2.yaml", "got no keys of it. Use the file as it is"),
         ("w1_fe-0.2.ckpt", "got one of 0.2. Use the file as it is"),
-        ("missing.ckpt", "got nothing there"),
+        ("missing.ckpt", "got no file"),
         ("empty", "expected a run folder with config.yaml and checkpoints, got neither"),
     ):
         assert main(["upgrade", given, "--out", "new"]) == 2

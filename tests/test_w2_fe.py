@@ -152,13 +152,15 @@ def test_bad_numbers_are_refused(arguments: dict[str, Any], message: str) -> Non
 
 def test_steps_beyond_the_data_are_warned_of() -> None:
     for make in (w2, partial(build, "MinibatchW2FE")):
-        with pytest.warns(UserWarning, match=r"model.step_size: expected at most 1, .* got 1\.5\. Particles pass the"):
+        with pytest.warns(
+            UserWarning, match=r"model.step_size: expected at most 1, .* got 1\.5\. Particles overshoot the"
+        ):
             make(step_size=1.5)
 
 
 def test_networks_of_another_shape_are_refused() -> None:
     with pytest.raises(
-        UserError, match=r"model.excess: expected samples of shape \(2,\), which model.generator makes, got \(3, 32, 32"
+        UserError, match=r"model.excess: expected samples of shape \(2,\), as model.generator has, got \(3, 32, 32"
     ):
         W2FE(Generator(MLPGenerator()), Critic(MLPCritic()), DCGANCritic(width=4))
 
@@ -233,7 +235,7 @@ def test_maps_train_resume_and_sample(name: str, tmp_path: Path) -> None:
 
 def test_a_source_of_another_shape_is_refused() -> None:
     with pytest.raises(
-        UserError, match=r"data\.source: expected samples of shape \(2,\), .*starts from, got \(3, 32, 32\)"
+        UserError, match=r"data\.source: expected samples of shape \(2,\), .*model.generator, got \(3, 32, 32\)"
     ):
         fit(build("W1FE"), TwoDomains(Shapes32(), Toy2D(batch_size=16)), max_steps=1)
 

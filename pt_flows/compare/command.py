@@ -22,26 +22,26 @@ def compare(
 ) -> None:
     """Compare runs by one number: a table, and a verdict for each pair of methods.
 
-    Runs with the same configuration but for their seed are one group, for each of the weights and samplers that were
-    measured. The last number of a run is the mean over its sampling seeds, where `pt-flows evaluate` has measured
-    several. A verdict says which method is better in most seeds: a permutation test by ranks and Welch's test must both
-    reject, with Holm's correction for the number of pairs. Runs that diverged are failed seeds, worse than any other.
-    Copies and repetitions of a seed are left out.
+    Runs whose configurations differ only in the seed are one group, for each of the weights and samplers that were
+    measured. The last number of a run is the mean over its sampling seeds, if `pt-flows evaluate` measured several. A
+    verdict tells which method is better in most seeds: a permutation test by ranks and Welch's test must both reject,
+    with Holm's correction for the number of pairs. Runs that diverged are failed seeds, worse than any other. Copies
+    and repetitions of a seed are omitted.
 
     Args:
         runs: Run folders, folders above them, patterns, or W&B paths entity/project/run.
-        metric: The number, such as w2_1k or fd_lite0_64_10k_train; default one that all runs have.
-        level: Chance of any wrong verdict among all pairs.
-        goal: Also how long each took to reach this value.
-        out: Also write the table to files of this name, as .md, .csv and .tex.
-        plot: Also draw the number against iterations, images, minutes and network evaluations, and what is best at
-            its cost; a .png.
-        wandb: Also show the table in this W&B project.
+        metric: The number, such as w2_1k or fd_lite0_64_10k_train; by default one that all runs have.
+        level: Probability of any wrong verdict among all pairs.
+        goal: Value for which the table also shows the time to reach it.
+        out: Name of files to write the table to, as .md, .csv and .tex.
+        plot: A .png to draw: the number against iterations, images, minutes and network evaluations, and the best
+            number at every cost.
+        wandb: W&B project to show the table in.
     """
     if not 0 < level < 0.5:
-        raise UserError(f"--level must lie between 0 and 0.5, got {level}")
+        raise UserError(f"--level: expected a number in (0, 0.5), got {level}")
     if plot is not None and not plot.endswith(".png"):
-        raise UserError(f"--plot must end in .png, got {plot}")
+        raise UserError(f"--plot: expected a .png, got {plot}")
     notes: list[str] = []
     groups, criterion = comparable(runs, metric, notes.append)
     rows, found = table(groups, criterion, goal), judged(groups, criterion, level)
@@ -66,7 +66,7 @@ def compare(
 
 
 def show_in_wandb(project: str, key: str, rows: Sequence[Row], found: Sequence[Row]) -> None:
-    """Show the tables `compare` and `verdicts` in a W&B run, numbers as numbers; offline where W&B is not set up."""
+    """Show the tables `compare` and `verdicts` in a W&B run, numbers as numbers; offline if W&B is not set up."""
     import wandb
 
     from pt_flows.runs.options import wandb_mode

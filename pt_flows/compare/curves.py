@@ -1,4 +1,4 @@
-"""Curves of runs against what they cost."""
+"""Curves of runs against their costs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ COSTS: dict[str, Callable[[dict[str, float]], float]] = {
 
 
 def curves_figure(groups: Sequence[Group], criterion: Criterion) -> Any:
-    """Curves of every run against four costs, a colour for each group, and the best of all that is had at each cost."""
+    """Curves of every run against four costs, a colour for each group, and the best number at each cost."""
     from matplotlib.figure import Figure
 
     key = criterion.key
@@ -42,7 +42,7 @@ def curves_figure(groups: Sequence[Group], criterion: Criterion) -> Any:
 
 
 def pareto_front(points: Sequence[tuple[float, float]], higher: bool) -> list[tuple[float, float]]:
-    """Of (cost, number) those that no cheaper or equally cheap one equals, by rising cost.
+    """The pairs (cost, number) that are better than all cheaper or equally cheap ones, by rising cost.
 
     Example:
         >>> pareto_front([(1, 5.0), (2, 6.0), (2, 3.0), (3, 4.0)], higher=False)

@@ -55,7 +55,7 @@ class Group:
         return [fmean(run.last(key)) for run in self.finished(key)]
 
     def costs(self, criterion: Criterion) -> list[float]:
-        """The last number of every run, turned so that lower is better; infinite for a failed one."""
+        """The last number of every run, with its sign such that lower is better; infinite for a failed run."""
         values = [criterion.sign * value for value in self.values(criterion.key)]
         return values + [math.inf] * (len(self.runs) - len(values))
 
@@ -65,11 +65,11 @@ def comparable(paths: Sequence[str], wanted: str | None, note: Note = say_note) 
 
     Args:
         paths: As for `find_runs`.
-        wanted: The number; default one that all runs have.
-        note: Takes a sentence about every run that is skipped, and about whatever a verdict does not see.
+        wanted: The number; by default one that all runs have.
+        note: Takes a sentence about every run that is skipped, and about limits of the verdicts.
 
     Raises:
-        UserError: No run, no number in common, no protocol in common, or two directions of one number.
+        UserError: There is no run, no common number, no common protocol, or a number has two directions.
     """
     runs = independent(find_runs(paths, note), note)
     key = chosen_metric(runs, wanted)
@@ -96,10 +96,10 @@ def comparable(paths: Sequence[str], wanted: str | None, note: Note = say_note) 
 
 
 def higher_is_better(runs: Sequence[Run], key: str, note: Note = say_note) -> bool:
-    """Whether higher values of a number are better, as passports say, or else its name if it is this package's own.
+    """Whether higher values of a number are better, by the passports, or else by its name if it is this package's own.
 
     Args:
-        runs: Have the passports.
+        runs: The runs with their passports.
         key: The number.
         note: Takes a sentence if neither tells.
 
@@ -108,9 +108,7 @@ def higher_is_better(runs: Sequence[Run], key: str, note: Note = say_note) -> bo
     """
     told = {direction for run in runs for direction in run.directions(key)}
     if len(told) > 1:
-        raise UserError(
-            f"{key}: expected one direction, got passports that disagree. Compare runs that were measured by one metric"
-        )
+        raise UserError(f"{key}: expected one direction, got passports that disagree. Compare runs of one metric")
     direction = told.pop() if told else own_direction(key)
     if direction is None:
         note(f"no passport tells whether higher or lower {key} is better: lower is taken as better")
@@ -118,7 +116,7 @@ def higher_is_better(runs: Sequence[Run], key: str, note: Note = say_note) -> bo
 
 
 def families(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that were forked from each other or from one run, together; every other run alone."""
+    """Lists of runs that were forked from each other or from one run; every other run is alone in its list."""
     found: list[tuple[set[str], list[Run]]] = []
     for run in runs:
         names, members = run.origins, [run]
@@ -132,11 +130,11 @@ def families(runs: Sequence[Run]) -> list[list[Run]]:
 def independent(runs: Sequence[Run], note: Note = say_note) -> list[Run]:
     """One run for each seed of a configuration: copies and repetitions are no independent seeds.
 
-    Of several the one is kept that failed, so that no seed is tried until it works, else the one that went furthest.
+    A failed run is kept first, so that no seed is tried until it works, and otherwise the run with most iterations.
 
     Args:
-        runs: Any.
-        note: Takes a sentence about every run that is left out.
+        runs: Any runs.
+        note: Takes a sentence about every run that is omitted.
     """
     known: dict[tuple[str, str], Run] = {}
     for run in sorted(runs, key=lambda run: (run.failure is None, -run.iteration)):
@@ -149,7 +147,7 @@ def independent(runs: Sequence[Run], note: Note = say_note) -> list[Run]:
 
 
 def identities(run: Run) -> list[tuple[str, str]]:
-    """Names of which two independent runs share none: configuration and seed, and the id where the folder has one."""
+    """Names that independent runs do not share: configuration and seed, and the id if the folder has one."""
     seeded = run.seed is not None and not isinstance(run.seed, bool)
     own = str(run.seed if seeded else run.rows)  # without a seed only a copy is the same run
     names = [(as_text(shared(run)), own)]
@@ -157,7 +155,7 @@ def identities(run: Run) -> list[tuple[str, str]]:
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
-    """Runs with equal configurations, weights and samplers together."""
+    """Groups of runs with equal configurations, weights and samplers."""
     together: dict[tuple[str, Any], list[Run]] = {}
     for run in runs:
         together.setdefault((as_text(shared(run)), run.subject), []).append(run)
@@ -172,7 +170,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 def distinctions(run: Run, others: Sequence[Run]) -> list[str]:
     """At most four arguments, the weights and the sampler in which a run differs from others of its method.
 
-    Weights are told if any other run has other ones, a sampler also if no method draws by it by itself.
+    Weights are named if any run has other ones. A sampler is also named if it is no method's default.
     """
     alike = [other for other in others if other.method == run.method]
     told = []
@@ -202,20 +200,18 @@ def chosen_metric(runs: Sequence[Run], wanted: str | None) -> str:
     """The number to compare.
 
     Raises:
-        UserError: No run has it, or no number is common to all that have not failed.
+        UserError: No run has it, or the runs that have not failed have no number in common.
     """
     measuring = [run for run in runs if run.keys and run.failure is None] or [run for run in runs if run.keys]
     common = set.intersection(*(run.keys for run in measuring)) if measuring else set()
     if wanted is not None:
         wanted = wanted.removeprefix("eval/")
         if not any(wanted in run.keys for run in runs):
-            raise UserError(f"{runs[0].folder} has no {wanted}; all runs have {', '.join(sorted(common)) or 'nothing'}")
+            known = ", ".join(sorted(common)) or "no number in common"
+            raise UserError(f"--metric: expected a number that runs have ({known}), got {wanted}")
         return wanted
     if not common:
         lines = "; ".join(f"{run.folder.name}: {', '.join(sorted(run.keys)) or 'nothing'}" for run in runs[:4])
-        raise UserError(
-            f"the runs have no number in common, as their protocols differ ({lines}); measure them alike with "
-            "pt-flows evaluate"
-        )
+        raise UserError(f"runs: expected a number in common, got none ({lines}). Measure them with pt-flows evaluate")
     leading = [key for key in common if key.startswith(("fd_", "w2_"))]
     return sorted(leading or common)[0]

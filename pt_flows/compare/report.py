@@ -1,4 +1,4 @@
-"""One HTML file about runs that can be sent around: everything is inside, nothing is fetched."""
+"""One self-contained HTML file about runs: everything is inside, nothing is fetched."""
 
 import base64
 import html
@@ -15,8 +15,7 @@ from pt_flows.compare.groups import Criterion, Group, comparable
 from pt_flows.compare.runs import Run
 from pt_flows.compare.table import shown, table
 from pt_flows.compare.verdicts import verdicts
-from pt_flows.errors import UserError
-from pt_flows.files import replacing
+from pt_flows.files import checked_target, replacing
 
 MOST_PICTURES = 8
 STYLE = """
@@ -41,14 +40,10 @@ def report(runs: list[str], out: str = "report.html", metric: str | None = None)
 
     Args:
         runs: Run folders, folders above them, patterns, or W&B paths entity/project/run.
-        out: The file to write; .html.
-        metric: The number that is compared; default one that all runs have.
+        out: The file to write, an .html.
+        metric: The number that is compared; by default one that all runs have.
     """
-    target = Path(out)
-    if target.suffix != ".html":
-        raise UserError(f"--out must end in .html, got {out}")
-    if not target.absolute().parent.is_dir():
-        raise UserError(f"--out: there is no folder {target.absolute().parent}; make it first")
+    target = checked_target(out, (".html",))
     notes: list[str] = []
     groups, criterion = comparable(runs, metric, notes.append)
     for note in notes:
@@ -80,11 +75,11 @@ def page(groups: Sequence[Group], criterion: Criterion, notes: Sequence[str]) ->
 
 
 def section(names: Sequence[str], run: Run) -> str:
-    """All about one run.
+    """The section about one run.
 
     Args:
-        names: The groups that it is in.
-        run: Any.
+        names: The groups of the run.
+        run: The run.
     """
     title = f"{', '.join(names)}, seed {run.seed}"
     parts = [f"<h2>{escape(title)}</h2>", f"<p><code>{escape(str(run.folder))}</code></p>"]
@@ -137,7 +132,7 @@ def html_table(rows: Sequence[dict[str, str]]) -> str:
 
 
 def html_list(lines: Sequence[str]) -> str:
-    """A line each."""
+    """Lines as a list."""
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 

@@ -1,4 +1,4 @@
-"""What finished runs have left behind: run folders are found and read, from the disk or from W&B."""
+"""Finished runs, read from run folders or from W&B."""
 
 import csv
 import glob
@@ -21,18 +21,18 @@ Note = Callable[[str], None]
 
 @dataclass
 class Run:
-    """The content of a run folder, and what of it is compared.
+    """The content of a run folder, and the part of it that is compared.
 
     Attributes:
-        folder: Where it is.
+        folder: The folder.
         config: The configuration that it was last trained with.
         seed: Its training seed.
-        rows: Of metrics.csv, numbers only.
-        records: Of `evaluations/`: passports and numbers.
-        failure: Why training failed, if it did.
-        parent: The checkpoint that it was started from, if it was: path and hash.
-        subject: Which weights and sampler are compared; None for all.
-        protocol: How the number was measured that is compared; None for any way.
+        rows: Rows of metrics.csv, numbers only.
+        records: Passports and numbers in `evaluations/`.
+        failure: Reason why training failed, if it did.
+        parent: Path and hash of the checkpoint that it was started from, if there is one.
+        subject: Weights and sampler that are compared; None for all.
+        protocol: Protocol of the number that is compared; None for any.
         is_logged: Whether the log is about the subject.
     """
 
@@ -48,7 +48,7 @@ class Run:
     is_logged: bool = True
 
     def curve(self, key: str) -> list[tuple[dict[str, float], float]]:
-        """Rows with a finite number, each with the costs known by then; none where the log is about other weights."""
+        """Rows with a finite number, each with the costs known by then; none if the log is about other weights."""
         if not self.is_logged:
             return []
         costs: dict[str, float] = {}
@@ -60,7 +60,7 @@ class Run:
         return points
 
     def latest(self, key: str) -> list[tuple[Passport, float]]:
-        """The records of a number at the last iteration where it was measured, one for each sampling seed."""
+        """The records of a number at the last iteration at which it was measured, one for each sampling seed."""
         measured = [
             (passport, numbers[key])
             for passport, numbers in self.records
@@ -72,7 +72,7 @@ class Run:
         return [(passport, value) for passport, value in measured if passport.iteration == last]
 
     def last(self, key: str) -> list[float]:
-        """The last number: of every sampling seed where `evaluate` measured it, else that of training."""
+        """The last number: for every sampling seed if `evaluate` measured it, else the one of training."""
         if latest := self.latest(key):
             return [value for _, value in latest]
         return [row[f"eval/{key}"] for row in self.rows if self.is_logged and f"eval/{key}" in row][-1:]
@@ -88,23 +88,23 @@ class Run:
 
     @property
     def id(self) -> str:
-        """The last part of the folder's name, which is W&B's id, too."""
+        """The last part of the folder's name, which is also W&B's id."""
         return self.folder.name.rsplit("-", 1)[-1]
 
     @property
     def keys(self) -> set[str]:
-        """All numbers that were measured and can be compared: not floors and errors."""
+        """All measured numbers that can be compared, which excludes floors and errors."""
         found = {name.removeprefix("eval/") for row in self.rows for name in row if name.startswith("eval/")}
         found |= {key for _, numbers in self.records for key in numbers}
         return {key for key in found if "" not in (self.directions(key) or {own_direction(key)})}
 
     def directions(self, key: str) -> set[str]:
-        """The directions of a number that passports tell."""
+        """The directions of a number in the passports."""
         return {passport.directions[key] for passport, _ in self.records if key in passport.directions}
 
     @property
     def origins(self) -> set[str]:
-        """Names of a run's training: itself, and the checkpoint that it was forked from and the run of that."""
+        """Names of a run's training: its folder, the checkpoint that it was forked from, and the run of that one."""
         found = {str(self.folder.resolve())}
         if self.parent is not None:
             checkpoint = Path(self.parent.get("checkpoint", "")).resolve()
@@ -133,7 +133,7 @@ def find_runs(paths: Sequence[str], note: Note = say_note) -> list[Run]:
         note: Takes a sentence about everything that is skipped.
 
     Raises:
-        UserError: A path that does not exist, or no run at all.
+        UserError: A path does not exist, or there is no run at all.
     """
     runs: dict[Path, Run] = {}
     skipped: list[str] = []
@@ -156,17 +156,17 @@ def find_runs(paths: Sequence[str], note: Note = say_note) -> list[Run]:
                 skipped.append(f"{folder} has measured nothing yet: skipped")
     if not runs:
         more = f" ({len(skipped) - 3} more like these)" if len(skipped) > 3 else ""
-        raise UserError(f"there is no run to compare; {'; '.join(skipped[:3])}{more}")
+        raise UserError(f"runs: expected runs to compare, got none ({'; '.join(skipped[:3])}{more})")
     for text in dict.fromkeys(skipped):
         note(text)
     return list(runs.values())
 
 
 def matches(given: str) -> list[Path]:
-    """The paths that a path or a pattern stands for; a W&B path as it is.
+    """The paths that a path or a pattern stands for; a W&B path unchanged.
 
     Raises:
-        UserError: Nothing is there.
+        UserError: No path matches.
     """
     path = Path(given)
     if path.exists():
@@ -175,13 +175,12 @@ def matches(given: str) -> list[Path]:
         return [Path(name) for name in found]
     if len(path.parts) == 3 and not path.is_absolute() and not glob.has_magic(given):
         return [path]
-    raise UserError(
-        f"there is no run folder {given}; give run folders, a folder above them, or W&B paths entity/project/run"
-    )
+    advice = "Give run folders, a folder above them, or W&B paths entity/project/run"
+    raise UserError(f"{given}: expected a run folder, got no folder. {advice}")
 
 
 def run_folders(top: Path) -> Iterator[Path]:
-    """Folders with a config.yaml, at or below a folder; not what lies inside a run folder or is W&B's own."""
+    """Folders with a config.yaml, at or below a folder, except inside run folders and W&B's own folders."""
     for where, folders, files in os.walk(top):
         folders[:] = [] if "config.yaml" in files else sorted(name for name in folders if name != "wandb")
         if "config.yaml" in files:
@@ -189,14 +188,14 @@ def run_folders(top: Path) -> Iterator[Path]:
 
 
 def read_run(folder: Path, note: Note = say_note) -> Run:
-    """A run folder; damaged rows and evaluations are skipped.
+    """Read a run folder; damaged rows and evaluations are skipped.
 
     Args:
-        folder: Holds config.yaml and environment.json.
+        folder: The folder, with config.yaml and environment.json.
         note: Takes a sentence about everything that is skipped.
 
     Raises:
-        UserError: It is half-written or damaged.
+        UserError: The folder is half-written or damaged.
     """
     try:
         config = read_config(folder)
@@ -207,9 +206,9 @@ def read_run(folder: Path, note: Note = say_note) -> Run:
         file = folder / "metrics.csv"
         rows, damaged = read_rows(file.read_text(errors="replace")) if file.is_file() else ([], 0)
     except FileNotFoundError as error:
-        raise UserError(f"{folder} has no {Path(error.filename).name}") from error
+        raise UserError(f"{folder}: expected {Path(error.filename).name}, got no such file") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} cannot be read as a run ({' '.join(str(error).split())})") from error
+        raise UserError(f"{folder}: cannot be read as a run ({' '.join(str(error).split())})") from error
     if damaged:
         note(f"{file} has {damaged} damaged row{'s' * (damaged > 1)}: skipped")
     records = []
@@ -222,7 +221,7 @@ def read_run(folder: Path, note: Note = say_note) -> Run:
 
 
 def read_rows(text: str) -> tuple[list[dict[str, float]], int]:
-    """Rows of a metrics.csv, and how many lines are damaged: cut short, too long, or without numbers."""
+    """Rows of a metrics.csv, and the number of lines that are cut short, too long, or without numbers."""
     whole, _, cut = text.rpartition("\n")
     rows: list[dict[str, float]] = []
     damaged = int(bool(cut))
@@ -241,10 +240,10 @@ def read_rows(text: str) -> tuple[list[dict[str, float]], int]:
 
 
 def online_run(path: str) -> Run:
-    """A run from W&B: what its run folder has sent there.
+    """Read a run from W&B.
 
     Args:
-        path: entity/project/run.
+        path: The path entity/project/run.
 
     Raises:
         UserError: It cannot be reached, or is no run of pt_flows.
@@ -255,17 +254,18 @@ def online_run(path: str) -> Run:
     from pt_flows.runs.options import wandb_key_configured
 
     if not wandb_key_configured():
-        raise UserError(f"there is no run folder {path}, and to read it from W&B you must log in first: wandb login")
+        raise UserError(f"{path}: expected a run folder, got no folder. To read it from W&B, run wandb login first")
     try:
         run: Any = wandb.Api().run(path)
         config, history = dict(run.config), list(run.scan_history())
         records, failure = json.loads(run.summary.get("evaluations", "[]")), run.summary.get("failed")
     except (Error, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"there is no run folder {path}, and W&B has no such run that can be read ({str(error).splitlines()[0]})"
+            f"{path}: expected a run folder or a W&B run, got neither ({reason}). Check the path"
         ) from error
     if "model" not in config or "environment" not in config:
-        raise UserError(f"the W&B run {path} was not made by pt_flows: its config has no model and environment")
+        raise UserError(f"{path}: expected a W&B run of pt_flows, got a config without model and environment")
     environment = config.pop("environment")
     rows = [{k: float(v) for k, v in row.items() if isinstance(v, int | float)} for row in history]
     records = [checked_record(record, path) for record in records]

@@ -1,4 +1,4 @@
-"""Whether two methods differ, from a few runs of each: the arithmetic behind a comparison's verdicts."""
+"""The arithmetic behind verdicts: tests of whether two methods differ, from a few runs of each."""
 
 import itertools
 import math
@@ -11,13 +11,13 @@ import numpy as np
 from scipy import special
 
 MOST_SPLITS = 50_000
-"""Permutations that a test looks at: all of them up to 9 against 9, else a fixed random choice."""
+"""Number of permutations in a test: all of them up to 9 against 9, else a fixed random choice."""
 RANKS = 3 / math.pi
-"""Efficiency of a test by ranks for normal numbers, beside a test by means."""
+"""Efficiency of a test by ranks for normal numbers, relative to a test by means."""
 
 
 class Interval(NamedTuple):
-    """A mean and the ends of its confidence interval (not numbers for a single value)."""
+    """A mean and the ends of its confidence interval, which are NaN for a single value."""
 
     mean: float
     low: float
@@ -29,7 +29,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
     Args:
         values: One number for each run.
-        confidence: Of the interval.
+        confidence: Confidence of the interval.
     """
     mean, n = fmean(values), len(values)
     if n < 2:
@@ -71,8 +71,8 @@ def brunner_munzel(a: Sequence[float], b: Sequence[float]) -> float:
     """Two-sided p-value of a probability of improvement of one half (Neubert and Brunner 2007).
 
     The permutation distribution of Brunner and Munzel's rank statistic is exact if both sides have one distribution,
-    and close to it if they differ in spread or shape. Few runs have few orders, so splits with equal statistics are
-    told apart by their means. With failed runs, which are infinite, only the order counts.
+    and close to it if they differ in spread or shape. Few runs have few orders, so the means distinguish splits with
+    equal statistics. With failed runs, which are infinite, only the order counts.
 
     Args:
         a: One number for each run, at least two.
@@ -98,8 +98,8 @@ def permutations(ranks: tuple[float, ...], n: int) -> tuple[Any, Any]:
     """Splits of sorted runs and their absolute rank statistics, which depend on the sizes and on ties alone.
 
     Args:
-        ranks: Of all runs, rising.
-        n: Runs of the first side.
+        ranks: Rising ranks of all runs.
+        n: Number of runs of the first side.
     """
     total = len(ranks)
     if math.comb(total, n) <= MOST_SPLITS:
@@ -116,15 +116,15 @@ def rank_statistics(ranks: Any, splits: Any) -> Any:
     """Brunner and Munzel's statistic, without its constant factor, of every split.
 
     Args:
-        ranks: Of all runs (N,), ties averaged.
-        splits: Which runs are on the first side, boolean (num, N).
+        ranks: Ranks of all runs (N,), ties averaged.
+        splits: Boolean (num, N), true for runs of the first side.
 
     Returns:
-        (num,); infinite where the sides do not overlap.
+        Statistics (num,); infinite for sides that do not overlap.
     """
     n, m = splits[0].sum(), (~splits[0]).sum()
     below = (ranks[:, None] > ranks) + 0.5 * (ranks[:, None] == ranks)
-    first = splits @ below.T.astype(float)  # of every run: how many of the first side lie below it
+    first = splits @ below.T.astype(float)  # number of runs of the first side below each run
     placement = np.where(splits, (below.sum(1) - first) / m, first / n)  # the fraction of the other side below it
     mean_first = np.where(splits, placement, 0.0).sum(1) / n
     mean_second = np.where(splits, 0.0, placement).sum(1) / m
@@ -136,19 +136,19 @@ def rank_statistics(ranks: Any, splits: Any) -> Any:
 
 
 def judge(a: Sequence[float], b: Sequence[float]) -> float:
-    """P-value of a verdict: small only if the order of the runs and their means both speak for the same side.
+    """P-value of a verdict: small only if the order of the runs and their means both favour the same side.
 
     The null hypothesis is that neither side is better in most seeds: the probability of improvement is one half.
-    `brunner_munzel` must reject it, and Welch's test must reject equal means, so that a bad seed counts by how bad it
-    is. A failed seed has no finite mean: with one on the side behind, the order decides; with one on the side ahead
-    alone, there is no verdict.
+    `brunner_munzel` must reject it, and Welch's test must reject equal means, so that the size of a bad number counts.
+    A failed seed has no finite mean. If the side behind has one, the order decides; if only the side ahead has one,
+    there is no verdict.
 
     Args:
         a: One number for each run, at least two; lower is better, infinite for a failed run.
         b: The same for the other side.
     """
     ahead, behind = (a, b) if improvement(a, b) >= 0.5 else (b, a)
-    if not all(map(math.isfinite, behind)):  # its mean has no bound: the order decides
+    if not all(map(math.isfinite, behind)):  # its mean has no bound, so the order decides
         return brunner_munzel(a, b)
     if not all(map(math.isfinite, ahead)) or fmean(ahead) >= fmean(behind):
         return 1.0
@@ -198,17 +198,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def seeds_needed(
     a: Sequence[float], b: Sequence[float], level: float, power: float = 0.8, most: int = 1000
 ) -> int | None:
-    """Runs of each side with which a difference as large as the one at hand would be seen, given the variances at hand.
+    """The number of runs of each side that would detect the observed difference, given the observed variances.
 
     Args:
         a: One number for each run, at least two, all finite.
         b: The same for the other side.
-        level: Of the test.
-        power: Chance to see the difference.
-        most: Where to give up.
+        level: Level of the test.
+        power: Probability to detect the difference.
+        most: Largest number to try.
 
     Returns:
-        The number, None if it is above `most` or there is no difference.
+        The number; None if it is above `most` or there is no difference.
     """
     difference, spread = abs(fmean(a) - fmean(b)), variance(a) + variance(b)
     if difference == 0:
@@ -234,7 +234,10 @@ def components(values: Sequence[Sequence[float]]) -> Variances:
     """Split the variance of nested seeds (one-way random effects, by the method of moments).
 
     Args:
-        values: For each run its numbers for several sampling seeds; not a number where they do not suffice.
+        values: The numbers of each run for its sampling seeds.
+
+    Returns:
+        Both deviations; NaN if there are too few seeds.
     """
     repeated = [run for run in values if len(run) > 1]
     within = fmean([variance(run) for run in repeated]) if repeated else math.nan

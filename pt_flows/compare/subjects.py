@@ -1,4 +1,4 @@
-"""What of each run is compared: which weights, drawn by which sampler, measured by one protocol for all."""
+"""Subjects of a comparison: the weights and the sampler of each run, measured by one protocol for all."""
 
 import json
 from collections import Counter
@@ -15,7 +15,7 @@ OWN = ("seed_everything", "run", "ckpt_path")
 
 
 def shared(run: Run) -> dict[str, Any]:
-    """The part of a configuration that runs of one group have in common; which weights are measured is not in it."""
+    """The part of a configuration that runs of one group have in common, without the weights that are measured."""
     config = {key: value for key, value in run.config.items() if key not in OWN}
     if isinstance(evaluation := config.get("evaluation"), dict):
         config["evaluation"] = {key: value for key, value in evaluation.items() if key != "weights"}
@@ -28,14 +28,14 @@ def as_text(tree: dict[str, Any]) -> str:
 
 
 def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:
-    """Every run once for each of its subjects that has the number by the protocol that all runs share.
+    """Every run once for each of its subjects with the number, by the protocol that all runs share.
 
     A failed run has failed for every subject of its configuration.
 
     Args:
-        runs: Independent ones, with the number unless they have failed.
+        runs: Independent runs, which have the number unless they have failed.
         key: The number.
-        note: Takes a sentence about everything that is left out.
+        note: Takes a sentence about everything that is omitted.
 
     Raises:
         UserError: No protocol is common to all runs.
@@ -56,11 +56,11 @@ def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:
 
 
 def trained_subject(run: Run, chains: set[str]) -> SubjectKey:
-    """What training has measured.
+    """The subject that was measured during training.
 
     Args:
-        run: Any.
-        chains: Methods that passports say to draw by chains.
+        run: The run.
+        chains: Methods that draw by chains according to passports.
     """
     weights = (run.config.get("evaluation") or {}).get("weights", "ema")
     return SubjectKey(weights, "Chains" if run.method in chains else own_sampler(run.method))
@@ -79,18 +79,18 @@ def measured_views(run: Run, key: str, protocol: dict[str, Any] | None, trained:
 
 
 def common_protocol(runs: Sequence[Run], key: str, note: Note) -> dict[str, Any] | None:
-    """The protocol that all runs share: of several the one by which most of them measured one subject.
+    """The protocol that all runs share. If there are several, most runs measured one subject by it.
 
     Args:
-        runs: Those without a record of the number do not count.
+        runs: The runs. Those without a record of the number do not count.
         key: The number.
         note: Takes a sentence about every protocol that is not compared.
 
     Returns:
-        None if no run has a record of the number.
+        The protocol; None if no run has a record of the number.
 
     Raises:
-        UserError: None is common to all. It names the fields that differ.
+        UserError: No protocol is common to all. The error names the fields that differ.
     """
     measured = [(run, found) for run in runs if (found := last_protocols(run, key))]
     if not measured:
@@ -101,10 +101,9 @@ def common_protocol(runs: Sequence[Run], key: str, note: Note) -> dict[str, Any]
     if not common:
         first = next(iter(protocols[0]))
         i = next(i for i, found in enumerate(protocols) if first not in found)
-        raise UserError(
-            f"{key} of {measured[0][0].folder} and of {measured[i][0].folder} do not compare, their protocols differ "
-            f"({difference(first, next(iter(protocols[i])))})"
-        )
+        pair = f"{measured[0][0].folder} and {measured[i][0].folder}"
+        differing = difference(first, next(iter(protocols[i])))
+        raise UserError(f"{key}: expected one protocol for all runs, got others for {pair} ({differing})")
 
     def rank(text: str) -> tuple[int, int, bool]:
         known = json.loads(text)
@@ -124,7 +123,7 @@ def last_protocols(run: Run, key: str) -> list[tuple[SubjectKey, str]]:
 
 
 def difference(first: str, second: str) -> str:
-    """The fields in which two protocols differ; another split has another reference anyway."""
+    """The fields in which two protocols differ, without the reference if the splits differ."""
     a, b = json.loads(first), json.loads(second)
     names = [name for name in a if a[name] != b[name] and (name != "reference" or a["split"] == b["split"])]
     return "; ".join(f"{name}: {a[name]} and {b[name]}" for name in names)

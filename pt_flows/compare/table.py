@@ -10,10 +10,10 @@ from typing import Any
 from pt_flows.compare.groups import Criterion, Group
 from pt_flows.compare.runs import Run
 from pt_flows.compare.statistics import components, mean_interval
-from pt_flows.errors import UserError
+from pt_flows.files import checked_target
 
 Row = dict[str, Any]
-"""Text, whole numbers and numbers by column; not a number where there is none."""
+"""Text, whole numbers and numbers by column; NaN for missing numbers."""
 
 
 def table(groups: Sequence[Group], criterion: Criterion, goal: float | None) -> list[Row]:
@@ -49,7 +49,7 @@ def row_of(group: Group, criterion: Criterion, goal: float | None) -> Row:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean of what is known; not a number where nothing is."""
+    """The mean of the known values; NaN if there are none."""
     known = [value for value in values if not math.isnan(value)]
     return fmean(known) if known else math.nan
 
@@ -66,12 +66,12 @@ def minutes_to(goal: float, run: Run, key: str, sign: int) -> float | None:
 
 
 def number(value: float) -> str:
-    """Four digits; a dash where there is none."""
+    """Four digits; a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def shown(rows: Sequence[Row], key: str, goal: float | None = None) -> list[dict[str, str]]:
-    """The rows as text, with columns that belong together in one; the column of failures only if there are any."""
+    """The rows as text, with related columns merged, and a column of failures if there are any."""
     return [shown_row(row, key, goal, any(other["failed"] for other in rows)) for row in rows]
 
 
@@ -107,14 +107,12 @@ def write_files(target: Path, rows: Sequence[Row], cells: Sequence[dict[str, str
     """Write Markdown with the verdicts, a CSV of numbers, and a LaTeX table.
 
     Args:
-        target: Where, without the suffix.
+        target: Path of the files without a suffix.
         rows: The numbers.
-        cells: The same for people.
-        text: All that was printed.
+        cells: The same numbers as text.
+        text: The whole printed text.
     """
-    if not target.absolute().parent.is_dir():
-        raise UserError(f"--out: there is no folder {target.absolute().parent}; make it first")
-    target.with_suffix(".md").write_text(text + "\n")
+    checked_target(str(target.with_suffix(".md")), (".md",)).write_text(text + "\n")
     with target.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -129,5 +127,5 @@ def write_files(target: Path, rows: Sequence[Row], cells: Sequence[dict[str, str
 
 
 def without_nan(rows: Sequence[Row]) -> list[Row]:
-    """Rows with None where there is no number."""
+    """Rows with None in place of NaN."""
     return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]

@@ -1,9 +1,9 @@
 """A verdict for each pair of groups: which one is better in most seeds, as far as so few seeds can tell.
 
 A verdict is about most seeds, never about averages. Its null hypothesis is a probability of improvement of one half:
-of two fresh runs, one of each method, either is as likely the better one. Few seeds cannot judge a mean: if a method is
-bad in a fifth of its seeds, five seeds show no bad one in 0.8^5 = 33 % of all comparisons, and then no test can know.
-So the worst seed and the failed ones stand in the table, and a line says how large a fraction of bad seeds may be
+if each method is run once more, either one is equally likely to be better. Few seeds cannot judge a mean: if a method
+is bad in a fifth of its seeds, five seeds show no bad one in 0.8^5 = 33 % of all comparisons, and no test can detect
+it. So the table has the worst seed and the failed ones, and a line says how large a fraction of bad seeds may be
 hidden.
 """
 
@@ -19,15 +19,15 @@ from pt_flows.compare.statistics import hidden_share, holm, improvement, judge, 
 
 @dataclass
 class Verdict:
-    """What a pair of groups says.
+    """The verdict on a pair of groups.
 
     Attributes:
         first: Name of the group that is ahead.
         second: Name of the other one.
         verdict: "better" (the first one), "inconclusive" or "too few seeds".
         improvement: Probability that a run of the first one is better than a run of the second.
-        p: Adjusted p-value of one half.
-        sentence: All of it for people.
+        p: Adjusted p-value of the null hypothesis.
+        sentence: The verdict as a sentence.
     """
 
     first: str
@@ -42,9 +42,9 @@ def judged(groups: Sequence[Group], criterion: Criterion, level: float) -> list[
     """A verdict for each pair of groups of several runs.
 
     Args:
-        groups: To compare.
+        groups: The groups to compare.
         criterion: The number.
-        level: Chance of any wrong verdict among all pairs.
+        level: Probability of any wrong verdict among all pairs.
     """
     pairs = [(a, b) for a, b in itertools.combinations(groups, 2) if min(len(a.runs), len(b.runs)) > 1]
     adjusted = holm([judge(a.costs(criterion), b.costs(criterion)) for a, b in pairs])
@@ -72,7 +72,7 @@ def judged(groups: Sequence[Group], criterion: Criterion, level: float) -> list[
 
 
 def dependence(a: Group, b: Group) -> str:
-    """The rest of the sentence about a pair whose runs are not independent, which the tests take them for."""
+    """The rest of the sentence about a pair whose runs are not independent, as the tests assume."""
     reasons = []
     if both := {run.folder for run in a.runs} & {run.folder for run in b.runs}:
         reasons.append(f"{len(both)} of their runs are the same")
@@ -98,7 +98,7 @@ def advice(ahead: Group, behind: Group, criterion: Criterion, level: float) -> s
 
 
 def remarks(groups: Sequence[Group], criterion: Criterion, found: Sequence[Verdict]) -> list[str]:
-    """What verdicts do not say."""
+    """Remarks that complete the verdicts."""
     if len(groups) == 1:
         return [f"{alone(groups[0], criterion.key)}. A verdict needs a second group"]
     lines = []
@@ -128,12 +128,12 @@ def alone(group: Group, key: str) -> str:
 
 
 def verdicts(groups: Sequence[Group], criterion: Criterion, level: float) -> list[str]:
-    """A sentence for each pair, and what else to know.
+    """A sentence for each pair, and the remarks.
 
     Args:
-        groups: To compare.
+        groups: The groups to compare.
         criterion: The number.
-        level: Chance of any wrong verdict among all pairs.
+        level: Probability of any wrong verdict among all pairs.
     """
     found = judged(groups, criterion, level)
     return [verdict.sentence for verdict in found] + remarks(groups, criterion, found)

@@ -1,4 +1,4 @@
-"""Data, served as a function of (seed, iteration). Importing this package makes the short names known to the CLI."""
+"""Data as a function of (seed, iteration). Importing this package makes their short names known to the command line."""
 
 from pt_flows.data.augmentation import ImageAugmentation
 from pt_flows.data.cifar10 import CIFAR10

@@ -15,11 +15,11 @@ from pt_flows.errors import UserError
 class ImageAugmentation(Constructed, nn.Module):
     """Random resized crop, flip, colour jitter, greyscale and blur, in the order of contrastive learning.
 
-    The moves between chains of improved contrastive divergence; the defaults are its released code's for CIFAR-10.
+    Improved contrastive divergence augments its chains with it; the defaults are those of its code for CIFAR-10.
 
     Args:
         min_area: Smallest area of a crop, as a fraction of the image; 1 for no crop.
-        flip: Mirror half of the images left to right.
+        flip: Whether to mirror half of the images left to right.
         jitter: Strength of colour jitter (with probability 0.8); 0 for none.
         grey: Probability of converting an image to greyscale.
         blur: Width of a Gaussian blur's kernel in pixels, odd (with probability one half); 0 for none.
@@ -47,7 +47,7 @@ class ImageAugmentation(Constructed, nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Views (B, C, H, W) of images in [-1, 1], one seed each; the global generator is left as it was."""
+        """Views (B, C, H, W) of images in [-1, 1], one seed each; the global generator does not change."""
         crop = v2.RandomResizedCrop(x.shape[-2:], (self.min_area, 1.0), antialias=True)
         views = []
         with torch.random.fork_rng(devices=[]):

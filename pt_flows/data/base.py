@@ -1,4 +1,4 @@
-"""The data's side of the contract: batches as a function of (seed, iteration), served in blocks."""
+"""The base of data: batches as a function of (seed, iteration), in blocks."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -20,15 +20,15 @@ from pt_flows.training.distributed import world
 
 
 class FlowData(Constructed, L.LightningDataModule, ABC):
-    """Base of all data: endless, stateless, aware of what the method consumes.
+    """Base of all data: endless, without state, with as many minibatches per iteration as the method consumes.
 
-    The minibatches of an iteration depend on (seed, iteration) alone. So a resumed run sees what it would have seen,
-    and nothing about the position in the data has to be saved. Each rank takes its part of one global batch.
+    The minibatches of an iteration depend on (seed, iteration) alone. So a resumed run sees the same data as an
+    uninterrupted one, and the position in the data need not be saved. Each rank takes its part of one global batch.
 
     Args:
         batch_size: Samples of one minibatch over all ranks.
-        iterations_per_block: Iterations that one Lightning step runs; more than one saves the Trainer's cost per step,
-            which for toys exceeds the mathematics. Evaluation and checkpoints happen at ends of blocks.
+        iterations_per_block: Iterations that one Lightning step runs. More than one saves the Trainer's cost per step,
+            which for toys exceeds the computation. Evaluation and checkpoints happen at ends of blocks.
     """
 
     event_shape: Shape
@@ -52,21 +52,21 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
         """Fixed real samples to measure against, the same for every run: floats for toys, uint8 for images.
 
         Raises:
-            UserError: More samples are asked for than the split has.
+            UserError: The split has fewer samples.
         """
 
     def sample(self, num: int, rng: torch.Generator) -> Tensor:
         """Independent training samples (num, *event) as a method sees them, on the generator's device.
 
-        Data that offer it can be the source of a map between domains.
+        Data with this method can be the source of a map between domains.
         """
-        raise UserError(f"{type(self).__name__} cannot be a source: it does not draw single samples")
+        raise UserError(f"{type(self).__name__}: expected data that draw single samples, got others. Define sample")
 
     def setup(self, stage: str) -> None:
         """Check the data. A subclass that loads them here calls this afterwards.
 
         Raises:
-            UserError: They are not what the contract says; see `check`.
+            UserError: They break the contract; see `check`.
         """
         has_shape = getattr(self, "event_shape", None) is not None
         advice = "Set it to the shape of one sample"
@@ -74,10 +74,10 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
         self.check()
 
     def check(self) -> None:
-        """Look through both splits once, so that damaged data are not taken for a run that diverges.
+        """Check all samples once, so that damaged data are not mistaken for divergence.
 
         Raises:
-            UserError: Samples have another shape than `event_shape`, or values that are not finite; names the first.
+            UserError: Samples do not have the shape `event_shape`, or a value is not finite.
         """
         if self._is_checked:
             return
@@ -112,17 +112,17 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
 
     @property
     def share(self) -> slice:
-        """The places of this rank's samples in a global minibatch."""
+        """The slice of this rank's samples in a global minibatch."""
         each = self.batch_size // self.num_ranks
         return slice(self.rank * each, (self.rank + 1) * each)
 
     @property
     def workers(self) -> int:
-        """Processes that draw ahead of training; 0 draws in the training process, on its device."""
+        """Number of processes that draw ahead of training; 0 draws in the training process, on its device."""
         return 0
 
     def train_dataloader(self) -> "BlockLoader":
-        """Blocks from the module's iteration on."""
+        """Blocks from the method's iteration on."""
         assert self.trainer is not None
         self.check()
         self.rank, self.num_ranks = world()
@@ -136,32 +136,32 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
         self.device = device
 
     def val_dataloader(self) -> DataLoader[int]:
-        """One step: evaluation happens in a callback, on `reference` samples."""
+        """A loader of one step. A callback evaluates on `reference` samples."""
         return DataLoader(_Range(1))
 
     def test_dataloader(self) -> DataLoader[int]:
-        """One step, as for validation."""
+        """A loader of one step, as for validation."""
         return self.val_dataloader()
 
 
 class BlockLoader:
     """Endless blocks of iterations, each tensor of shape (iterations, minibatches, B, ...).
 
-    Blocks end at multiples of `iterations_per_block` and at the last iteration, whatever iteration the run starts from.
+    Blocks end at multiples of `iterations_per_block` and at the last iteration, wherever the run starts.
     """
 
     def __init__(self, data: FlowData, trainer: L.Trainer) -> None:
         self.data, self.trainer = data, trainer
 
     def __iter__(self) -> Iterator[Any]:
-        module = cast(Consumer, self.trainer.lightning_module)
-        start, stop = module.iteration, self.trainer.max_steps
+        method = cast(Consumer, self.trainer.lightning_module)
+        start, stop = method.iteration, self.trainer.max_steps
         iterations = range(start, stop if stop >= 0 else sys.maxsize)
-        draws = self._draws(iterations, module.minibatches_per_iteration)
+        draws = self._draws(iterations, method.minibatches_per_iteration)
         block = []
         for iteration, draw in zip(iterations, draws, strict=True):
             if iteration == start:
-                self.data.check_draw(draw, iteration, module.minibatches_per_iteration)
+                self.data.check_draw(draw, iteration, method.minibatches_per_iteration)
             block.append(draw)
             if (iteration + 1) % self.data.iterations_per_block == 0 or iteration + 1 == stop:
                 yield tuple(
@@ -180,16 +180,16 @@ class BlockLoader:
 
 
 def require(is_met: bool, where: str | Path, expected: str, got: str) -> None:
-    """Check what data must be.
+    """Check a requirement on data.
 
     Args:
-        is_met: Whether they are.
+        is_met: Whether the data meet it.
         where: The data set, the file or the key.
-        expected: What they must be.
-        got: What they are, and after a full stop the way to mend it.
+        expected: The requirement.
+        got: The state of the data, and after a full stop the way to mend it.
 
     Raises:
-        UserError: They are not.
+        UserError: The data do not meet it.
 
     Example:
         >>> require(False, "Table", "an event_shape", "none. Set it to the shape of one sample")

@@ -18,12 +18,12 @@ from pt_flows.errors import UserError
 class CIFAR10(ArrayImages):
     """CIFAR-10: 50,000 training and 10,000 test images of 32x32 pixels in ten classes.
 
-    Read by torchvision, which checks the MD5 of every file; downloaded when no file is there.
+    Torchvision reads it and checks the MD5 of every file. It is downloaded if no file is there.
 
     Args:
         root: Folder that holds (or will hold) `cifar-10-batches-py`; default $PT_FLOWS_DATA, else `data`.
         batch_size: Images of one minibatch over all ranks.
-        flip: Mirror half of the training images left to right.
+        flip: Whether to mirror half of the training images left to right.
         iterations_per_block: Iterations that one Lightning step runs.
     """
 
@@ -37,20 +37,20 @@ class CIFAR10(ArrayImages):
         self.root = data_root(root)
 
     def prepare_data(self) -> None:
-        """Download once per machine, if nothing is there yet."""
+        """Download once per machine, if no file is there yet."""
         if not self.missing() or self.damaged():
             return
         try:
             TorchvisionCIFAR10(str(self.root), download=True)
         except (URLError, OSError, RuntimeError) as error:
-            raise UserError(self.advice(f"could not be downloaded ({error})")) from error
+            raise UserError(self.advice(f" ({error})")) from error
 
     def missing(self) -> list[str]:
-        """Batch files that are not there."""
+        """Names of missing batch files."""
         return [name for name, _ in _files() if not (self.folder / name).is_file()]
 
     def damaged(self) -> list[str]:
-        """Batch files that are there but are not the official ones."""
+        """Names of batch files that are not the official ones."""
         there = [(name, md5) for name, md5 in _files() if (self.folder / name).is_file()]
         return [name for name, md5 in there if not check_integrity(str(self.folder / name), md5)]
 
@@ -63,22 +63,23 @@ class CIFAR10(ArrayImages):
         """Images uint8 (N, 3, 32, 32) and labels (N,).
 
         Raises:
-            UserError: Files are missing or damaged; says which, and what to do.
+            UserError: Files are missing or damaged; the error names them.
         """
         damaged = ", ".join(self.damaged())
         advice = "Delete and download again, or restore the official files"
         require(not damaged, self.folder, "the official MD5 sums", f"damaged files: {damaged}. {advice}")
         if self.missing():
-            raise UserError(self.advice("is not complete"))
+            raise UserError(self.advice())
         data = TorchvisionCIFAR10(str(self.root), train=split == "train")
         return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
-    def advice(self, what: str) -> str:
+    def advice(self, reason: str = "") -> str:
         """Return the sentence about missing files."""
+        missing = ", ".join(self.missing()) or "valid files"
         return (
-            f"CIFAR-10 {what}: {', '.join(self.missing()) or 'nothing'} missing in {self.folder}. Put the files of "
-            "cifar-10-python.tar.gz there (or set data.root or $PT_FLOWS_DATA to the folder above them); "
-            "without them, make train-cifar DATASET=shapes32 runs the same recipe on a built-in set"
+            f"{self.folder}: expected the files of cifar-10-python.tar.gz, got no {missing}{reason}. Put them there "
+            "or set data.root or $PT_FLOWS_DATA to the folder above them. "
+            "Without them, make train-cifar DATASET=shapes32 runs the same recipe on a built-in set"
         )
 
 

@@ -24,7 +24,7 @@ class ClassFolders(NamedTuple):
 
 
 def list_images(root: Path, split: Split) -> ClassFolders:
-    """The images of `train/<class>` or `val/<class>`; classes are those of `train` in both.
+    """The images of `train/<class>` or `val/<class>`; both have the classes of `train`.
 
     Raises:
         UserError: The folder is missing, a class has no images, or the splits disagree about classes.
@@ -35,10 +35,10 @@ def list_images(root: Path, split: Split) -> ClassFolders:
         classes, numbers = find_classes(training if training.is_dir() else folder)
         pairs = make_dataset(folder, {name: numbers[name] for name in present}, IMG_EXTENSIONS)
     except FileNotFoundError as error:
-        advice = "data.root must hold train/<class>/*.JPEG and val/<class>/*.JPEG, or the output of pt-flows prepare"
+        advice = "Set data.root to a folder of train/<class>/*.JPEG and val/<class>/*.JPEG, or of prepared images"
         raise UserError(f"{folder}: expected images, got none ({error}). {advice}") from error
     except KeyError as error:
-        raise UserError(f"{folder}: {error} is not a class of {training}. Rename or remove its folder") from error
+        raise UserError(f"{folder}: expected the classes of {training}, got {error}. Remove its folder") from error
     return ClassFolders([path for path, _ in pairs], [label for _, label in pairs], classes)
 
 
@@ -46,7 +46,7 @@ def decode(path: str, size: int) -> np.ndarray:
     """One image as RGB uint8 (size, size, 3): its central square, downsampled with Lanczos' filter.
 
     Raises:
-        UserError: The file cannot be read as an image, or is smaller than the images wanted.
+        UserError: The file cannot be read as an image, or is smaller than `size`.
     """
     image = open_image(path, as_rgb=True)
     found = f"{image.size[0]}x{image.size[1]}. Remove it or lower the image size"

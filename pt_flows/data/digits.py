@@ -1,4 +1,4 @@
-"""Handwritten digits of two postal services, at one size: the domains that transport maps are compared on."""
+"""Handwritten digits of MNIST and USPS at one size: the domains on which transport maps are compared."""
 
 from typing import Literal
 
@@ -39,7 +39,7 @@ class Digits(ArrayImages):
         self.digits, self.root = name, data_root(root)
 
     def prepare_data(self) -> None:
-        """Download once per machine, if it is not there yet."""
+        """Download once per machine, if the files are missing."""
         for split in ("train", "test"):
             self.read(split, download=True)
 
@@ -56,7 +56,7 @@ class Digits(ArrayImages):
         return images, torch.as_tensor(data.targets)
 
     def read(self, split: Split, download: bool = False) -> MNIST | USPS:
-        """The split as torchvision has it."""
+        """Read the split with torchvision."""
         files = "MNIST/raw with its four files" if self.digits == "mnist" else "usps.bz2 and usps.t.bz2"
         dataset = MNIST if self.digits == "mnist" else USPS
         make = lambda: dataset(str(self.root), train=split == "train", download=download)

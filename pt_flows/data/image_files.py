@@ -1,4 +1,4 @@
-"""Image files as a viewer shows them, or one sentence that says why not."""
+"""Image files, read as a viewer shows them."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from pt_flows.errors import UserError
 
 
 def open_image(path: str | Path, as_rgb: bool = False) -> Image.Image:
-    """One image with 8 bits per channel, upright as its EXIF tag says; greyscale images with 16 bits are rounded to 8.
+    """Read one image with 8 bits per channel, turned by its EXIF tag; greyscale images with 16 bits are rounded to 8.
 
     Args:
         path: The file.
-        as_rgb: Convert any mode to RGB, with white behind transparent pixels.
+        as_rgb: Whether to convert any mode to RGB, with white behind transparent pixels.
 
     Raises:
         UserError: The file is damaged, too large to be an image, or has 32 bits per channel, whose range is unknown.
@@ -35,7 +35,7 @@ def open_image(path: str | Path, as_rgb: bool = False) -> Image.Image:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """The image over white where it is transparent; itself if it has no transparency."""
+    """The image over a white ground; the image itself if it has no transparency."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")

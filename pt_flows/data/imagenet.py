@@ -19,16 +19,16 @@ class ImageNet(ArrayImages):
     """ImageNet, from its usual layout or prepared by `pt-flows prepare imagenet`.
 
     Files of the usual layout, `train/<class>/*.JPEG` and `val/<class>/*.JPEG`, are decoded at every start and held in
-    memory: for subsets. Prepared images are checked at the start and read as training asks for them. An image takes
-    3 · size² bytes: all of ImageNet 16 GB at 64 pixels and 63 GB at 128. Labels number the class folders of `train` in
-    alphabetical order. Images of another size are cut to their central square and downsampled (Lanczos).
+    memory, which suits subsets. Prepared images are checked at the start and read when training needs them. An image
+    takes 3 · size² bytes: all of ImageNet 16 GB at 64 pixels and 63 GB at 128. Labels number the class folders of
+    `train` in alphabetical order. Images of another size are cut to their central square and downsampled (Lanczos).
 
     Args:
         root: Folder that holds `train` and `val`, or prepared images; default `imagenet<image_size>` in
             $PT_FLOWS_DATA, else in `data`.
         image_size: Height and width.
         batch_size: Images of one minibatch over all ranks.
-        flip: Mirror half of the training images left to right.
+        flip: Whether to mirror half of the training images left to right.
         iterations_per_block: Iterations that one Lightning step runs.
     """
 
@@ -48,7 +48,7 @@ class ImageNet(ArrayImages):
         """Images uint8 (N, 3, size, size) and labels (N,).
 
         Raises:
-            UserError: The folder is missing or has no images, or a file cannot be used; says which.
+            UserError: The folder is missing or has no images, or a file cannot be used; the error names it.
         """
         if (self.root / "index.json").is_file():
             images, labels, classes = read_prepared(self.root, split, self.image_size)

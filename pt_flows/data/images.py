@@ -1,4 +1,4 @@
-"""Image sets that fit in memory: uint8 arrays, kept on the training device when they fit there."""
+"""Image sets that fit in memory: uint8 arrays, kept on the training device if they fit there."""
 
 import os
 from abc import abstractmethod
@@ -18,13 +18,13 @@ from pt_flows.training.noise import generator_at, run_seed
 
 
 class ArrayImages(FlowData):
-    """Base of image sets given as arrays: shuffled without replacement, flipped on the device, scaled to [-1, 1].
+    """Base of image sets in arrays: shuffled without replacement, flipped on the device, scaled to [-1, 1].
 
-    Every image is used once per epoch; an epoch's end may lie inside a minibatch, and nothing is dropped.
+    Every image is used once per epoch. An epoch may end inside a minibatch, and no image is dropped.
 
     Args:
         batch_size: Images of one minibatch over all ranks.
-        flip: Mirror half of the images left to right.
+        flip: Whether to mirror half of the images left to right.
         iterations_per_block: Iterations that one Lightning step runs.
 
     Attributes:
@@ -46,7 +46,7 @@ class ArrayImages(FlowData):
         """Images and labels of a split, loaded and checked once.
 
         Raises:
-            UserError: They are not what `load` must return; says what is wrong.
+            UserError: `load` returned something else than its contract says.
         """
         if split not in self._arrays:
             images, labels = self.load(split)
@@ -70,7 +70,7 @@ class ArrayImages(FlowData):
 
     @property
     def workers(self) -> int:
-        """None where the images are on the device; else two processes that gather minibatches on the host."""
+        """Zero if the images are on the device; else two processes that gather minibatches on the host."""
         return 0 if self.arrays("train")[0].device == self.device else 2
 
     def place(self, device: torch.device) -> None:
@@ -98,7 +98,7 @@ class ArrayImages(FlowData):
         return torch.cat(pieces)
 
     def draw(self, iteration: int, num_minibatches: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Images uint8 (num_minibatches, B, C, H, W), labels, and which to flip (num_minibatches, B)."""
+        """Images uint8 (num_minibatches, B, C, H, W), and labels and flips, each (num_minibatches, B)."""
         images, labels = self.arrays("train")
         shape = (num_minibatches, self.batch_size)
         i = self.indices(iteration * shape[0] * shape[1], shape[0] * shape[1]).view(shape)[:, self.share]
@@ -138,10 +138,10 @@ class ArrayImages(FlowData):
 
 
 def check_images(where: str, images: Tensor, event_shape: Shape) -> None:
-    """Check the images of a split; only the first thousand are read, because they may be mapped from disk.
+    """Check the images of a split. Only the first thousand are read, because they may be mapped from disk.
 
     Raises:
-        UserError: Another type, range or shape.
+        UserError: Their type, range or shape is wrong.
     """
     wanted, kind = "images uint8 with values from 0 to 255", type(images).__name__
     require(isinstance(images, Tensor), where, wanted, f"{kind}. Return torch.from_numpy(images)")
@@ -163,7 +163,7 @@ def check_labels(where: str, labels: Tensor, num: int, num_classes: int) -> None
     """Check the labels of a split.
 
     Raises:
-        UserError: Another type, number or range.
+        UserError: Their type, number or range is wrong.
     """
     found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
     require(found == f"torch.int64 ({num},)", where, f"labels int64 ({num},)", f"{found}. Without labels return zeros")
@@ -173,12 +173,12 @@ def check_labels(where: str, labels: Tensor, num: int, num_classes: int) -> None
 
 
 def downsampled(images: Tensor, size: int) -> Tensor:
-    """Images uint8 (N, C, size, size), reduced with antialiasing and rounded."""
+    """Images uint8 (N, C, size, size), downsampled with antialiasing and rounded."""
     return interpolate(images.float(), (size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
 
 
 def as_float(images: Tensor, flip: Tensor | None = None) -> Tensor:
-    """Images uint8 (..., C, H, W) as floats in [-1, 1], mirrored where `flip` (...) says so."""
+    """Images uint8 (..., C, H, W) as floats in [-1, 1], mirrored if their `flip` (...) is true."""
     x = images.to(torch.get_default_dtype()) / 127.5 - 1
     return x if flip is None else torch.where(flip[..., None, None, None], x.flip(-1), x)
 
@@ -187,20 +187,20 @@ D = TypeVar("D")
 
 
 def read_set(make: Callable[[], D], name: str, root: Path, files: str) -> D:
-    """A data set as torchvision reads or downloads it.
+    """Read or download a data set with torchvision.
 
     Args:
-        make: Constructs it.
+        make: Function that constructs it.
         name: Its name.
-        root: The folder that it is read from.
-        files: The files that should lie there.
+        root: Its folder.
+        files: The files that should be there.
 
     Raises:
-        UserError: It is not there and could not be downloaded, or is damaged.
+        UserError: It is damaged, or missing and cannot be downloaded.
     """
     try:
         return make()
-    except Exception as error:  # torchvision checks little: a damaged file fails wherever its parser is
+    except Exception as error:  # torchvision checks little, so damaged files raise many kinds
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         advice = f"Put {files} there, or set data.root or $PT_FLOWS_DATA to the folder that holds them"
         raise UserError(f"{name}: cannot be read from {root} or downloaded ({reason}). {advice}") from error

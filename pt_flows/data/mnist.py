@@ -13,7 +13,7 @@ from pt_flows.data.images import ArrayImages, data_root, downsampled, read_set
 
 
 class MNIST(ArrayImages):
-    """Handwritten digits: 60,000 and 10,000 greyscale images in ten classes; downloaded when no file is there.
+    """Handwritten digits: 60,000 and 10,000 greyscale images in ten classes; downloaded if no file is there.
 
     Args:
         root: Folder that holds (or will hold) `MNIST/raw`; default $PT_FLOWS_DATA, else `data`.
@@ -36,7 +36,7 @@ class MNIST(ArrayImages):
         self.root, self.event_shape = data_root(root), (1, image_size, image_size)
 
     def prepare_data(self) -> None:
-        """Download once per machine, if it is not there yet."""
+        """Download once per machine, if the files are missing."""
         for split in ("train", "test"):
             self.read(split, download=True)
 
@@ -53,7 +53,7 @@ class MNIST(ArrayImages):
         return pad(images, [margin] * 4), torch.as_tensor(data.targets)
 
     def read(self, split: Split, download: bool = False) -> datasets.MNIST:
-        """The split as torchvision has it."""
+        """Read the split with torchvision."""
         name, files = self.dataset.__name__, f"{self.dataset.__name__}/raw with its four files"
         make = lambda: self.dataset(str(self.root), train=split == "train", download=download)
         return read_set(make, name, self.root, files)

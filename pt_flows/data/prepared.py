@@ -146,7 +146,7 @@ def num_images(path: Path) -> int:
 
 
 def make_array(path: Path, num: int, size: int) -> None:
-    """A .npy file with room for all images; there is space for it on the disk, or an error now."""
+    """Make a .npy file with room for all images, and reserve its space on the disk."""
     with path.open("wb") as file:
         write_header(file, num, size)
         try:
@@ -157,7 +157,7 @@ def make_array(path: Path, num: int, size: int) -> None:
 
 
 def write_header(file: Any, num: int, size: int) -> None:
-    """The header of the array, of one length for any number of images."""
+    """Write the header of the array, which has the same length for any number of images."""
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (num, 3, size, size)})
 
 
@@ -177,7 +177,7 @@ def write_block(path: Path, size: int, start: int, files: list[str]) -> Written:
 
 
 def close_gaps(path: Path, gaps: list[int], num: int, size: int) -> np.ndarray:
-    """Put the last images where skipped ones were to be, shorten the array, and return which file is where."""
+    """Move the last images into the places of skipped ones, shorten the array, and return the file of each place."""
     if not gaps:
         return np.arange(num)
     left = num - len(gaps)
@@ -196,7 +196,7 @@ def close_gaps(path: Path, gaps: list[int], num: int, size: int) -> np.ndarray:
 
 
 def checksums(path: Path, split: Split) -> list[str]:
-    """One for each block of the array, 16 hexadecimal digits of BLAKE2."""
+    """Checksums of the blocks of an array, each 16 hexadecimal digits of BLAKE2."""
     array = np.load(path, mmap_mode="r")
     blocks = [array[i : i + BLOCK] for i in range(0, len(array), BLOCK)]
     digest = lambda part: hashlib.blake2b(np.ascontiguousarray(part).data, digest_size=8).hexdigest()
@@ -208,7 +208,7 @@ def checksums(path: Path, split: Split) -> list[str]:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of prepared images.
+    """Read the index of prepared images.
 
     Raises:
         UserError: It is damaged, or from a newer version.
@@ -232,7 +232,7 @@ def read_prepared(folder: Path, split: Split, size: int) -> tuple[Tensor, Tensor
     """Images uint8 (N, 3, size, size) mapped from disk, labels (N,), and names of the classes; every byte is checked.
 
     Raises:
-        UserError: They are not what the index says, or another size.
+        UserError: They differ from the index, or have another size.
     """
     index = read_index(folder)
     there, splits = index["size"], index["splits"]
@@ -248,7 +248,7 @@ def verify(folder: Path, index: dict[str, Any], split: Split) -> None:
     """Check the files of a split against the index.
 
     Raises:
-        UserError: They differ; says where.
+        UserError: They differ; the error says where.
     """
     path, entry, size = folder / f"{split}.npy", index["splits"][split], index["size"]
     again = f"Delete {folder} and prepare the images again"

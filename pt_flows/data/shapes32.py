@@ -37,8 +37,8 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def draw_shapes(num: int, rng: torch.Generator, style: Style = "paint") -> tuple[Tensor, Tensor]:
     """Random shapes on shaded grounds: images uint8 (num, 3, 32, 32) and labels int64 (num,).
 
-    Kind, place, size, turn, colour of the shape and of both ends of the ground's shading are random; edges are smooth
-    over one pixel. A sketch is the same shape in dark outline on paper.
+    Kind, place, size, rotation and colour of the shape are random, and so are both colours of the shaded ground. Edges
+    are smooth over one pixel. A sketch is the same shape in dark outline on paper.
     """
     label = torch.randint(len(SHAPES), (num,), generator=rng)
     unit = lambda *shape: torch.rand(num, *shape, generator=rng)
@@ -68,7 +68,7 @@ class Shapes32(ArrayImages):
 
     Args:
         batch_size: Images of one minibatch over all ranks.
-        flip: Mirror half of the training images left to right.
+        flip: Whether to mirror half of the training images left to right.
         iterations_per_block: Iterations that one Lightning step runs.
         style: "paint", filled on a coloured ground, or "sketch", in outline on paper: two domains to move between.
     """
@@ -89,6 +89,6 @@ class Shapes32(ArrayImages):
 
 @cache
 def drawn(split: Split, style: Style) -> tuple[Tensor, Tensor]:
-    """The set's images and labels, drawn once per process; not to be written to. No shape is in both styles."""
+    """The set's images and labels, drawn once per process. Do not write to them. No shape is in both styles."""
     stream = ("shapes32", split) if style == "paint" else ("shapes32", split, style)
     return draw_shapes(NUM_IMAGES[split], generator_at("cpu", *stream), style)

@@ -40,7 +40,7 @@ ToyName = Literal[
 
 
 def toy_law(name: ToyName) -> Law:
-    """The law of a name, in the geometry of the paper that made it a benchmark.
+    """The distribution of a name, in the geometry of the paper that made it a benchmark.
 
     `ring8` is W1-FE's (radius 1, std 0.1), `ring8_narrow` and `grid25` are WGAN-GP's (std 0.02 / 1.414 at radius √2;
     std 0.05 / 2.828), `grid16` is ODE-GAN's (std 0.02), `unequal4` has four modes with weights 0.4, 0.3, 0.2, 0.1
@@ -48,7 +48,7 @@ def toy_law(name: ToyName) -> Law:
     its code). `gaussian` has mean (2, 1) and correlated coordinates, so that flows from N(0, I) have closed forms.
 
     Raises:
-        UserError: No law has this name.
+        UserError: No distribution has this name.
     """
     match name:
         case "ring8":
@@ -81,10 +81,10 @@ def toy_law(name: ToyName) -> Law:
 
 
 class Toy2D(FlowData):
-    """Endless exact samples of a law on the plane.
+    """Endless exact samples of a distribution on the plane.
 
     Args:
-        target: Name of the law; see `toy_law`.
+        target: Name of the distribution; see `toy_law`.
         batch_size: Samples of one minibatch over all ranks.
         iterations_per_block: Iterations that one Lightning step runs.
     """

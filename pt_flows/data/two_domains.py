@@ -1,4 +1,4 @@
-"""Two data sets, one to start from and one to reach: for generators that are maps between domains."""
+"""A source and a target data set, for generators that map one domain to another."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from pt_flows.data.base import BlockLoader, FlowData, require
 
 
 class TwoDomains(FlowData):
-    """Serves the target; the generator starts from samples of `source` instead of noise.
+    """Data of the target, for a generator that starts from samples of `source` instead of noise.
 
-    Batch size and block length are the target's. Source samples are drawn with replacement, as noise is.
+    Batch size and block length are the target's. Source samples are drawn with replacement.
 
     Args:
         source: Data that the generator moves.
@@ -25,15 +25,15 @@ class TwoDomains(FlowData):
         super().__init__(target.batch_size, target.iterations_per_block)
         self.source, self.target = source, target
         self.event_shape, self.num_classes = target.event_shape, target.num_classes
-        for name in ("law", "labelled"):  # metrics look for those of the target
+        for name in ("law", "labelled"):  # metrics use those of the target
             if hasattr(target, name):
                 setattr(self, name, getattr(target, name))
         classes, wanted = source.num_classes, target.num_classes
         fits = not classes or not wanted or classes == wanted
-        require(fits, "data.source", f"{wanted} classes like data.target", f"{classes}. Labels are compared")
+        require(fits, "data.source", f"{wanted} classes like data.target", f"{classes}. Give both the same classes")
 
     def prepare_data(self) -> None:
-        """Download either, where it must be."""
+        """Download both, if they are missing."""
         for data in (self.source, self.target):
             data.prepare_data()
 
@@ -51,17 +51,17 @@ class TwoDomains(FlowData):
         return self.target.train_dataloader()
 
     def draw(self, iteration: int, num_minibatches: int) -> tuple[Tensor, ...]:
-        """The target's."""
+        """Draw from the target."""
         return self.target.draw(iteration, num_minibatches)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The target's."""
+        """Transform the target's batch."""
         return self.target.on_after_batch_transfer(batch, dataloader_idx)
 
     def reference(self, split: Split, num: int | None = None) -> Tensor:
-        """The target's."""
+        """The target's reference samples."""
         return self.target.reference(split, num)
 
     def sample(self, num: int, rng: torch.Generator) -> Tensor:
-        """The target's."""
+        """Samples of the target."""
         return self.target.sample(num, rng)

@@ -1,1 +1,1 @@
-"""What happens to a finished run."""
+"""Evaluation of trained methods."""

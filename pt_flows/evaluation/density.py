@@ -18,14 +18,14 @@ from pt_flows.training.noise import generator_at
 
 @dataclass(frozen=True)
 class LogDensity:
-    """Log-densities of clean samples, and how they were found.
+    """Log-densities of clean samples, and the quantities behind them.
 
     Attributes:
         values: log p(x | t = 0) in nats, (num,).
         log_z: log Z_0.
         error: Standard error of log Z_0.
-        effective_size: Of the importance samples at the noisiest level.
-        occupancy: Share of each label along the chains (T + 1,).
+        effective_size: Effective number of importance samples at the noisiest level.
+        occupancy: Fraction of each label along the chains (T + 1,).
     """
 
     values: Tensor
@@ -37,7 +37,7 @@ class LogDensity:
 
 @torch.no_grad()
 def log_density(
-    module: Any,
+    method: Any,
     x: Tensor,
     real: Tensor,
     num_importance: int = 10_000,
@@ -48,37 +48,37 @@ def log_density(
 ) -> LogDensity:
     """Normalised log-densities: log p(x | 0) = -U(x, 0) - log Z_0, with log Z_0 = log Z_T + log p(0) - log p(T).
 
-    Z_T comes from importance sampling with a Gaussian of the diffused data's means and variances; the shares p(t) of
-    labels from chains of the buffer, as averages of p(t | x).
+    Importance sampling with a Gaussian of the diffused data's means and variances gives Z_T. Averages of p(t | x) over
+    chains of the buffer give the fractions p(t) of labels.
 
     Args:
-        module: The model.
+        method: The method.
         x: Points to measure (num, *event).
         real: Data (n, *event), for the Gaussian.
-        num_importance: Importance samples.
-        num_transitions: Transitions of the chains.
-        num_chains: Chains, from the buffer.
-        seed: Of all randomness.
-        weights: Averaged or raw.
+        num_importance: Number of importance samples.
+        num_transitions: Number of transitions of the chains.
+        num_chains: Number of chains, from the buffer.
+        seed: Seed of all random numbers.
+        weights: The averaged weights, or the raw ones.
     """
-    rng, T = generator_at(module.device, seed, "log density"), module.num_labels - 1
-    with module.energy.fixed(weights) as U:
-        a, b = (float(c[T]) for c in module.noising)
+    rng, T = generator_at(method.device, seed, "log density"), method.num_labels - 1
+    with method.energy.fixed(weights) as U:
+        a, b = (float(c[T]) for c in method.noising)
         mean, std = a * real.mean(0), (1.1 * (a * a * real.var(0) + b * b)).sqrt()
         log_w = []
-        for num in chunks(num_importance, module.chunk):
-            z = torch.randn(num, *module.event_shape, generator=rng, device=rng.device)
+        for num in chunks(num_importance, method.chunk):
+            z = torch.randn(num, *method.event_shape, generator=rng, device=rng.device)
             log_q = (-0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
             log_w.append(-U(mean + std * z, torch.full((num,), T, device=z.device)) - log_q)
         log_w = torch.cat(log_w).double()
         w = log_w.softmax(0)
 
-        slots = torch.randperm(module.buffer.size, generator=rng, device=rng.device)[:num_chains]
-        points, t = module.buffer.read(slots), module.buffer.labels[slots]
+        slots = torch.randperm(method.buffer.size, generator=rng, device=rng.device)[:num_chains]
+        points, t = method.buffer.read(slots), method.buffer.labels[slots]
         shares = []
         for _ in track(range(num_transitions), "sampling labels"):
-            points, t, *_ = module.transition(points, t, rng, weights)
-            shares.append(module.log_levels(points, weights).double().softmax(1))
+            points, t, *_ = method.transition(points, t, rng, weights)
+            shares.append(method.log_levels(points, weights).double().softmax(1))
     per_chain = torch.stack(shares).mean(0)
     occupancy = per_chain.mean(0)
     error = per_chain.std(0) / math.sqrt(len(per_chain)) / occupancy
@@ -86,7 +86,7 @@ def log_density(
     log_z = log_z_T + float(occupancy[0].log() - occupancy[T].log())
     effective = 1 / float(w.square().sum())
     total = math.sqrt(1 / effective + float(error[0]) ** 2 + float(error[T]) ** 2)
-    return LogDensity(-module.clean_energy(x, weights) - log_z, log_z, total, effective, occupancy)
+    return LogDensity(-method.clean_energy(x, weights) - log_z, log_z, total, effective, occupancy)
 
 
 def chunks(total: int, size: int) -> list[int]:
@@ -100,37 +100,35 @@ def chunks(total: int, size: int) -> list[int]:
 
 
 def density(ckpt: str, n: AtLeastTwo = 1_000, seed: int = 0, weights: Weights = "ema", device: str = "auto") -> None:
-    """Log-densities that a diffusion-assisted energy-based model gives to test samples at label 0.
+    """Print the log-densities of test samples at label 0 under a diffusion-assisted energy-based model.
 
-    Where the model includes noise on the data, the samples have it too.
+    If the model includes noise on the data, the samples have it too.
 
     Args:
         ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
-        n: How many test samples.
+        n: Number of test samples.
         seed: Seed of chains and importance samples.
-        weights: The moving average, or the raw weights of the last iteration.
-        device: Where to compute; auto takes a GPU if there is one.
+        weights: The averaged weights, or the raw ones of the last iteration.
+        device: Device to compute on; auto uses a GPU if there is one.
     """
-    path, module = load_energy(ckpt, device)
-    if not isinstance(module, HasLevels):
-        raise UserError(
-            f"{path}: expected a model with noise levels, such as DAEBM, got {type(module).__name__}, whose normaliser "
-            "is not known. Give another checkpoint"
-        )
+    path, method = load_energy(ckpt, device)
+    if not isinstance(method, HasLevels):
+        wanted, got = "a method with noise levels, such as DAEBM", type(method).__name__
+        raise UserError(f"{path}: expected {wanted}, got {got}. Give another checkpoint")
     data = data_of_run(path)
-    x = with_model_noise(module, real_samples(data, n), seed, "real")
-    real = with_model_noise(module, data.sample(2_000, generator_at("cpu", "density")), seed, "training")
-    found = log_density(module, x, real, seed=seed, weights=weights)
-    dim = math.prod(module.event_shape)
-    shares = found.occupancy * module.num_labels
+    x = with_model_noise(method, real_samples(data, n), seed, "real")
+    real = with_model_noise(method, data.sample(2_000, generator_at("cpu", "density")), seed, "training")
+    found = log_density(method, x, real, seed=seed, weights=weights)
+    dim = math.prod(method.event_shape)
+    shares = found.occupancy * method.num_labels
     mean, error = found.values.mean(), found.values.std() / math.sqrt(n)
     print(f"log-density of {n} test samples: {mean:.4f} nats with standard error {error:.4f}")
     print(f"log Z_0: {found.log_z:.4f} with standard error {found.error:.4f}")
-    if len(module.event_shape) == 3:
+    if len(method.event_shape) == 3:
         bits = (-float(mean) / dim + math.log(127.5)) / math.log(2)
         print(f"as bits per dimension of images with 256 levels: {bits:.3f} (the density is not dequantised)")
     print(f"shares of labels: {shares.min():.2f} to {shares.max():.2f} of the uniform one")
     print(f"effective importance samples at the noisiest level: {found.effective_size:.0f} of 10000")
     law: Any = getattr(data, "law", None)
-    if hasattr(law, "log_prob") and not module.data_noise:
+    if hasattr(law, "log_prob") and not method.data_noise:
         print(f"true log-density: {law.log_prob(x.cpu()).mean():.4f} nats")

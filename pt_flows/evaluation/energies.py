@@ -1,4 +1,4 @@
-"""Energy-based models of finished runs: found, composed, and given data as they know them."""
+"""Energy-based models of finished runs: load them, compose them, and draw data for them."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from pt_flows.training.noise import generator_at
 
 
 def load_energy(ckpt: str, device: str = "auto") -> tuple[Path, Any]:
-    """Load the checkpoint that a command is given, and its energy-based model.
+    """Load the energy-based model of the checkpoint that a command names.
 
     Raises:
-        UserError: It holds another kind of method.
+        UserError: The checkpoint holds another kind of method.
     """
     path, method = load_named(ckpt)
     if not isinstance(method, RunsChains):
@@ -30,14 +30,12 @@ def compose(method: Any, other: Any) -> None:
     """Let the first model sample the sum of both energies.
 
     Raises:
-        UserError: The two do not work on the same points and labels.
+        UserError: The two have other points or labels.
     """
     kinds = [(m.event_shape, m.num_labels if isinstance(m, HasLevels) else 0) for m in (method, other)]
     if kinds[0] != kinds[1]:
-        raise UserError(
-            f"--plus: expected an energy of samples {kinds[0][0]} and {kinds[0][1]} labels, got {kinds[1][0]} and "
-            f"{kinds[1][1]}. Take two models of the same data shape and levels"
-        )
+        wanted, got = (f"samples {tuple(shape)} and {labels} labels" for shape, labels in kinds)
+        raise UserError(f"--plus: expected an energy of {wanted}, got {got}. Use models of the same data and levels")
     averaged = other.energy.ema.network if other.energy.ema is not None else other.energy.network
     method.add(other.energy.network, averaged)
 
@@ -52,13 +50,13 @@ def real_samples(data: FlowData, num: int) -> Tensor:
     return as_float(x) if x.dtype == torch.uint8 else x
 
 
-def with_model_noise(module: Any, x: Tensor, seed: int, name: str) -> Tensor:
-    """Samples on the module's device, with the noise on the data that the model includes.
+def with_model_noise(method: Any, x: Tensor, seed: int, name: str) -> Tensor:
+    """Samples on the method's device, with the noise on the data that the model includes.
 
     Args:
-        module: The model.
+        method: The method.
         x: Clean samples (n, *event).
         seed: Seed of the noise.
-        name: Name of the samples: others get other noise.
+        name: Name of the samples, which distinguishes their noise.
     """
-    return module.with_data_noise(x.to(module.device), generator_at(module.device, seed, "data noise", name))
+    return method.with_data_noise(x.to(method.device), generator_at(method.device, seed, "data noise", name))

@@ -17,27 +17,27 @@ T = TypeVar("T")
 
 
 def with_progress(chunks: Iterable[Tensor], num: int, text: str) -> Iterable[Tensor]:
-    """Show a bar over this rank's chunks of `num` samples, on the first rank."""
+    """Show a progress bar over this rank's chunks of `num` samples, on the first rank."""
     return track(chunks, text, len(share_of(-(-num // CHUNK))), quiet=world()[0] > 0)
 
 
 def prepare_metrics(
     metrics: Sequence[SampleMetric], data: RealData, num: int, device: torch.device, method: Any = None
 ) -> None:
-    """Give metrics of `num` generated samples of a method their references, on a device."""
+    """Prepare metrics for `num` generated samples of a method, on a device."""
     noise = method.data_noise if isinstance(method, RunsChains) and not method.denoise else 0.0
     for metric in metrics:
         metric.sample_noise = noise  # the noise on samples of a perfect model
         metric.to(device).prepare(data, num)
-        metric.to(device)  # and what `prepare` added
+        metric.to(device)  # also the tensors that `prepare` added
 
 
 def measure(subject: Subject, metrics: Sequence[SampleMetric], num: int, stream: str, text: str) -> dict[str, float]:
     """Measure `num` samples of a subject, over all ranks.
 
     Args:
-        subject: Draws the samples.
-        metrics: Prepared for as many samples.
+        subject: The subject that draws the samples.
+        metrics: Metrics that are prepared for as many samples.
         num: Number of samples.
         stream: Name of the noise.
         text: Title of the progress bar.
@@ -53,10 +53,10 @@ def measured(
     """Feed every metric in one pass over generated samples.
 
     Args:
-        metrics: Prepared for as many samples.
+        metrics: Metrics that are prepared for as many samples.
         batches: Generated samples (B, *event).
-        method: Their origin, for metrics of a map or an energy; None for images of unknown origin.
-        weights: Averaged or raw.
+        method: Their method, for metrics of a map or an energy; None for images of unknown origin.
+        weights: The averaged weights, or the raw ones.
     """
     for metric in metrics:
         metric.reset()
@@ -72,5 +72,5 @@ def measured(
 
 
 def listed(given: T | Sequence[T] | None) -> list[T]:
-    """Return one of something, several or none as a list."""
+    """Return a single value, a sequence or None as a list."""
     return list(given) if isinstance(given, list | tuple) else [] if given is None else [cast(T, given)]

@@ -1,4 +1,4 @@
-"""Measure a checkpoint, or images of any generator, and write every number down with its passport."""
+"""Measure a checkpoint, or images of any generator, and record every number with its passport."""
 
 import inspect
 import math
@@ -48,25 +48,27 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint, or a set of images, and print and write all numbers with their passport.
 
-    A checkpoint's numbers go to `evaluations/` of its run folder, images' to `<images>.evaluation.json`. Sample i comes
-    from noise that depends on i and the sampling seed alone. Started by `torchrun`, its processes share the work.
+    Numbers of a checkpoint are written to `evaluations/` of its run folder, those of images to
+    `<images>.evaluation.json`. Sample i comes from noise that depends on i and the sampling seed alone. Processes that
+    `torchrun` starts share the work.
 
     Args:
         ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
-        images: Instead of it, a folder of images or an .npz file with an array `samples`, uint8 (N, H, W, C).
-        ref: For images: what they are compared with: another folder or file, or a data set such as CIFAR10.
-        metrics: What to measure, one metric or a list. Default for images: Fréchet distance, KID, inception score,
-            precision, recall, density and coverage in features of EfficientNet-Lite0 at 64 pixels; for toys: exact and
-            sliced Wasserstein distances, MMD, modes, and the density and log-likelihood of energies.
-        n: How many generated samples; toys at most 5,000.
-        split: Real samples to compare with.
-        weights: The moving average, or the raw weights of the last iteration.
-        sampler: Draws the samples; default the method's own way, directly or by chains.
-        seeds: How many sampling seeds; each is measured apart.
-        device: Where to compute; auto takes a GPU if there is one.
+        images: A folder of images or an .npz file with an array `samples`, uint8 (N, H, W, C), instead of a checkpoint.
+        ref: Reference of images: another folder or file, or a data set such as CIFAR10.
+        metrics: One metric or a list. Default for images: Fréchet distance, KID, inception score, precision, recall,
+            density and coverage in features of EfficientNet-Lite0 at 64 pixels. Default for toys: exact and sliced
+            Wasserstein distances, MMD, modes, and the density and log-likelihood of energies.
+        n: Number of generated samples; toys at most 5,000.
+        split: Split of the real samples to compare with.
+        weights: The averaged weights, or the raw ones of the last iteration.
+        sampler: The sampler; by default the method's own one, direct or by chains.
+        seeds: Number of sampling seeds; each is measured separately.
+        device: Device to compute on; auto uses a GPU if there is one.
     """
     if (ckpt is None) == (images is None):
-        raise UserError("evaluate takes a checkpoint, or --images with --ref")
+        got = "neither" if ckpt is None else "both"
+        raise UserError(f"evaluate: expected a checkpoint, or --images with --ref, got {got}. Give one of them")
     where = device_named(device)
     with launched(where):
         if images is not None:
@@ -107,13 +109,12 @@ def evaluate_images(
 ) -> None:
     """Measure images of any generator."""
     if ref is None:
-        raise UserError("--images needs --ref: a folder of images, an .npz file, or a data set such as CIFAR10")
+        raise UserError("--ref: expected a folder of images, an .npz file or a data set such as CIFAR10, got none")
     generated, real = ImageFiles(path), named_reference(ref)
     x = generated.reference("train", n)
     if generated.event_shape != tuple(real.event_shape):
-        raise UserError(
-            f"{path} has images of shape {generated.event_shape}, {ref} of shape {tuple(real.event_shape)}; resize one"
-        )
+        wanted, got = tuple(real.event_shape), generated.event_shape
+        raise UserError(f"{path}: expected images of shape {wanted}, as {ref} has, got {got}. Resize either")
     chosen = prepared(metrics or [ImageQuality(Lite0Features(64), split)], real, n, split, device)
     parts = x.split(CHUNK)
     batches = (parts[i].to(device).float() / 127.5 - 1 for i in share_of(len(parts)))
@@ -149,7 +150,7 @@ def named_reference(ref: str) -> RealData:
     names = [name for name in pt_flows.data.__all__ if inspect.isclass(getattr(pt_flows.data, name))]
     kinds = {name: getattr(pt_flows.data, name) for name in names}
     if not issubclass(kinds.get(ref, object), FlowData):
-        raise UserError(f"--ref: there is no folder, file or data set {ref}; data sets are {', '.join(names)}")
+        raise UserError(f"--ref: expected a folder, an .npz file or one of {', '.join(names)}, got {ref}")
     data: FlowData = kinds[ref]()
     data.prepare_data()
     data.setup("test")
@@ -157,7 +158,7 @@ def named_reference(ref: str) -> RealData:
 
 
 def default_metrics(method: Any, data: FlowData, split: Split) -> list[SampleMetric]:
-    """The metrics where none are named."""
+    """The default metrics."""
     if len(data.event_shape) == 3:
         return [ImageQuality(Lite0Features(64), split)]
     law: Any = getattr(data, "law", None)
@@ -174,7 +175,7 @@ def prepared(
     device: torch.device,
     method: Any = None,
 ) -> list[SampleMetric]:
-    """The metrics with their references."""
+    """The metrics, prepared for a split of the data."""
     for metric in metrics:
         metric.use_split(split)
     prepare_metrics(metrics, data, n, device, method)
@@ -188,15 +189,13 @@ def finite(numbers: dict[str, float]) -> dict[str, float]:
         UserError: One of them is not.
     """
     if broken := [key for key, value in numbers.items() if not math.isfinite(value)]:
-        raise UserError(
-            f"expected finite numbers, got others for {', '.join(broken)}. Nothing is written. Take more samples, or a "
-            "model that has not diverged"
-        )
+        advice = "Use more samples, or a method that has not diverged"
+        raise UserError(f"evaluation: expected finite numbers, got others for {', '.join(broken)}. {advice}")
     return numbers
 
 
 def stream(sampling_seed: int) -> str:
-    """Name of the noise of a sampling seed; of the first one that of training's evaluations."""
+    """Name of the noise of a sampling seed. The first one has the noise of evaluations in training."""
     return "evaluation" if sampling_seed == 0 else f"evaluation-{sampling_seed}"
 
 

@@ -15,14 +15,14 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class ImageFiles:
-    """A set of images that a metric can measure, or measure against.
+    """A set of images that a metric can measure, or use as its reference.
 
     Args:
-        path: A folder of images of one size and mode (searched through), or an .npz or .npy file with one array uint8
+        path: A folder of images of one size and mode, with subfolders, or an .npz or .npy file with one array uint8
             (N, H, W, C), under `samples` or alone.
 
     Raises:
-        UserError: Nothing there, unreadable, or images that differ.
+        UserError: There are no images, or they cannot be read or differ in kind.
     """
 
     num_classes = 0
@@ -34,19 +34,19 @@ class ImageFiles:
         elif path.is_dir():
             self.images = from_folder(path)
         else:
-            raise UserError(f"there are no images at {path}; give a folder of images, or an .npz or .npy file")
+            raise UserError(f"{path}: expected a folder of images, or an .npz or .npy file, got none. Correct the path")
         self.event_shape = tuple(self.images.shape[1:])
 
     def reference(self, split: Split, num: int | None = None) -> Tensor:
         """The first `num` images uint8 (num, C, H, W).
 
         Raises:
-            UserError: There are fewer, or the test split is asked for: they are one set.
+            UserError: There are fewer images, or another split is requested: they are one set.
         """
         if split != "train":
-            raise UserError(f"{self.path} is one set of images, without a {split} split; leave --split out")
+            raise UserError(f"--split: expected train, as {self.path} is one set of images, got {split}. Omit it")
         if num is not None and num > len(self.images):
-            raise UserError(f"{num} images are asked for, {self.path} has {len(self.images)}; lower --n")
+            raise UserError(f"--n: expected at most {len(self.images)}, the images of {self.path}, got {num}. Lower it")
         return self.images[:num]
 
 
@@ -54,7 +54,7 @@ def from_array(path: Path) -> Tensor:
     """Images of an array file.
 
     Raises:
-        UserError: It cannot be read, or holds something else.
+        UserError: The file cannot be read, or holds something else.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -63,11 +63,10 @@ def from_array(path: Path) -> Tensor:
         )
     except Exception as error:  # numpy, zipfile and zlib raise many kinds on damaged files
         reason = str(error) or type(error).__name__
-        raise UserError(f"{path} cannot be read as an array file ({reason}); write it again with numpy") from error
+        raise UserError(f"{path}: cannot be read as an array file ({reason}). Write it again with numpy") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3) or not len(array):
-        raise UserError(
-            f"{path} holds {array.dtype} of shape {array.shape}; wanted are images uint8 (N, H, W, 3) or (N, H, W, 1)"
-        )
+        wanted = "images uint8 (N, H, W, 3) or (N, H, W, 1)"
+        raise UserError(f"{path}: expected {wanted}, got {array.dtype} of shape {array.shape}. Convert it")
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
 
 
@@ -79,20 +78,20 @@ def from_folder(folder: Path) -> Tensor:
     """
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
-        raise UserError(f"{folder} has no images ({', '.join(SUFFIXES)})")
+        raise UserError(f"{folder}: expected images ({', '.join(SUFFIXES)}), got none. Give another folder")
     images, first = [], None
     for file in track(files, "reading images"):
         image = open_image(file)
         kind = (image.size, image.mode)
-        if image.mode not in ("L", "RGB"):
-            raise UserError(f"{file} has mode {image.mode}; convert the images to RGB, or grey (L)")
-        if image.has_transparency_data:
-            raise UserError(f"{file} has a transparent colour; convert the images to RGB, or grey (L), without one")
+        if image.mode not in ("L", "RGB") or image.has_transparency_data:
+            got = image.mode if image.mode not in ("L", "RGB") else "a transparent colour"
+            raise UserError(f"{file}: expected mode RGB or L without transparency, got {got}. Convert the images")
         images.append(np.asarray(image))
         first = first or kind
         if kind != first:
+            wanted, got = (f"{mode} of size {size}" for size, mode in (first, kind))
             raise UserError(
-                f"{file} is {kind[0]} {kind[1]}, {files[0].name} is {first[0]} {first[1]}; give images of one kind"
+                f"{file}: expected {wanted}, like {files[0].name}, got {got}. Convert the images to one kind"
             )
     array = np.stack(images)
     return torch.from_numpy(array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)).contiguous()

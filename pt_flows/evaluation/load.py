@@ -1,4 +1,4 @@
-"""A finished run taken up again: its method, its data, and a device to put them on."""
+"""Load a finished run: its method, its data, and a device for them."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ from pt_flows.runs.folder import read_config, run_folder_of, say
 
 
 def load_named(ckpt: str) -> tuple[Path, Method]:
-    """The checkpoint that a command is given (a file, a run folder, last or best), and its method.
+    """Load the method of the checkpoint that a command names: a file, a run folder, last or best.
 
     Raises:
         UserError: There is none, or it cannot be loaded.
@@ -28,19 +28,19 @@ def load_named(ckpt: str) -> tuple[Path, Method]:
 
 
 def load_method(ckpt: Path) -> Method:
-    """The method of a checkpoint file that describes it, networks and weights included.
+    """Load the method that a checkpoint file describes, including its networks and weights.
 
     Raises:
-        UserError: The file is damaged, foreign, or does not describe a module that was built in Python.
+        UserError: The file is damaged or foreign, or does not describe all of a method that was built in Python.
     """
     return method_of(ckpt, read_checkpoint(ckpt))
 
 
 def method_of(ckpt: Path, content: dict[str, Any]) -> Method:
-    """The method of a checkpoint whose content has been read.
+    """Build the method of a checkpoint from its content.
 
     Raises:
-        UserError: It does not describe a module that was built in Python, or is of another version.
+        UserError: It does not describe all of a method that was built in Python, or is of another version.
     """
     left_out = content["pt_flows"]["left_out"]
     class_path = content.get("hyper_parameters", {}).get("_class_path")
@@ -58,25 +58,21 @@ def method_of(ckpt: Path, content: dict[str, Any]) -> Method:
 
 def built_in_python(ckpt: Path, left_out: list[str]) -> UserError:
     """Return the error for a checkpoint that only Python code can load."""
-    return UserError(
-        f"{ckpt} does not describe all that its method was built from in Python "
-        f"({', '.join(left_out) or 'its class'}). Load it there with load_from_checkpoint(path, generator=...), "
-        "docs/python.md"
-    )
+    got = f"one built in Python without {', '.join(left_out) or 'its class'}"
+    advice = "Load it in Python with load_from_checkpoint(path, generator=...), docs/python.md"
+    return UserError(f"{ckpt}: expected a checkpoint that describes its method, got {got}. {advice}")
 
 
 def data_of_run(ckpt: Path) -> FlowData:
-    """The data that a checkpoint of a run folder was trained on, loaded.
+    """Load the data that a checkpoint of a run folder was trained on.
 
     Raises:
-        UserError: The checkpoint lies outside its run folder.
+        UserError: The checkpoint is outside its run folder.
     """
     folder = run_folder_of(ckpt)
     if folder is None:
-        raise UserError(
-            f"{ckpt} is needed together with its data, which the config.yaml of its run folder names; leave it in "
-            "runs/<experiment>/<run>/checkpoints"
-        )
+        wanted = "a checkpoint in its run folder, whose config.yaml names the data"
+        raise UserError(f"{ckpt}: expected {wanted}, got another folder. Put it into <run>/checkpoints")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(FlowData, "data")
     section = {"data": read_config(folder)["data"]}
@@ -87,7 +83,7 @@ def data_of_run(ckpt: Path) -> FlowData:
 
 
 def device_named(name: str) -> torch.device:
-    """A device by its name; "auto" is a GPU if there is one, and each process of `torchrun` takes its own.
+    """A device by its name; "auto" is a GPU if there is one, a different one for each process of `torchrun`.
 
     Raises:
         UserError: It is not available here.
@@ -98,6 +94,5 @@ def device_named(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {name} is not available here ({str(error).splitlines()[0]}); use cpu or cuda"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device: expected an available device, got {name} ({reason}). Use cpu or cuda") from error

@@ -1,4 +1,4 @@
-"""Long chains from data: a calibrated energy keeps them where they are."""
+"""Long chains from data, which stay at the data under a calibrated energy."""
 
 import csv
 from pathlib import Path
@@ -16,38 +16,38 @@ from pt_flows.training.noise import generator_at
 
 
 def walk_far(
-    module: Any, data: FlowData, num_chains: int, num_steps: int, target: Path, seed: int, weights: Weights
+    method: Any, data: FlowData, num_chains: int, num_steps: int, target: Path, seed: int, weights: Weights
 ) -> None:
-    """Chains from real samples, far beyond the length of training: a picture over time, and a table beside it.
+    """Run chains from real samples, far longer than in training, and write a picture over time and a table.
 
-    A calibrated model stays at the data: energies keep their level, images stay images. Where the model includes noise
-    on the data, chains start from noised samples. The picture shows them denoised if the model denoises its samples.
+    Chains of a calibrated model stay at the data: energies keep their level, images stay images. If the model includes
+    noise on the data, chains start from noised samples. If it denoises its samples, the picture shows denoised ones.
 
     Args:
-        module: The model, on its device.
-        data: Where chains start: the first samples of the test split.
-        num_chains: How many chains.
-        num_steps: Langevin steps of each, at label 0 where there are labels.
-        target: PNG to write; the table gets its name with .csv.
-        seed: Of the chains' noise.
-        weights: Averaged or raw.
+        method: The method, on its device.
+        data: The data; chains start from the first samples of the test split.
+        num_chains: Number of chains.
+        num_steps: Number of Langevin steps of each, at label 0 if there are labels.
+        target: PNG to write; the table has its name with .csv.
+        seed: Seed of the chains' noise.
+        weights: The averaged weights, or the raw ones.
     """
-    start = with_model_noise(module, real_samples(data, num_chains), seed, "chains")
-    real = module.clean_energy(with_model_noise(module, real_samples(data, 1000), seed, "real"), weights)
-    rng, x = generator_at(module.device, seed, "long run"), start
+    start = with_model_noise(method, real_samples(data, num_chains), seed, "chains")
+    real = method.clean_energy(with_model_noise(method, real_samples(data, 1000), seed, "real"), weights)
+    rng, x = generator_at(method.device, seed, "long run"), start
     stops = sorted({0, num_steps, *(min(num_steps, round(10 ** (i / 2))) for i in range(20))})
-    rows, shown = [], [module.finished(start, weights)]
-    chain, _ = module.walk(x, 0, rng, weights)
+    rows, shown = [], [method.finished(start, weights)]
+    chain, _ = method.walk(x, 0, rng, weights)
     rows.append(describe(0, x, start, chain.energy, torch.ones(())))
     stretches = [(a, b, done) for a, b in zip(stops, stops[1:], strict=False) for done in range(a, b, 100)]
-    accepted, steps = torch.zeros((), device=module.device), 0
+    accepted, steps = torch.zeros((), device=method.device), 0
     for _, stop, done in track(stretches, "walking"):
         num = min(100, stop - done)
-        chain, acceptance = module.walk(x, num, rng, weights)
+        chain, acceptance = method.walk(x, num, rng, weights)
         x, accepted, steps = chain.x, accepted + num * acceptance.mean(), steps + num
         if done + num == stop:
             rows.append(describe(stop, x, start, chain.energy, accepted / steps))
-            shown.append(module.finished(x, weights))
+            shown.append(method.finished(x, weights))
             accepted, steps = torch.zeros_like(accepted), 0
     with target.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])

@@ -1,6 +1,4 @@
-"""Whether a generator repeats its training images: nearest neighbours in feature space."""
-
-from pathlib import Path
+"""Search for training images that a generator repeats: nearest neighbours in feature space."""
 
 import torch
 from torch import Tensor
@@ -11,6 +9,7 @@ from pt_flows.errors import UserError
 from pt_flows.evaluation.engine import with_progress
 from pt_flows.evaluation.load import data_of_run, device_named, load_named
 from pt_flows.evaluation.subject import Subject
+from pt_flows.files import checked_target
 from pt_flows.functional.distances import feature_distances
 from pt_flows.metrics.base import as_uint8
 from pt_flows.metrics.features import FeatureNet, Lite0Features
@@ -20,11 +19,11 @@ from pt_flows.progress import track
 from pt_flows.samplers import Sampler
 
 SHOWN = 6
-"""Neighbours in the picture."""
+"""Number of neighbours in the picture."""
 NEIGHBOURS = 50
-"""Neighbours whose mean distance the nearest one is measured by."""
+"""Number of neighbours whose mean distance is the unit of the nearest distance."""
 NEAR = 0.01
-"""A sample is suspicious if it sticks out to a training image as much as this share of the test images."""
+"""Quantile of the ratios of test images below which a sample is suspicious."""
 
 
 def neighbours(
@@ -39,34 +38,32 @@ def neighbours(
 ) -> None:
     """Look for training images that a generator has memorised.
 
-    A sample that repeats a training image is far nearer to it than to the next ones, so what counts is the distance to
-    the nearest image over the mean distance to the fifty nearest, in a feature space (Carlini et al. 2023, Extracting
-    Training Data from Diffusion Models, arXiv:2301.13188). The distance alone would suspect every simple or noisy
-    picture. The same is done with as many test images, which cannot have been memorised: of samples that repeat
-    nothing, about one in a hundred has a smaller ratio than the smallest hundredth of them. The picture has the samples
-    with the smallest ratios, a row for each with its neighbours.
+    A sample that repeats a training image is far nearer to it than to the next ones. So the ratio counts of the
+    distance to the nearest image and the mean distance to the fifty nearest, in a feature space (Carlini et al. 2023,
+    Extracting Training Data from Diffusion Models, arXiv:2301.13188). The distance alone would suspect every simple or
+    noisy picture. The ratio is also computed for as many test images, which cannot have been memorised. If nothing is
+    memorised, about one sample in a hundred is below the first percentile of the test images' ratios. The picture shows
+    the samples with the smallest ratios, a row for each with its neighbours.
 
     Args:
         ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
-        n: How many samples, and test images.
-        show: Rows of the picture.
-        out: The picture to write; .png.
-        features: The feature network; default EfficientNet-Lite0 at 64 pixels.
-        weights: The moving average, or the raw weights of the last iteration.
-        sampler: Draws the samples; default the method's own way.
-        device: Where to compute; auto takes a GPU if there is one.
+        n: Number of samples, and of test images.
+        show: Number of rows of the picture.
+        out: The picture to write, a .png.
+        features: The feature network; by default EfficientNet-Lite0 at 64 pixels.
+        weights: The averaged weights, or the raw ones of the last iteration.
+        sampler: The sampler; by default the method's own one.
+        device: Device to compute on; auto uses a GPU if there is one.
     """
-    target = Path(out)
-    if target.suffix != ".png" or not target.absolute().parent.is_dir():
-        raise UserError(f"--out must be a .png in a folder that exists, got {out}")
+    target = checked_target(out, (".png",))
     where = device_named(device)
-    path, module = load_named(ckpt)
-    module, data = module.to(where), data_of_run(path)
+    path, method = load_named(ckpt)
+    method, data = method.to(where), data_of_run(path)
     if len(data.event_shape) != 3:
         raise UserError(f"{ckpt}: expected a model of images, got one of samples of shape {tuple(data.event_shape)}")
     net = (features or Lite0Features(64)).to(where)
     train, test = data.reference("train"), data.reference("test", n)
-    chunks = with_progress(Subject(module, weights, sampler, data).chunks(n, "evaluation"), n, "sampling")
+    chunks = with_progress(Subject(method, weights, sampler, data).chunks(n, "evaluation"), n, "sampling")
     samples = torch.cat([as_uint8(x).cpu() for x in chunks])
 
     queries = torch.cat([net(images.to(where)) for images in torch.cat([samples, test]).split(BATCH)])
@@ -83,7 +80,7 @@ def neighbours(
     print("distance to the nearest over the mean distance to the 50 nearest:")
     for name, values in (("samples", generated), ("test images", real)):
         print(f"  {name:<12} median {float(values.median()):.3f}, least {float(values.min()):.3f}")
-    print(f"samples below the smallest 1 % of test images: {suspicious:.1%} (1 % where nothing is memorised)")
+    print(f"samples below the smallest 1 % of test images: {suspicious:.1%} (1 % if nothing is memorised)")
     print(f"wrote {target}: the {len(rows)} samples with the smallest ratios, each with its nearest training images")
 
 
@@ -93,9 +90,9 @@ def nearest(queries: Tensor, images: Tensor, net: FeatureNet, k: int) -> tuple[T
 
     Args:
         queries: Features (n, d).
-        images: uint8 (N, C, H, W).
+        images: Images uint8 (N, C, H, W).
         net: The feature network.
-        k: How many, at most N.
+        k: Number of neighbours, at most N.
     """
     best = torch.full((len(queries), k), torch.inf, device=queries.device)
     where = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)

@@ -1,4 +1,4 @@
-"""Outliers: energies tell them from test samples."""
+"""Outliers, which energies distinguish from test samples."""
 
 import torch
 from scipy.stats import rankdata
@@ -18,7 +18,7 @@ def outlier_sets(x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
 
     Args:
         x: Data (num, *event), on the generator's device.
-        rng: Draws noise, pairs and colours.
+        rng: Generator of noise, pairs and colours.
     """
     images = x.dim() == 4
     low, high = (-1.0, 1.0) if images else (x.amin(0), x.amax(0))
@@ -35,7 +35,7 @@ def outlier_sets(x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """Probability that a sample of the data scores higher than an outlier, ties counted half; from ranks alone.
 
-    It is Mann and Whitney's statistic over the number of pairs, and not a number where a score is none.
+    It is Mann and Whitney's statistic over the number of pairs, and NaN if a score is NaN.
 
     Example:
         >>> auroc(torch.tensor([101.0, 100.0]), torch.tensor([50.0, 100.0]))
@@ -57,35 +57,33 @@ def ood(
     """Tell test samples of a model's data from outliers by its energy, and print the area under the ROC curve.
 
     Outliers are uniform noise, averages of two samples, constant images, and the test split of another data set. The
-    score is -U(x), at label 0 where there are labels; for DA-EBM also the log-density over all levels. Where the model
+    score is -U(x), at label 0 if there are labels; for DA-EBM also the log-density over all levels. If the model
     includes noise on the data, samples and outliers have it too.
 
     Args:
         ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
         against: Another data set of the same shape, such as FashionMNIST.
-        n: How many samples of each kind.
+        n: Number of samples of each kind.
         seed: Seed of noise and pairs.
-        weights: The moving average, or the raw weights of the last iteration.
-        device: Where to compute; auto takes a GPU if there is one.
+        weights: The averaged weights, or the raw ones of the last iteration.
+        device: Device to compute on; auto uses a GPU if there is one.
     """
-    path, module = load_energy(ckpt, device)
+    path, method = load_energy(ckpt, device)
     data = data_of_run(path)
-    inside = real_samples(data, n).to(module.device)
-    sets = outlier_sets(inside, generator_at(module.device, seed, "outliers"))
+    inside = real_samples(data, n).to(method.device)
+    sets = outlier_sets(inside, generator_at(method.device, seed, "outliers"))
     if against is not None:
-        if tuple(against.event_shape) != tuple(module.event_shape):
-            raise UserError(
-                f"--against: {type(against).__name__} has samples of shape {tuple(against.event_shape)}, the model's "
-                f"are {tuple(module.event_shape)}; take data of one shape"
-            )
+        if tuple(against.event_shape) != tuple(method.event_shape):
+            wanted, got = tuple(method.event_shape), f"{type(against).__name__} of {tuple(against.event_shape)}"
+            raise UserError(f"--against: expected samples of shape {wanted}, got {got}. Use data of the model's shape")
         against.prepare_data()
         against.setup("test")
-        sets[f"{type(against).__name__} test"] = real_samples(against, n).to(module.device)
-    scores = {"-U(x, 0)" if isinstance(module, HasLevels) else "-U(x)": lambda x: -module.clean_energy(x, weights)}
-    if isinstance(module, HasLevels):
-        scores["log Σ exp -U(x, t)"] = lambda x: module.log_levels(x, weights).logsumexp(1)
-    inside = with_model_noise(module, inside, seed, "real")
-    sets = {name: with_model_noise(module, outside, seed, name) for name, outside in sets.items()}
+        sets[f"{type(against).__name__} test"] = real_samples(against, n).to(method.device)
+    scores = {"-U(x, 0)" if isinstance(method, HasLevels) else "-U(x)": lambda x: -method.clean_energy(x, weights)}
+    if isinstance(method, HasLevels):
+        scores["log Σ exp -U(x, t)"] = lambda x: method.log_levels(x, weights).logsumexp(1)
+    inside = with_model_noise(method, inside, seed, "real")
+    sets = {name: with_model_noise(method, outside, seed, name) for name, outside in sets.items()}
     print(f"AUROC, {n} test samples of {type(data).__name__} against as many outliers")
     print(f"  {'outliers':<24}" + "".join(f"{name:>22}" for name in scores))
     for name, outside in sets.items():

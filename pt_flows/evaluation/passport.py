@@ -1,4 +1,4 @@
-"""What a number needs to be believed: how it was measured, of what, against what, and what it had cost to get there."""
+"""Passports: the provenance of a number, that is its protocol, its subject, its reference and its cost."""
 
 import contextlib
 import json
@@ -13,9 +13,9 @@ from pt_flows.files import replacing
 
 FORMAT = 2
 Direction = Literal["higher", "lower", ""]
-"""Which values of a number are better; empty where no direction makes sense."""
+"""The better values of a number; empty if no direction makes sense."""
 OWN_SAMPLERS = ("Direct", "Chains")
-"""How methods draw by themselves: the generator moves latents, or the energy's Langevin chains run."""
+"""Default samplers of methods: latents through the generator, or Langevin chains of the energy."""
 CHAIN_METHODS = ("DAEBM", "ImprovedCD", "PCD")
 """This package's methods that draw by chains."""
 OWN_DIRECTIONS: dict[Direction, str] = {
@@ -24,15 +24,15 @@ OWN_DIRECTIONS: dict[Direction, str] = {
               r"|transfer_accuracy_1nn|log_likelihood_grid\d+",
     "lower": r"(fd|kid)_.+_(train|test)(\d+k?)?|(w1|w2|sliced_w2|mmd2)_\d+k?|kl_grid\d+",
 }  # fmt: skip
-"""Patterns of the numbers of this package, for logs and old passports that do not tell directions."""
+"""Patterns of the numbers of this package, for logs and old passports without directions."""
 
 
 class SubjectKey(NamedTuple):
-    """What of a run is measured.
+    """The part of a run that is measured.
 
     Attributes:
         weights: "ema" or "raw"; empty for images.
-        sampler: Draws the samples, with its arguments.
+        sampler: The sampler with its arguments.
     """
 
     weights: str
@@ -41,28 +41,28 @@ class SubjectKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Passport:
-    """The record beside the numbers of one evaluation. All of it is in the file; `protocol` must agree to compare.
+    """The provenance record of the numbers of one evaluation. Numbers compare if their `protocol` agrees.
 
     Attributes:
-        method: Class of the trained module, or "images" for a folder.
-        data: Class of the data that were measured against; empty for samples that were not measured.
+        method: Class of the method, or "images" for a folder.
+        data: Class of the reference data; empty for samples that were not measured.
         reference: Hash of the real samples.
-        split: Which part of the data they are.
-        num_samples: How many generated samples.
+        split: Split of the real samples.
+        num_samples: Number of generated samples.
         features: Feature network, with the hash of its weights; empty for toys.
         weights: "ema" or "raw"; empty for images.
-        sampler: Draws the samples, such as "Direct", "Chains" or "REPGAN(chain_length=100)"; empty for images.
+        sampler: The sampler, such as "Direct", "Chains" or "REPGAN(chain_length=100)"; empty for images.
         sampling_seed: Seed of the samples.
         training_seed: Seed of the run; None for images.
-        iteration: When the checkpoint was written.
+        iteration: Iteration at which the checkpoint was written.
         checkpoint: SHA-256 of its file, or of the images.
-        precision: Of the measurement.
-        device: What it ran on.
-        packages: Versions.
+        precision: Precision of the measurement.
+        device: Device of the measurement.
+        packages: Versions of packages.
         cost: Cost of training so far: seconds, images seen, samples evaluated by each network; and of drawing one
             sample, `sampling_<network>`.
-        directions: For each number whether higher or lower is better; empty where neither is.
-        measured: When, in UTC.
+        directions: For each number whether higher or lower is better; empty if neither is.
+        measured: Time of the measurement, in UTC.
         format: Version of this record.
     """
 
@@ -88,11 +88,11 @@ class Passport:
 
     @property
     def subject(self) -> SubjectKey:
-        """What was measured of the run."""
+        """The weights and the sampler that were measured."""
         return SubjectKey(self.weights, self.sampler)
 
     def protocol(self, key: str) -> dict[str, Any]:
-        """The fields that two numbers of this name must share to stand in one column."""
+        """The fields that two numbers of this name must share to be comparable."""
         features = {name: digest for name, digest in self.features.items() if name in key}
         return {"reference": self.reference, "features": features, "split": self.split,
                 "num_samples": self.num_samples, "precision": self.precision}  # fmt: skip
@@ -109,7 +109,7 @@ def own_direction(key: str) -> Direction | None:
 
 
 def own_sampler(method: str) -> str:
-    """How a method draws by itself, by the name of its class.
+    """The default sampler of a method of this package, by the name of its class.
 
     Example:
         >>> own_sampler("PCD"), own_sampler("W1FE")
@@ -119,14 +119,14 @@ def own_sampler(method: str) -> str:
 
 
 def stamped(passport: Passport) -> dict[str, Any]:
-    """The passport as plain data, with the time of now."""
+    """The passport as plain data, with the current time."""
     return asdict(passport) | {"measured": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def record_path(folder: Path, passport: Passport, checkpoint: Path) -> Path:
-    """Where a run folder keeps the numbers of one evaluation; measuring the same again writes the same file.
+    """The file of the numbers of one evaluation in a run folder; measuring the same again writes the same file.
 
-    The name tells a sampler unless the method draws by itself.
+    The name includes the sampler if it is no default one.
     """
     p = passport
     sampler = "" if p.sampler in OWN_SAMPLERS else "-" + re.sub(r"[^\w.=]+", "_", p.sampler).strip("_")
@@ -135,12 +135,12 @@ def record_path(folder: Path, passport: Passport, checkpoint: Path) -> Path:
 
 
 def write_record(path: Path, passport: Passport, numbers: dict[str, float]) -> dict[str, Any]:
-    """Write numbers with their passport as JSON, whole or not at all; returns what was written.
+    """Write numbers with their passport as JSON, whole or not at all, and return the record.
 
-    Numbers that the file has of the very same samples and reference stay beside the new ones.
+    Numbers in the file for the same samples and reference are kept.
     """
     if path.is_file():
-        with contextlib.suppress(UserError):  # a damaged or foreign record is written anew
+        with contextlib.suppress(UserError):  # a damaged or foreign record is replaced
             before, known = read_record(path)
             if same_samples(before, passport):
                 numbers = known | numbers
@@ -162,15 +162,15 @@ def same_samples(a: Passport, b: Passport) -> bool:
 
 
 def read_record(path: Path) -> tuple[Passport, dict[str, float]]:
-    """Numbers and their passport.
+    """Read numbers and their passport.
 
     Raises:
-        UserError: The file is no such record, is damaged, or was written by a newer version.
+        UserError: The file is no such record, is damaged, or is from a newer version.
     """
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no evaluation of pt_flows or is damaged ({error}); measure again") from error
+        raise UserError(f"{path}: expected an evaluation, got a damaged file ({error}). Measure again") from error
     return checked_record(record, str(path))
 
 
@@ -178,8 +178,8 @@ def checked_record(record: Any, path: str) -> tuple[Passport, dict[str, float]]:
     """Numbers and their passport from parsed JSON.
 
     Args:
-        record: What `write_record` has written.
-        path: Where it comes from, for errors.
+        record: The record that `write_record` wrote.
+        path: Its file, for errors.
 
     Raises:
         UserError: As for `read_record`.
@@ -188,21 +188,19 @@ def checked_record(record: Any, path: str) -> tuple[Passport, dict[str, float]]:
         passport, numbers = record["passport"], {str(k): float(v) for k, v in record["numbers"].items()}
         version = int(passport["format"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no evaluation of pt_flows or is damaged ({error}); measure again") from error
+        raise UserError(f"{path}: expected an evaluation, got a damaged file ({error}). Measure again") from error
     if version > FORMAT:
-        raise UserError(
-            f"{path} has a passport of format {version}, this version reads up to {FORMAT}; update pt_flows"
-        )
+        raise UserError(f"{path}: expected a passport of format {FORMAT} or older, got {version}. Update pt_flows")
     try:
         if version == 1:
             passport = from_format_1(passport, numbers)
         return Passport(**{field.name: passport[field.name] for field in fields(Passport)}), numbers
     except KeyError as error:
-        raise UserError(f"{path} has a passport without {error}; measure again") from error
+        raise UserError(f"{path}: expected a complete passport, got one without {error}. Measure again") from error
 
 
 def from_format_1(passport: dict[str, Any], numbers: dict[str, float]) -> dict[str, Any]:
-    """A passport of format 1 with the fields that format 2 added, as far as names tell them."""
+    """A passport of format 1 with the fields of format 2, as far as names tell them."""
     method = passport["method"]
     directions = {key: direction for key in numbers if (direction := own_direction(key)) is not None}
     sampler = "" if method == "images" else own_sampler(method)

@@ -1,4 +1,4 @@
-"""The passport of samples and numbers: what a module, its data and its metrics tell about them."""
+"""The passport of samples and numbers, from a method, its data and its metrics."""
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -26,16 +26,16 @@ def passport_of(
     metrics: Sequence[SampleMetric] = (),
     numbers: Collection[str] = (),
 ) -> Passport:
-    """Issue the passport of samples of a subject; with data and metrics that of numbers.
+    """Issue the passport of samples of a subject, or of numbers if there are data and metrics.
 
     Args:
         subject: The method, its weights and the sampler.
         checkpoint: The file of the method, if it was saved.
         num_samples: Number of samples.
         sampling_seed: Seed of the samples.
-        data: The data that were measured against.
+        data: The reference data.
         split: Their split.
-        metrics: The metrics that have measured.
+        metrics: The metrics of the numbers.
         numbers: Names of the numbers.
     """
     method = subject.method
@@ -70,7 +70,7 @@ def feature_hashes(metrics: Sequence[SampleMetric]) -> dict[str, str]:
 
 
 def directions_of(metrics: Sequence[SampleMetric], numbers: Iterable[str]) -> dict[str, Direction]:
-    """The direction of every number that metrics have just measured; none before they have."""
+    """The direction of every number that metrics have just measured; empty without numbers."""
     if not (names := list(numbers)):
         return {}
     told: dict[str, Direction] = {
@@ -80,6 +80,6 @@ def directions_of(metrics: Sequence[SampleMetric], numbers: Iterable[str]) -> di
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What measures: the device and the versions of packages."""
+    """The device and the versions of packages."""
     here = environment(None)
     return {"device": here["device"] if device.type == "cuda" else str(device), "packages": here["packages"]}

@@ -1,4 +1,4 @@
-"""Draw samples from a checkpoint; nothing else is needed."""
+"""Draw samples from a checkpoint alone."""
 
 import json
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from pt_flows.evaluation.long_run import walk_far
 from pt_flows.evaluation.passport import stamped
 from pt_flows.evaluation.provenance import passport_of
 from pt_flows.evaluation.subject import CHUNK, Subject
+from pt_flows.files import checked_target
 from pt_flows.metrics.base import as_uint8
 from pt_flows.plots import save_density, save_grid
 from pt_flows.progress import track_shares
@@ -25,7 +26,7 @@ from pt_flows.training.noise import generator_at
 
 
 def draw(subject: Subject, n: int, seed: int) -> Iterator[tuple[float, Tensor]]:
-    """Draw samples in pieces, each with the fraction done; of chains, also while they run."""
+    """Draw samples in pieces, each with the fraction done; chains also report while they run."""
     sampler = subject.prepared()
     for i in range(0, n, CHUNK):
         num, x = min(CHUNK, n - i), torch.empty(0)
@@ -54,53 +55,39 @@ def sample(
     Args:
         ckpt: A checkpoint, such as runs/<experiment>/<run>/checkpoints/last.ckpt, a run folder, or last / best of the
             newest run.
-        n: How many samples.
-        out: .png for a grid (images) or a density (toys); .npz for an array `samples`, uint8 (n, H, W, C) or float32
-            (n, 2), and `passport`, JSON that says where they come from.
+        n: Number of samples.
+        out: A .png for a grid (images) or a density (toys), or an .npz for an array `samples`, uint8 (n, H, W, C) or
+            float32 (n, 2), and `passport`, their provenance as JSON.
         seed: Seed of the latents, or of the chains of an energy-based model.
-        weights: The moving average, or the raw weights of the last iteration.
-        sampler: How to draw; default the method's own way.
-        device: Where to compute; auto takes a GPU if there is one.
-        plus: A second checkpoint, named alike, of an energy-based model: sample the sum of both energies.
-        long_run: Instead, walk n chains from test samples for so many Langevin steps (100000 is usual), write a picture
-            over time to `out` and a table beside it, and say how far energies drift. Needs the run folder.
+        weights: The averaged weights, or the raw ones of the last iteration.
+        sampler: The sampler; by default the method's own one.
+        device: Device to compute on; auto uses a GPU if there is one.
+        plus: A second checkpoint of an energy-based model: sample the sum of both energies.
+        long_run: Number of Langevin steps (100000 is usual) of n chains from test samples. Instead of samples, write
+            a picture over time to `out` and a table next to it, and print how far energies drift. Needs the run folder.
         denoise: Whether an energy-based model of noised data removes the noise from its samples, by one step along the
-            score; default as it was configured (`model.denoise`).
+            score; by default as configured (`model.denoise`).
     """
     target = checked_target(out, (".png", ".npz") if long_run is None else (".png",))
     if plus is None and long_run is None and denoise is None:
         path, method = load_named(ckpt)
         write_samples(Subject(method.to(device_named(device)), weights, sampler), n, target, seed, path)
         return
-    path, module = load_energy(ckpt, device)
+    path, method = load_energy(ckpt, device)
     if denoise is not None:
-        if not module.data_noise:
-            raise UserError(f"--denoise: expected a model with data_noise above 0, {path} has none. Omit it")
-        module.denoise = denoise
+        if not method.data_noise:
+            raise UserError(f"--denoise: expected a method with data_noise above 0, got 0 in {path}. Omit it")
+        method.denoise = denoise
     if plus is not None:
-        compose(module, load_energy(plus, device)[1])
+        compose(method, load_energy(plus, device)[1])
     if long_run is None:
-        write_samples(Subject(module, weights, sampler), n, target, seed, path)
+        write_samples(Subject(method, weights, sampler), n, target, seed, path)
     else:
-        walk_far(module, data_of_run(path), n, long_run, target, seed, weights)
-
-
-def checked_target(out: str, suffixes: tuple[str, ...] = (".png", ".npz")) -> Path:
-    """The file to write.
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    target = Path(out)
-    if target.suffix not in suffixes:
-        raise UserError(f"--out must end in {' or '.join(suffixes)}, got {out}")
-    if not target.resolve().parent.is_dir():
-        raise UserError(f"--out: there is no folder {target.resolve().parent}; make it first")
-    return target
+        walk_far(method, data_of_run(path), n, long_run, target, seed, weights)
 
 
 def write_samples(subject: Subject, n: int, target: Path, seed: int, ckpt: Path) -> None:
-    """Draw samples and write them, as `sample` says."""
+    """Draw samples and write them to a file, as in `sample`."""
     x = torch.cat(list(track_shares(draw(subject, n, seed), "sampling")))
     method, shape = subject.method, tuple(x.shape[1:])
     name = type(method).__name__

@@ -1,4 +1,4 @@
-"""Subjects: the thing that is measured is a method with its weights and a sampler."""
+"""Subjects of evaluation: a method with its weights and a sampler."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from pt_flows.training.distributed import share_of, sum_over_ranks
 from pt_flows.training.noise import generator_at
 
 CHUNK = 500
-"""Samples drawn from one seed: the numbers that sample i gets do not depend on ranks or batches."""
+"""Number of samples from one seed, so that sample i does not depend on ranks or batches."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Subject:
     Attributes:
         method: The trained method, on its device.
         weights: The averaged weights, or the raw ones.
-        sampler: Draws; default the method's own way.
+        sampler: The sampler; by default the method's own one.
         data: The data module of the method, for samplers that need it.
         evaluations: Samples that each network evaluated for one of the samples drawn last, over all ranks.
     """

@@ -1,4 +1,4 @@
-"""Chains that jump between noise levels, taken when they have been at the level of data often enough."""
+"""Chains that jump between noise levels, and end when they have been at the level of data often enough."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,17 +11,17 @@ from pt_flows.functional.langevin import Transition
 def harvest(
     move: Callable[[Tensor, Tensor], Transition], x: Tensor, t: Tensor, num_visits: int, max_transitions: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Run chains until each was at label 0 for a number of transitions, counted in all, and take it there.
+    """Run chains until each was at label 0 after a number of transitions, which need not be successive.
 
     Args:
         move: One transition of points (B, *event) and labels (B,).
         x: Starting points.
         t: Starting labels.
-        num_visits: At which visit of label 0 a chain is taken.
-        max_transitions: When the rest is taken as it is.
+        num_visits: Number of the visit of label 0 at which a chain ends.
+        max_transitions: Number of transitions after which all chains end.
 
     Yields:
-        After every transition the number of chains that still run, and the points: taken ones, and where the rest is.
+        The number of chains that still run, and the points of all chains, after every transition.
     """
     taken, running = x.clone(), torch.arange(len(x), device=x.device)
     visits = torch.zeros_like(t)

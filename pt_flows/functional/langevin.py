@@ -102,10 +102,10 @@ def propose(
         energy: U.
         chain: The state of the chains.
         step_size: s, one for all or (B,).
-        rng: On the chains' device.
-        temperature: U is divided by it.
-        ratio: "released": s² in place of s in z', an error in DA-EBM's released code that
-            samples about exp(-(2 - s) U).
+        rng: Source of random numbers on the chains' device.
+        temperature: Divisor of U.
+        ratio: "exact", or "released": s² in place of s in z', an error in DA-EBM's released code that samples about
+            exp(-(2 - s) U).
     """
     x, u, g = chain
     s = torch.as_tensor(step_size, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
@@ -151,7 +151,7 @@ def mala_step(
         The chains, and the probability of acceptance (B,).
     """
     moved, log_acceptance = propose(energy, chain, step_size, rng, temperature, ratio)
-    accept = uniform_like(log_acceptance, rng).log() < log_acceptance  # a ratio that is not a number compares false
+    accept = uniform_like(log_acceptance, rng).log() < log_acceptance  # NaN compares false
     where = lambda new, old: torch.where(accept.reshape(-1, *[1] * (new.dim() - 1)), new, old)
     return Chain(*map(where, moved, chain)), log_acceptance.exp().nan_to_num(0.0)
 

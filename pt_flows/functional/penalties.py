@@ -34,12 +34,13 @@ def interpolate(x: Float[Tensor, "B *event"], y: Float[Tensor, "B *event"], a: F
 def gradient_norm(critic: Potential, u: Float[Tensor, "B *event"]) -> Float[Tensor, " B"]:
     """Euclidean norm ‖∇f(u_i)‖ over all coordinates of each sample, differentiable in the critic's parameters.
 
-    A tiny constant under the root keeps the derivative finite where a dead critic has gradient zero; it changes norms
-    above 1e-3 by less than 1e-6. Computed outside autocast: second derivatives in 16 bits are noise.
+    A tiny constant under the root keeps the derivative finite if a dead critic has gradient zero. It changes norms
+    above 1e-3 by less than 1e-6. The norm is computed outside autocast, because second derivatives in 16 bits are
+    noise.
 
     Args:
         critic: f.
-        u: Points at which the gradient is taken; treated as constants.
+        u: Points at which the gradient is taken, as constants.
     """
     u = u.detach().requires_grad_(True)
     with torch.enable_grad(), torch.autocast(u.device.type, enabled=False):

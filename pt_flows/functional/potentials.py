@@ -16,7 +16,7 @@ Reduction = Literal["sum", "mean"]
 
 
 def wasserstein1_dual(critic: Potential, x: Float[Tensor, "B *event"], y: Float[Tensor, "C *event"]) -> Tensor:
-    """Kantorovich-Rubinstein dual E f(x) - E f(y): a lower bound of W1(law of y, law of x) for 1-Lipschitz f.
+    """Kantorovich-Rubinstein dual E f(x) - E f(y): a lower bound of W1 of x's and y's distributions, f 1-Lipschitz.
 
     Args:
         critic: f.
@@ -27,9 +27,9 @@ def wasserstein1_dual(critic: Potential, x: Float[Tensor, "B *event"], y: Float[
 
 
 def velocity(critic: Potential, y: Float[Tensor, "B *event"]) -> Float[Tensor, "B *event"]:
-    """The field ∇f(y) = -∇φ(y) that moves samples; it carries no graph, so no gradient reaches the critic.
+    """The field ∇f(y) = -∇φ(y) that moves samples. It has no graph, so no gradient reaches the critic.
 
-    Computed outside autocast, in float32 or better.
+    It is computed outside autocast, in float32 or better.
 
     Args:
         critic: f.
@@ -104,7 +104,7 @@ def inequality_penalty(phi: Float[Tensor, "*n"], psi: Float[Tensor, "*n"], cost:
 def equality_penalty(own: Potential, other: Potential, x: Float[Tensor, "B *event"]) -> Tensor:
     """Mean of (φ(x) + ψ(Tx) - c(x, Tx))² with Tx = x - ∇φ(x): potentials are tight along the map they define.
 
-    Differentiable through the map, which costs second derivatives. Computed outside autocast.
+    It is differentiable through the map, which costs second derivatives, and computed outside autocast.
     Leygonie et al. 2019, arXiv:1906.09691.
 
     Args:

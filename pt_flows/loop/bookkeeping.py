@@ -1,4 +1,4 @@
-"""Bookkeeping of a run: the log and the costs begin and end with it, and the configuration's rates win on resume."""
+"""Bookkeeping of a run: the log and the costs begin and end with it, and resumed runs keep the configured rates."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class Bookkeeper(L.Callback):
         method.loaded_optimizers = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let the configuration's learning rates win over a checkpoint's."""
+        """Replace the learning rates of a checkpoint by the configured ones."""
         method: Any = pl_module
         for player in method.players.values():
             player.restore_settings()

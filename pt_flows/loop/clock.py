@@ -1,9 +1,9 @@
-"""The clock: Lightning counts iterations here, and this is the only file with undocumented names of Lightning.
+"""The clock: Lightning counts iterations. This is the only file with undocumented names of Lightning.
 
 Lightning's `global_step` counts the steps of its optimizer wrappers, and its loggers count batches. Neither is the
 iteration of a paper: a critic takes several steps, an integrator writes parameters itself, and a batch is a block of
-several iterations. Methods use the raw optimizers, which nobody counts, and call `tick` once per iteration. So
-`max_steps`, checkpoints, loggers, `self.log`, `LearningRateMonitor` and progress bars all mean the outer loop.
+several iterations. Methods use the raw optimizers, which Lightning does not count, and call `tick` once per iteration.
+So `max_steps`, checkpoints, loggers, `self.log`, `LearningRateMonitor` and progress bars all count the outer loop.
 """
 
 from typing import Any, cast
@@ -17,7 +17,7 @@ from pt_flows.training.schedules import Progress
 
 
 def tick(trainer: L.Trainer, iteration: int) -> None:
-    """Set Lightning's `global_step` to the number of iterations done, however many optimizer steps these took."""
+    """Set Lightning's `global_step` to the number of iterations done."""
     total = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
     total.ready = total.completed = iteration
 
@@ -38,10 +38,10 @@ class Clock(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Number the rows that Lightning writes for this block, by its own convention: after N iterations, N - 1.
+        """Number the rows that Lightning writes for this block. Its own convention is N - 1 after N iterations.
 
         A block that reaches or passes a multiple of `log_every_n_steps` writes one row, for the last such multiple.
-        The learning rates that Lightning's monitor reads now are those of that iteration.
+        Lightning's monitor reads the learning rates of that iteration.
         """
         method = cast(Any, pl_module)
         check_block(batch, method.minibatches_per_iteration)
@@ -60,17 +60,17 @@ def synchronises_batch_norm(trainer: L.Trainer) -> bool:
 
 
 def ends_with_epoch(timer: Timer) -> bool:
-    """Whether a Timer looks at the clock at ends of epochs only."""
+    """Whether a Timer checks the time at the end of epochs only."""
     return timer._interval == "epoch"
 
 
 def saving_rule(callback: ModelCheckpoint) -> tuple[Any, int, int]:
-    """When a ModelCheckpoint saves: its time interval, its number of steps and of epochs."""
+    """Return the intervals at which a ModelCheckpoint saves: time, steps, epochs."""
     return callback._train_time_interval, callback._every_n_train_steps, callback._every_n_epochs
 
 
 def forget_first_epoch(trainer: L.Trainer) -> None:
-    """Drop the one epoch that Lightning demands wherever `min_steps` is set."""
+    """Drop the one epoch that Lightning demands if `min_steps` is set."""
     loop = trainer.fit_loop
     if loop.min_steps and loop.min_epochs == 1:
         loop.min_epochs = 0

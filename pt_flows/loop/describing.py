@@ -41,25 +41,25 @@ def is_plain(value: Any) -> bool:
 
 
 def described(path: Any, base: type[M]) -> tuple[type[M], dict[str, Any]]:
-    """Read what a checkpoint describes.
+    """Read the description in a checkpoint.
 
     Args:
         path: The file.
-        base: The class that is asked for.
+        base: The requested class.
 
     Returns:
-        The class that the checkpoint holds, and its arguments.
+        The class in the checkpoint, and its arguments.
 
     Raises:
-        UserError: It is no checkpoint of this version, or holds another class.
+        UserError: The file is no checkpoint of this version, or holds another class.
     """
-    if not isinstance(path, str | Path):  # a file that is open
+    if not isinstance(path, str | Path):  # an open file
         return base, {}
     file = Path(path)
     if file.is_dir():
         raise UserError(f"{path}: expected a checkpoint file, got a folder. Give {file / 'checkpoints' / 'last.ckpt'}")
     if not file.is_file():
-        raise UserError(f"{path}: expected a checkpoint file, got nothing there. Give another path")
+        raise UserError(f"{path}: expected a checkpoint file, got no file. Give another path")
     content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     check_format(content, path)
     arguments = {key: v for key, v in content.get("hyper_parameters", {}).items() if not key.startswith("_")}
@@ -70,22 +70,20 @@ def described(path: Any, base: type[M]) -> tuple[type[M], dict[str, Any]]:
     try:
         cls = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"{path}: expected a class that can be imported, got {class_path} ({error}). Put its folder on PYTHONPATH"
-        ) from None
+        wanted = "expected a class that can be imported"
+        raise UserError(f"{path}: {wanted}, got {class_path} ({error}). Put its folder on PYTHONPATH") from None
     if not issubclass(cls, base):
-        raise UserError(
-            f"{path}: expected a {base.__name__}, got {class_path}. Call load_from_checkpoint of that class"
-        )
+        wanted = f"expected a {base.__name__}"
+        raise UserError(f"{path}: {wanted}, got {class_path}. Call load_from_checkpoint of that class")
     return cls, arguments
 
 
 def completed(cls: type, arguments: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Build the arguments that a checkpoint describes, and add those that are given.
+    """Build the arguments that a checkpoint describes, and add the given ones.
 
     Args:
         cls: The class that takes them.
-        arguments: What the checkpoint describes.
+        arguments: The arguments in the checkpoint.
         given: Objects that replace some of them.
     """
     parser = ArgumentParser(exit_on_error=False)
@@ -99,7 +97,7 @@ def rebuilt(name: str, path: Any, load: Callable[[], M], given: Iterable[str]) -
     """Run Lightning's loader and turn its errors into sentences.
 
     Args:
-        name: Class that is asked for.
+        name: Name of the requested class.
         path: The checkpoint.
         load: Builds the method and loads its weights.
         given: Names of the arguments that replace the checkpoint's.
@@ -112,13 +110,11 @@ def rebuilt(name: str, path: Any, load: Callable[[], M], given: Iterable[str]) -
     except (TypeError, ValueError, ArgumentError) as error:
         text = str(error)
         reason = next((line for line in text.splitlines() if "argument" in line), text.splitlines()[0])
-        raise UserError(
-            f"{path}: expected a description of all arguments of {name}, got less ({reason.strip(' -')}). Give the "
-            f"rest: {name}.load_from_checkpoint(path, generator=...)"
-        ) from None
+        lack = f"expected a description of all arguments of {name}, got less ({reason.strip(' -')})"
+        raise UserError(f"{path}: {lack}. Call {name}.load_from_checkpoint(path, generator=...)") from None
     if lost := [name for name in cast(Any, method).not_described if name.partition(".")[0] not in given]:
         rank_zero_warn(
-            f"{path} does not describe its {', '.join(lost)}: the defaults are used. To continue training, give "
-            "load_from_checkpoint the values that it was trained with"
+            f"{path} does not describe its {', '.join(lost)}, so the defaults are used. To continue training, give "
+            "load_from_checkpoint the values of the training"
         )
     return method

@@ -1,4 +1,4 @@
-"""The journal of a run: terms of iterations become rows of the log, and costs are counted."""
+"""The journal of a run: it turns the terms of iterations into rows of the log, and counts costs."""
 
 import math
 import time
@@ -30,7 +30,7 @@ class Cost:
     Attributes:
         seconds: Time in training steps.
         images_seen: Real samples consumed, over all ranks.
-        evaluations: Samples that each network has evaluated, over all ranks; no machine changes these numbers.
+        evaluations: Samples that each network has evaluated, over all ranks; the same on every machine.
     """
 
     def __init__(self, on_all_ranks: bool = True) -> None:
@@ -56,7 +56,7 @@ class Cost:
             self.seconds, self._since = self.seconds + now - self._since, now
 
     def count(self, network: str, num: int) -> None:
-        """Count samples that a network evaluates on this rank, times the number of ranks if all do the same."""
+        """Count samples that a network evaluates on this rank, times the number of ranks if all evaluate as many."""
         if self._since is not None:
             ranks = world()[1] if self.on_all_ranks else 1
             self.evaluations[network] = self.evaluations.get(network, 0) + num * ranks
@@ -91,7 +91,7 @@ class Cost:
 
 
 class Judge(Protocol):
-    """The side of a method that the journal talks to."""
+    """The part of a method that the journal uses."""
 
     iteration: int
     cost: Cost
@@ -124,11 +124,11 @@ class Journal:
         self._flushed = (0, 0.0)
 
     def begin(self, method: Judge) -> None:
-        """Begin the first interval of the log where the run begins."""
+        """Begin the first interval of the log."""
         self._flushed = (method.iteration, method.cost.seconds)
 
     def add(self, method: Judge, terms: Terms) -> None:
-        """Take the terms of an iteration.
+        """Collect the terms of an iteration.
 
         Raises:
             UserError: They are not detached scalar tensors.
@@ -139,7 +139,7 @@ class Journal:
         self._terms.append(terms)
 
     def flush(self, method: Judge) -> None:
-        """Log the means since the last flush. No other place lets training wait for the device.
+        """Log the means since the last flush. Only here does training wait for the device.
 
         Raises:
             DivergenceError: The method finds that the run is lost.
@@ -167,7 +167,7 @@ class Journal:
         self.write(method, row | method.diagnose(row))
 
     def write(self, method: Judge, values: dict[str, float]) -> None:
-        """Send numbers to every logger at this iteration, and to callbacks that watch a metric."""
+        """Send numbers to every logger, and to callbacks that monitor a metric."""
         trainer = method.trainer
         for logger in trainer.loggers:
             logger.log_metrics(values, step=method.iteration)
@@ -182,7 +182,5 @@ def check_finite(iteration: int, terms: dict[str, float]) -> None:
     """
     for name, value in terms.items():
         if not math.isfinite(value):
-            raise DivergenceError(
-                f"{name.lstrip('_')} is {value} at iteration {iteration}. "
-                "Lower the learning rate or the step size, or raise the penalty weight"
-            )
+            advice = "Lower the learning rate or the step size, or raise the penalty weight"
+            raise DivergenceError(f"{name.lstrip('_')} is {value} at iteration {iteration}. {advice}")

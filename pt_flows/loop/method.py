@@ -1,8 +1,8 @@
-"""The base of all methods: everything around an iteration, so that a method file is the iteration.
+"""The base of all methods: everything around an iteration, so that a method file contains the iteration alone.
 
 A method is composed of players (`pt_flows.training`) and overrides `iterate`, one turn of its paper's outer loop. The
 base counts iterations, moves the learning rates, averages weights, collects the terms for the log, and stops at the
-first term that is not finite. It knows nothing of samples or supervision.
+first term that is not finite. It knows nothing about samples or supervision.
 """
 
 import os
@@ -37,24 +37,24 @@ class Method(Constructed, L.LightningModule, ABC):
 
     Attributes:
         iteration: Iterations done. Lightning's `global_step` is the same number.
-        noise: Random numbers of the iteration at hand; they depend on the seed and the iteration alone.
+        noise: Random numbers of the current iteration, which depend on the seed and the iteration alone.
         cost: The cost of training so far.
         trained_seed: Seed of the run.
         not_described: Arguments that a loaded checkpoint does not describe.
     """
 
     float32_only: ClassVar[bool] = False
-    """Whether iterations run outside autocast, because a step is made of small differences."""
+    """Whether iterations run outside autocast, because steps are small differences of large numbers."""
     channels_last: ClassVar[bool] = True
     """Whether convolutions may keep channels innermost in memory."""
     differentiated_once: ClassVar[tuple[str, ...]] = ()
-    """Networks that no second derivative goes through, which can be compiled."""
+    """Names of the networks that are never differentiated twice, so that they can be compiled."""
 
     minibatches_per_iteration: int = 1
-    """Number of fresh minibatches that one iteration consumes; the data serve exactly that many."""
+    """Number of fresh minibatches that one iteration consumes; the data yield exactly that many."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Check that players are given where players are expected."""
+        """Check that arguments with the annotation of a player are players."""
         check_players(hints_of(cls), named(cls, args, kwargs))
         return super().__new__(cls, *args, **kwargs)
 
@@ -110,7 +110,7 @@ class Method(Constructed, L.LightningModule, ABC):
 
     @property
     def progress(self) -> Progress:
-        """How far the run has come."""
+        """The progress of the run."""
         return Progress(self.iteration, self.trainer.max_steps)
 
     @property
@@ -172,7 +172,7 @@ class Method(Constructed, L.LightningModule, ABC):
     # -------------------------------------------------------------------------------------------------- checkpoints
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The iteration and the cost of training so far, kept beside the weights."""
+        """The iteration and the cost of training so far, saved with the weights."""
         return {"iteration": self.iteration, "cost": self.cost.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -189,10 +189,8 @@ class Method(Constructed, L.LightningModule, ABC):
         self.flush()
         for name, tensor in self.named_parameters():
             if not bool(tensor.isfinite().all()):
-                raise DivergenceError(
-                    f"{name} has values that are not finite after iteration {self.iteration}. No checkpoint is written "
-                    "over the last good one. Lower the learning rate or the step size"
-                )
+                where = f"{name} has values that are not finite after iteration {self.iteration}"
+                raise DivergenceError(f"{where}, so no checkpoint is written. Lower the learning rate or the step size")
         left_out = [name for name in self.left_out if name not in self.hparams]
         record = {"format": CHECKPOINT_FORMAT, "seed": run_seed(), "iteration": self.iteration, "left_out": left_out}
         checkpoint["pt_flows"] = record
@@ -200,7 +198,7 @@ class Method(Constructed, L.LightningModule, ABC):
         checkpoint["hyper_parameters"] = {k: v for k, v in hyper.items() if is_plain(v)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the seed, and say so if a run continues with another one. Optimizers do not exist yet."""
+        """Note the seed, and print a note if the run continues with another one. Optimizers do not exist yet."""
         check_format(checkpoint, "the checkpoint")
         record = checkpoint["pt_flows"]
         self.trained_seed = seed = record["seed"]
@@ -213,8 +211,8 @@ class Method(Constructed, L.LightningModule, ABC):
             self.loaded_optimizers = checkpoint.get("optimizer_states", [])
         if "PL_GLOBAL_SEED" in os.environ and seed is not None and seed != run_seed():
             self.print(
-                f"note: the checkpoint was trained with seed {seed}, this run has {run_seed()}. It continues with "
-                f"other noise and data order; pass --seed_everything {seed} to continue the same run"
+                f"note: the checkpoint was trained with seed {seed}, and this run has seed {run_seed()}, so noise and "
+                f"data order change. Pass --seed_everything {seed} to continue the same run"
             )
 
     @classmethod
@@ -229,19 +227,19 @@ class Method(Constructed, L.LightningModule, ABC):
     ) -> Self:
         """Build the method that a checkpoint describes, networks and weights included.
 
-        Networks of classes that can be imported are built again from the plain arguments that they were built from. Any
-        other has to be given: `W1FE.load_from_checkpoint(path, generator=..., critic=...)`.
+        A network is rebuilt from its recorded arguments if they are plain values and its class can be imported. Pass
+        any other network as an argument: `W1FE.load_from_checkpoint(path, generator=..., critic=...)`.
 
         Args:
             checkpoint_path: The file.
-            map_location: Device of the weights; default the one they were on.
+            map_location: Device of the weights; by default the one that they were saved from.
             hparams_file: As in Lightning.
             strict: As in Lightning.
             weights_only: Whether to reject files that hold more than tensors and plain values.
             **kwargs: Arguments of the method that replace the checkpoint's.
 
         Raises:
-            UserError: The checkpoint does not describe all arguments, is of another class, or of another version.
+            UserError: The checkpoint does not describe all arguments, or is of another class or version.
         """
         kind, arguments = described(checkpoint_path, cls)
         loader: Any = super(Method, kind)

@@ -1,4 +1,4 @@
-"""Preflight: the checks of a run before anything is computed. One callback, for trainer, ranks, data and samples."""
+"""Preflight: checks of the trainer, the ranks, the data and the samples before anything is computed."""
 
 import re
 import warnings
@@ -16,7 +16,7 @@ from pt_flows.loop.describing import is_plain
 from pt_flows.loop.endless import check_callbacks, check_endings, check_schedulers
 from pt_flows.training.distributed import of_every_rank
 from pt_flows.training.noise import run_seed
-from pt_flows.training.requirements import check_samples
+from pt_flows.training.requirements import check_agreement, check_samples
 from pt_flows.training.schedules import Schedule
 
 
@@ -26,11 +26,8 @@ class Preflight(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check settings and shapes."""
         method: Any = pl_module
-        if method.minibatches_per_iteration < 1:
-            raise UserError(
-                f"{type(method).__name__}.minibatches_per_iteration: expected at least 1, got "
-                f"{method.minibatches_per_iteration}"
-            )
+        if (num := method.minibatches_per_iteration) < 1:
+            raise UserError(f"{type(method).__name__}.minibatches_per_iteration: expected at least 1, got {num}")
         check_data(trainer, method)
         check_trainer(trainer)
         if synchronises_batch_norm(trainer):
@@ -43,10 +40,8 @@ class Preflight(L.Callback):
         check_schedulers(trainer)
         for key, schedule in schedules_of(method).items():
             if schedule.needs_an_end and trainer.max_steps < 1:
-                raise UserError(
-                    f"{key}: expected a run with a planned end for a {schedule.decay} decay, got none. Set "
-                    "trainer.max_steps (iterations)"
-                )
+                wanted = f"expected a run with a planned end for a {schedule.decay} decay"
+                raise UserError(f"{key}: {wanted}, got none. Set trainer.max_steps (iterations)")
         check_same_everywhere(trainer, method)
         check_two_samples(trainer, method)
         averages = [player.ema for player in method.players.values() if player.ema is not None]
@@ -67,44 +62,28 @@ def check_data(trainer: L.Trainer, method: Any) -> None:
         UserError: They do not.
     """
     data: Any = cast(Any, trainer).datamodule
-    shape, classes = getattr(data, "event_shape", None), getattr(data, "num_classes", 0)
+    if data is None:
+        return
     for name, player in method.players.items():
-        own: Any = getattr(player.network, "event_shape", shape)
-        if shape is not None and tuple(shape) != tuple(own):
-            raise UserError(
-                f"model.{name}.network: expected samples of shape {tuple(shape)}, which {type(data).__name__} serves, "
-                f"got {tuple(own)}. Change image_size, num_channels or event_shape of the network, or the data"
-            )
-        conditions = getattr(player.network, "num_classes", 0)
-        if data is not None and conditions and conditions != classes:
-            raise UserError(
-                f"model.{name}.network: expected num_classes {classes}, as {type(data).__name__} has, got "
-                f"{conditions}. Set num_classes of all networks to that of the data, or to 0"
-            )
+        shape = getattr(data, "event_shape", getattr(player.network, "event_shape", ()))
+        classes = getattr(data, "num_classes", 0)
+        check_agreement(f"model.{name}.network", player.network, type(data).__name__, shape, classes, optional=True)
 
 
 def check_trainer(trainer: L.Trainer) -> None:
     """Check the trainer's strategy, precision, endings and callbacks.
 
     Raises:
-        UserError: One is not supported; says why, and what to do.
+        UserError: One is not supported.
     """
     check_endings(trainer)
     check_callbacks(trainer)
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-        raise UserError(
-            f"trainer.strategy: expected ddp, got {type(trainer.strategy).__name__}. Gradient penalties need double "
-            "backward, which sharded strategies lack"
-        )
-    if str(trainer.precision).startswith("16"):
-        raise UserError(
-            f"trainer.precision: expected bf16-mixed or 32-true, got {trainer.precision}. Gradients of penalties "
-            "overflow half precision"
-        )
-    if trainer.precision == "bf16-true":
-        raise UserError(
-            "trainer.precision: expected bf16-mixed or 32-true, got bf16-true. Weights of 8 bits round small steps away"
-        )
+        got, why = type(trainer.strategy).__name__, "Gradient penalties need double backward, which others lack"
+        raise UserError(f"trainer.strategy: expected ddp, got {got}. {why}")
+    if (precision := str(trainer.precision)).startswith("16") or precision == "bf16-true":
+        why = "Weights of 8 bits lose small steps" if precision == "bf16-true" else "Gradients of penalties overflow it"
+        raise UserError(f"trainer.precision: expected bf16-mixed or 32-true, got {precision}. {why}")
 
 
 def check_synchronised_norms(trainer: L.Trainer, method: Any) -> None:
@@ -114,16 +93,11 @@ def check_synchronised_norms(trainer: L.Trainer, method: Any) -> None:
         UserError: It cannot.
     """
     if trainer.strategy.root_device.type == "cpu":
-        raise UserError(
-            "trainer.sync_batchnorm: expected GPUs, got CPUs. Omit it; every process then normalises its own part of a "
-            "minibatch"
-        )
+        raise UserError("trainer.sync_batchnorm: expected GPUs, got CPUs. Omit it")
     for name, network in method.networks.items():
         if name not in method.differentiated_once and any(isinstance(m, _BatchNorm) for m in network.modules()):
-            raise UserError(
-                f"trainer.sync_batchnorm: expected no batch norm in {name}, which {type(method).__name__} "
-                "differentiates twice. Omit it, or take a network without batch norm"
-            )
+            wanted = f"expected no batch norm in {name}, which {type(method).__name__} differentiates twice, got some"
+            raise UserError(f"trainer.sync_batchnorm: {wanted}. Omit it, or use a network without batch norm")
 
 
 def check_optimizers(trainer: L.Trainer, method: Any) -> None:
@@ -137,15 +111,15 @@ def check_optimizers(trainer: L.Trainer, method: Any) -> None:
         if any(p.requires_grad for p in player.network.parameters()) and id(player.optimizer) not in known:
             raise UserError(
                 f"{type(method).__name__}.configure_optimizers: expected the optimizers of all players, got none of "
-                f"{name}. Return those of super().configure_optimizers(), and others after them"
+                f"{name}. Add yours to those of super().configure_optimizers()"
             )
 
 
 def check_same_everywhere(trainer: L.Trainer, method: Any) -> None:
-    """Check that all processes were started with one configuration, as others would wait for each other for ever.
+    """Check that all processes have one configuration, because different ones would wait for each other for ever.
 
     Raises:
-        UserError: Names the first process that differs, and how.
+        UserError: One process differs; the error names it and the first difference.
     """
     data = getattr(trainer, "datamodule", None)
     facts = {name: value for name, value in method.hparams.items() if is_plain(value)}
@@ -158,14 +132,12 @@ def check_same_everywhere(trainer: L.Trainer, method: Any) -> None:
     for rank, other in enumerate(others, 1):
         if differing := [name for name in first if first[name] != other.get(name)]:
             name = differing[0]
-            raise UserError(
-                f"process {rank}: expected the configuration of process 0, got {name} {str(other.get(name))[:80]} "
-                f"instead of {str(first[name])[:80]}. Start all with one command"
-            )
+            got = f"{name} {str(other.get(name))[:80]} instead of {str(first[name])[:80]}"
+            raise UserError(f"process {rank}: expected the configuration of process 0, got {got}. Start all alike")
 
 
 def check_two_samples(trainer: L.Trainer, method: Any) -> None:
-    """Check the shape of two samples, where drawing is cheap; chains take long and are checked when they end.
+    """Check the shape of two samples if drawing is cheap. Samples of chains are checked when the chains end.
 
     Raises:
         UserError: They have another shape than the data.

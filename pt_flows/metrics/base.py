@@ -15,12 +15,12 @@ from pt_flows.contracts import Shape, Split
 from pt_flows.training.noise import generator_at
 
 Direction = Literal["higher", "lower", ""]
-"""Which values of a number are better; empty where no direction makes sense."""
+"""The better values of a number; empty if no direction makes sense."""
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 without TensorFloat-32 or autocast: numbers that depend neither on the card nor on how a run trains."""
+    """Compute in float32 without TensorFloat-32 or autocast, so that numbers do not depend on the GPU or the run."""
     before = cudnn.allow_tf32, cuda.matmul.allow_tf32
     cudnn.allow_tf32 = cuda.matmul.allow_tf32 = False
     try:
@@ -31,7 +31,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 class RealData(Protocol):
-    """Data that a metric measures against."""
+    """Data that a metric compares samples with."""
 
     event_shape: Shape
 
@@ -56,7 +56,7 @@ class SampleMetric(Constructed, Metric, ABC):
     """Standard deviation of the noise on samples of a perfect model, in data units. Floors have it too."""
 
     def floor_samples(self, data: RealData, split: Split, num: int) -> Tensor:
-        """Real samples as a perfect model would draw them: `reference`, with the noise of the model's samples."""
+        """Samples of a perfect model: `reference`, with the noise of the model's samples."""
         x = data.reference(split, num)
         if not self.sample_noise:
             return x
@@ -75,37 +75,37 @@ class SampleMetric(Constructed, Metric, ABC):
             num_samples: The number of generated samples of each evaluation.
 
         Raises:
-            UserError: The metric does not apply, or something that it needs is missing.
+            UserError: The metric does not apply, or lacks data or weights.
         """
 
     def use_split(self, split: Split) -> None:
-        """Measure against this split of the data from the next `prepare` on, if the metric knows splits."""
+        """Measure against this split of the data from the next `prepare` on, if the metric has splits."""
         self.split = split
 
     def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
-        """For metrics of a map between domains, called once before `update`: take the map.
+        """Measure a map between domains. Called once before `update`; most metrics ignore it.
 
         Args:
             push: Maps source samples (B, *event) on the metric's device; every rank may map all or some.
         """
 
     def update_energy(self, energy: Callable[[Tensor], Tensor]) -> None:
-        """For metrics of a density, called once before `update`: take the energy of data.
+        """Measure a density. Called once before `update`; most metrics ignore it.
 
         Args:
-            energy: U of points (B, *event) on the metric's device, (B,).
+            energy: U (B,) of points (B, *event) on the metric's device.
         """
 
     @property
     @abstractmethod
     def key(self) -> str:
-        """Name of the number that runs are ranked by; it carries the protocol."""
+        """Name of the number that runs are ranked by, which includes the protocol."""
 
     def directions(self) -> dict[str, Direction]:
-        """Whether higher or lower values are better, for every number of the last `compute`.
+        """The direction of every number of the last `compute`.
 
-        Floors have no direction, all other numbers that of `higher_is_better`. A metric whose numbers have different
-        directions extends this.
+        Floors have no direction, and all other numbers have that of `higher_is_better`. A metric whose numbers have
+        different directions extends this.
         """
         own = "higher" if self.higher_is_better else "lower"
         return {key: "" if key.endswith("_floor") else own for key in self.compute()}

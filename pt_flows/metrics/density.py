@@ -15,12 +15,12 @@ from pt_flows.metrics.base import Direction, RealData, SampleMetric
 class GridKL(SampleMetric):
     """KL(p ‖ q) in nats of the density q ∝ exp(-U) to the known density p of a toy, both normalised on one grid.
 
-    It measures the energy itself, which samples that look right do not show to be right. The grid covers the data's
-    range, widened by half of it. `log_likelihood_grid...` is the mean of log q over 10,000 test samples, in nats, with
-    the normaliser of the grid.
+    It measures the energy itself, because good samples do not prove a good energy. The grid covers the data's range,
+    widened by half of it. `log_likelihood_grid...` is the mean of log q over 10,000 test samples, in nats, with the
+    normaliser of the grid.
 
     Args:
-        num_points: Points of a side; their distance must resolve the finest detail of both densities.
+        num_points: Number of points per side; their distance must resolve the finest detail of both densities.
     """
 
     def __init__(self, num_points: Annotated[int, Bound(2)] = 400) -> None:
@@ -35,7 +35,7 @@ class GridKL(SampleMetric):
         return f"kl_grid{self.num_points}"
 
     def prepare(self, data: RealData, num_samples: int) -> None:
-        """Lay the grid and evaluate the true density there.
+        """Make the grid and evaluate the true density there.
 
         Raises:
             UserError: The data have no density in the plane.
@@ -58,7 +58,7 @@ class GridKL(SampleMetric):
         on_grid = -energy(self.grid).double()
         log_q = on_grid.log_softmax(0)
         terms = self.log_p.exp() * (self.log_p - log_q)
-        self.divergence = terms.nan_to_num(0.0, posinf=torch.inf).sum()  # where p is zero, nothing
+        self.divergence = terms.nan_to_num(0.0, posinf=torch.inf).sum()  # points with p = 0 contribute zero
         log_z = on_grid.logsumexp(0) + self.log_cell
         self.log_likelihood = -energy(self.real).double().mean() - log_z
 
@@ -66,12 +66,12 @@ class GridKL(SampleMetric):
         """Ignore samples."""
 
     def compute(self) -> dict[str, float]:
-        """`kl_grid...` and `log_likelihood_grid...`; nothing for methods without an energy."""
+        """`kl_grid...` and `log_likelihood_grid...`; empty for methods without an energy."""
         value = float(self.divergence)
         if value != value:
             return {}
         return {self.key: value, f"log_likelihood_grid{self.num_points}": float(self.log_likelihood)}
 
     def directions(self) -> dict[str, Direction]:
-        """A small divergence and a high likelihood are good."""
+        """A low divergence and a high likelihood are better."""
         return {**super().directions(), f"log_likelihood_grid{self.num_points}": "higher"}

@@ -1,4 +1,4 @@
-"""Networks whose features a Fréchet distance compares. Each has a name, which every number carries, and a hash."""
+"""Networks whose features a Fréchet distance compares. Each has a hash, and a name, which is a part of its numbers'."""
 
 import hashlib
 import re
@@ -22,7 +22,7 @@ INCEPTION_SHA256 = "6726825d"
 
 
 class FeatureNet(Constructed, nn.Module, ABC):
-    """A frozen network from images uint8 (B, 3, H, W) to features float32 (B, dim), in evaluation mode for good."""
+    """A frozen network from images uint8 (B, 3, H, W) to features float32 (B, dim), always in evaluation mode."""
 
     name: str
     dim: int
@@ -35,7 +35,7 @@ class FeatureNet(Constructed, nn.Module, ABC):
         return net.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FeatureNet":
-        """Stay in evaluation mode whatever is asked."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
@@ -54,7 +54,7 @@ class FeatureNet(Constructed, nn.Module, ABC):
         """Features of images uint8 (B, 3, H, W)."""
 
     def logits(self, features: Tensor) -> Tensor | None:
-        """Class logits (B, classes) of features, which an inception score needs; None if the network has none."""
+        """Class logits (B, classes) of features for the inception score; None if the network has none."""
         return None
 
 
@@ -66,7 +66,7 @@ class InceptionFeatures(FeatureNet):
 
     Args:
         weights: The file `weights-inception-2015-12-05-6726825d.pth`; None looks in torch's hub folder and downloads it
-            (about 90 MB) when it is not there.
+            (about 90 MB) if it is missing.
 
     Raises:
         UserError: The file is missing and cannot be downloaded, or its checksum is wrong.
@@ -80,7 +80,7 @@ class InceptionFeatures(FeatureNet):
 
         path = Path(weights) if weights else fetch_inception_weights()
         if not path.is_file():
-            raise UserError(f"InceptionFeatures.weights: no file {path}. {_inception_advice()}")
+            raise UserError(f"InceptionFeatures.weights: expected a file, got {path}. {_inception_advice()}")
         self.weights_hash = file_hash(path)
         if not self.weights_hash.startswith(INCEPTION_SHA256):
             found = f"{self.weights_hash[:16]}..., a damaged file or another network. Delete it"
@@ -101,10 +101,10 @@ class InceptionFeatures(FeatureNet):
 
 
 def fetch_inception_weights() -> Path:
-    """The weights in torch's hub folder, downloaded and checked if need be.
+    """The weights in torch's hub folder, downloaded and checked if they are missing.
 
     Raises:
-        UserError: They are not there and there is no way to get them.
+        UserError: They are missing and cannot be downloaded.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
@@ -114,7 +114,8 @@ def fetch_inception_weights() -> Path:
         try:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_SHA256)
         except (URLError, OSError, RuntimeError) as error:
-            raise UserError(f"InceptionFeatures: cannot download weights ({error}). {_inception_advice()}") from error
+            reason = f"expected weights, got no download ({error})"
+            raise UserError(f"InceptionFeatures.weights: {reason}. {_inception_advice()}") from error
     return path
 
 
@@ -129,10 +130,11 @@ def _inception_advice() -> str:
 
 
 class Lite0Features(FeatureNet):
-    """EfficientNet-Lite0 trained on ImageNet, whose weights are part of a Python package: works offline.
+    """EfficientNet-Lite0 trained on ImageNet. Its weights are part of a Python package, so it works offline.
 
-    1280 pooled features of images resized to `size` (bilinear) and scaled by (x - 127) / 128. Numbers are on another
-    scale than Inception's, and depend on the size: they compare runs with each other, never with a published FID.
+    It has 1280 pooled features of images resized to `size` (bilinear) and scaled by (x - 127) / 128. Numbers are on
+    another scale than Inception's, and depend on the size: they compare runs with each other, never with a published
+    FID.
 
     Args:
         size: Height and width that images are resized to; 224 is the network's own, 64 is about 12 times faster.
@@ -172,7 +174,7 @@ class DINOv2Features(FeatureNet):
 
     Args:
         weights: A weight file of timm or of the authors (`dinov2_vitl14_pretrain.pth`); None takes timm's, downloaded
-            (1.2 GB) when they are not in its cache.
+            (1.2 GB) if they are not in its cache.
         model: timm's name of the network; `vit_small_patch14_dinov2` is about 14 times smaller.
 
     Raises:
@@ -193,7 +195,7 @@ class DINOv2Features(FeatureNet):
         if not timm.is_model(model) or "dinov2" not in model:
             raise UserError(f"DINOv2Features.model: expected one such as vit_large_patch14_dinov2, got {model}")
         if weights is not None and not Path(weights).is_file():
-            raise UserError(f"DINOv2Features.weights: no file {weights}. {advice}")
+            raise UserError(f"DINOv2Features.weights: expected a file, got {weights}. {advice}")
         overlay = {"file": weights} if weights is not None else None
         try:
             net: Any = timm.create_model(model, pretrained=True, img_size=224, pretrained_cfg_overlay=overlay)

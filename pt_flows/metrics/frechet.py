@@ -22,7 +22,7 @@ from pt_flows.progress import track
 from pt_flows.training.distributed import share_of, sum_over_ranks, world
 
 BATCH = 100
-"""Images per forward of a feature network. Fixed: a network's float32 results depend on it in the seventh digit."""
+"""Batch size of feature networks. It is fixed, because float32 results depend on it in the seventh digit."""
 
 
 class Moments(NamedTuple):
@@ -41,15 +41,15 @@ def frechet_distance(
 ) -> float:
     """‖m₁ - m₂‖² + tr(C₁ + C₂ - 2 (C₁^½ C₂ C₁^½)^½), the squared W2 between two Gaussians.
 
-    The trace is taken from singular values (`squared_bures`), so it is never negative, and zero for equal moments with
-    fewer samples than dimensions, too. Float64, on the host.
+    The trace is computed from singular values (`squared_bures`), so it is never negative, and zero for equal moments
+    even with fewer samples than dimensions. Float64, on the host.
 
     Args:
         mean_1: m₁.
         covariance_1: C₁; may be singular.
         mean_2: m₂.
         covariance_2: C₂; may be singular.
-        root_1: C₁^½ where it is known, which saves a third of the work.
+        root_1: C₁^½ if it is known, which saves a third of the work.
 
     Example:
         >>> eye = torch.eye(2)
@@ -77,14 +77,14 @@ def accumulate(f: Tensor, total: Tensor, outer: Tensor) -> None:
 class FrechetDistance(SampleMetric):
     """Fréchet distance of n generated images to the real images of a split.
 
-    Exactly n samples over all ranks, bytes by rounding, float64 sums. Reference moments are cached on disk under a hash
-    of the images' bytes and the network's weights. The floor beside the number is the distance of n real images of the
-    *other* split to the same reference: about what a perfect generator would score at this n.
+    It takes exactly n samples over all ranks, rounded to bytes, and sums in float64. Reference moments are cached on
+    disk under a hash of the images' bytes and the network's weights. The floor next to the number is the distance of n
+    real images of the *other* split to the same reference: about the score of a perfect generator at this n.
 
     Args:
         features: The network; its name becomes part of the number's name.
-        split: Real images to compare with.
-        num_reference: How many of them; None for all, as the literature does. Fewer are named in the key.
+        split: Split of the real images to compare with.
+        num_reference: Number of real images; None for all, as in the literature. The key includes it.
     """
 
     total: Tensor
@@ -118,14 +118,14 @@ class FrechetDistance(SampleMetric):
         try:
             others = self.floor_samples(data, other, num_samples)
             self.floor = self.distance_to(self.real_moments(others, self.cache_name(others)))
-        except UserError:  # the other split has fewer than n images: no floor at this n
+        except UserError:  # the other split has fewer than n images, so there is no floor
             self.floor = None
 
     def check(self, data: RealData, num_samples: int) -> None:
         """Check that the data can be measured, before anything is computed.
 
         Raises:
-            UserError: The data are no images, or too few are asked for.
+            UserError: The data are no images, or there are too few samples.
         """
         if len(data.event_shape) != 3:
             found = f"data of shape {data.event_shape}"
@@ -135,19 +135,19 @@ class FrechetDistance(SampleMetric):
 
     @property
     def suffix(self) -> str:
-        """Such as `inception_50k_train`: network, generated images, split, and the reference's size if not all."""
+        """Network, generated images, split, and the reference's size if not all, such as `inception_50k_train`."""
         subset = count_name(self.num_reference) if self.num_reference else ""
         return f"{self.features.name}_{count_name(self.num_samples)}_{self.split}{subset}"
 
     @property
     def key(self) -> str:
-        """Such as `fd_inception_50k_train`."""
+        """Name with the protocol, such as `fd_inception_50k_train`."""
         return f"fd_{self.suffix}"
 
     def update(self, x: Tensor) -> None:
         """Take generated images (B, C, H, W) in [-1, 1]."""
         if not bool(x.isfinite().all()):
-            raise DivergenceError(f"{int((~x.isfinite()).sum())} generated pixels are not finite")
+            raise DivergenceError(f"{int((~x.isfinite()).sum())} generated pixels are not finite. Lower the step size")
         batches = as_uint8(x).split(BATCH)
         self.take(torch.cat([self.features(images.to(self.device)) for images in batches]))
 
@@ -159,7 +159,7 @@ class FrechetDistance(SampleMetric):
     def compute(self) -> dict[str, float]:
         """The distance under `key`, and its floor."""
         if int(self.num) != self.num_samples:
-            raise RuntimeError(f"{self.key}: {int(self.num)} samples were measured, {self.num_samples} are promised")
+            raise RuntimeError(f"{self.key}: expected {self.num_samples} samples, got {int(self.num)}")
         distance = self.distance_to(moments(self.total, self.outer, self.num))
         return {self.key: distance} | ({} if self.floor is None else {f"{self.key}_floor": self.floor})
 
@@ -179,7 +179,7 @@ class FrechetDistance(SampleMetric):
         return Moments(*cached(name, Moments._fields, measure))
 
     def cache_name(self, images: Tensor) -> str:
-        """Name of what is computed from these very images with this network."""
+        """Name of statistics of these images with this network."""
         return f"{self.features.name}-{self.features.weights_hash[:12]}-{content_hash(images)}"
 
     def real_features(self, images: Tensor) -> Iterator[Tensor]:

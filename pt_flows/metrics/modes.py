@@ -11,12 +11,11 @@ from pt_flows.metrics.base import Direction, RealData, SampleMetric
 class ModeCoverage(SampleMetric):
     """Modes covered and fraction of high-quality samples, on mixtures with known centres.
 
-    A sample is of high quality within `num_std` standard deviations of its nearest centre; a mode is covered when it is
-    the nearest centre of at least one such sample (Metz et al. 2017,
-    arXiv:1611.02163). Data without modes give no numbers.
+    A sample has high quality within `num_std` standard deviations of its nearest centre. A mode is covered if it is the
+    nearest centre of at least one such sample (Metz et al. 2017, arXiv:1611.02163). Data without modes give no numbers.
 
     Args:
-        num_std: Radius in standard deviations: 3 is usual, ODE-GAN's grid is counted with 4.
+        num_std: Radius in standard deviations: 3 is usual, ODE-GAN's grid has 4.
     """
 
     higher_is_better = True
@@ -55,7 +54,7 @@ class ModeCoverage(SampleMetric):
             self.counts += torch.bincount(good, minlength=len(self.centres))
 
     def compute(self) -> dict[str, float]:
-        """`modes`, `modes_of` (how many there are) and `high_quality` (fraction), with the radius if unusual."""
+        """`modes`, `modes_of` (their total) and `high_quality` (fraction), with the radius if unusual."""
         if self.centres is None:
             return {}
         return {
@@ -65,5 +64,5 @@ class ModeCoverage(SampleMetric):
         }
 
     def directions(self) -> dict[str, Direction]:
-        """More is better, but the number of modes that the data have is no result."""
+        """Higher values are better. The number of modes in the data is no result."""
         return {**super().directions(), "modes_of": ""}

@@ -1,7 +1,7 @@
 """Quality and variety of images in one feature space, from one pass over them.
 
-Beside the Fréchet distance: the kernel distance (KID), which has no bias in the number of images; precision and recall,
-density and coverage, which tell quality from variety; and, for networks that classify, the inception score.
+In addition to the Fréchet distance: the kernel distance (KID), which has no bias in the number of images; precision and
+recall, density and coverage, which separate quality from variety; and, for networks that classify, the inception score.
 """
 
 import math
@@ -27,7 +27,7 @@ from pt_flows.training.noise import generator_at
 KID_BLOCK = 1_000
 MANIFOLD = 10_000
 LEAST = 7
-"""Fewest images for which fifth neighbours mean anything."""
+"""Fewest images for which fifth neighbours are useful."""
 ROWS = 1_000
 
 
@@ -54,10 +54,10 @@ def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], block: int
     Args:
         x: Features of generated images, in any fixed order.
         y: Features of real images.
-        block: Images of each side in a block; all of them where there are fewer.
+        block: Number of images of each side in a block; all of them if there are fewer.
 
     Returns:
-        The distance, and its standard error (not a number with one block).
+        The distance, and its standard error, which is NaN for one block.
     """
     size = min(block, len(x), len(y))
     pairs = zip(x.split(size), y.split(size), strict=False)
@@ -72,8 +72,8 @@ def inception_score(logits: Float[Tensor, "n c"], num_splits: int = 10) -> tuple
     Salimans et al. 2016, Improved Techniques for Training GANs, arXiv:1606.03498.
 
     Args:
-        logits: Of generated images.
-        num_splits: In how many equal parts the images are scored.
+        logits: Logits of generated images.
+        num_splits: Number of equal parts of the images; each has a score.
     """
     scores = []
     for part in logits.double().tensor_split(num_splits):
@@ -112,8 +112,8 @@ def manifolds(
     Args:
         fake: Generated points.
         real: Real points.
-        k_precision: Which neighbour, for precision and recall.
-        k_coverage: Which neighbour, for density and coverage.
+        k_precision: Number k of the neighbour for precision and recall.
+        k_coverage: Number k of the neighbour for density and coverage.
     """
     real_small, real_large = radii(real, (k_precision, k_coverage))
     (fake_small,) = radii(fake, (k_precision,))
@@ -132,15 +132,14 @@ def manifolds(
 class ImageQuality(FrechetDistance):
     """Fréchet distance, KID, inception score, precision, recall, density and coverage in one pass.
 
-    Features of the images are kept, which training does not need: this is for `pt-flows evaluate` and for rare
-    evaluations. The Fréchet distance is to all real images; KID compares with as many of them as are generated, drawn
-    once and for all, and precision, recall, density and coverage the first 10,000 of each side at most, which their
-    names say.
+    It keeps the features of all images, so it is for `pt-flows evaluate` and for rare evaluations. The Fréchet distance
+    is to all real images. KID compares with as many of them as are generated, drawn once. Precision, recall, density
+    and coverage compare at most the first 10,000 of each side, and their names include that number.
 
     Args:
         features: The network.
-        split: Real images to compare with.
-        num_reference: How many of them; None for all.
+        split: Split of the real images to compare with.
+        num_reference: Number of real images; None for all.
     """
 
     found: list[Tensor] | Tensor
@@ -162,7 +161,7 @@ class ImageQuality(FrechetDistance):
         (self.real,) = cached(f"{self.cache_name(some)}-features", ("features",), whole)
 
     def check(self, data: RealData, num_samples: int) -> None:
-        """Check that there are as many images as neighbours need, too."""
+        """Check also that there are enough images for neighbours."""
         super().check(data, num_samples)
         num_real = len(data.reference(self.split, self.num_reference))
         if min(num_samples, num_real) < LEAST:
@@ -170,7 +169,7 @@ class ImageQuality(FrechetDistance):
             raise UserError(f"ImageQuality: expected at least {LEAST} of each kind, got {found}")
 
     def reset(self) -> None:
-        """Begin again, with an empty batch: a process without samples of its own must take part in the gathering."""
+        """Begin again with an empty batch, because a process without samples must take part in the gathering."""
         super().reset()
         assert isinstance(self.found, list)
         self.found.append(torch.zeros(0, self.features.dim, device=self.device))
@@ -195,7 +194,7 @@ class ImageQuality(FrechetDistance):
         return values | {f"{word}_{name}": v for word, v in manifolds(fake[:n], real[:n])._asdict().items()}
 
     def directions(self) -> dict[str, Direction]:
-        """Small distances are good, and high values of all other numbers."""
+        """Low distances are better, and high values of all other numbers."""
         distances = ("fd_", "kid_")
         found: dict[str, Direction] = {
             key: own if key.startswith(distances) else "higher" for key, own in super().directions().items()

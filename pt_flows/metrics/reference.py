@@ -28,15 +28,14 @@ def cache_folder() -> Path:
 
 
 def cached(name: str, fields: tuple[str, ...], measure: Callable[[], tuple[Tensor, ...]]) -> list[Tensor]:
-    """Tensors from a file of the cache, or measured and written there.
+    """Read tensors from the cache, or measure them and write them there.
 
-    Over several processes they are read where every process finds them; else all measure together and the first one
-    writes.
+    Several processes read them if all find the file. Otherwise all measure together and the first one writes.
 
     Args:
-        name: Name of the file, without its suffix; it must tell apart whatever the tensors depend on.
+        name: Name of the file without its suffix; it must identify everything that the tensors depend on.
         fields: Names of the tensors.
-        measure: Computes them, the same ones on every process.
+        measure: Function that computes them, the same ones on every process.
     """
     path = cache_folder() / f"{name}.pt"
     found: list[Tensor] | None = None
@@ -44,8 +43,8 @@ def cached(name: str, fields: tuple[str, ...], measure: Callable[[], tuple[Tenso
         try:
             saved = torch.load(path, weights_only=True)
             found = [saved[field] for field in fields]
-        except Exception as error:  # any damage: say so and measure again
-            tqdm.write(f"note: the cached statistics {path} cannot be read ({error}); measuring again")
+        except Exception as error:  # torch raises many kinds on damaged files
+            tqdm.write(f"note: the cached statistics {path} cannot be read ({error}) and are measured again")
     if all(of_every_rank(found is not None)) and found is not None:
         return found
     found = [tensor.cpu() for tensor in measure()]

@@ -1,4 +1,4 @@
-"""Whether a map between domains keeps what an image shows: nearest-neighbour accuracy across domains."""
+"""Nearest-neighbour accuracy across domains: whether a map between them keeps the class of an image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ class TransferAccuracy(SampleMetric):
     """Fraction of the target's test images whose nearest mapped source image has their label, on whole data sets.
 
     The classifier is one nearest neighbour among all labelled training images of the source, mapped by the generator.
-    It is asked about the whole test split of the target. `transfer_accuracy_1nn_source` is the same without the map.
+    It classifies the whole test split of the target. `transfer_accuracy_1nn_source` is the accuracy without the map.
     As in Leygonie et al. 2019, arXiv:1906.09691, and Seguy et al. 2018, arXiv:1711.02283.
     """
 
@@ -46,7 +46,7 @@ class TransferAccuracy(SampleMetric):
         self.add_state("total", default=torch.zeros(()), dist_reduce_fx="sum")
 
     def prepare(self, data: RealData, num_samples: int) -> None:
-        """Take labelled images of both domains."""
+        """Load labelled images of both domains."""
         source: Any = getattr(data, "source", None)
         if source is None or not hasattr(source, "labelled") or not hasattr(data, "labelled"):
             wanted = "TwoDomains with labelled images on both sides, such as Digits"
@@ -60,7 +60,7 @@ class TransferAccuracy(SampleMetric):
 
     @property
     def key(self) -> str:
-        """Runs are ranked by the accuracy with the map."""
+        """Name of the accuracy with the map."""
         return "transfer_accuracy_1nn"
 
     def accuracy(self, points: Tensor) -> float:
@@ -72,7 +72,7 @@ class TransferAccuracy(SampleMetric):
         """Ignore generated samples, which have no labels."""
 
     def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
-        """Map the labelled images and answer this rank's part of the questions."""
+        """Map the labelled images and classify this rank's part of the target."""
         device = self.right.device
         moved = torch.cat([push(chunk.to(device)).cpu() for chunk in self.points.split(CHUNK)])
         rank, num_ranks = world()
@@ -85,5 +85,5 @@ class TransferAccuracy(SampleMetric):
         return {self.key: float(self.right / self.total), f"{self.key}_source": self.unmoved}
 
     def directions(self) -> dict[str, Direction]:
-        """A high accuracy is good. Without the map it says nothing about the method."""
+        """A high accuracy is better. The one without the map does not depend on the method."""
         return {**super().directions(), f"{self.key}_source": ""}

@@ -14,10 +14,10 @@ NUM_FLOOR_DRAWS = 4
 
 
 class PointDistance(SampleMetric):
-    """Distances of n generated to n fixed real samples, with the real-against-real floor beside them.
+    """Distances of n generated to n fixed real samples, and their floor.
 
-    The floor is the mean distance between the fixed samples and fresh real samples of the same number: what a perfect
-    generator would score.
+    The floor is the mean distance between the fixed samples and as many fresh real samples: the score of a perfect
+    generator.
     """
 
     samples: list[Tensor] | Tensor
@@ -42,7 +42,7 @@ class PointDistance(SampleMetric):
         self.floor = {name: sum(draw[name] for draw in draws) / NUM_FLOOR_DRAWS for name in draws[0]}
 
     def reset(self) -> None:
-        """Begin again, with an empty batch: a process without samples of its own must take part in the gathering."""
+        """Begin again with an empty batch, because a process without samples must take part in the gathering."""
         super().reset()
         assert isinstance(self.samples, list)
         self.samples.append(self.real.new_zeros(0, self.real.shape[1], dtype=torch.float64, device=self.device))
@@ -73,7 +73,7 @@ class ExactWasserstein(PointDistance):
 
     @property
     def key(self) -> str:
-        """Runs are ranked by W2."""
+        """Name of W2, such as `w2_1k`."""
         return f"w2_{count_name(self.num)}"
 
     def distances(self, x: Tensor, y: Tensor) -> dict[str, float]:
@@ -90,7 +90,7 @@ class SampleDiscrepancy(PointDistance):
 
     @property
     def key(self) -> str:
-        """Runs are ranked by sliced W2."""
+        """Name of sliced W2, such as `sliced_w2_1k`."""
         return f"sliced_w2_{count_name(self.num)}"
 
     def distances(self, x: Tensor, y: Tensor) -> dict[str, float]:

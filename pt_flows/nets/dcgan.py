@@ -18,7 +18,7 @@ from pt_flows.nets.sizes import stages
 class DCGANGenerator(GeneratorNet):
     """Generator: linear to 4x4 (up to 7x7), transposed 5x5 convolutions that double the size, tanh.
 
-    Batch norm and ReLU stand between the layers.
+    Batch norm and ReLU are between the layers.
 
     Args:
         image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).

@@ -137,20 +137,14 @@ class OneScaleEnergy(EnergyNet):
     ) -> None:
         super().__init__()
         if image_size < 2**num_levels:
-            raise UserError(
-                f"OneScaleEnergy.num_levels: expected at most {image_size.bit_length() - 1} for {image_size} pixels, "
-                f"got {num_levels}. Every level halves the size."
-            )
+            wanted = f"at most {image_size.bit_length() - 1} for {image_size} pixels"
+            raise UserError(f"OneScaleEnergy.num_levels: expected {wanted}, got {num_levels}. Every level halves them")
         if attention and num_levels > 1 and width < 4:
-            raise UserError(
-                f"OneScaleEnergy.width: expected at least 4 with attention, got {width}. Increase it or set "
-                "attention to false."
-            )
+            wanted = "at least 4 with attention"
+            raise UserError(f"OneScaleEnergy.width: expected {wanted}, got {width}. Increase it or omit attention")
         if any(channels > 128 and channels % 32 for channels in (width, 2 * width)):
-            raise UserError(
-                f"OneScaleEnergy.width: expected a multiple of 32 if there are more than 128 channels, got {width}. "
-                "Later levels have twice as many."
-            )
+            wanted = "a multiple of 32 if there are more than 128 channels"
+            raise UserError(f"OneScaleEnergy.width: expected {wanted}, got {width}. Later levels have twice as many")
         self.event_shape = (num_channels, image_size, image_size)
         blocks: list[nn.Module] = [nn.Conv2d(num_channels, width, 3, 1, 1)]
         for level in range(num_levels):

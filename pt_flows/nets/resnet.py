@@ -164,10 +164,9 @@ class ResNetCritic(CriticNet):
     ) -> None:
         super().__init__()
         if spectral_norm and activation_checkpointing:
-            raise UserError(
-                "ResNetCritic.activation_checkpointing: expected false with spectral_norm, got true. Set one of them "
-                "to false: a power iteration changes the network between a forward pass and its repetition."
-            )
+            # a power iteration changes the network between a forward pass and its repetition
+            wanted = "expected false with spectral_norm, got true. Set either to false"
+            raise UserError(f"ResNetCritic.activation_checkpointing: {wanted}")
         self.activation_checkpointing = activation_checkpointing
         _, k = stages(self, image_size)
         multipliers, down = (widening(k), k) if k > SMALL else ([1] * 4, min(k, 2))

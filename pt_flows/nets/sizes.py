@@ -26,10 +26,8 @@ def stages(net: nn.Module, image_size: int) -> tuple[int, int]:
     while side >= 8 and side % 2 == 0:
         side, number = side // 2, number + 1
     if not number or side > 7:
-        raise UserError(
-            f"{type(net).__name__}.image_size: expected 4, 5, 6 or 7 times a power of two (16, 28, 32, 48, 64, ...), "
-            f"got {image_size}. Resize the images to one of these sizes."
-        )
+        wanted = "expected 4, 5, 6 or 7 times a power of two (16, 28, 32, 48, 64, ...)"
+        raise UserError(f"{type(net).__name__}.image_size: {wanted}, got {image_size}. Resize the images")
     return side, number
 
 
@@ -50,4 +48,4 @@ def filled(net: nn.Module, **arguments: Sequence[int]) -> None:
     """
     for name, numbers in arguments.items():
         if not numbers:
-            raise UserError(f"{type(net).__name__}.{name}: expected one number or more, got {numbers!r}.")
+            raise UserError(f"{type(net).__name__}.{name}: expected one number or more, got {numbers!r}")

@@ -123,15 +123,12 @@ class TimeResNetEnergy(EnergyNet):
         super().__init__()
         filled(self, multipliers=multipliers)
         if image_size < 8 or image_size % 4:
-            raise UserError(
-                f"TimeResNetEnergy.image_size: expected a multiple of 4 from 8 on, got {image_size}. Resize the images."
-            )
+            wanted = "expected a multiple of 4 from 8 on"
+            raise UserError(f"TimeResNetEnergy.image_size: {wanted}, got {image_size}. Resize the images")
         padded = 8 * halved(image_size, 3)
         if padded % 2 ** (len(multipliers) - 1):
-            raise UserError(
-                f"TimeResNetEnergy.multipliers: expected at most {(padded & -padded).bit_length()} levels for "
-                f"{image_size} pixels, got {list(multipliers)}. Remove some."
-            )
+            wanted = f"at most {(padded & -padded).bit_length()} levels for {image_size} pixels"
+            raise UserError(f"TimeResNetEnergy.multipliers: expected {wanted}, got {list(multipliers)}. Remove some")
         self.event_shape = (num_channels, image_size, image_size)
         channels = [width, *(m * width for m in multipliers)]
         self.embed = TimeEmbedding(128, 4 * width, nn.SiLU())

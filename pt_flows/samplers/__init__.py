@@ -1,4 +1,4 @@
-"""Samplers: how samples are drawn from a trained method. Importing this package makes their short names known."""
+"""Samplers draw from a trained method. Importing this package makes their short names known."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def sample(
         y: Labels (num,) for a class-conditional method; drawn uniformly if None.
         rng: Source of randomness, on any device; None for the global one.
         weights: The averaged weights, or the raw ones of the last iteration.
-        sampler: The sampler; default the method's own way, `Direct` or `Chains`.
+        sampler: The sampler; by default the method's own one, `Direct` or `Chains`.
 
     Returns:
         Samples (num, *event) on the method's device.

@@ -20,16 +20,15 @@ class Chains(Sampler):
         """Check that the method runs chains."""
         super().prepare(method, weights, data)
         if not isinstance(method, RunsChains):
-            raise UserError(
-                f"sampler: expected an energy-based model for Chains, got {type(method).__name__}. Use Direct"
-            )
+            got = type(method).__name__
+            raise UserError(f"sampler: expected an energy-based model for Chains, got {got}. Use Direct")
 
     @torch.no_grad()
     def sample(self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None) -> Tensor:
         """Run chains from noise and return their ends.
 
         Raises:
-            UserError: Class labels are given.
+            UserError: Class labels were passed.
         """
         if num < 1:
             raise UserError(f"num: expected at least 1, got {num}")

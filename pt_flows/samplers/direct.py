@@ -11,16 +11,14 @@ from pt_flows.samplers.sampler import Sampler
 
 
 class Direct(Sampler):
-    """One draw, one sample: `method.sample` where there is one, else latents through `method.generator`."""
+    """One sample per draw: from `method.sample` if there is one, else from latents through `method.generator`."""
 
     def prepare(self, method: Any, weights: Weights, data: Any = None) -> None:
         """Check that the method can be drawn from."""
         super().prepare(method, weights, data)
         if not isinstance(method, MapsLatents | Samples):
-            raise UserError(
-                f"sampler: expected a method with a generator for Direct, got {type(method).__name__}. Use another "
-                "sampler"
-            )
+            got = type(method).__name__
+            raise UserError(f"sampler: expected a method with a generator for Direct, got {got}. Use another sampler")
         if isinstance(method, MapsLatents):
             method.generator.weighted(weights)
 

@@ -1,4 +1,4 @@
-"""The base of samplers, and the choice of one where none is named."""
+"""The base of samplers, and the default sampler of a method."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from pt_flows.errors import UserError
 class Sampler(Constructed, ABC):
     """Draws samples from a trained method.
 
-    A subclass overrides `sample`, and `prepare` if it checks the method or computes anything once. Its constructor's
-    arguments stand in the passport of every number that is measured through it.
+    A subclass overrides `sample`, and `prepare` if it checks the method or computes anything once. The passport of
+    every number that is measured with it records its constructor's arguments.
 
     Attributes:
         method: The method to draw from; set by `prepare`.
@@ -28,7 +28,7 @@ class Sampler(Constructed, ABC):
     weights: Weights
 
     def prepare(self, method: Any, weights: Weights, data: Any = None) -> None:
-        """Take a method to draw from. Called again when its weights have changed.
+        """Prepare to draw from a method. Evaluation calls it again when the weights have changed.
 
         Args:
             method: The method, on its device.
@@ -58,7 +58,7 @@ class Sampler(Constructed, ABC):
         yield 1.0, self.sample(num, rng=rng)
 
     def __str__(self) -> str:
-        """The name in passports: the class with all its arguments; "..." for one that is no plain value."""
+        """The name in passports: the class with all its arguments, "..." for values that are not plain."""
         values = {name: p.default for name, p in signature(type(self).__init__).parameters.items()}
         values |= self.init_args | dict.fromkeys(self.left_out, "...")
         told = ", ".join(f"{name}={value}" for name, value in values.items() if value is not Parameter.empty)
@@ -66,7 +66,7 @@ class Sampler(Constructed, ABC):
 
 
 def default_sampler(method: Any) -> Sampler:
-    """Return the sampler of a method where none is named: chains for energies, else a direct draw.
+    """Return the default sampler of a method: chains for energies, else a direct draw.
 
     Raises:
         UserError: The method does not generate samples.
@@ -78,7 +78,5 @@ def default_sampler(method: Any) -> Sampler:
         return Chains()
     if isinstance(method, MapsLatents | Samples):
         return Direct()
-    raise UserError(
-        f"{type(method).__name__}: expected a method that generates samples, got one without generator, sample or "
-        "sampling. Give it one of these, or do not measure samples"
-    )
+    wanted = "expected a method that generates samples, got one without generator, sample or sampling"
+    raise UserError(f"{type(method).__name__}: {wanted}. Define one of them, or do not measure samples")

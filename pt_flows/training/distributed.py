@@ -21,7 +21,7 @@ from pt_flows.errors import UserError
 
 
 def world() -> tuple[int, int]:
-    """(rank, number of ranks) of this process; (0, 1) where no process group runs."""
+    """(rank, number of ranks) of this process; (0, 1) without a process group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -29,11 +29,11 @@ def world() -> tuple[int, int]:
 
 @contextmanager
 def launched(device: torch.device) -> Iterator[None]:
-    """The process group of a program that `torchrun` started; nothing where it runs alone."""
+    """Join the process group of a program that `torchrun` started; do nothing if it runs alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    if device.type == "cuda":  # objects are gathered by way of the current device
+    if device.type == "cuda":  # objects are gathered through the current device
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
@@ -43,49 +43,45 @@ def launched(device: torch.device) -> Iterator[None]:
 
 
 def roll_call(address: str, port: int, rank: int, num_ranks: int, timeout: timedelta | None) -> TCPStore:
-    """Wait until all processes of a run have come, which a process group would do without saying who is missing.
+    """Wait until all processes of a run have started. A process group would wait too, but never name the missing ones.
 
     Args:
-        address: Of process 0.
-        port: A free one there, which the process group may use afterwards.
-        rank: Of this process.
-        num_ranks: How many there are.
-        timeout: How long to wait; half an hour if None.
+        address: Address of process 0.
+        port: A free port there, which the process group may use afterwards.
+        rank: Rank of this process.
+        num_ranks: Number of processes.
+        timeout: Longest wait; half an hour if None.
 
     Returns:
-        What they met at; to be kept until the process group is there.
+        The store that they met at. Keep it until the process group exists.
 
     Raises:
-        UserError: Names the processes that have not come in time.
+        UserError: Processes did not start in time; the error names them.
     """
     timeout = timeout or timedelta(minutes=30)
     deadline = time.monotonic() + timeout.total_seconds()
     try:
         store = TCPStore(address, port, is_master=rank == 0, timeout=timeout, wait_for_workers=False, multi_tenant=True)
-        store.set(f"process {rank}", "has come")
+        store.set(f"process {rank}", "has started")
         if rank:
-            store.wait(["all have come"], timeout + timedelta(seconds=30))
+            store.wait(["all have started"], timeout + timedelta(seconds=30))
             return store
     except dist.DistError as error:
-        raise UserError(
-            f"process {rank} of {num_ranks}: process 0 at {address}, port {port}, was not there within {timeout} or "
-            "missed others; see what it says, or whether its node can be reached"
-        ) from error
+        here = f"process {rank} of {num_ranks}: expected an answer of process 0 at {address}, port {port}"
+        raise UserError(f"{here}, got none within {timeout}. Read its output, and check its node") from error
     missing = list(range(1, num_ranks))
     while missing := [r for r in missing if not store.check([f"process {r}"])]:
         if time.monotonic() > deadline:
-            raise UserError(
-                f"{len(missing)} of {num_ranks} processes have not come within {timeout}: "
-                f"{', '.join(map(str, missing[:20]))}; see what their nodes say, and whether num_nodes and devices of "
-                "trainer fit the job"
-            )
+            late = f"expected {num_ranks} processes within {timeout}, {len(missing)} have not started"
+            advice = "Read their output, and check num_nodes and devices"
+            raise UserError(f"trainer: {late}: {', '.join(map(str, missing[:20]))}. {advice}")
         time.sleep(0.1)
-    store.set("all have come", "")
+    store.set("all have started", "")
     return store
 
 
 def mean_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The tensors averaged over all ranks, in one all-reduce; the tensors themselves where there is one rank.
+    """The tensors averaged over all ranks, in one all-reduce; the tensors themselves if there is one rank.
 
     Args:
         tensors: Any shapes, one dtype and device, the same order on every rank.
@@ -103,8 +99,8 @@ def mean_over_ranks(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 def all_ranks(values: Tensor) -> Tensor:
     """This tensor of every rank, joined along the first axis; itself on one process.
 
-    Gradients reach this rank's part only, times the number of ranks: averaged over ranks, as gradients are, that is the
-    gradient of a loss on the joined tensor.
+    Gradients reach this rank's part only, times the number of ranks. Gradients are averaged over ranks, and that
+    average is the gradient of a loss on the joined tensor.
 
     Args:
         values: (B, ...), of the same shape on all ranks.
@@ -119,7 +115,7 @@ def all_ranks(values: Tensor) -> Tensor:
 
 
 def share_of(num: int) -> range:
-    """Which of `num` things this rank works on: shares in the order of ranks, so joined they are in order again."""
+    """This rank's share of `num` things. Shares follow the order of ranks, so joined shares are in order."""
     rank, num_ranks = world()
     return range(rank * num // num_ranks, (rank + 1) * num // num_ranks)
 
@@ -133,7 +129,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def gathered(values: Tensor) -> Tensor:
-    """Rows (B_r, ...) of all ranks in their order; ranks may bring different numbers. Without gradients."""
+    """Rows (B_r, ...) of all ranks in their order, without gradients. Ranks may have different numbers of rows."""
     return torch.cat(gather_all_tensors(values)) if world()[1] > 1 else values
 
 

@@ -13,16 +13,16 @@ N = TypeVar("N", bound=nn.Module)
 
 
 class EMA(nn.Module, Generic[N]):
-    """Keeps θ̄ ← β_t θ̄ + (1 - β_t) θ with β_t = min(decay, (1 + t) / (10 + t)); floating-point buffers too.
+    """Keeps θ̄ ← β_t θ̄ + (1 - β_t) θ with β_t = min(decay, (1 + t) / (10 + t)), for floating-point buffers too.
 
-    Averaging batch norm's running statistics with the weights keeps them consistent: statistics copied from the latest
-    network do not fit averaged weights. Counters are copied. The ramp forgets the initial weights at once, so short
-    runs are averaged too. The copy is always in evaluation mode. No step reads a number back from the device (torch's
-    `AveragedModel` does, once per update), and one fused interpolation moves everything.
+    Batch norm's running statistics are averaged like the weights, because those of the latest network do not fit
+    averaged weights. Counters are copied. The ramp forgets the initial weights at once, so short runs are averaged too.
+    The copy is always in evaluation mode. One fused interpolation moves everything, and no step reads a number back
+    from the device (torch's `AveragedModel` does, once per update).
 
     Args:
-        network: What to average; copied now.
-        decay: β, in [0, 1). 0 means "a copy of the latest weights".
+        network: The network to average; copied now.
+        decay: β, in [0, 1). 0 keeps a copy of the latest weights.
     """
 
     def __init__(self, network: N, decay: float) -> None:
@@ -32,7 +32,7 @@ class EMA(nn.Module, Generic[N]):
         self.train(False)
 
     def train(self, mode: bool = True) -> "EMA[N]":
-        """Stay in evaluation mode whatever is asked."""
+        """Stay in evaluation mode."""
         super().train(False)
         return self
 

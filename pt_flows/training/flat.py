@@ -1,4 +1,4 @@
-"""A network as a function of one flat vector of parameters, so that a whole player is a point that can be moved."""
+"""A network as a function of one flat vector of parameters, so that an integrator can move a player like a point."""
 
 from collections.abc import Sequence
 
@@ -20,14 +20,14 @@ RANDOM_LAYERS = (
 
 
 class FlatNetwork:
-    """Evaluates a network at parameters that are not its own: nothing is written to it, so nothing has to be restored.
+    """Evaluates a network at other parameters than its own. Nothing is written to it, so nothing has to be restored.
 
     Args:
-        network: Its parameters and buffers are looked up now, their values whenever a method is called.
+        network: The network. Its parameters and buffers are looked up now, their values whenever a method is called.
 
     Attributes:
         parameters: The trainable parameters.
-        num: How many numbers they hold.
+        num: The number of their elements.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -47,8 +47,8 @@ class FlatNetwork:
 
         Args:
             theta: All trainable parameters, in the order of `vector`.
-            buffers: Used, and written in training mode, in place of the network's own.
-            args: What the network's forward takes.
+            buffers: Buffers in place of the network's own; training mode writes to them.
+            args: Arguments of the network's forward.
         """
         parts = zip(self.names, self.pieces(theta), strict=True)
         parameters = {name: piece for names, piece in parts for name in names}
@@ -68,32 +68,28 @@ class FlatNetwork:
 
     @torch.no_grad()
     def commit(self, buffers: dict[str, Tensor], where: Tensor) -> None:
-        """Take over buffers that an evaluation has updated, where the scalar `where` is true."""
+        """Adopt buffers that an evaluation has updated, if the scalar `where` is true."""
         for name in self.buffer_names:
             buffer = self.network.get_buffer(name)
             buffer.copy_(torch.where(where, buffers[name], buffer))
 
 
-def refuse_unsteady_layers(name: str, network: nn.Module) -> None:
-    """Check that a network is one function during an iteration.
+def check_steady_layers(name: str, network: nn.Module) -> None:
+    """Check that a network is one function in all stages of an iteration.
+
+    A random layer and the power iteration of spectral norm change it between stages. Activation checkpointing
+    recomputes blocks with the network's own weights instead of those of a stage.
 
     Raises:
-        UserError: A layer is random, or changes with every evaluation; says which.
+        UserError: A layer is random, or changes with every evaluation. The error names it.
     """
     for path, layer in network.named_modules():
         if getattr(layer, "activation_checkpointing", False):
-            raise UserError(
-                f"{name} has activation_checkpointing, which computes blocks again with the network's own weights, not "
-                "with those of a stage; ODE-GAN needs it false"
-            )
+            raise UserError(f"{name}: expected no activation_checkpointing, got true. Set it to false")
         kinds = {type(layer).__name__, *(type(hook).__name__ for hook in layer._forward_pre_hooks.values())}
         if layer.training and kinds & {"_SpectralNorm", "SpectralNorm"}:
-            raise UserError(
-                f"{name} has spectral norm ({path.split('.parametrizations')[0]}), whose power iteration changes the "
-                "network between the stages of a step; ODE-GAN has its own regulariser: set spectral_norm to false"
-            )
+            where = path.split(".parametrizations")[0]
+            raise UserError(f"{name}: expected no spectral norm, got one at {where}. Set spectral_norm to false")
         if layer.training and isinstance(layer, RANDOM_LAYERS) and getattr(layer, "p", 1.0) > 0:
-            raise UserError(
-                f"{name} has a random layer, {path} ({type(layer).__name__}): every stage of a step would see another "
-                "network; leave it out or set its probability to 0"
-            )
+            kind = type(layer).__name__
+            raise UserError(f"{name}: expected no random layer, got {kind} at {path}. Remove it or set its p to 0")

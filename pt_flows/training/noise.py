@@ -11,7 +11,7 @@ from pt_flows.training.distributed import world
 
 
 def run_seed() -> int:
-    """The one seed of this process: what `lightning.seed_everything` was last given, 0 if it was not called."""
+    """The seed that `lightning.seed_everything` was last called with; 0 if it was not called."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
@@ -27,7 +27,7 @@ def fold(*parts: int | str) -> int:
 
 
 def generator_at(device: torch.device | str, *parts: int | str) -> torch.Generator:
-    """A random generator on the device, at the point of the run that the parts name."""
+    """A random generator on the device, seeded with the parts."""
     return torch.Generator(device).manual_seed(fold(*parts))
 
 
@@ -38,7 +38,7 @@ class NoiseStream:
     run on two processes uses the same numbers as a run on one, and resuming needs no generator state.
 
     Args:
-        name: Tells the streams of one run apart.
+        name: Name that distinguishes the streams of one run.
     """
 
     def __init__(self, name: str) -> None:
@@ -61,11 +61,11 @@ class NoiseStream:
         return self.draw(lambda n, rng: torch.rand(n, *shape, generator=rng, device=rng.device), num)
 
     def draw(self, sample: Callable[[int, torch.Generator], Tensor], num: int) -> Tensor:
-        """`num` samples of any law (num, ...): this rank's share of the draw for all ranks.
+        """Samples of any distribution (num, ...): this rank's share of the draw for all ranks.
 
         Args:
-            sample: Draws a number of samples with a generator, on its device.
-            num: Samples for this rank.
+            sample: Function that draws a number of samples with a generator, on its device.
+            num: Number of samples for this rank.
         """
         rank, num_ranks = world()
         return sample(num * num_ranks, self.rng)[rank * num : (rank + 1) * num]

@@ -1,4 +1,4 @@
-"""Whether the state of an optimizer in a checkpoint is of use to the optimizer of this run."""
+"""Compatibility of an optimizer's state in a checkpoint with the optimizer of this run."""
 
 from collections import defaultdict
 from typing import Any
@@ -8,13 +8,13 @@ from torch.optim import Optimizer
 
 
 def keep_what_fits(states: list[dict[str, Any]], optimizers: list[Optimizer]) -> list[str]:
-    """Put the fresh state of an optimizer in place of one that it cannot continue from.
+    """Replace each state that an optimizer cannot continue from by the optimizer's fresh state.
 
     Another class, or an option such as `amsgrad`, needs other numbers for each parameter than the checkpoint holds.
 
     Args:
-        states: What the checkpoint holds, changed in place.
-        optimizers: Those of this run, in the same order.
+        states: The states in the checkpoint, changed in place.
+        optimizers: The optimizers of this run, in the same order.
 
     Returns:
         A sentence for each optimizer that starts afresh.
@@ -25,7 +25,7 @@ def keep_what_fits(states: list[dict[str, Any]], optimizers: list[Optimizer]) ->
             states[i] = optimizer.state_dict()
             notes.append(
                 f"the state of optimizer {i + 1} of {len(optimizers)} in the checkpoint does not fit "
-                f"{type(optimizer).__name__} with these options; this optimizer starts afresh"
+                f"{type(optimizer).__name__} with these options. This optimizer starts afresh"
             )
     return notes
 
@@ -42,12 +42,12 @@ def fits(state: dict[str, Any], optimizer: Optimizer) -> bool:
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
-    """What may decide which numbers are kept; rates do not."""
+    """Options that may decide which numbers are kept; rates do not."""
     return {key: value for key, value in group.items() if key not in ("params", "lr", "initial_lr", "weight_decay")}
 
 
 def _numbers_kept(optimizer: Optimizer, group: dict[str, Any]) -> set[str]:
-    """Names of what an optimizer keeps for the first parameter of a group, from a step on a stand-in of it."""
+    """Names of the numbers that an optimizer keeps for the first parameter of a group, from a step on a stand-in."""
     stand_in = torch.zeros_like(group["params"][0]).requires_grad_()
     stand_in.grad = torch.zeros_like(stand_in)
     probe = object.__new__(type(optimizer))

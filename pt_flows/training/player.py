@@ -1,7 +1,7 @@
 """Players: a network with everything that trains it. Methods are composed of them.
 
-A player holds its optimizer, the schedule of its learning rate, the average of its weights and the longest gradient it
-follows. `step` is one optimizer step down a loss; a method that integrates by itself calls `apply_gradients`.
+A player holds its optimizer, the schedule of its learning rate, the average of its weights and the bound of its
+gradients. `step` takes one optimizer step down a loss; a method that integrates by itself calls `apply_gradients`.
 """
 
 import math
@@ -26,15 +26,15 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def adam(parameters: Iterable[Any]) -> Optimizer:
-    """Return the optimizer used where none is chosen: Adam with rate 5e-4 and betas 0.5 and 0.9."""
+    """Return the default optimizer: Adam with rate 5e-4 and betas 0.5 and 0.9."""
     return torch.optim.Adam(parameters, lr=5e-4, betas=(0.5, 0.9))
 
 
 class Controller(Protocol):
-    """Scales a player's learning rate by what it sees before each step. As a module it is saved in checkpoints."""
+    """Scales a player's learning rate after looking at each step. If it is a module, checkpoints save it."""
 
     def observe(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: float) -> None:
-        """Look at the parameters, the gradients that the next step follows, and its learning rate."""
+        """Look at the parameters, the gradients of the next step, and its learning rate."""
         ...
 
     def factor(self) -> float:
@@ -43,22 +43,22 @@ class Controller(Protocol):
 
 
 class Player(Constructed, nn.Module, Generic[N]):
-    """A network and what trains it.
+    """A network with its optimizer, schedule and average.
 
     A new kind of player is a `@final` subclass that lists the same arguments, so that its settings form one section of
     a configuration.
 
     Args:
         network: The network.
-        optimizer: Makes the optimizer from the parameters. Its learning rate is the full one.
+        optimizer: Function that makes the optimizer from the parameters. Its learning rate is the full one.
         lr_schedule: Factor of the learning rate over the run.
         ema_decay: Decay of the average of the weights; None keeps no average.
         clip_norm: Longest gradient; a longer one is scaled down. None for no bound.
 
     Attributes:
-        controller: Scales the learning rate by what it observes; None at first.
+        controller: Scales the learning rate by its observations; None at first.
         penalty: Maps the parameters to a term that is added to every loss; None at first.
-        gradient_norm: Norm of the last gradient before clipping, where it is measured or clipped.
+        gradient_norm: Norm of the last gradient before clipping, if it is measured or clipped.
     """
 
     measures_gradients: ClassVar[bool] = False
@@ -86,12 +86,12 @@ class Player(Constructed, nn.Module, Generic[N]):
         self.replace_network(network)
 
     def replace_network(self, network: N) -> None:
-        """Play with another network from now on, such as this one with something around it; average it anew."""
+        """Train another network from now on, such as a wrapper of this one, with a new average."""
         self.network = network
         self.ema: EMA[N] | None = None if self.ema_decay is None else EMA(network, self.ema_decay)
 
     def include(self, network: nn.Module) -> None:
-        """Let the optimizer move another network as well. It stays a module of the method."""
+        """Let the optimizer move another network as well, which stays a module of the method."""
         self._also.append(network)
 
     def forward(self, *args: Tensor) -> Tensor:
@@ -118,12 +118,12 @@ class Player(Constructed, nn.Module, Generic[N]):
         return self.optimizer
 
     def keep_settings(self) -> None:
-        """Take the optimizer's present options for those of the configuration."""
+        """Record the optimizer's current options as the configured ones."""
         groups = [] if self.optimizer is None else self.optimizer.param_groups
         self._configured = [{key: value for key, value in group.items() if key != "params"} for group in groups]
 
     def restore_settings(self) -> None:
-        """Let the configuration's options of the optimizer, such as its rate, win over those of a checkpoint."""
+        """Restore the configured options of the optimizer, such as its rate, after a checkpoint replaced them."""
         if self.optimizer is not None:
             for group, configured in zip(self.optimizer.param_groups, self._configured, strict=True):
                 group.update(configured)
@@ -135,7 +135,7 @@ class Player(Constructed, nn.Module, Generic[N]):
 
     @property
     def lr(self) -> float:
-        """The learning rate of this iteration, that of the first parameter group."""
+        """The learning rate of this iteration, in the first parameter group."""
         return float(self.bound.param_groups[0]["lr"])
 
     @property
@@ -166,7 +166,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         Gradients are averaged over ranks. No other parameters receive any, so nothing has to be frozen around a step.
 
         Raises:
-            UserError: The loss is no differentiable scalar, or does not depend on a trained parameter.
+            UserError: The loss is not a differentiable scalar, or does not depend on a trained parameter.
         """
         parameters = self.trained
         check_loss(f"{self.role}.step", loss)
@@ -175,7 +175,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         with torch.autocast(loss.device.type, enabled=False):  # backward in the precision that forward chose
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         if any(gradient is None for gradient in gradients):
-            self._refuse_unused(parameters, gradients)
+            self._raise_for_unused(parameters, gradients)
         self.apply_gradients(mean_over_ranks(gradients))
 
     def apply_gradients(self, gradients: Sequence[Tensor]) -> None:
@@ -195,13 +195,11 @@ class Player(Constructed, nn.Module, Generic[N]):
         if self.ema is not None:
             self.ema.update(self.network, iteration)
 
-    def _refuse_unused(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    def _raise_for_unused(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
         unused = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is None}
         names = [name for net in (self.network, *self._also) for name, p in net.named_parameters() if id(p) in unused]
-        raise UserError(
-            f"{self.role}.step: the loss does not depend on {', '.join(names[:3])}, which the optimizer moves. Remove "
-            "it from the network, or set its requires_grad to False"
-        )
+        lost = f"expected a loss of all trained parameters, got one without {', '.join(names[:3])}"
+        raise UserError(f"{self.role}.step: {lost}. Remove them from the network, or set requires_grad to False")
 
     # ------------------------------------------------------------------------------------------------------ evaluation
 
@@ -235,19 +233,17 @@ class Player(Constructed, nn.Module, Generic[N]):
 
 
 def check_players(hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Check that arguments which are annotated as players are players.
+    """Check that arguments with the annotation of a player are players.
 
     Args:
         hints: Annotations of a method's arguments by name.
         arguments: Values by name.
 
     Raises:
-        UserError: Something else is given, such as a network alone.
+        UserError: An argument is something else, such as a network alone.
     """
     for name, value in arguments.items():
         kind = hints.get(name)
         if isinstance(kind, type) and issubclass(kind, Player) and not isinstance(value, kind):
-            raise UserError(
-                f"model.{name}: expected a player of kind {kind.__name__}, got {type(value).__name__}. Write "
-                f"{kind.__name__}(network)"
-            )
+            wanted, got = kind.__name__, type(value).__name__
+            raise UserError(f"model.{name}: expected a player of kind {wanted}, got {got}. Write {wanted}(network)")

@@ -1,4 +1,4 @@
-"""The three kinds of players: generators can be drawn from, critics score, energies can be held fixed."""
+"""The three kinds of players: generators draw samples, critics score them, energies define densities."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, final
@@ -13,14 +13,14 @@ from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet, OptimizerFact
 from pt_flows.errors import UserError
 from pt_flows.training.noise import NoiseStream
 from pt_flows.training.player import Player, adam
-from pt_flows.training.requirements import check_network
+from pt_flows.training.requirements import check_agreement, check_network
 from pt_flows.training.schedules import Schedule
 
 N = TypeVar("N", bound=nn.Module)
 
 
 def steady_adam(parameters: Iterable[Any]) -> Optimizer:
-    """Return the optimizer of energies where none is chosen: Adam with rate 5e-4 and betas 0 and 0.9."""
+    """Return the default optimizer of energies: Adam with rate 5e-4 and betas 0 and 0.9."""
     return torch.optim.Adam(parameters, lr=5e-4, betas=(0.0, 0.9))
 
 
@@ -63,13 +63,14 @@ class Generator(Player[GeneratorNet]):
         """Take the starting points from data instead of noise, or from noise again.
 
         Raises:
-            UserError: The source has another shape than G starts from.
+            UserError: The source's samples do not have the shape of latents.
         """
         self.source, self.moves_data = source, source is not None
-        if source is not None and tuple(source.event_shape) != tuple(self.network.latent_shape):
+        latents = tuple(self.network.latent_shape)
+        if source is not None and (got := tuple(source.event_shape)) != latents:
             raise UserError(
-                f"data.source: expected samples of shape {tuple(self.network.latent_shape)}, which model.generator "
-                f"starts from, got {tuple(source.event_shape)}. Give the generator the source's shape"
+                f"data.source: expected samples of shape {latents}, as the latents of model.generator, got {got}. "
+                "Give the generator the source's shape"
             )
 
     def latents(self, num: int, noise: NoiseStream) -> Tensor:
@@ -94,7 +95,7 @@ class Generator(Player[GeneratorNet]):
             Samples (num, *event_shape) on the network's device.
 
         Raises:
-            UserError: Labels do not fit, or the generator moves data and has no source.
+            UserError: The labels do not fit, or the generator moves data and has no source.
         """
         if num < 1:
             raise UserError(f"num: expected at least 1, got {num}")
@@ -111,15 +112,13 @@ class Generator(Player[GeneratorNet]):
         """Starting points (num, *latent_shape) for samples: noise, or samples of the data's source.
 
         Raises:
-            UserError: The generator was trained to move data, and there are none here.
+            UserError: The generator was trained to move data, and has no source here.
         """
         if self.source is not None:
             return self.source.sample(num, rng)
         if self.moves_data:
-            raise UserError(
-                "generator.source: expected the data set whose samples this generator was trained to move, got none. "
-                "Call start_from(source), or give the samples to push(x)"
-            )
+            lost = "expected the data set that this generator was trained to move, got none"
+            raise UserError(f"generator.source: {lost}. Call start_from(source), or give samples to push(x)")
         noise = torch.randn(num, *self.network.latent_shape, generator=rng, device=rng.device)
         return self.network.latent_std * noise
 
@@ -142,10 +141,8 @@ class Generator(Player[GeneratorNet]):
         if not self.num_classes:
             raise UserError("y: expected no labels, as the generator is not class-conditional. Omit them")
         if y.shape != (num,) or bool(((y < 0) | (y >= self.num_classes)).any()):
-            raise UserError(
-                f"y: expected labels of shape ({num},) in 0 ... {self.num_classes - 1}, got shape {tuple(y.shape)} "
-                f"from {int(y.min())} to {int(y.max())}"
-            )
+            got = f"shape {tuple(y.shape)} from {int(y.min())} to {int(y.max())}"
+            raise UserError(f"y: expected labels of shape ({num},) in 0 ... {self.num_classes - 1}, got {got}")
         return y
 
 
@@ -186,7 +183,7 @@ class Energy(Player[EnergyNet]):
     """An energy U, low on data: samples to one value each.
 
     Args:
-        network: U; a sample's energy must not depend on the batch around it.
+        network: U, without batch norm: a sample's energy must not depend on the batch.
         optimizer: Makes the optimizer from the parameters. Its state is kept between iterations.
         lr_schedule: Factor of the learning rate over the run.
         ema_decay: Decay of the average of the weights; None keeps no average.
@@ -207,8 +204,7 @@ class Energy(Player[EnergyNet]):
         for path, layer in network.named_modules():
             if isinstance(layer, _BatchNorm):
                 raise UserError(
-                    f"model.energy.network: expected no batch norm, got one at {path}. Use another normalisation: a "
-                    "sample's energy must not depend on the batch"
+                    f"model.energy.network: expected no batch norm, got one at {path}. Use another normalisation"
                 )
         super().__init__(one_valued(network), optimizer, lr_schedule, ema_decay, clip_norm)
 
@@ -219,21 +215,13 @@ class Energy(Player[EnergyNet]):
 
 
 def check_pair(generator: Generator, critic: Critic) -> None:
-    """Check that two players work on the same samples and labels.
+    """Check that two players have the same samples and labels.
 
     Raises:
-        UserError: They do not.
+        UserError: They differ.
     """
-    if tuple(generator.event_shape) != tuple(critic.event_shape):
-        raise UserError(
-            f"model.critic.network: expected samples of shape {tuple(generator.event_shape)}, which model.generator "
-            f"makes, got {tuple(critic.event_shape)}. Give both the same image_size, num_channels or event_shape"
-        )
-    if generator.num_classes != critic.network.num_classes:
-        raise UserError(
-            f"model.critic.network: expected num_classes {generator.num_classes}, as model.generator has, got "
-            f"{critic.network.num_classes}. Give both the number of classes of the data, or 0"
-        )
+    shape, classes = generator.event_shape, generator.num_classes
+    check_agreement("model.critic.network", critic.network, "model.generator", shape, classes)
 
 
 def check_unconditional(method: str, players: Sequence[Generator | Critic]) -> None:
@@ -244,21 +232,30 @@ def check_unconditional(method: str, players: Sequence[Generator | Critic]) -> N
     """
     for player in players:
         if player.network.num_classes:
-            raise UserError(
-                f"model.{player.role}.network: expected num_classes 0, as {method} is not class-conditional, got "
-                f"{player.network.num_classes}. Set it to 0"
-            )
+            wanted = f"expected num_classes 0, as {method} is not class-conditional"
+            raise UserError(f"model.{player.role}.network: {wanted}, got {player.network.num_classes}. Set it to 0")
+
+
+def check_takes_labels(energy: Energy, expected: bool) -> None:
+    """Check that an energy takes noise levels as labels, or that it does not.
+
+    Raises:
+        UserError: It is of the other kind.
+    """
+    if energy.network.takes_labels != expected:
+        wanted = "U(x, t), such as TimeMLPEnergy" if expected else "U(x), such as MLPEnergy"
+        got = f"{type(energy.network).__name__}, which takes {'no ' if not energy.network.takes_labels else ''}labels"
+        raise UserError(f"model.energy.network: expected {wanted}, got {got}. Use another network")
 
 
 def one_valued(network: N) -> N:
-    """Let a network raise from now on if it gives other than one value per sample."""
+    """Let a network raise from now on if it does not return one value per sample."""
     network.register_forward_hook(_check_values)
     return network
 
 
 def _check_values(network: nn.Module, inputs: tuple[Tensor, ...], values: Tensor) -> None:
     if values.shape != inputs[0].shape[:1]:
-        raise UserError(
-            f"{type(network).__name__}: expected one value per sample, shape ({len(inputs[0])},), got "
-            f"{tuple(values.shape)}. Squeeze an axis of length one; of two softmax logits take logit_real - logit_fake"
-        )
+        wanted = f"one value per sample, shape ({len(inputs[0])},)"
+        advice = "Squeeze an axis of length one; of two softmax logits take the difference"
+        raise UserError(f"{type(network).__name__}: expected {wanted}, got {tuple(values.shape)}. {advice}")

@@ -1,8 +1,8 @@
 """The state of Markov chains between iterations: a replay buffer of points, and a step size for every label.
 
-Every process holds the whole buffer and writes the points of all of them, one gather per iteration, which is small
-beside the Langevin steps before it. So a run on two processes has the chains of a run on one, a checkpoint of one
-process holds all chains, and a run may be continued on another number of processes.
+Every process holds the whole buffer and writes the points of all processes. That takes one gather per iteration, which
+costs little compared with the Langevin steps. So a run on two processes has the chains of a run on one, a checkpoint of
+one process holds all chains, and a run can continue on another number of processes.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from pt_flows.training.noise import NoiseStream, generator_at, run_seed
 
 Storage = Literal["float", "uint8"]
 Fresh = Callable[[int], tuple[Tensor, Tensor]]
-"""Makes points (num, *event) and labels (num,) to start new chains from, this process's share of them."""
+"""Makes points (num, *event) and labels (num,) from which new chains of this process start."""
 
 
 class Drawn(NamedTuple):
-    """Points x (B, *event) and labels (B,) of this process; `slots` (B of all processes,) says where to write back."""
+    """Points x (B, *event) and labels (B,) of this process, and their `slots` (B of all processes,) in the buffer."""
 
     slots: Tensor
     x: Tensor
@@ -42,8 +42,8 @@ class ReplayBuffer(Constructed, nn.Module):
         kind: The rule by which points are kept.
         size: Number of points.
         event_shape: Shape of a point.
-        storage: "uint8" keeps 256 levels of [-1, 1]; what is read is uniform within its level.
-        reinit_probability: Chance of each drawn point to be replaced by a fresh one.
+        storage: "uint8" keeps 256 levels of [-1, 1]; points that are read are uniform within their level.
+        reinit_probability: Probability that a drawn point is replaced by a fresh one.
     """
 
     points: Tensor
@@ -66,7 +66,7 @@ class ReplayBuffer(Constructed, nn.Module):
         self.register_load_state_dict_pre_hook(_check_size)
 
     def __len__(self) -> int:
-        """Points that are there."""
+        """The number of points in the buffer."""
         return min(self.added, self.size)
 
     def get_extra_state(self) -> dict[str, int]:
@@ -81,8 +81,8 @@ class ReplayBuffer(Constructed, nn.Module):
         """Fill every slot with a chain, the same on every process.
 
         Args:
-            sample: Makes points of a shape with a generator, such as `torch.randn`.
-            labels: (size,).
+            sample: Function that makes points of a shape with a generator, such as `torch.randn`.
+            labels: Labels (size,).
         """
         rng = generator_at("cpu", run_seed(), "replay")
         self.points.copy_(self._stored(sample(*self.points.shape, generator=rng)))
@@ -90,15 +90,15 @@ class ReplayBuffer(Constructed, nn.Module):
         self.added = self.size
 
     def draw(self, num: int, noise: NoiseStream, fresh: Fresh | None = None) -> Drawn:
-        """Different points for every process, or fresh ones while there are too few for all.
+        """Draw different points for every process, or fresh ones while there are too few for all.
 
         Args:
-            num: Points for this process.
-            noise: Decides which points are replaced, and dequantises.
-            fresh: Makes new points; needed where the buffer is not full or re-initialises.
+            num: Number of points for this process.
+            noise: Random numbers that choose the replaced points and dequantise.
+            fresh: Makes new points; needed if the buffer is not full or re-initialises.
 
         Raises:
-            UserError: The buffer can never hold as many points as one draw takes.
+            UserError: The buffer is smaller than one draw.
         """
         rank, num_ranks = world()
         if num * num_ranks > self.size:
@@ -121,16 +121,16 @@ class ReplayBuffer(Constructed, nn.Module):
         return Drawn(slots, x, labels)
 
     def peek(self, num: int, rng: torch.Generator) -> Tensor:
-        """Different points (num, *event) to look at, the same for every process.
+        """Read different points (num, *event), the same for every process.
 
         Args:
-            num: At most `len(self)`.
-            rng: On the buffer's device.
+            num: Number of points, at most `len(self)`.
+            rng: Generator on the buffer's device.
         """
         return self.read(torch.randperm(len(self), generator=rng, device=rng.device)[:num], rng)
 
     def write(self, drawn: Drawn, x: Tensor, labels: Tensor) -> None:
-        """Put moved chains back where they were drawn from.
+        """Write moved chains back to their slots.
 
         Args:
             drawn: The result of `draw`.
@@ -141,7 +141,7 @@ class ReplayBuffer(Constructed, nn.Module):
         self.labels[drawn.slots] = all_ranks(labels)
 
     def add(self, x: Tensor, labels: Tensor | None = None) -> None:
-        """Take in new points of all processes; which older ones go is the kind's rule."""
+        """Add new points of all processes; the buffer's kind decides which older ones they replace."""
         x = all_ranks(x)
         labels = x.new_zeros(len(x), dtype=torch.int64) if labels is None else all_ranks(labels)
         slots = torch.arange(self.added, self.added + len(x))
@@ -159,11 +159,11 @@ class ReplayBuffer(Constructed, nn.Module):
         self.added += len(x)
 
     def read(self, slots: Tensor, rng: Rng | None = None) -> Tensor:
-        """Points of given slots; of what is kept in 256 levels the middle, or uniform within each level.
+        """Read the points of some slots. Points in 256 levels are the middle of a level, or uniform within it.
 
         Args:
-            slots: (num,).
-            rng: Draws within levels.
+            slots: Indices (num,).
+            rng: Generator of points within levels; None for the middle.
         """
         points = self.points[slots]
         if points.dtype != torch.uint8:
@@ -181,17 +181,15 @@ def _check_size(buffer: ReplayBuffer, state: dict[str, Any], prefix: str, *rest:
     """Reject a checkpoint with another number of points, which torch would blame on the networks."""
     saved = state.get(f"{prefix}points", buffer.points)
     if len(saved) != buffer.size and saved.shape[1:] == buffer.points.shape[1:]:
-        found = f"{buffer.size}. Keep the size, or start a run without a checkpoint"
-        raise UserError(
-            f"model.buffer_size: expected {len(saved)}, the number of chains in the checkpoint, got {found}"
-        )
+        wanted = f"expected {len(saved)}, the number of chains in the checkpoint"
+        raise UserError(f"model.buffer_size: {wanted}, got {buffer.size}. Keep the size, or start a new run")
 
 
 class StepSizes(nn.Module):
     """A step size for every label, moved towards acceptance rates between 0.6 and 0.8.
 
-    Above the band a step grows by a tenth, below it shrinks by a sixth, as in DA-EBM's released code; it never exceeds
-    its cap, since acceptance is high, whatever the step, while an energy is still flat. Labels that no chain had in a
+    Above the band a step grows by a tenth, and below it a step shrinks by a sixth, as in DA-EBM's released code. A step
+    never exceeds its cap, because every step is accepted while an energy is still flat. Labels that no chain had in a
     window keep their step. `acceptance` is that of the last window, for logging only.
 
     Args:
@@ -222,8 +220,8 @@ class StepSizes(nn.Module):
             total += world()[1] * mean.to(total)
 
     def adapt(self) -> None:
-        """Move the steps by the acceptance since the last time, and begin a new window."""
-        self.acceptance = self.accepted / self.tried  # not a number where nothing was tried, which compares false
+        """Adapt the steps to the acceptance of the last window, and begin a new window."""
+        self.acceptance = self.accepted / self.tried  # NaN for labels without trials, which compares false
         self.values = torch.where(self.acceptance > self.HIGH, self.GROWTH * self.values, self.values)
         self.values = torch.where(self.acceptance < self.LOW, self.SHRINKAGE * self.values, self.values)
         self.values = torch.minimum(self.values, self.caps)

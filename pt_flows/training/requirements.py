@@ -1,4 +1,4 @@
-"""What the base classes require of methods, networks and optimizers: a sentence for each, said before it does harm."""
+"""Requirements of the base classes on methods, networks and optimizers, checked as early as possible."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,91 +11,105 @@ from pt_flows.errors import UserError
 
 
 def check_network(key: str, net: Any, kind: type[GeneratorNet | CriticNet | EnergyNet]) -> None:
-    """A network says what it takes and gives.
+    """Check that a network declares its inputs and outputs.
 
     Raises:
-        UserError: Names what is missing.
+        UserError: It is no network, or lacks attributes; the error names them.
     """
     if isinstance(net, type) or not isinstance(net, nn.Module):
         what = f"the class {net.__name__}" if isinstance(net, type) else f"an object of type {type(net).__name__}"
         raise UserError(f"{key}: expected a network, a {kind.__name__}, got {what}")
     missing = [name for name in kind.__annotations__ if not hasattr(net, name)]
     if missing:
-        raise UserError(
-            f"{key}: {type(net).__name__} does not say its {', '.join(missing)}; derive it from "
-            f"pt_flows.{kind.__name__} and set them in __init__"
-        )
+        got = f"a {type(net).__name__} without its {', '.join(missing)}"
+        raise UserError(f"{key}: expected a pt_flows.{kind.__name__}, got {got}. Set them in __init__")
+
+
+def check_agreement(
+    key: str, net: Any, partner: str, event_shape: Shape, num_classes: int, optional: bool = False
+) -> None:
+    """Check that a network takes the samples and labels of its partner.
+
+    Args:
+        key: Configuration key of the network.
+        net: The network.
+        partner: Name of the data or of the player that it works with.
+        event_shape: Shape of the partner's samples.
+        num_classes: Number of classes of the partner.
+        optional: Whether a network without labels agrees, too.
+
+    Raises:
+        UserError: The shape of samples or the number of classes differs.
+    """
+    wanted, got = tuple(event_shape), tuple(getattr(net, "event_shape", event_shape))
+    if got != wanted:
+        advice = "Give both the same image_size, num_channels or event_shape"
+        raise UserError(f"{key}: expected samples of shape {wanted}, as {partner} has, got {got}. {advice}")
+    classes = getattr(net, "num_classes", 0)
+    if classes != num_classes and (classes or not optional):
+        advice = "Set num_classes of all networks to that of the data, or to 0"
+        raise UserError(f"{key}: expected num_classes {num_classes}, as {partner} has, got {classes}. {advice}")
 
 
 def check_factory(key: str, value: Any) -> None:
-    """An optimizer is made by the module, from parameters.
+    """Check that a player can make its optimizer from its parameters.
 
     Raises:
-        UserError: It is made already, or cannot be made.
+        UserError: The value is an optimizer already, or no function.
     """
     if isinstance(value, torch.optim.Optimizer) or not isinstance(value, Callable):
-        raise UserError(
-            f"{key}: expected a function from parameters to an optimizer, got an object of type "
-            f"{type(value).__name__}; give partial(torch.optim.Adam, lr=1e-3)"
-        )
+        wanted = "expected a function from parameters to an optimizer"
+        raise UserError(f"{key}: {wanted}, got {type(value).__name__}. Write partial(torch.optim.Adam, lr=1e-3)")
 
 
 def check_terms(what: str, terms: Any, detached: bool = True) -> None:
-    """Terms are scalar tensors by name.
+    """Check that terms are scalar tensors by name.
 
     Args:
-        what: Who returned them.
-        terms: What was returned.
+        what: Name of the function that returned them.
+        terms: The returned value.
         detached: Whether they must have no graph.
 
     Raises:
-        UserError: Names the first one that is something else.
+        UserError: One is something else; the error names it.
     """
     if not isinstance(terms, dict):
-        raise UserError(
-            f"{what} must return a dict of scalar tensors, such as {{'loss_G': loss.detach()}}, got "
-            f"{type(terms).__name__}"
-        )
+        wanted = "expected a dict of scalar tensors, such as {'loss_G': loss.detach()}"
+        raise UserError(f"{what}: {wanted}, got {type(terms).__name__}. Return a dict")
     for name, value in terms.items():
-        if not isinstance(value, Tensor):
-            raise UserError(
-                f"{what}: {name} must be a tensor, got {type(value).__name__}; return the tensor itself, so that no "
-                "iteration waits for the device"
-            )
+        if not isinstance(value, Tensor):  # a number would have let the iteration wait for the device
+            got = type(value).__name__
+            raise UserError(f"{what}: {name}: expected a tensor, got {got}. Return the tensor itself")
         if value.dim():
-            raise UserError(f"{what}: {name} must be a scalar, got shape {tuple(value.shape)}; return its mean")
-        if detached and value.requires_grad:
-            raise UserError(f"{what}: {name} still has its graph, which fills the memory; return {name}.detach()")
+            raise UserError(f"{what}: {name}: expected a scalar, got shape {tuple(value.shape)}. Return its mean")
+        if detached and value.requires_grad:  # graphs of many iterations would fill the memory
+            raise UserError(f"{what}: {name}: expected no graph, got one. Return {name}.detach()")
 
 
 def check_loss(what: str, loss: Any) -> None:
-    """A loss can be differentiated.
+    """Check that a loss can be differentiated.
 
     Raises:
-        UserError: Says why it cannot.
+        UserError: It cannot.
     """
     if not isinstance(loss, Tensor):
-        raise UserError(f"{what}: a loss must be a scalar tensor, got {type(loss).__name__}")
+        raise UserError(f"{what}: expected a loss, a scalar tensor, got {type(loss).__name__}")
     if loss.dim():
-        raise UserError(f"{what}: a loss must be a scalar, got shape {tuple(loss.shape)}; take its mean")
+        raise UserError(f"{what}: expected a scalar loss, got shape {tuple(loss.shape)}. Take its mean")
     if not loss.requires_grad:
-        raise UserError(
-            f"{what}: the loss does not depend on any parameter; compute it without no_grad, and detach only what is "
-            "returned for the log"
-        )
+        raise UserError(f"{what}: expected a loss that depends on parameters, got none. Compute it without no_grad")
 
 
 def check_samples(what: str, x: Any, num: int, event_shape: Shape) -> None:
-    """Samples have the shape that was declared.
+    """Check that samples have the declared shape.
 
     Raises:
-        UserError: They have another.
+        UserError: They have another shape.
     """
-    got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-    if got != (num, *event_shape):
+    got, wanted = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__, (num, *event_shape)
+    if got != wanted:
         raise UserError(
-            f"{what} must give {num} samples as a tensor of shape {(num, *event_shape)}, got {got}; mend sample or the "
-            "network behind it, or the event_shape that it declares"
+            f"{what}: expected {num} samples, a tensor of shape {wanted}, got {got}. Correct it or the event_shape"
         )
 
 
@@ -107,8 +121,6 @@ def check_block(batch: Any, num_minibatches: int) -> None:
     """
     shapes = [tuple(part.shape) for part in batch if isinstance(part, Tensor)]
     if len(shapes) != 2 or len(shapes[1]) != 3 or shapes[0][:3] != shapes[1] or shapes[1][1] != num_minibatches:
-        raise UserError(
-            f"data: expected blocks with x of shape (iterations, {num_minibatches}, B, *event) and y of shape "
-            f"(iterations, {num_minibatches}, B), got {' and '.join(map(str, shapes[:2])) or type(batch).__name__}. "
-            "Derive the data from FlowData"
-        )
+        wanted = f"x (iterations, {num_minibatches}, B, *event) and y (iterations, {num_minibatches}, B)"
+        got = " and ".join(map(str, shapes[:2])) or type(batch).__name__
+        raise UserError(f"data: expected blocks {wanted}, got {got}. Derive the data from FlowData")

@@ -1,4 +1,4 @@
-"""Schedules: numbers that change over a run, as functions of how far it has come. They have no state to save."""
+"""Schedules: numbers that change over a run, as functions of its progress. They have no state to save."""
 
 import math
 from bisect import bisect_left
@@ -13,7 +13,7 @@ Decay = Literal["constant", "linear", "cosine"]
 
 
 class Progress(NamedTuple):
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
         iteration: Iterations done.
@@ -35,8 +35,8 @@ class Schedule:
 
     Args:
         value: The full size. The value 1 makes the schedule a factor.
-        decay: The shape of the fall from full size at the start to zero at the end of the run.
-        warmup: Iterations over which the number first rises in equal steps.
+        decay: Shape of the decrease from full size at the start to zero at the end of the run.
+        warmup: Number of iterations over which the value first rises in equal steps.
         boundaries: Ascending iterations after which the factor changes.
         factors: Factors of the pieces, one more than boundaries.
 
@@ -62,10 +62,8 @@ class Schedule:
         object.__setattr__(self, "factors", tuple(self.factors))
         check_arguments("Schedule.", hints_of(Schedule), vars(self))
         if list(self.boundaries) != sorted(self.boundaries) or len(self.factors) != len(self.boundaries) + 1:
-            raise UserError(
-                f"Schedule.boundaries: expected ascending iterations and one factor more than boundaries, got "
-                f"{list(self.boundaries)} and factors {list(self.factors)}"
-            )
+            got = f"{list(self.boundaries)} and factors {list(self.factors)}"
+            raise UserError(f"Schedule.boundaries: expected ascending ones and one factor more than them, got {got}")
 
     def __call__(self, progress: Progress) -> float:
         """The number at this point of a run."""
@@ -84,5 +82,5 @@ class Schedule:
 
 
 def scheduled(value: float | Schedule) -> Schedule:
-    """A number as the schedule that keeps it; a schedule as it is."""
+    """Return a constant schedule for a number, and a schedule unchanged."""
     return value if isinstance(value, Schedule) else Schedule(value)

@@ -22,23 +22,23 @@ def fit_critic(
     """Take one critic step per minibatch, each against fresh generated samples.
 
     Args:
-        critic: The player that moves.
-        loss: Maps data and generated samples (B, *event) to terms; the critic goes down `loss_D`.
-        minibatches: Data, one batch a step.
-        generate: Draws a number of samples; their graph is cut.
+        critic: The critic.
+        loss: Maps data and generated samples (B, *event) to terms; the critic descends `loss_D`.
+        minibatches: Data, one batch per step.
+        generate: Draws a number of samples, which are then detached.
 
     Returns:
         The terms of the last step, detached.
 
     Raises:
-        UserError: The terms are no scalars, or have no `loss_D`.
+        UserError: The terms are not scalars, or lack `loss_D`.
     """
     terms: Terms = {}
     for x, _ in minibatches:
         terms = loss(x, generate(len(x)).detach())
         if not isinstance(terms, dict) or "loss_D" not in terms:
             got = list(terms) if isinstance(terms, dict) else type(terms).__name__
-            raise UserError(f"critic_loss: expected a dict with the loss of the critic under 'loss_D', got {got}")
+            raise UserError(f"critic_loss: expected a dict with the critic's loss under 'loss_D', got {got}")
         critic.step(terms["loss_D"])
     check_terms("critic_loss", terms, detached=False)
     return {name: value.detach() for name, value in terms.items()}
@@ -58,7 +58,7 @@ def regress(
     Args:
         generator: G.
         z: Latents (B, *latent_shape).
-        y: G(z), with its graph: the first step needs no second forward pass.
+        y: G(z), with its graph, so that the first step needs no second forward pass.
         zeta: Targets ζ (B, *event), constants.
         num_steps: K.
         reduction: As in `regression_loss`.

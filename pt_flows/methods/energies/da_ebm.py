@@ -35,8 +35,9 @@ from pt_flows.functional.noising import Noising, squared_cumulative
 from pt_flows.methods.energies.base import EnergyMethod, OnDivergence
 from pt_flows.methods.energies.gaussian_base import GaussianBase
 from pt_flows.methods.energies.moments import check_levels, moments
+from pt_flows.methods.energies.watch import step_length, watched
 from pt_flows.training.distributed import all_ranks
-from pt_flows.training.players import Energy
+from pt_flows.training.players import Energy, check_takes_labels
 from pt_flows.training.replay import ReplayBuffer, StepSizes
 
 Base = Literal["none", "gaussian"]
@@ -49,25 +50,25 @@ class DAEBM(EnergyMethod):
     """Diffusion-assisted energy-based model.
 
     Args:
-        energy: U(x, t), points and labels to one value each.
+        energy: U(x, t), from points and labels to one value each.
         base: "gaussian": U is the network plus -log of the Gaussian of the data at every level (`GaussianBase`), whose
             mean and covariance are computed at the start of training and stored in the checkpoint.
         data_noise: Standard deviation of noise on the data, in data units: a part of the model at every level.
-        denoise: Remove that noise from samples, by one step along the score (Tweedie).
+        denoise: Whether to remove that noise from samples, by one step along the score (Tweedie).
         num_levels: T; labels are 0 (data) to T.
         first_increment: u_1 of the noise schedule (`functional.noising.squared_cumulative`).
         last_increment: u_T of the noise schedule.
         num_langevin_steps: K.
         step_size: s of the first iteration, in units of each level's scale.
-        data_scale: σ, the finest detail of data: level t has scale √(a_t² σ² + b_t²). None: one for all levels.
+        data_scale: σ, the finest detail of data: level t has scale √(a_t² σ² + b_t²). None gives all levels scale 1.
         max_step_size: Cap of s, in the same units.
-        metropolis_from: Iteration from which proposals are accepted or rejected, and steps adapted; before, all are
-            taken.
+        metropolis_from: Iteration from which proposals are accepted or rejected, and steps adapted. Earlier proposals
+            are all accepted.
         adapt_every: Iterations between two adaptations of the steps; 0 keeps them.
-        acceptance_ratio: "exact", or "released": that of the authors' code.
+        acceptance_ratio: "exact", or "released", the ratio of the authors' code.
         buffer_size: Number of chains.
-        num_visits: Sampling takes a chain from noise when it is at label 0 for this many times.
-        max_energy_gap: Largest |mean U(x⁺) - mean U(x⁻)| of a run that is not lost.
+        num_visits: Number of visits at label 0 after which a chain from noise becomes a sample.
+        max_energy_gap: Largest |mean U(x⁺) - mean U(x⁻)|; a run beyond it has diverged.
         on_divergence: "stop" with the reason, or "roll_back" to the state of the last row of the log.
     """
 
@@ -98,14 +99,8 @@ class DAEBM(EnergyMethod):
         on_divergence: OnDivergence = "stop",
     ) -> None:
         if denoise and not data_noise:
-            raise UserError(
-                "model.denoise: expected data_noise above 0, got 0. Set model.data_noise, or do not denoise"
-            )
-        if not energy.network.takes_labels:
-            raise UserError(
-                f"model.energy.network: expected U(x, t), such as TimeMLPEnergy, got {type(energy.network).__name__}, "
-                "which takes no labels"
-            )
+            raise UserError("model.denoise: expected data_noise above 0, got 0. Set model.data_noise")
+        check_takes_labels(energy, True)
         super().__init__(energy, ReplayBuffer("slot", buffer_size, energy.event_shape), max_energy_gap, on_divergence)
         noising = squared_cumulative(num_levels, first_increment, last_increment)
         if base == "gaussian":
@@ -125,7 +120,7 @@ class DAEBM(EnergyMethod):
         self.buffer.fill(torch.randn, every_label_equally_often)
 
     def setup(self, stage: str) -> None:
-        """Before training, measure the data, and let chains start from the base if there is one.
+        """Measure the data before training, and let chains start from the base if there is one.
 
         When a run resumes, the checkpoint's moments and chains replace these.
         """
@@ -159,7 +154,7 @@ class DAEBM(EnergyMethod):
         u_data, u_model = u.split(len(x_0))
         norm = self.descend(u_data.mean() - u_model.mean())
 
-        return norm | self.watched(u_data, u_model, moved.x) | self.follow(drawn.labels, moved)
+        return norm | watched(u_data, u_model, moved.x) | self.follow(drawn.labels, moved)
 
     def transition(
         self, x: Tensor, t: Tensor, rng: Rng, weights: Weights = "raw", metropolis: bool = True
@@ -170,7 +165,7 @@ class DAEBM(EnergyMethod):
             return mgms(U, x, t, s, K, rng, metropolis, ratio=self.ratio, chunk=chunk)
 
     def follow(self, t: Tensor, moved: Transition) -> Terms:
-        """Count acceptances and jumps, and adapt the steps where it is due; what the guard looks at."""
+        """Count acceptances and jumps, adapt the steps if it is time, and return terms for the log and the guard."""
         if self.tests_steps:
             self.step_sizes.record(moved.accepted, moved.tried)
             if self.adapt_every and (self.iteration + 1) % self.adapt_every == 0:
@@ -183,7 +178,7 @@ class DAEBM(EnergyMethod):
             "label_0": (self.buffer.labels == 0).float().mean() * self.num_labels,
             "_lost_chains": lost.sum().float(),
             "_lost_label": torch.where(lost, t, self.num_labels).amin().float(),
-        } | self.step_length(0.5 * self.step_sizes.values[t].square(), moved.gradient)
+        } | step_length(0.5 * self.step_sizes.values[t].square(), moved.gradient)
 
     @property
     def tests_steps(self) -> bool:
@@ -192,7 +187,7 @@ class DAEBM(EnergyMethod):
 
     @property
     def label_chunk(self) -> int:
-        """Rows of one call of the energy where labels are drawn: on a CPU few large images, which stay in its cache."""
+        """Largest number of rows in one call of the energy for labels; on a CPU as many as its cache holds."""
         fitting = max(self.num_labels, 2**16 // math.prod(self.event_shape))
         return min(4096, fitting) if self.device.type == "cpu" else 4096
 
@@ -205,19 +200,17 @@ class DAEBM(EnergyMethod):
         """The noise schedule a_t, b_t."""
         return Noising(self.a, self.b)
 
-    # ---------------------------------------------------------------------------------------------------- what it knows
+    # ------------------------------------------------------------------------------------------------------- energies
 
     def energies(self, x: Tensor, t: Tensor, weights: Weights = "ema") -> Tensor:
         """U(x, t) (B,), without gradients.
 
         Raises:
-            UserError: Labels are not as many as points, or outside 0 ... T.
+            UserError: There are not as many labels as points, or one is outside 0 ... T.
         """
         if t.shape != x.shape[:1] or bool(((t < 0) | (t >= self.num_labels)).any()):
-            raise UserError(
-                f"t: expected labels of shape ({len(x)},) in 0 ... {self.num_labels - 1}, got shape {tuple(t.shape)} "
-                f"from {int(t.min())} to {int(t.max())}. Give each point a noise level"
-            )
+            got = f"shape {tuple(t.shape)} from {int(t.min())} to {int(t.max())}"
+            raise UserError(f"t: expected labels of shape ({len(x)},) in 0 ... {self.num_labels - 1}, got {got}")
         with self.energy.fixed(weights) as U, torch.no_grad():
             return U(x, t)
 
@@ -235,7 +228,7 @@ class DAEBM(EnergyMethod):
     # ------------------------------------------------------------------------------------------------------- sampling
 
     def sampling(self, num: int, rng: Rng, weights: Weights) -> Iterator[tuple[float, Tensor]]:
-        """Chains from noise at level T, each taken when it is at label 0 for the `num_visits`-th time."""
+        """Run chains from noise at level T; each ends when it is at label 0 for the `num_visits`-th time."""
         x = normal_like(torch.empty(num, *self.event_shape, device=self.device), rng)
         t = torch.full((num,), self.num_labels - 1, device=self.device)
         move: Callable[[Tensor, Tensor], Transition] = lambda x, t: self.transition(x, t, rng, weights)
@@ -245,11 +238,11 @@ class DAEBM(EnergyMethod):
         if left:
             rank_zero_warn(
                 f"{left} of {num} chains from noise were not at label 0 for {self.num_visits} times within {limit} "
-                "transitions and were taken where they were; the energy is not trained enough, or its labels do not mix"
+                "transitions, so their last points are returned. Train longer, or use more noise levels"
             )
 
     def walk(self, x: Tensor, num_steps: int, rng: Rng, weights: Weights = "ema") -> tuple[Chain, Tensor]:
-        """MALA at label 0 with its trained step size."""
+        """Run MALA at label 0 with its trained step size."""
         with self.energy.fixed(weights) as U:
             at_0, s = self.of_data(U), self.step_sizes.values[0]
             return langevin(at_0, x, s, num_steps, rng, metropolis=True, ratio=self.ratio)

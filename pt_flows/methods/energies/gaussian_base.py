@@ -41,7 +41,7 @@ class GaussianBase(EnergyNet):
 
     @torch.no_grad()
     def take(self, data: Gaussian) -> None:
-        """Take the moments of the data, noise on them included."""
+        """Adopt the moments of the data, including the noise on them."""
         for name, value in data._asdict().items():
             getattr(self, name).copy_(value)
 

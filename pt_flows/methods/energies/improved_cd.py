@@ -28,8 +28,9 @@ from pt_flows.errors import UserError
 from pt_flows.functional.langevin import Chain, Rng, chain_at, normal_like, uniform_like
 from pt_flows.functional.objectives import nearest_log_distance
 from pt_flows.methods.energies.base import EnergyMethod, OnDivergence
+from pt_flows.methods.energies.watch import step_length, watched
 from pt_flows.training.noise import generator_at, run_seed
-from pt_flows.training.players import Energy
+from pt_flows.training.players import Energy, check_takes_labels
 from pt_flows.training.replay import ReplayBuffer
 
 
@@ -47,14 +48,15 @@ class ImprovedCD(EnergyMethod):
         entropy_weight: w.
         energy_l2: c.
         num_references: Number of the b_j.
-        min_history: Samples that the history must have before L_ent counts.
-        kept_every: L_opt and L_ent look at every n-th sample of a minibatch; 1 for all.
-        augmentation: Moves a chain to another view of its sample, images (B, C, H, W) in [-1, 1] with a seed each.
-        bounds: The box that samples are kept in, and noise is drawn from.
-        buffer_size: Samples of the history.
+        min_history: Number of samples in the history from which L_ent counts.
+        kept_every: Interval of the samples of a minibatch that L_opt and L_ent use; 1 for all.
+        augmentation: Maps chains to other views of their samples: images (B, C, H, W) in [-1, 1], and a seed for each.
+        bounds: Box that samples are kept in, and noise is drawn from.
+        buffer_size: Number of samples in the history.
         reinit_probability: Fraction of chains that start from noise.
-        num_sampling_rounds: After training, rounds of augmentation and K steps; the last one is not augmented.
-        max_energy_gap: Largest |mean U(x⁺) - mean U(x⁻)| of a run that is not lost.
+        num_sampling_rounds: Rounds of augmentation and K steps after training; the first and the last have no
+            augmentation.
+        max_energy_gap: Largest |mean U(x⁺) - mean U(x⁻)|; a run beyond it has diverged.
         on_divergence: "stop" with the reason, or "roll_back" to the state of the last row of the log.
     """
 
@@ -78,17 +80,12 @@ class ImprovedCD(EnergyMethod):
         max_energy_gap: Positive = 1e8,
         on_divergence: OnDivergence = "stop",
     ) -> None:
-        if energy.network.takes_labels:
-            raise UserError(
-                f"model.energy.network: expected U(x), such as MLPEnergy, got {type(energy.network).__name__}, which "
-                "takes labels"
-            )
+        check_takes_labels(energy, False)
         if not bounds[0] < bounds[1]:
             raise UserError(f"model.bounds: expected a lower and a higher number, got {list(bounds)}")
         if num_references > max(min_history, 1):
-            raise UserError(
-                f"model.num_references: expected at most model.min_history ({min_history}), got {num_references}"
-            )
+            wanted = f"at most model.min_history ({min_history})"
+            raise UserError(f"model.num_references: expected {wanted}, got {num_references}")
         images = len(energy.event_shape) == 3
         if images and tuple(bounds) != (-1.0, 1.0):
             raise UserError(f"model.bounds: expected [-1, 1] for images, got {list(bounds)}")
@@ -104,7 +101,7 @@ class ImprovedCD(EnergyMethod):
     # ----------------------------------------------------------------------------------------------------- the method
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
-        """Sample, with the last step differentiable; descend the four terms; remember the samples."""
+        """Sample, with the last step differentiable; descend the four terms; add the samples to the history."""
         x_data = self.dequantised(minibatches[0][0])
         z = self.before_last_step(self.starts(len(x_data)))
         slope = self.slope(z[:: self.kept_every])
@@ -120,8 +117,8 @@ class ImprovedCD(EnergyMethod):
 
         lost = (~E_model.sum(1).isfinite()).sum().float()
         terms = {"loss_opt": opt.detach(), "loss_entropy": ent.detach(), "_lost_chains": lost}
-        terms |= self.step_length(self.step_size, slope)
-        return norm | terms | self.watched(E_data.mean(1), E_model.mean(1), x_model)
+        terms |= step_length(self.step_size, slope)
+        return norm | terms | watched(E_data.mean(1), E_model.mean(1), x_model)
 
     def opt_loss(self, x_hat: Tensor) -> Tensor:
         """L_opt: its value, and its gradient by the parameters inside x̂ alone, from v = ∇E(x̂) held constant."""
@@ -147,7 +144,7 @@ class ImprovedCD(EnergyMethod):
 
     def parts(self, x: Tensor) -> Tensor:
         """The energies (B, scales) whose sum is U."""
-        if type(self.energy.network).parts is not EnergyNet.parts:  # else it calls the network, which counts itself
+        if type(self.energy.network).parts is not EnergyNet.parts:  # the base's `parts` calls the network, which counts
             self.cost.count("energy", len(x))
         return self.energy.network.parts(x)
 
@@ -159,7 +156,7 @@ class ImprovedCD(EnergyMethod):
         return self.views(drawn.x, self.noise) if len(drawn.slots) else drawn.x
 
     def fresh(self, num: int) -> tuple[Tensor, Tensor]:
-        """Uniform noise in the box, and labels, which have no meaning here."""
+        """Uniform noise in the box, and labels 0, which are not used here."""
         x = self.box_noise(torch.empty(num, *self.event_shape, device=self.device), self.noise)
         return x, torch.zeros(num, dtype=torch.int64, device=x.device)
 
@@ -173,16 +170,16 @@ class ImprovedCD(EnergyMethod):
         return x + self.noise_std * normal_like(x, rng)
 
     def step(self, z: Tensor, weights: Weights = "raw") -> Tensor:
-        """bound(z - λ ∇U(z))."""
+        """A step along the energy's gradient: bound(z - λ ∇U(z))."""
         with self.energy.fixed(weights) as U:
             return self.moved(z, chain_at(U, z).gradient)
 
     def moved(self, z: Tensor, slope: Tensor) -> Tensor:
-        """bound(z - λ ∇U(z))."""
+        """A step along a given gradient: bound(z - λ slope)."""
         return (z - self.step_size * slope).clamp(*self.bounds)
 
     def before_last_step(self, x: Tensor) -> Tensor:
-        """K - 1 steps, and the noise of the last."""
+        """Take K - 1 steps, and add the noise of the last one."""
         for _ in range(self.num_langevin_steps - 1):
             x = self.step(self.noised(x, self.noise))
         return self.noised(x, self.noise)
@@ -196,14 +193,14 @@ class ImprovedCD(EnergyMethod):
         return gradient
 
     def views(self, x: Tensor, rng: Rng) -> Tensor:
-        """Another view of every sample."""
+        """Another view of every sample; the sample itself without an augmentation."""
         if self.augmentation is None:
             return x
         seeds = uniform_like(x.new_empty(len(x), dtype=torch.float64), rng) * 2**53
         return self.augmentation(x, seeds.long().tolist())
 
     def dequantised(self, x: Tensor) -> Tensor:
-        """Images with uniform noise within each of their 256 levels; other data as they are."""
+        """Images with uniform noise within each of their 256 levels; other data unchanged."""
         if not self.on_images:
             return x
         levels = ((x + 1) * 127.5).round()
@@ -212,19 +209,19 @@ class ImprovedCD(EnergyMethod):
     # ------------------------------------------------------------------------------------------------- after training
 
     def add(self, other: EnergyNet, averaged: EnergyNet) -> None:
-        """Add another energy, and take half the step, as the authors do."""
+        """Add another energy, and halve the step, as the authors do."""
         super().add(other, averaged)
         self.step_size /= 2
 
     def walk(self, x: Tensor, num_steps: int, rng: Rng, weights: Weights = "ema") -> tuple[Chain, Tensor]:
-        """Steps as in training, all of them taken."""
+        """Take steps as in training, without rejecting any."""
         for _ in range(num_steps):
             x = self.step(self.noised(x, rng), weights)
         with self.energy.fixed(weights) as U:
             return chain_at(U, x), torch.ones(len(x), device=x.device)
 
     def sampling(self, num: int, rng: Rng, weights: Weights) -> Iterator[tuple[float, Tensor]]:
-        """Chains from noise: rounds of augmentation and K steps, without augmentation in the first and the last."""
+        """Run chains from noise: rounds of augmentation and K steps; the first and the last have no augmentation."""
         x = self.box_noise(torch.empty(num, *self.event_shape, device=self.device), rng)
         for done in range(1, self.num_sampling_rounds + 1):
             if 1 < done < self.num_sampling_rounds:

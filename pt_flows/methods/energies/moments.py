@@ -1,4 +1,4 @@
-"""Moments of the data, and whether the noise levels of a model suit them."""
+"""Moments of the data, and a check that the noise levels of a model suit them."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from pt_flows.functional.noising import Gaussian, Noising, enough_levels, level_
 from pt_flows.training.noise import generator_at
 
 NUM_MOMENTS = 20_000
-"""Training samples that the moments of the data are computed from."""
+"""Number of training samples from which the moments are computed."""
 
 MOST_NATS = 5.0
 """Largest distance between neighbouring levels that chains cross often enough."""
@@ -20,19 +20,19 @@ MOST_NATS = 5.0
 def moments(data: Any, data_noise: float, event_shape: Shape, needed: bool) -> Gaussian | None:
     """Mean and covariance of the data with their noise, the same on every process.
 
-    Images are known to one of 256 levels only, and count as if they had noise of the levels' width.
+    Images have 256 levels only, and count as if they had noise of the levels' width.
 
     Args:
         data: The data module.
         data_noise: Standard deviation of the noise on the data.
         event_shape: Shape of one sample.
-        needed: Whether the model needs moments of all directions; else they serve a warning alone.
+        needed: Whether the model needs moments of all directions; otherwise only a warning uses them.
 
     Returns:
-        The moments; None if they are not needed and the data cannot tell.
+        The moments; None if they are not needed and the data do not draw single samples.
 
     Raises:
-        UserError: They are needed, and the data cannot give them.
+        UserError: They are needed, and the data do not draw single samples or do not vary in every direction.
     """
     images = len(event_shape) == 3
     try:
@@ -40,18 +40,15 @@ def moments(data: Any, data_noise: float, event_shape: Shape, needed: bool) -> G
     except (AttributeError, UserError) as error:
         if not needed:
             return None
-        raise UserError(
-            f"model.base: expected data that draw single samples, got {type(data).__name__}. Define its sample "
-            "method, or set model.base to none"
-        ) from error
+        wanted, got = "expected data that draw single samples", type(data).__name__
+        raise UserError(f"model.base: {wanted}, got {got}. Define its sample, or set model.base to none") from error
     rough = not needed and x[0].numel() > 1_024  # it would take a minute
     x = x[:10_000].float() if rough else x.double()
     gaussian = Gaussian.fitted(x, math.hypot(data_noise, 1 / 255 if images else 0.0))
     if needed and float(gaussian.variances.min()) < 1e-4 * float(gaussian.variances.max()):
-        raise UserError(
-            f"model.base: expected data that vary in every direction, got a standard deviation of "
-            f"{float(gaussian.variances.min().sqrt()):.2g} in one. Set model.data_noise, such as 0.3 for images"
-        )
+        got = f"a standard deviation of {float(gaussian.variances.min().sqrt()):.2g} in one"
+        wanted, advice = "data that vary in every direction", "Set model.data_noise, such as 0.3 for images"
+        raise UserError(f"model.base: expected {wanted}, got {got}. {advice}")
     return gaussian
 
 

@@ -1,9 +1,9 @@
-r"""Contrastive divergence with Langevin chains that go on between iterations: the baseline of energy-based models.
+r"""Contrastive divergence with Langevin chains that continue between iterations: the baseline of energy-based models.
 
     x⁻: K Langevin steps x ← x - (s²/2τ) ∇U(x) + s z at temperature τ, from the starting points
     descend mean U(x⁺) - mean U(x⁻) + c (mean U(x⁺)² + mean U(x⁻)²)
 
-Starting points: the chains of a buffer, some of them renewed with noise (persistent, Tieleman 2008; with a share of
+Starting points: the chains of a buffer, some of them renewed with noise (persistent, Tieleman 2008; with a fraction of
 renewed chains the hybrid of Du and Mordatch 2019, arXiv:1903.08689), noise in every iteration (short-run, Nijkamp et
 al. 2019, arXiv:1904.09770), or the data (Hinton 2002).
 
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from pt_flows.bounds import Count, Fraction, NonNegative, Positive
 from pt_flows.contracts import Batch, Terms, Weights
-from pt_flows.errors import UserError
 from pt_flows.functional.langevin import Chain, Rng, langevin, normal_like
 from pt_flows.methods.energies.base import EnergyMethod, OnDivergence
-from pt_flows.training.players import Energy
+from pt_flows.methods.energies.watch import step_length, watched
+from pt_flows.training.players import Energy, check_takes_labels
 from pt_flows.training.replay import ReplayBuffer
 
 ChainStart = Literal["persistent", "noise", "data"]
@@ -35,7 +35,7 @@ class PCD(EnergyMethod):
         num_langevin_steps: K.
         step_size: s.
         temperature: τ; below one, samples are sharper than exp(-U).
-        metropolis: Accept or reject proposals instead of taking all.
+        metropolis: Whether to accept or reject proposals instead of accepting all.
         start: Starting points of the chains in every iteration.
         reinit_probability: Fraction of persistent chains that are renewed with noise when they are drawn.
         start_std: Standard deviation of the noise that chains start from.
@@ -43,7 +43,7 @@ class PCD(EnergyMethod):
         energy_l2: c, weight of the squared energies.
         buffer_size: Number of persistent chains.
         num_sampling_steps: Langevin steps from noise to a sample after training; default K.
-        max_energy_gap: Largest |mean U(x⁺) - mean U(x⁻)| of a run that is not lost.
+        max_energy_gap: Largest |mean U(x⁺) - mean U(x⁻)|; a run beyond it has diverged.
         on_divergence: "stop" with the reason, or "roll_back" to the state of the last row of the log.
     """
 
@@ -66,11 +66,7 @@ class PCD(EnergyMethod):
         max_energy_gap: Positive = 1e8,
         on_divergence: OnDivergence = "stop",
     ) -> None:
-        if energy.network.takes_labels:
-            raise UserError(
-                f"model.energy.network: expected U(x), such as MLPEnergy, got {type(energy.network).__name__}, which "
-                "takes labels"
-            )
+        check_takes_labels(energy, False)
         chains = ReplayBuffer("slot", buffer_size, energy.event_shape, reinit_probability=reinit_probability)
         super().__init__(energy, chains, max_energy_gap, on_divergence)
         self.num_langevin_steps, self.step_size = num_langevin_steps, step_size
@@ -82,7 +78,7 @@ class PCD(EnergyMethod):
         self.buffer.points.mul_(start_std)
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
-        """Move chains from where they start, descend the difference of energies."""
+        """Move chains from their starting points, and descend the difference of energies."""
         x, _ = minibatches[0]
         x_data = x + self.data_noise * normal_like(x, self.noise)
 
@@ -98,8 +94,8 @@ class PCD(EnergyMethod):
 
         lost = (~chain.energy.isfinite()).sum().float()
         terms = {"acceptance": acceptance.mean(), "_lost_chains": lost}
-        terms |= self.step_length(0.5 * self.step_size**2 / self.temperature, chain.gradient)
-        return norm | terms | self.watched(u_data, u_model, chain.x)
+        terms |= step_length(0.5 * self.step_size**2 / self.temperature, chain.gradient)
+        return norm | terms | watched(u_data, u_model, chain.x)
 
     @property
     def tests_steps(self) -> bool:
@@ -107,17 +103,17 @@ class PCD(EnergyMethod):
         return self.metropolis
 
     def fresh(self, num: int) -> tuple[Tensor, Tensor]:
-        """Noise that chains start from, and labels, which have no meaning here."""
+        """Noise that chains start from, and labels 0, which are not used here."""
         x = self.start_std * self.noise.normal(num, *self.event_shape)
         return x, torch.zeros(num, dtype=torch.int64, device=x.device)
 
     def walk(self, x: Tensor, num_steps: int, rng: Rng, weights: Weights = "ema") -> tuple[Chain, Tensor]:
-        """Langevin steps as in training."""
+        """Take Langevin steps as in training."""
         with self.energy.fixed(weights) as U:
             return langevin(U, x, self.step_size, num_steps, rng, self.metropolis, self.temperature)
 
     def sampling(self, num: int, rng: Rng, weights: Weights) -> Iterator[tuple[float, Tensor]]:
-        """Chains from noise for `num_sampling_steps` steps."""
+        """Run chains from noise for `num_sampling_steps` steps."""
         x = self.start_std * normal_like(torch.empty(num, *self.event_shape, device=self.device), rng)
         for done in range(0, self.num_sampling_steps, 10):
             chain, _ = self.walk(x, min(10, self.num_sampling_steps - done), rng, weights)

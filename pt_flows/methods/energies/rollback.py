@@ -28,14 +28,15 @@ class Rollback:
     def restore(self, method: Method, reason: DivergenceError | None) -> int:
         """Restore the last good state, chains included.
 
-        Iterations, costs and noise continue, or the run would fail in the same way again.
+        Iterations, costs and noise continue from the present ones, because the run would otherwise fail again in the
+        same way.
 
         Args:
             method: The method that diverges.
-            reason: The fault, if it is this process's.
+            reason: The error of this process; None if another process diverged.
 
         Returns:
-            The iteration of the state.
+            The iteration of the restored state.
 
         Raises:
             DivergenceError: There is no state yet.
@@ -49,7 +50,8 @@ class Rollback:
             method.players[name].bound.load_state_dict(state)
         method.iteration = iteration
         method.cost.load_state_dict(cost)
-        rank_zero_warn(f"{reason} -- rolled back to the state of iteration {good['iteration']}")
+        cause = reason or "another process diverged"
+        rank_zero_warn(f"{cause}; rolled back to the state of iteration {good['iteration']}")
         return int(good["iteration"])
 
 

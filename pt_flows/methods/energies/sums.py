@@ -24,5 +24,5 @@ class SumEnergy(EnergyNet):
         return torch.cat([self.first.parts(x), self.second.parts(x)], 1)
 
     def forward(self, *args: Tensor) -> Tensor:
-        """U (B,) at points, and labels where both take them."""
+        """U (B,) at points, and labels if both take them."""
         return self.first(*args) + self.second(*args)

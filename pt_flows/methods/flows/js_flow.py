@@ -1,6 +1,6 @@
 r"""JS flow: the gradient flow of the Jensen-Shannon divergence, forward Euler steps, persistent training.
 
-    dY = -½ ∇ ln(1 - D*(Y)) dt    D* = p / (p + q) the best discriminator between data p and the law q of Y
+    dY = -½ ∇ ln(1 - D*(Y)) dt    D* = p / (p + q) the best discriminator between data p and Y's distribution q
     ζ_i = y_i - (ε/2) ∇ ln(1 - D(y_i))
     K times:  G ← one optimizer step on  (1/m) Σ ‖G(z_i) - ζ_i‖²,  the same z and ζ each time
 
@@ -24,7 +24,7 @@ class JSFlow(ParticleFlow):
     differentiated_once = ("generator", "critic")
 
     def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
-        """Cross entropy of D; at its least, log 2 - ½ loss is the Jensen-Shannon divergence of data and particles."""
+        """Cross entropy of D. At its minimum, log 2 - ½ loss is the Jensen-Shannon divergence of data and particles."""
         return {"loss_D": discriminator_loss(self.critic(x), self.critic(y))}
 
     def potential(self, y: Tensor) -> Tensor:

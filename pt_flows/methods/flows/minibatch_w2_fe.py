@@ -68,7 +68,7 @@ class MinibatchW2FE(Method):
         return velocity(entropic_potential(all_ranks(y), all_ranks(x), self.entropy), y)
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
-        """Transport between the samples, one Euler step, K regression steps of the generator."""
+        """Transport the samples, then take one Euler step and K regression steps of the generator."""
         ((x, _),) = minibatches
         G, K = self.generator, max(1, round(self.persistence(self.progress)))
         z = G.latents(len(x), self.noise)

@@ -4,7 +4,7 @@
     ζ_i = y_i + ε ∇f(y_i)                              one Euler step of the particles y_i = G(z_i) up the potential f
     K times:  G ← one optimizer step on ‖G(z_i) - ζ_i‖²    the same z and ζ each time
 
-A flow says what the critic minimises and, where it is not the critic itself, which function of it moves particles.
+A flow defines the loss of the critic and, if it is not the critic itself, the function of it that moves particles.
 """
 
 from abc import abstractmethod
@@ -28,8 +28,8 @@ class ParticleFlow(Method):
     Args:
         generator: G, latents to samples.
         critic: The critic; without batch norm if its gradient is penalised.
-        step_size: ε; of a Wasserstein-1 flow in data units, of a Wasserstein-2 flow the fraction of the way to the
-            data. No effect at K = 1 with Adam, which cancels constant factors.
+        step_size: ε, in data units for a Wasserstein-1 flow, and the fraction of the way to the data for a
+            Wasserstein-2 flow. It has no effect at K = 1 with Adam, which cancels constant factors.
         persistence: K, optimizer steps of G towards the same targets, at least one in every iteration.
         reduction: Squared distance summed over coordinates (formula) or averaged (released code).
         rematch: Pair targets and outputs anew before every inner step after the first, by optimal assignment.
@@ -72,7 +72,7 @@ class ParticleFlow(Method):
         return self.critic(y)
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
-        """Critic phase, one Euler step of the particles, K regression steps of the generator."""
+        """Fit the critic, then take one Euler step of the particles and K regression steps of the generator."""
         G, K = self.generator, max(1, round(self.persistence(self.progress)))
 
         terms = fit_critic(self.critic, self.critic_loss, minibatches, self.particles)
@@ -87,11 +87,12 @@ class ParticleFlow(Method):
         return self.generator(self.generator.latents(num, self.noise))
 
     def values(self, y: Tensor) -> Tensor:
-        """`potential`, which must give one value per sample: a mean would scale the field by the batch size."""
+        """Evaluate `potential`, and check that it returns one value per sample.
+
+        A mean would scale the field by the batch size.
+        """
         values = self.potential(y)
         if values.shape != y.shape[:1]:
-            raise UserError(
-                f"{type(self).__name__}.potential: expected one value per sample, shape ({len(y)},), got "
-                f"{tuple(values.shape)}"
-            )
+            wanted = f"one value per sample, shape ({len(y)},)"
+            raise UserError(f"{type(self).__name__}.potential: expected {wanted}, got {tuple(values.shape)}")
         return values

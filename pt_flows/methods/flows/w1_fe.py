@@ -31,7 +31,7 @@ class W1FE(ParticleFlow):
         critic: f; without batch norm, which would break penalties on its gradients.
         penalty: "one_sided" (LP, robust) or "two_sided" (GP).
         penalty_weight: λ.
-        step_size: ε, in data units. No effect at K = 1 with Adam, which cancels constant factors.
+        step_size: ε, in data units. It has no effect at K = 1 with Adam, which cancels constant factors.
         persistence: K, optimizer steps of G towards the same targets, at least one in every iteration.
         reduction: Squared distance summed over coordinates (formula) or averaged (released code).
         rematch: Pair targets and outputs anew before every inner step after the first, by optimal assignment.

@@ -2,7 +2,7 @@ r"""W2-FE: the gradient flow of half the squared Wasserstein-2 distance, forward
 
     dY = -∇ψ(Y) dt         ψ the Kantorovich potential from the distribution of Y to the data, cost c(x, y) = ½‖x - y‖²
     -∇ψ(y) = T(y) - y      T the optimal map, so particles move straight to the data and W2 falls like e^{-t}
-    ζ_i = y_i - ε ∇ψ(y_i)  one Euler step of y_i = G(z_i); ε is the share of the way
+    ζ_i = y_i - ε ∇ψ(y_i)  one Euler step of y_i = G(z_i); ε is the fraction of the way
     K times:  G ← one optimizer step on  (1/m) Σ ‖G(z_i) - ζ_i‖²,  the same z and ζ each time
 
 The potentials are those of W2-GAN: φ on data and ψ = -φ + e on particles maximise E φ(x) + E ψ(y), with penalties where
@@ -26,14 +26,13 @@ from torch import Tensor
 
 from pt_flows.bounds import Count, NonNegative, Positive
 from pt_flows.contracts import CriticNet, Terms
-from pt_flows.errors import UserError
 from pt_flows.functional.penalties import interpolate
 from pt_flows.functional.potentials import Reduction, equality_penalty, inequality_penalty, quadratic_cost
 from pt_flows.functional.transport import exact_wasserstein, half_squared_distances
 from pt_flows.methods.flows.particle_flow import ParticleFlow
 from pt_flows.training.distributed import all_ranks
 from pt_flows.training.players import Critic, Generator, one_valued
-from pt_flows.training.requirements import check_network
+from pt_flows.training.requirements import check_agreement, check_network
 from pt_flows.training.schedules import Schedule
 
 Side = Literal["fake", "real", "mean"]
@@ -44,17 +43,17 @@ ROWS_TO_WARN = 5
 class W2FE(ParticleFlow):
     """Wasserstein-2 forward Euler with persistent training; the critic is φ.
 
-    The penalties weigh squared costs, lengths to the fourth power, against a cost: for data scaled by s the weights
-    that mean the same are those for scale one divided by s².
+    The penalties weigh squared costs, lengths to the fourth power, against a cost. For data scaled by s, divide the
+    weights for scale one by s².
 
     Args:
         generator: G, latents to samples.
         critic: φ; its optimizer moves e, too.
         excess: e, a network like the critic's.
-        inequality_weight: Weight of the inequality, over all pairs of the minibatch; the released code, which takes
-            paired samples only, has 200 in the plane and 10 for images.
-        interpolated_weight: The same between points on the segments of paired samples, which tells near pairs apart:
-            without it particles gather in the middle of modes.
+        inequality_weight: Weight of the inequality over all pairs of the minibatch. The released code takes paired
+            samples only, with weights 200 in the plane and 10 for images.
+        interpolated_weight: Weight of the inequality between points on the segments of paired samples. Without it
+            particles gather in the middle of modes, because near pairs are not distinguished.
         equality_weight: Weight of both equality penalties; 0 saves their second derivatives.
         excess_weight: Weight of the penalty on e > 0; 0 in the plane, 10 for images in the released code.
         potential_side: The function that moves particles: "fake" -∇ψ, the formula; "real" ∇φ, the released code; "mean"
@@ -82,11 +81,7 @@ class W2FE(ParticleFlow):
     ) -> None:
         super().__init__(generator, critic, step_size, persistence, reduction, rematch)
         check_network("model.excess", excess, CriticNet)
-        if tuple(excess.event_shape) != tuple(generator.event_shape):
-            raise UserError(
-                f"model.excess: expected samples of shape {tuple(generator.event_shape)}, which model.generator makes, "
-                f"got {tuple(excess.event_shape)}. Give both the same image_size, num_channels or event_shape"
-            )
+        check_agreement("model.excess", excess, "model.generator", generator.event_shape, 0)
         within_the_way(self.step_size)
         self.excess = one_valued(excess)
         critic.include(self.excess)
@@ -147,9 +142,9 @@ class W2FE(ParticleFlow):
         if self._rows_far_off == ROWS_TO_WARN:
             weight = self.penalty_weights["inequality"]
             rank_zero_warn(
-                f"the dual of φ and ψ, {dual:.3g}, stays far from ½ W2² of the same samples, {exact:.3g} (iteration "
-                f"{self.iteration}): particles will not go to the data. Where it is too large, raise model."
-                f"inequality_weight ({weight:g}); where it is too small, lower that, or give the critic more steps"
+                f"the dual of φ and ψ, {dual:.3g}, stays far from ½ W2² of the same samples, {exact:.3g}, at iteration "
+                f"{self.iteration}, so particles will not reach the data. If it is too large, raise "
+                f"model.inequality_weight ({weight:g}); if it is too small, lower that or raise model.critic.steps"
             )
 
 
@@ -157,6 +152,6 @@ def within_the_way(step_size: Schedule) -> None:
     """Warn if a step of the Wasserstein-2 flow is longer than the way to the data."""
     if step_size.value > 1:
         rank_zero_warn(
-            f"model.step_size: expected at most 1, the whole way to the data, got {step_size.value:g}. Particles pass "
-            "the data, and from 2 on they run away from them"
+            f"model.step_size: expected at most 1, the whole way to the data, got {step_size.value:g}. Particles "
+            "overshoot the data, and diverge from 2 on"
         )

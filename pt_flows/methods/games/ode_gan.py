@@ -30,7 +30,7 @@ from pt_flows.functional.integrators import TABLEAUS, Integrator, combine, rk_st
 from pt_flows.functional.objectives import Objective, discriminator_loss, generator_loss
 from pt_flows.loop.method import Method
 from pt_flows.training.distributed import mean_over_ranks
-from pt_flows.training.flat import FlatNetwork, refuse_unsteady_layers
+from pt_flows.training.flat import FlatNetwork, check_steady_layers
 from pt_flows.training.players import Critic, Generator, check_pair
 from pt_flows.training.schedules import Schedule, scheduled
 
@@ -57,7 +57,7 @@ class ODEGAN(Method):
 
     Args:
         generator: G, latents to samples.
-        critic: D, samples to one logit each, high on data; deterministic.
+        critic: D, samples to one logit each, high on data. It must be deterministic.
         step_size: h, for both players.
         integrator: Runge-Kutta method: 1, 2, 4 or 3 evaluations of the field per iteration, in the order of the names.
         penalty_weight: λ.
@@ -98,7 +98,7 @@ class ODEGAN(Method):
         self.register_buffer("alive", torch.tensor(True), persistent=False)
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
-        """One Runge-Kutta step of both players, then the regulariser's step of D."""
+        """Take one Runge-Kutta step of both players, then the regulariser's step of D."""
         lam, tableau = self.penalty_weight, self.tableau
         draws = self.draws(minibatches)
         first = next(draws)
@@ -143,8 +143,8 @@ class ODEGAN(Method):
     ) -> tuple[Tensor, Tensor | None, Terms, Buffers]:
         """v(y) and the regulariser's gradient from one graph, the losses, and the buffers after this evaluation.
 
-        r is None where there is none, and where it is inside: then D's part of the field has λ r / b_1 in it, which one
-        backward pass gives.
+        r is None without a regulariser, and if it is inside: one backward pass then adds λ r / b_1 to D's part of the
+        field.
         """
         theta, phi = self.leaves(y)
         l_D, l_G, buffers = self.losses(theta, phi, draw)
@@ -162,13 +162,13 @@ class ODEGAN(Method):
 
     @property
     def regulariser(self) -> Literal["none", "inside", "apart"]:
-        """Where r is needed; with one stage, inside is the same as after the step."""
+        """The place of r: inside the first stage or apart. With one stage both are the same."""
         if not self.penalty_weight:
             return "none"
         return "inside" if self.penalise_first_stage or self.tableau.num_stages == 1 else "apart"
 
     def draws(self, minibatches: Sequence[Batch]) -> Iterator[Draw]:
-        """Data and latents of every stage: the same again and again, or fresh ones."""
+        """Data and latents of every stage: the same for all, or fresh ones."""
         G, conditional = self.generator, self.generator.num_classes > 0
         drawn = [Draw(x, (y,) if conditional else (), G.latents(len(x), self.noise)) for x, y in minibatches]
         return iter(drawn) if self.fresh else repeat(drawn[0])
@@ -194,7 +194,7 @@ class ODEGAN(Method):
 
     @torch.no_grad()
     def follow(self, slope: Tensor, buffers: Buffers) -> None:
-        """Move y to y + h slope, unless a slope of this run is not finite: then the last good state stays."""
+        """Move y to y + h slope. After the first slope that is not finite, keep the last good state."""
         self.alive &= slope.isfinite().all()
         descent = torch.where(self.alive, -slope, 0.0)
         self.critic.apply_gradients(self.D.pieces(self.of_D(descent)))
@@ -203,23 +203,23 @@ class ODEGAN(Method):
             network.commit(updated, self.alive)
 
     def on_fit_start(self) -> None:
-        """Begin with a state that is taken to be good."""
+        """Assume that the first state is good."""
         super().on_fit_start()
         self.alive.fill_(True)
 
-    # ------------------------------------------------------------------------------------------------- what is seen
+    # ---------------------------------------------------------------------------------------------------- diagnostics
 
     @property
     def at_log_point(self) -> bool:
-        """Whether the iteration at hand ends an interval of the log."""
+        """Whether the current iteration ends an interval of the log."""
         return (self.iteration + 1) % self.log_interval == 0
 
     def diagnostics(self, y: Tensor, k: list[Tensor], r: Tensor | None, draw: Draw) -> Terms:
-        """Norms of the field of both players, and how well the step resolves it on one minibatch.
+        """Norms of the field of both players, and measures of how well the step resolves it on one minibatch.
 
-        `local_error` is the norm of the difference to the tableau's companion, in units of the parameters; `rotation`
-        the cosine between the field at the start and at the end of the step. What the step itself has not computed (the
-        companion's stages, the regulariser apart from the field) is computed here.
+        `local_error` is the norm of the difference to the tableau's companion, in units of the parameters. `rotation`
+        is the cosine between the field at the start and at the end of the step. The companion's stages, and the
+        regulariser apart from the field, are computed here if the step has not computed them.
         """
         if r is None:
             k1, r, _, _ = self.first_stage(y, draw, "apart")
@@ -236,19 +236,19 @@ class ODEGAN(Method):
             "rotation": torch.cosine_similarity(k[0], k[-1], dim=0),
         }
 
-    # ------------------------------------------------------------------------------------------------------ refusals
+    # -------------------------------------------------------------------------------------------------------- checks
 
     def setup(self, stage: str) -> None:
-        """Check that nothing makes the field differ between stages, or loses its steps."""
+        """Check that the field is the same function in all stages of a step."""
         super().setup(stage)
         if stage == "fit":
             for name, network in self.networks.items():
-                refuse_unsteady_layers(f"model.{name}", network)
+                check_steady_layers(f"model.{name}", network)
             self._probe()
 
     @torch.no_grad()
     def _probe(self) -> None:
-        """Evaluate both networks twice at one input."""
+        """Check that both networks return the same values for the same input."""
         with torch.random.fork_rng(devices=[]):
             G, num_classes = self.generator.network, self.generator.num_classes
             z = torch.randn(4, *G.latent_shape).to(next(G.parameters()))
@@ -259,10 +259,8 @@ class ODEGAN(Method):
             again = {"generator": (x, evaluate(self.G, z)), "critic": (a, evaluate(self.D, x))}
         for name, (first, second) in again.items():
             if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
-                raise UserError(
-                    f"model.{name}: expected one answer to one input in training mode, got two, so the field would "
-                    "differ between the stages of a step. Remove layers that are random or keep a state"
-                )
+                wanted = "expected the same values for the same input in training mode, got others"
+                raise UserError(f"model.{name}: {wanted}. Remove layers that are random or keep a state")
 
 
 def average(vector: Tensor) -> Tensor:

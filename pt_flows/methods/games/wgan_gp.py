@@ -60,7 +60,7 @@ class WGANGP(Method):
         return {"loss_D": -dual + lam * penalty, "dual": dual, "penalty": penalty}
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
-        """Algorithm 1, lines 2 to 12."""
+        """Run Algorithm 1, lines 2 to 12."""
         f, num = self.critic, len(minibatches[0][0])
 
         terms = fit_critic(f, self.critic_loss, minibatches, self.generated)  # lines 2 to 9
