@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jsonargparse import ArgumentParser
@@ -10,50 +10,72 @@ from jsonargparse import ArgumentParser
 from pt_flows.contracts import MapsLatents
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
+from pt_flows.loop.describing import built
 from pt_flows.loop.method import Method
-from pt_flows.runs.checkpoint import find_checkpoint, open_checkpoint, read_checkpoint
+from pt_flows.runs.checkpoint import find_checkpoint, open_checkpoint
 from pt_flows.runs.folder import read_config, run_folder_of, say
 
 
-def load_named(ckpt: str) -> tuple[Path, Method]:
-    """Load the method of the checkpoint that a command names: a file, a run folder, last or best.
+class FinishedRun(NamedTuple):
+    """A trained method, with its checkpoint and its run folder.
+
+    Attributes:
+        checkpoint: The file.
+        method: The method, in evaluation mode.
+        folder: The run folder; None for a file outside one.
+    """
+
+    checkpoint: Path
+    method: Method
+    folder: Path | None
+
+    def data(self) -> FlowData:
+        """Load the data that the method was trained on.
+
+        Raises:
+            UserError: The checkpoint is outside its run folder.
+        """
+        if self.folder is None:
+            wanted = "a checkpoint in its run folder, whose config.yaml names the data"
+            raise UserError(f"{self.checkpoint}: expected {wanted}, got another folder. Put it into <run>/checkpoints")
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(FlowData, "data")
+        section = {"data": read_config(self.folder)["data"]}
+        data: FlowData = cast(Any, parser.instantiate_classes(parser.parse_object(section))).data
+        data.prepare_data()
+        data.setup("test")
+        return data
+
+
+def finished(ckpt: str | Path) -> FinishedRun:
+    """Load the run of the checkpoint that a command names: a file, a run folder, last or best.
 
     Raises:
         UserError: There is none, or it cannot be loaded.
     """
-    path, content = open_checkpoint(find_checkpoint(ckpt))
-    if str(path) != ckpt:
+    path, content = open_checkpoint(find_checkpoint(str(ckpt)))
+    if str(path) != str(ckpt):
         say(f"checkpoint: {path}, iteration {content['pt_flows']['iteration']}")
-    return path, method_of(path, content)
-
-
-def load_method(ckpt: Path) -> Method:
-    """Load the method that a checkpoint file describes, including its networks and weights.
-
-    Raises:
-        UserError: The file is damaged or foreign, or does not describe all of a method that was built in Python.
-    """
-    return method_of(ckpt, read_checkpoint(ckpt))
+    run = FinishedRun(path, method_of(path, content), run_folder_of(path))
+    if isinstance(run.method, MapsLatents) and run.method.generator.moves_data:
+        run.method.generator.start_from(cast(Any, run.data()).source)
+    return run
 
 
 def method_of(ckpt: Path, content: dict[str, Any]) -> Method:
     """Build the method of a checkpoint from its content.
 
     Raises:
-        UserError: It does not describe all of a method that was built in Python, or is of another version.
+        UserError: It does not describe all of a method that was built in Python.
     """
     left_out = content["pt_flows"]["left_out"]
     class_path = content.get("hyper_parameters", {}).get("_class_path")
     if class_path is None or class_path.startswith("__main__."):
         raise built_in_python(ckpt, left_out)
     try:
-        method = Method.load_from_checkpoint(ckpt, map_location="cpu")
+        return built(content, ckpt, Method, {}).eval()
     except UserError as error:
         raise built_in_python(ckpt, left_out) if left_out else error from None
-    method.eval()
-    if isinstance(method, MapsLatents) and method.generator.moves_data:
-        method.generator.start_from(cast(Any, data_of_run(ckpt)).source)
-    return method
 
 
 def built_in_python(ckpt: Path, left_out: list[str]) -> UserError:
@@ -61,25 +83,6 @@ def built_in_python(ckpt: Path, left_out: list[str]) -> UserError:
     got = f"one built in Python without {', '.join(left_out) or 'its class'}"
     advice = "Load it in Python with load_from_checkpoint(path, generator=...), docs/python.md"
     return UserError(f"{ckpt}: expected a checkpoint that describes its method, got {got}. {advice}")
-
-
-def data_of_run(ckpt: Path) -> FlowData:
-    """Load the data that a checkpoint of a run folder was trained on.
-
-    Raises:
-        UserError: The checkpoint is outside its run folder.
-    """
-    folder = run_folder_of(ckpt)
-    if folder is None:
-        wanted = "a checkpoint in its run folder, whose config.yaml names the data"
-        raise UserError(f"{ckpt}: expected {wanted}, got another folder. Put it into <run>/checkpoints")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(FlowData, "data")
-    section = {"data": read_config(folder)["data"]}
-    data: FlowData = cast(Any, parser.instantiate_classes(parser.parse_object(section))).data
-    data.prepare_data()
-    data.setup("test")
-    return data
 
 
 def device_named(name: str) -> torch.device:

@@ -1,7 +1,7 @@
 """Descriptions of methods in checkpoints, and methods built again from them."""
 
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -40,30 +40,52 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def described(path: Any, base: type[M]) -> tuple[type[M], dict[str, Any]]:
-    """Read the description in a checkpoint.
+def built(content: dict[str, Any], path: Any, base: type[M], given: dict[str, Any], strict: bool = True) -> M:
+    """Build the method that a checkpoint describes, and load its weights.
 
     Args:
-        path: The file.
+        content: The content of the checkpoint.
+        path: The file, for messages.
         base: The requested class.
-
-    Returns:
-        The class in the checkpoint, and its arguments.
+        given: Arguments that replace the checkpoint's.
+        strict: As in `load_state_dict`.
 
     Raises:
-        UserError: The file is no checkpoint of this version, or holds another class.
+        UserError: The checkpoint is of another version or class, or does not describe all arguments.
     """
-    if not isinstance(path, str | Path):  # an open file
-        return base, {}
-    file = Path(path)
-    if file.is_dir():
-        raise UserError(f"{path}: expected a checkpoint file, got a folder. Give {file / 'checkpoints' / 'last.ckpt'}")
-    if not file.is_file():
-        raise UserError(f"{path}: expected a checkpoint file, got no file. Give another path")
-    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     check_format(content, path)
-    arguments = {key: v for key, v in content.get("hyper_parameters", {}).items() if not key.startswith("_")}
-    class_path = content.get("hyper_parameters", {}).get("_class_path")
+    cls, arguments = described(content, path, base)
+    try:
+        method: Any = cls(**completed(cls, arguments, given))
+    except (TypeError, ValueError, ArgumentError) as error:
+        lines = str(error).splitlines()
+        reason = next((line for line in lines if "argument" in line), lines[0]).strip(" -")
+        lack = f"expected a description of all arguments of {cls.__name__}, got less ({reason})"
+        raise UserError(f"{path}: {lack}. Call {cls.__name__}.load_from_checkpoint(path, generator=...)") from None
+    method.on_load_checkpoint(content)
+    method.load_state_dict(content["state_dict"], strict=strict)
+    if lost := [name for name in method.not_described if name.partition(".")[0] not in given]:
+        rank_zero_warn(
+            f"{path} does not describe its {', '.join(lost)}, so the defaults are used. To continue training, give "
+            "load_from_checkpoint the values of the training"
+        )
+    return method
+
+
+def described(content: dict[str, Any], path: Any, base: type[M]) -> tuple[type[M], dict[str, Any]]:
+    """Return the class that a checkpoint describes, and its arguments.
+
+    Args:
+        content: The content of the checkpoint.
+        path: The file, for messages.
+        base: The requested class.
+
+    Raises:
+        UserError: The class cannot be imported, or is another one.
+    """
+    saved = content.get("hyper_parameters", {})
+    arguments = {key: value for key, value in saved.items() if not key.startswith("_")}
+    class_path = saved.get("_class_path")
     if class_path is None:  # made inside a function
         return base, arguments
     module, _, name = class_path.rpartition(".")
@@ -89,32 +111,19 @@ def completed(cls: type, arguments: dict[str, Any], given: dict[str, Any]) -> di
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "method", fail_untyped=False, skip=set(given), instantiate=False)
     section = {name: value for name, value in arguments.items() if name not in given}
-    built: Any = parser.instantiate_classes(parser.parse_object({"method": section}))
-    return vars(built.method) | given
+    instances: Any = parser.instantiate_classes(parser.parse_object({"method": section}))
+    return vars(instances.method) | given
 
 
-def rebuilt(name: str, path: Any, load: Callable[[], M], given: Iterable[str]) -> M:
-    """Run Lightning's loader and turn its errors into sentences.
-
-    Args:
-        name: Name of the requested class.
-        path: The checkpoint.
-        load: Builds the method and loads its weights.
-        given: Names of the arguments that replace the checkpoint's.
+def read(path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+    """Read a checkpoint file.
 
     Raises:
-        UserError: The checkpoint does not describe all arguments.
+        UserError: There is no file.
     """
-    try:
-        method = load()
-    except (TypeError, ValueError, ArgumentError) as error:
-        text = str(error)
-        reason = next((line for line in text.splitlines() if "argument" in line), text.splitlines()[0])
-        lack = f"expected a description of all arguments of {name}, got less ({reason.strip(' -')})"
-        raise UserError(f"{path}: {lack}. Call {name}.load_from_checkpoint(path, generator=...)") from None
-    if lost := [name for name in cast(Any, method).not_described if name.partition(".")[0] not in given]:
-        rank_zero_warn(
-            f"{path} does not describe its {', '.join(lost)}, so the defaults are used. To continue training, give "
-            "load_from_checkpoint the values of the training"
-        )
-    return method
+    if isinstance(path, str | Path) and Path(path).is_dir():
+        last = Path(path) / "checkpoints" / "last.ckpt"
+        raise UserError(f"{path}: expected a checkpoint file, got a folder. Give {last}")
+    if isinstance(path, str | Path) and not Path(path).is_file():
+        raise UserError(f"{path}: expected a checkpoint file, got no file. Give another path")
+    return torch.load(path, map_location=map_location, weights_only=weights_only)

@@ -13,16 +13,16 @@ from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pt_flows.bounds import hints_of
 from pt_flows.construction import Constructed, named
 from pt_flows.contracts import Batch, Terms
-from pt_flows.errors import DivergenceError
+from pt_flows.errors import DivergenceError, UserError
 from pt_flows.formats import CHECKPOINT_FORMAT, check_format
 from pt_flows.loop.bookkeeping import Bookkeeper
 from pt_flows.loop.clock import Clock, tick
-from pt_flows.loop.describing import completed, described, description, is_plain, rebuilt
+from pt_flows.loop.describing import built, description, is_plain, read
 from pt_flows.loop.journal import Cost, Journal, check_finite
 from pt_flows.loop.preflight import Preflight
 from pt_flows.training.distributed import world
@@ -233,21 +233,17 @@ class Method(Constructed, L.LightningModule, ABC):
         Args:
             checkpoint_path: The file.
             map_location: Device of the weights; by default the one that they were saved from.
-            hparams_file: As in Lightning.
-            strict: As in Lightning.
+            hparams_file: Not supported, as the checkpoint describes its method.
+            strict: As in `load_state_dict`.
             weights_only: Whether to reject files that hold more than tensors and plain values.
             **kwargs: Arguments of the method that replace the checkpoint's.
 
         Raises:
             UserError: The checkpoint does not describe all arguments, or is of another class or version.
         """
-        kind, arguments = described(checkpoint_path, cls)
-        loader: Any = super(Method, kind)
-
-        def load() -> Self:
-            given = {"_instantiator": None} | completed(kind, arguments, kwargs) if kwargs else {}
-            return loader.load_from_checkpoint(
-                checkpoint_path, map_location, hparams_file, strict, weights_only, **given
-            )
-
-        return rebuilt(kind.__name__, checkpoint_path, load, kwargs)
+        if hparams_file is not None:
+            raise UserError(f"hparams_file: expected None, got {hparams_file}. Pass arguments by name instead")
+        content = read(checkpoint_path, map_location, weights_only)
+        method = built(content, checkpoint_path, cls, kwargs, strict is not False)
+        tensors = (value for value in content["state_dict"].values() if isinstance(value, Tensor))
+        return method.to(next(tensors).device)
