@@ -34,7 +34,7 @@ __all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that the mathematics alone loads without Lightning."""
+    """Import a public name at its first use, so that the mathematics alone loads without Lightning."""
     if name not in _HOMES:
         raise AttributeError(f"module 'pt_flows' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m pt_flows` is `pt-flows`; launchers that start modules need it."""
+"""Entry point of `python -m pt_flows`, for launchers that start modules."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Bounds of arguments, written in their annotations and checked where objects are constructed.
+"""Bounds of arguments: annotations that are checked when objects are constructed.
 
-An annotation says what a number may be, an editor shows it, and no constructor repeats it:
+An annotation states the bounds of a number once, and editors show it:
 
     def __init__(self, step_size: Positive, persistence: Count = 5, penalty: Literal["one_sided", "two_sided"] = ...)
 """
@@ -15,17 +15,17 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pt_flows.errors import UserError
 
 LIBRARIES = ("torch", "torchmetrics", "lightning", "builtins")
-"""Packages whose constructors have no bounds of ours."""
+"""Packages whose constructors have no such annotations."""
 
 
 class Bound(NamedTuple):
     """An interval of numbers.
 
     Attributes:
-        low: Its lower end.
-        high: Its upper end.
-        open_low: Whether the lower end is outside.
-        open_high: Whether the upper end is outside.
+        low: The lower end.
+        high: The upper end.
+        open_low: Whether the interval excludes the lower end.
+        open_high: Whether the interval excludes the upper end.
     """
 
     low: float = -math.inf
@@ -34,7 +34,7 @@ class Bound(NamedTuple):
     open_high: bool = False
 
     def __contains__(self, value: object) -> bool:
-        """Whether a number lies inside; NaN does not."""
+        """Whether a number lies in the interval; NaN does not."""
         number: Any = value
         above = number > self.low if self.open_low else number >= self.low
         return above and bool(number < self.high if self.open_high else number <= self.high)
@@ -62,15 +62,15 @@ CountOrZero = Annotated[int, Bound(0)]
 def check_arguments(prefix: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     """Check arguments against their annotations: bounds of numbers, and the choices of a `Literal`.
 
-    Types are left to the parser and to type checkers. NaN lies outside every bound.
+    The parser and type checkers check types. NaN lies outside every bound.
 
     Args:
-        prefix: What stands before the name of an argument in the message: "W1FE." for a class, "--" for a command.
-        hints: Annotations by name, extras included.
+        prefix: Text before the name of an argument in the message: "W1FE." for a class, "--" for a command.
+        hints: Annotations by name, including extras.
         arguments: Values by name.
 
     Raises:
-        UserError: Names the first argument that is outside.
+        UserError: An argument is out of its bounds.
 
     Example:
         >>> check_arguments("W1FE.", {"step_size": Positive}, {"step_size": -1.0})
@@ -84,7 +84,7 @@ def check_arguments(prefix: str, hints: Mapping[str, Any], arguments: Mapping[st
 
 @cache
 def hints_of(cls: type) -> dict[str, Any]:
-    """Return the annotations of all arguments that the constructors of a class and of its bases take.
+    """Return the annotations of all arguments of the constructors of a class and of its bases.
 
     A subclass that repeats an argument of its base with the plain type keeps the bound.
     """
@@ -94,7 +94,7 @@ def hints_of(cls: type) -> dict[str, Any]:
         if "__init__" in vars(base) and base.__module__.partition(".")[0] not in LIBRARIES:
             try:
                 annotated, plain = (get_type_hints(base.__init__, include_extras=extras) for extras in (True, False))
-            except NameError:  # imported for type checkers only
+            except NameError:  # a name that is imported for type checkers only
                 continue
             repeated = {key for key, hint in plain.items() if hint == annotated[key] and hint == types.get(key)}
             hints |= {key: hint for key, hint in annotated.items() if key not in repeated}
@@ -103,13 +103,13 @@ def hints_of(cls: type) -> dict[str, Any]:
 
 
 def _violated(hint: Any, value: Any) -> str:
-    """What was expected, if every part of the hint that speaks of such a value rejects it; else an empty string."""
+    """Return the expected value if every applicable member of the hint rejects this one; else an empty string."""
     verdicts = [told for choice in _choices(hint) if (told := _verdict(*choice, value)) is not None]
     return " or ".join(dict.fromkeys(verdicts)) if all(verdicts) else ""
 
 
 def _choices(hint: Any, bounds: tuple[Bound, ...] = ()) -> Iterator[tuple[Any, tuple[Bound, ...]]]:
-    """The members of a union, each with its bounds."""
+    """Yield the members of a union, each with its bounds."""
     if get_origin(hint) in (Union, UnionType):
         for inner in get_args(hint):
             yield from _choices(inner, bounds)
@@ -121,7 +121,7 @@ def _choices(hint: Any, bounds: tuple[Bound, ...] = ()) -> Iterator[tuple[Any, t
 
 
 def _verdict(hint: Any, bounds: tuple[Bound, ...], value: Any) -> str | None:
-    """What was expected; an empty string if the value is accepted, None if the hint does not speak of such values."""
+    """Return the expected value; an empty string if this one is accepted, None if the hint does not apply to it."""
     origin, inner = get_origin(hint), get_args(hint)
     if isinstance(value, list | tuple):
         if origin not in (list, tuple, Sequence):

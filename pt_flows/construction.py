@@ -1,4 +1,4 @@
-"""The arguments that objects were constructed with, as plain values: checkpoints describe networks so, and pickle none.
+"""The arguments of constructed objects as plain values, with which checkpoints describe networks without pickling them.
 
 The description has the form of a configuration file: the path of a class and its arguments.
 """
@@ -15,25 +15,25 @@ from pt_flows.bounds import check_arguments, hints_of
 
 
 class Constructed:
-    """Checks the arguments it is constructed with against their annotations, and remembers them.
+    """Checks the arguments of its constructor against their annotations, and records them.
 
     Attributes:
-        init_args: Those that are plain values or can be described by them, by name.
-        left_out: Names of the others; "*" stands for unnamed ones, "player.network" for one inside a section.
+        init_args: Arguments that plain values can describe, by name.
+        left_out: Names of the other arguments: "*" for unnamed ones, "player.network" for one inside a section.
     """
 
     init_args: dict[str, Any]
     left_out: tuple[str, ...]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Take a note of the arguments, which `__init__` receives next."""
+        """Check and record the arguments, which `__init__` receives next."""
         self = super().__new__(cls)
         described: dict[str, Any] = {}
         left_out: list[str] = []
         arguments = named(cls, args, kwargs)
         check_arguments(f"{cls.__name__}.", hints_of(cls), arguments)
         for name, value in arguments.items():
-            if isinstance(value, Constructed) and _is_final(type(value)):  # a section: what it describes is kept
+            if isinstance(value, Constructed) and _is_final(type(value)):  # a section keeps the arguments it describes
                 described[name] = value.init_args
                 left_out += [f"{name}.{inner}" for inner in value.left_out]
                 continue
@@ -46,7 +46,7 @@ class Constructed:
 
 
 def named(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name: a class that takes `*args` and nothing else by position passes them on to the next one."""
+    """Return arguments by name. A class whose only positional arguments are `*args` passes them to its next base."""
     found = dict(kwargs)
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -61,10 +61,10 @@ def named(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str,
 
 
 def plain(value: Any) -> Any:
-    """The value as a configuration file has it; classes, and functions that fill in their arguments, too.
+    """Return a value, a class or a partial class in the form of a configuration file.
 
     Raises:
-        TypeError: It cannot be written so.
+        TypeError: The value has no such form.
 
     Example:
         >>> import torch
@@ -99,15 +99,15 @@ def plain(value: Any) -> Any:
 
 
 def _is_final(cls: type) -> bool:
-    """Whether no other class can stand where this one does, so that a description need not name it."""
+    """Whether a class is final, so that a description need not name it."""
     return bool(getattr(cls, "__final__", False))
 
 
 def path_of(it: type | FunctionType) -> str:
-    """Return the shortest path that a class or function is imported from, which the fewest changes of files can break.
+    """Return the shortest import path of a class or function, which survives most moves of files.
 
     Raises:
-        TypeError: It was made inside a function.
+        TypeError: It was defined inside a function.
 
     Example:
         >>> path_of(partial)

@@ -1,7 +1,7 @@
-"""What the parts of a run may assume of each other.
+"""The contracts between the parts of a run.
 
-Networks, data and methods never import one another; they meet in the configuration file. These few types are what
-makes them fit: the shape a network declares, the batch a method receives, the error a user sees.
+Networks, data and methods never import one another. They meet in the configuration file, and these types make them
+fit: the shapes that a network declares, the batch that a method receives, and the capabilities of methods.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,23 +18,23 @@ Batch = tuple[Tensor, Tensor]
 """Data and labels `(x, y)`: x float (B, *event), images in [-1, 1], toys in data units; y int64 (B,), zeros if none."""
 
 Terms = dict[str, Tensor]
-"""The report of one iteration: scalars on the device, detached. A term may be missing in some iterations; one whose
-name begins with an underscore must be finite but is not logged."""
+"""The report of one iteration: detached scalars on the device. A term may be missing in some iterations. If its name
+begins with an underscore, it must be finite but is not logged."""
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
-"""Makes an optimizer from parameters: a class, or a partial one such as `partial(torch.optim.Adam, lr=1e-3)`."""
+"""Maker of an optimizer from parameters: a class, or a partial one such as `partial(torch.optim.Adam, lr=1e-3)`."""
 
 Weights = Literal["ema", "raw"]
 Split = Literal["train", "test"]
 
 
 class Source(Protocol):
-    """Data that a generator may start from instead of noise."""
+    """Data that a generator may map instead of noise."""
 
     event_shape: Shape
 
     def sample(self, num: int, rng: torch.Generator) -> Tensor:
-        """Independent samples (num, *event) on the generator's device."""
+        """Draw independent samples (num, *event) on the device of `rng`."""
         ...
 
 
@@ -43,7 +43,7 @@ class Maps(Protocol):
 
     event_shape: Shape
     moves_data: bool
-    """Whether it starts from data instead of noise."""
+    """Whether it maps data instead of noise."""
 
     def start_from(self, source: Source | None) -> None:
         """Take the starting points from data instead of noise."""
@@ -52,15 +52,15 @@ class Maps(Protocol):
     def sample(
         self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
     ) -> Tensor:
-        """Samples (num, *event)."""
+        """Draw samples (num, *event)."""
         ...
 
     def starting_points(self, num: int, rng: torch.Generator) -> Tensor:
-        """Starting points (num, *latent_shape): noise, or samples of the data's source."""
+        """Draw starting points (num, *latent_shape): noise, or samples of the data's source."""
         ...
 
     def weighted(self, weights: Weights) -> nn.Module:
-        """The network with the averaged or the raw weights."""
+        """Return the network with the averaged or the raw weights."""
         ...
 
     def push(self, z: Tensor, weights: Weights = "ema", y: Tensor | None = None) -> Tensor:
@@ -85,12 +85,12 @@ class Samples(Protocol):
     def sample(
         self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
     ) -> Tensor:
-        """Samples (num, *event) on the method's device.
+        """Draw samples (num, *event) on the method's device.
 
         Args:
             num: Number of samples.
             y: Labels (num,) for a class-conditional method.
-            rng: Source of randomness, on any device; None for the global one.
+            rng: Random generator on any device; None for the global one.
             weights: The averaged weights, or the raw ones of the last iteration.
         """
         ...
@@ -101,10 +101,10 @@ class HasEnergy(Protocol):
     """A method with an energy U: the density of data is proportional to exp(-U)."""
 
     data_noise: float
-    """Standard deviation of noise on the data that is a part of the model, in data units."""
+    """Standard deviation, in data units, of the noise on the data that is a part of the model."""
 
     def clean_energy(self, x: Tensor, weights: Weights = "ema") -> Tensor:
-        """U of data (B,), without gradients."""
+        """Return U of data (B,), without gradients."""
         ...
 
 
@@ -116,22 +116,22 @@ class RunsChains(HasEnergy, Protocol):
     buffer: Any
     """The chains between iterations: points and labels."""
     denoise: bool
-    """Whether samples leave without the noise on the data."""
+    """Whether samples are returned without the noise on the data."""
 
     def sampling(self, num: int, rng: torch.Generator, weights: Weights) -> Iterator[tuple[float, Tensor]]:
         """Run chains from noise: yield the fraction of the work done and the points so far, samples last."""
         ...
 
     def with_data_noise(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Data (B, *event) with the noise that is a part of the model."""
+        """Add the noise that is a part of the model to data (B, *event)."""
         ...
 
     def finished(self, x: Tensor, weights: Weights = "ema") -> Tensor:
-        """Points (B, *event) at the ends of chains as samples: denoised if wanted."""
+        """Turn the ends of chains (B, *event) into samples, denoised if `denoise` is true."""
         ...
 
     def walk(self, x: Tensor, num_steps: int, rng: torch.Generator, weights: Weights = "ema") -> tuple[Any, Tensor]:
-        """Move chains from data (B, *event) as in training: the chains, and their mean acceptance (B,)."""
+        """Move chains from data (B, *event) as in training, and return them with their mean acceptance (B,)."""
         ...
 
 
@@ -149,7 +149,7 @@ class HasLevels(RunsChains, Protocol):
     """The noise schedule a_t, b_t."""
 
     def log_levels(self, x: Tensor, weights: Weights = "ema") -> Tensor:
-        """-U(x, t) for all levels (B, num_labels)."""
+        """Return -U(x, t) for all levels (B, num_labels)."""
         ...
 
     def transition(self, x: Tensor, t: Tensor, rng: torch.Generator, weights: Weights = "raw") -> Any:
@@ -162,35 +162,35 @@ class HasPotential(Protocol):
     """A method that moves particles along the gradient of a function."""
 
     def values(self, y: Tensor) -> Tensor:
-        """The function (B, *event) to (B,), high on data."""
+        """Return the function, which is high on data: (B, *event) to (B,)."""
         ...
 
 
 @runtime_checkable
 class ShortensPaths(Protocol):
-    """A flow whose exact step moves particles a fraction of the way to the data, and so shortens W2 by it."""
+    """A flow whose exact step moves particles a fraction of the way to the data, which shortens W2 by this fraction."""
 
     fraction_of_the_way: float
 
 
 class Consumer(Protocol):
-    """A method as data see it: how far it is, and how much it takes."""
+    """The view that data have of a method: its progress and its demand."""
 
     @property
     def iteration(self) -> int:
-        """Iterations done."""
+        """Number of finished iterations."""
         ...
 
     @property
     def minibatches_per_iteration(self) -> int:
-        """Minibatches of one iteration."""
+        """Number of minibatches of one iteration."""
         ...
 
 
 class GeneratorNet(Constructed, nn.Module):
     """Base of generators: maps latents (B, *latent_shape) to samples (B, *event_shape).
 
-    Latents are drawn from N(0, latent_std² I). Where `num_classes` is above zero, forward takes labels (B,) as well.
+    Latents are drawn from N(0, latent_std² I). If `num_classes` is above zero, forward also takes labels (B,).
     """
 
     latent_shape: Shape
@@ -202,7 +202,7 @@ class GeneratorNet(Constructed, nn.Module):
 class CriticNet(Constructed, nn.Module):
     """Base of critics and discriminators: maps (B, *event_shape) to one unbounded value per sample, (B,).
 
-    Where `num_classes` is above zero, forward takes labels (B,) as well.
+    If `num_classes` is above zero, forward also takes labels (B,).
     """
 
     event_shape: Shape
@@ -212,12 +212,12 @@ class CriticNet(Constructed, nn.Module):
 class EnergyNet(Constructed, nn.Module):
     """Base of energies U, with p(x) proportional to exp(-U(x)): maps (B, *event_shape) to one value per sample, (B,).
 
-    Where `takes_labels` is true, forward takes labels (B,) as well: U(x, t). Low on data; never -U.
+    U is low on data. If `takes_labels` is true, forward also takes labels (B,): U(x, t).
     """
 
     event_shape: Shape
     takes_labels: bool = False
 
     def parts(self, x: Tensor) -> Tensor:
-        """The energies (B, S) whose sum is U(x); one column unless the energy is a product of experts."""
+        """Return energies (B, S) whose sum is U(x); one column unless the energy is a product of experts."""
         return self(x)[:, None]

@@ -1,9 +1,12 @@
-"""The two errors of this package: a mistake that the user can mend, and a run that diverged."""
+"""The two errors of this package: a mistake that the user can correct, and a run that diverged."""
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: what was given, what was wanted, what to do. The CLI prints it bare."""
+    """A mistake that the user can correct. The command line prints its sentence without a traceback.
+
+    Write `<key or file>: expected <what>, got <what>. <One imperative sentence>`.
+    """
 
 
 class DivergenceError(RuntimeError):
-    """A run that cannot go on because a quantity stopped being finite."""
+    """A run that cannot continue because a quantity is no longer finite."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writes of files."""
 
 import os
 import re
@@ -11,15 +11,15 @@ from pt_flows.errors import UserError
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to, which takes its place when the block ends.
+    """Yield a temporary path to write to, which replaces `target` when the block ends.
 
-    A kill, an error or a full disk leaves what was there before.
+    A kill, an error or a full disk leaves the previous file.
 
     Args:
-        target: The file to write or to replace; its folder is made.
+        target: The file to write or to replace. Its folder is made.
 
     Raises:
-        OSError: The file could not be written; names the target.
+        OSError: The file cannot be written. The error names the target.
     """
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
@@ -51,10 +51,10 @@ def checked_target(out: str, suffixes: tuple[str, ...]) -> Path:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove files that killed processes left half-written in `replacing`; those of other programs stay.
+    """Remove the temporary files of `replacing` that killed processes left.
 
     Args:
-        folder: Holds the files; no other process may be writing there.
+        folder: The folder of the files. No other process may be writing there.
     """
     for path in folder.glob("*.partial"):
         if re.fullmatch(r".+\.\d+\.partial", path.name):

@@ -1,4 +1,4 @@
-"""Pictures of samples: grids of images, densities in the plane."""
+"""Pictures of samples: grids of images, and densities in the plane."""
 
 from pathlib import Path
 
@@ -9,7 +9,13 @@ from torchvision.utils import make_grid, save_image
 
 
 def save_grid(x: Tensor, path: Path, columns: int | None = None) -> None:
-    """A grid of images (B, C, H, W) in [-1, 1] as PNG, nearly square where not told; small images are enlarged."""
+    """Write a grid of images as PNG. Small images are enlarged.
+
+    Args:
+        x: Images (B, C, H, W) in [-1, 1].
+        path: The file to write.
+        columns: Number of columns; default that of a nearly square grid.
+    """
     columns = columns or int(np.ceil(len(x) ** 0.5))
     grid = make_grid(x.clamp(-1, 1).float().cpu() / 2 + 0.5, nrow=columns, padding=1, pad_value=1.0)
     enlarge = max(1, 64 // x.shape[-1])
@@ -19,11 +25,11 @@ def save_grid(x: Tensor, path: Path, columns: int | None = None) -> None:
 
 
 def save_density(panels: dict[str, Tensor], path: Path) -> None:
-    """Samples on the plane side by side, as points over their smoothed histogram, on one scale.
+    """Draw samples in the plane side by side, as points over their smoothed histograms, on one scale.
 
     Args:
-        panels: Title to samples (n, 2); the first panel, the target, sets the frame.
-        path: PNG to write.
+        panels: Samples (n, 2) by title. The first panel, the target, sets the frame.
+        path: The file to write.
     """
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
@@ -55,7 +61,7 @@ def save_density(panels: dict[str, Tensor], path: Path) -> None:
 
 
 def smooth(histogram: np.ndarray) -> np.ndarray:
-    """Gaussian blur of 1.5 bins, and a square root so that thin parts show."""
+    """Blur a histogram by a Gaussian of 1.5 bins, and take the square root, which makes thin parts visible."""
     kernel = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     kernel /= kernel.sum()
     for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""One way to show that long work goes on and when it will end."""
+"""Progress bars for long work."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,13 +10,13 @@ T = TypeVar("T")
 
 
 def track(work: Iterable[T], text: str, total: int | None = None, quiet: bool = False) -> Iterable[T]:
-    """A bar with the time left, shown after three seconds; a line every half minute where there is no terminal.
+    """Show a bar with the remaining time after three seconds, or without a terminal a line every half minute.
 
     Args:
-        work: What is iterated over.
-        text: What is being done.
-        total: How many items there are, if `work` does not know.
-        quiet: Show nothing (on all processes but one).
+        work: Items to iterate over.
+        text: Description of the work.
+        total: Number of items, if `work` has no length.
+        quiet: Whether to show nothing, as on all processes but the first.
     """
     interval = 0.2 if sys.stderr.isatty() else 30.0
     return tqdm(
@@ -32,14 +32,14 @@ def track(work: Iterable[T], text: str, total: int | None = None, quiet: bool = 
 
 
 def track_shares(work: Iterable[tuple[float, T]], text: str) -> Iterator[T]:
-    """The same for work that says how much of it is done.
+    """Show a bar for work that yields its progress.
 
     Args:
-        work: Pairs of the share done, rising to one, and a result.
-        text: What is being done.
+        work: Pairs of the finished fraction, which rises to one, and a result.
+        text: Description of the work.
     """
     interval = 0.2 if sys.stderr.isatty() else 30.0
     with tqdm(desc=text, total=100, unit="%", leave=False, delay=3, mininterval=interval, maxinterval=interval) as bar:
-        for share, result in work:
-            bar.update(int(100 * share) - bar.n)
+        for fraction, result in work:
+            bar.update(int(100 * fraction) - bar.n)
             yield result

@@ -116,6 +116,16 @@ def test_every_picture_reaches_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found == ["chains", "chains", "flow", "flow_animation", "samples"]
 
 
+@pytest.mark.parametrize("picture", [ChainPicture, FlowPicture])
+def test_a_picture_of_another_kind_of_method_fails_before_the_run_begins(picture: type[L.Callback]) -> None:
+    class Begins(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+            pytest.fail("the run began")
+
+    with pytest.raises(UserError, match=rf"^{picture.__name__}: expected .*, got WGANGP\. Remove the callback$"):
+        fit(build("WGANGP", images=True), data(images=True), 2, callbacks=[Begins(), picture()])
+
+
 class StopsAt(L.Callback):
     """Ask for the end after some iterations, as EarlyStopping and max_time do."""
 
@@ -157,7 +167,7 @@ def test_early_stopping_and_model_checkpoint_act_once_per_evaluation(tmp_path: P
     assert stopping.wait_count == 2
     assert {path.stem for path in tmp_path.glob("*.ckpt")} == {"step=10", "step=20", "step=30"}
     wrong = lightning_callbacks.EarlyStopping("eval/fid")
-    with pytest.raises(UserError, match=r"there is no number 'eval/fid'; there are .*eval/w2_64"):
+    with pytest.raises(UserError, match=r"EarlyStopping.monitor: expected one of .*eval/w2_64.*, got 'eval/fid'"):
         fit(build("W1FE"), data(), 10, callbacks=[wrong, evaluate])
 
 

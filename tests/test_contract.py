@@ -553,7 +553,7 @@ def test_mistakes_on_the_command_line_are_sentences(capsys: pytest.CaptureFixtur
     assert main(["check-method", "checked_methods.Mine"]) == 2
     assert "--config: expected a file with a model and data, got none" in capsys.readouterr().err
     assert main(["check-method", "checked_methods.Nothing", "--config", "config.yaml"]) == 2
-    assert "there is no 'Nothing' in the module checked_methods" in capsys.readouterr().err
+    assert "expected a class of the module checked_methods, got 'Nothing'" in capsys.readouterr().err
     assert main(["check-method", "--config", "config.yaml", "--model.step_size", "-1"]) == 2
     assert "model.step_size: expected a number above 0, got -1" in capsys.readouterr().err
 

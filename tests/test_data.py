@@ -400,7 +400,7 @@ def test_damaged_prepared_images_are_one_sentence(tmp_path: Path, small_blocks: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "prepare needs DATA first"),
+        ([], "prepare: expected DATA first"),
         (["imagenet", "--root", "nowhere", "--out", "out"], "nowhere/train: expected images, got none"),
         (["imagenet", "--root", "here", "--out", "here"], "--out: expected another folder than --root"),
         (["imagenet", "--root", "here", "--out", "out", "--size", "0"], "--size: expected at least 1, got 0"),

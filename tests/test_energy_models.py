@@ -719,7 +719,7 @@ def test_checkpoints_of_other_levels_are_refused(runs: dict[str, str], capsys: p
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert "model.num_levels is 6 in the checkpoint's run and 4 here" in printed.out
-    assert "does not fit the networks" in printed.err
+    assert "expected the networks of this configuration, got others" in printed.err
 
 
 def test_generators_have_no_energy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

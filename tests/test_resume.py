@@ -119,7 +119,7 @@ def test_every_command_takes_a_file_a_folder_last_and_best(run: Path, capsys: py
     capsys.readouterr()
     assert main(["evaluate", "last", "--n", "64", "--metrics", "[{class_path: ModeCoverage}]"]) == 0
     out = capsys.readouterr().out
-    assert "cannot be read as a checkpoint (it is empty)" in out
+    assert "last.ckpt: expected a checkpoint, got a file that cannot be read (it is empty)" in out
     assert "previous.ckpt, iteration 10" in out
     for command in ("density", "ood", "neighbours"):  # these commands reach the method, which they do not support
         assert main([command, "last"]) == 2
@@ -132,7 +132,7 @@ def test_every_command_takes_a_file_a_folder_last_and_best(run: Path, capsys: py
         ["fit", "--config", TOY, "--ckpt_path", str(run)],
     ):
         assert main(words) == 2
-        assert "last.ckpt cannot be read as a checkpoint (it is empty)" in capsys.readouterr().err
+        assert "got a file that cannot be read (it is empty)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("loss", ["empty", "gone"])
@@ -235,7 +235,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--trainer.precision", "bf16-true"], "trainer.precision"),
     (["--data.batch_size", "0"], "data.batch_size: expected at least 1, got 0"),
     (["--evaluation.num_samples", "0"], "evaluation.num_samples: expected at least 1, got 0"),
-    (["--run.root", "{run}/config.yaml"], "run.root: cannot make the run folder"),
+    (["--run.root", "{run}/config.yaml"], "run.root: expected a writable place"),
     (["--ckpt_path", "{run}", "--run.root", "new", "--model.critic.network.width", "17"], "critic"),
 ]
 
@@ -367,7 +367,7 @@ def test_a_holder_that_is_not_seen_is_waited_for(
     assert time.monotonic() - start >= 0.3
     assert "is held by process 1 on node7" in capsys.readouterr().out
     (tmp_path / ".holder.json").write_text("{")
-    with pytest.raises(UserError, match="a process that left no name"):
+    with pytest.raises(UserError, match="got an unknown process"):
         RunLock().acquire(tmp_path)
     first.release()
     RunLock().acquire(tmp_path)

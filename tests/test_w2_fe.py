@@ -326,5 +326,5 @@ def test_the_flow_picture_follows_a_resumed_run(tmp_path: Path) -> None:
     run(4)
     resumed = run(8, tmp_path / "a.ckpt")
     assert [r["w2"] for r in resumed.records] == [r["w2"] for r in whole.records]
-    with pytest.raises(UserError, match="expected a generator of points in the plane for FlowPicture, got W1FE"):
+    with pytest.raises(UserError, match="FlowPicture: expected a generator of points in the plane, got W1FE"):
         fit(build("W1FE", images=True), data(images=True), max_steps=1, callbacks=[FlowPicture()])

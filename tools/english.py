@@ -1,7 +1,7 @@
 """Check the prose of the project against its vocabulary: `python tools/english.py [FILE OR FOLDER ...]`.
 
 It reads the text of Markdown files, the comments of YAML files, and the docstrings, comments and sentences of Python
-files. Code in backticks and code blocks is not prose. Without arguments it reads the whole project except `NOT_YET`.
+files. Code in backticks and code blocks is not prose. Without arguments it reads the whole project.
 """
 
 import ast
@@ -18,12 +18,6 @@ PLACES = ("README.md", "CHANGELOG.md", "docs", "pt_flows", "tests", "benchmarks"
           ".pre-commit-config.yaml", ".ci", "pyproject.toml")  # fmt: skip
 OWN = ("tools/english.py", "tests/test_english.py")
 """The check and its test, which quote what they forbid."""
-NOT_YET: tuple[str, ...] = (
-    "pt_flows/bounds.py", "pt_flows/callbacks/", "pt_flows/cli/", "pt_flows/construction.py",
-    "pt_flows/contracts.py", "pt_flows/errors.py", "pt_flows/progress.py", "pt_flows/runs/",
-)  # fmt: skip
-"""Places that do not follow the vocabulary yet: files, or folders that end in a slash."""
-
 VOCABULARY = {
     r"can not": 'write "cannot"',
     r"(go|goes|going|gone|went) on": "write continue or resume",
@@ -161,7 +155,6 @@ def check(places: list[Path]) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Print the findings; the exit code is 1 if there are any."""
     found = check([Path(argument) for argument in arguments] or [ROOT / place for place in PLACES])
-    found = [row for row in found if arguments or not row.startswith(NOT_YET)]
     print("\n".join(found) or "The prose follows the vocabulary.")
     return bool(found)
 

@@ -1,4 +1,4 @@
-"""Watching a run: evaluation, pictures, checkpoints, progress."""
+"""Callbacks of a run: evaluation, pictures, checkpoints, progress."""
 
 from pt_flows.callbacks.chains import ChainPicture
 from pt_flows.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints

@@ -1,4 +1,4 @@
-"""A picture of the chains of an energy-based model: their points, their labels, and how they move."""
+"""A picture of the chains of an energy-based model: their points, their labels and their jumps."""
 
 from pathlib import Path
 from typing import Any
@@ -16,32 +16,36 @@ from pt_flows.training.noise import generator_at
 
 
 class ChainPicture(EveryIterations):
-    """Draws `pictures/chains_<iteration>.png` from the replay buffer as training left it, also for W&B.
+    """Draws the current replay buffer to `pictures/chains_<iteration>.png`, and sends the picture to W&B.
 
-    For every method: a sample of the buffer (of its chains at label 0, where there are labels). For DA-EBM also the
-    share of each label beside the uniform one that a trained model has, step sizes and acceptance of every label, and
-    how often labels jump to which others.
+    The picture shows samples of the buffer. If chains have labels, these samples have label 0, and three panels follow:
+    the fraction of chains at each label, the step sizes and acceptance rates, and the jumps between labels.
 
     Args:
-        every_n_iterations: How often, beside after the last iteration.
-        num_images: Images of the buffer that are shown.
+        every_n_iterations: Iterations between two pictures. Another one follows the last iteration.
+        num_images: Number of images in the picture.
     """
 
     def __init__(self, every_n_iterations: CountOrZero = 1_000, num_images: Count = 36) -> None:
         super().__init__(every_n_iterations)
         self.num_images = num_images
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check the method before the run begins.
+
+        Raises:
+            UserError: It runs no chains.
+        """
+        if not isinstance(pl_module, RunsChains):
+            got = type(pl_module).__name__
+            raise UserError(f"ChainPicture: expected an energy-based model, got {got}. Remove the callback")
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draw where it is due; one process draws for all."""
+        """Draw when it is due, on the first process alone."""
         method = as_method(pl_module)
-        if not isinstance(method, RunsChains):
-            raise UserError(
-                f"trainer.callbacks: expected an energy-based model for ChainPicture, got {type(method).__name__}. "
-                "Remove ChainPicture"
-            )
-        if self.due(trainer, method) and trainer.is_global_zero:
+        if self.due(trainer, method) and trainer.is_global_zero and isinstance(method, RunsChains):
             folder = Path(trainer.default_root_dir) / "pictures"
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"chains_{method.iteration:08d}.png"
@@ -49,7 +53,13 @@ class ChainPicture(EveryIterations):
             send_picture(trainer, "chains", path, method.iteration)
 
     def draw(self, method: RunsChains, iteration: int, path: Path) -> None:
-        """Write the picture of the current chains."""
+        """Draw the current chains.
+
+        Args:
+            method: The method that runs them.
+            iteration: The current iteration, for the title.
+            path: The file to write.
+        """
         from matplotlib.figure import Figure
 
         levels = method if isinstance(method, HasLevels) else None
@@ -64,7 +74,7 @@ class ChainPicture(EveryIterations):
         figure.savefig(path, dpi=100)
 
     def draw_points(self, module: RunsChains, axis: Any) -> None:
-        """Images of the buffer, or its points in the plane."""
+        """Draw images of the buffer, or its points in the plane."""
         buffer = module.buffer
         here = (buffer.labels[: len(buffer)] == 0).nonzero().squeeze(1).cpu()
         order = torch.randperm(len(here), generator=generator_at("cpu", "chains"))
@@ -80,15 +90,15 @@ class ChainPicture(EveryIterations):
 
 
 def draw_labels(module: HasLevels, axis: Any) -> None:
-    """Share of the buffer's chains at every label, in units of the uniform share."""
-    shares = module.buffer.labels.bincount(minlength=module.num_labels) * module.num_labels / module.buffer.size
-    axis.bar(range(module.num_labels), shares.cpu(), color="#7570b3")
+    """Draw the fraction of chains at every label, relative to uniform labels, which a trained model has."""
+    fractions = module.buffer.labels.bincount(minlength=module.num_labels) * module.num_labels / module.buffer.size
+    axis.bar(range(module.num_labels), fractions.cpu(), color="#7570b3")
     axis.axhline(1, c="black", lw=1, ls="--")
-    axis.set(xlabel="label (0: data)", title="share of the buffer / uniform share")
+    axis.set(xlabel="label (0: data)", title="fraction of chains / uniform")
 
 
 def draw_steps(module: HasLevels, axis: Any) -> None:
-    """Step size of every label with its cap, and the acceptance of the last window."""
+    """Draw the step size of every label with its cap, and the acceptance of the last window."""
     steps, labels = module.step_sizes, range(module.num_labels)
     axis.semilogy(labels, steps.values.cpu(), c="#1b9e77", label="step size")
     axis.semilogy(labels, steps.caps.cpu(), c="#1b9e77", lw=0.8, ls=":", label="its cap")
@@ -101,7 +111,7 @@ def draw_steps(module: HasLevels, axis: Any) -> None:
 
 
 def draw_jumps(module: HasLevels, axis: Any) -> None:
-    """Where chains of each label jump to, as shares of each row, of about the last ten windows."""
+    """Draw the jumps from label to label over about the last ten windows; the fractions of a row sum to one."""
     jumps = module.jumps.cpu()
     axis.imshow(jumps / jumps.sum(1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0)
     axis.set(xlabel="label after", ylabel="label before", title="jumps")

@@ -1,7 +1,8 @@
-"""Checkpoints that survive: written whole or not at all, the last two and the best, and a clean stop on Ctrl-C."""
+"""Checkpoints that survive interruptions: atomic writes, the last two and the best, and a clean stop on Ctrl-C."""
 
 import contextlib
 import io
+import math
 import os
 import shutil
 import signal
@@ -23,13 +24,13 @@ from pt_flows.runs.signals import StopInOrder, listen
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write beside the target and rename, so that a kill or a full disk leaves the file that was there before."""
+    """Writes to a temporary file and renames it, so that a kill or a full disk leaves the previous checkpoint."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint whole or not at all.
+        """Write a checkpoint atomically.
 
         Raises:
-            OSError: The disk is full or the folder cannot be written; the previous file is untouched.
+            OSError: The disk is full or the folder is not writable. The previous file is unchanged.
         """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
@@ -40,15 +41,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(EveryIterations):
-    """`checkpoints/last.ckpt` every N iterations and at every end, `best.ckpt` whenever the first metric improves.
+    """Writes `checkpoints/last.ckpt` every N iterations and at the end, and `best.ckpt` when the first metric improves.
 
-    `previous.ckpt` is the one before the last, which a run goes on from if a disk has damaged the last.
+    `previous.ckpt` is the checkpoint before the last. A run continues from it if the last one is damaged.
 
-    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 finish the block at hand, save, and stop; a third signal stops at once. A
-    `fast_dev_run` saves nothing. An exception that ends training gets a note of what is kept.
+    On Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, training finishes the current block, saves and stops. A third signal stops it
+    at once. A `fast_dev_run` saves nothing. An exception that ends training gets a note about the lost iterations.
 
     Args:
-        every_n_iterations: How often `last.ckpt` is written.
+        every_n_iterations: Iterations between two writes of `last.ckpt`.
     """
 
     def __init__(self, every_n_iterations: CountOrZero = 1_000) -> None:
@@ -60,19 +61,19 @@ class Checkpoints(EveryIterations):
         self._start, self._kept = 0, cast(int | None, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, so that a resumed run goes on comparing."""
+        """Return the best value so far, with which a resumed run compares."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best value."""
+        """Restore the best value."""
         self.best = state_dict["best"]
 
     def folder(self, trainer: L.Trainer) -> Path:
-        """Where the files are."""
+        """Return the folder of the checkpoints."""
         return Path(trainer.default_root_dir) / "checkpoints"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen for signals in place of Lightning, which gives all of them back when it is done."""
+        """Handle signals instead of Lightning, which restores all handlers at its end."""
         super().on_train_start(trainer, pl_module)
         module = as_method(pl_module)
         self._start = module.iteration
@@ -83,7 +84,7 @@ class Checkpoints(EveryIterations):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where it is due; stop where a signal asked for it."""
+        """Save when it is due; stop if a signal was received."""
         module = as_method(pl_module)
         improved = self._improved(trainer, module.iteration)
         stop = self._stop_asked(trainer, module)
@@ -98,22 +99,22 @@ class Checkpoints(EveryIterations):
         received = self._signals is not None and self._signals.received is not None
         if trainer.world_size == 1:
             return received
-        if module.iteration % module.log_interval:  # ranks must agree, and agreeing costs a message
+        if module.iteration % module.log_interval:  # processes must agree, which costs a message
             return False
         return trainer.strategy.reduce_boolean_decision(received, all=False)
 
     def _stop(self, trainer: L.Trainer) -> None:
-        """End the loop whatever it was to do at the least."""
+        """End the loop, whatever minimum was set."""
         loop = trainer.fit_loop
         loop.min_epochs = loop.epoch_loop.min_steps = 0
         trainer.should_stop = True
         if self.stopped_by is None and as_method(trainer.lightning_module).iteration != trainer.max_steps:
             received = self._signals.received if self._signals else None
-            self.stopped_by = received or signal.SIGTERM  # another rank's
+            self.stopped_by = received or signal.SIGTERM  # another process received it
             trainer.state.status = TrainerStatus.INTERRUPTED
 
     def save(self, trainer: L.Trainer, iteration: int) -> None:
-        """Write `last.ckpt`, once per state at most."""
+        """Write `last.ckpt`, at most once per state."""
         if (iteration, self.best) == self._saved or cast(Any, trainer).fast_dev_run:
             return
         last = self.folder(trainer) / "last.ckpt"
@@ -123,17 +124,16 @@ class Checkpoints(EveryIterations):
         self._saved, self._kept = (iteration, self.best), iteration
 
     def at_risk(self, trainer: L.Trainer, iteration: int) -> str:
-        """What is lost when the run ends now, and how to continue from what is not."""
+        """Return the iterations that are lost if the run ends now, and the option that continues it."""
         since = self._start if self._kept is None else self._kept
-        lost = (
-            f"iterations {since + 1} to {iteration} are lost" if iteration > since else "no finished iteration is lost"
-        )
+        lost = f"iterations {since + 1} to {iteration} are lost"
+        lost = lost if iteration > since else "no finished iteration is lost"
         if self._kept is None:
             return f"{lost}; no checkpoint was written"
         return f"{lost}; --ckpt_path {trainer.default_root_dir} continues from iteration {self._kept}"
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Note on the exception what is kept."""
+        """Add a note about the lost iterations to the exception."""
         if self._signals is not None:
             exception.add_note(self.at_risk(trainer, as_method(pl_module).iteration))
         elif isinstance(exception, KeyboardInterrupt):
@@ -147,8 +147,8 @@ class Checkpoints(EveryIterations):
         value = evaluate.latest.get(key)
         if value is None:  # a milestone between two points of the curve
             return False
-        if value != value:
-            raise DivergenceError(f"{key} is not a number at iteration {iteration}")
+        if math.isnan(value):
+            raise DivergenceError(f"{key}: expected a number, got nan at iteration {iteration}")
         better = self.best is None or (value > self.best if higher_is_better else value < self.best)
         if better:
             self.best = value
@@ -156,7 +156,7 @@ class Checkpoints(EveryIterations):
 
 
 def copy_atomically(source: Path, target: Path) -> None:
-    """A second name for the file where the file system allows it, else a copy; never a half-written target."""
+    """Give a file a second name by a hard link or, on file systems without links, by an atomic copy."""
     with replacing(target) as partial:
         with contextlib.suppress(OSError):  # a file system without hard links
             os.link(source, partial)

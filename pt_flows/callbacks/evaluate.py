@@ -1,4 +1,4 @@
-"""Measure generated samples on a schedule, and in `validate` and `test`."""
+"""Measurement of generated samples during training, in `validate` and in `test`."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -19,27 +19,27 @@ from pt_flows.samplers import Sampler
 
 
 class Tier(NamedTuple):
-    """Metrics that are measured together, on so many samples over all ranks."""
+    """Metrics that are measured on the same samples, and the number of samples over all processes."""
 
     metrics: list[SampleMetric]
     num_samples: int
 
 
 class Evaluate(EveryIterations):
-    """One pass over generated samples feeds every metric; the numbers go to all loggers as `eval/<key>`.
+    """Measures all metrics in one pass over generated samples, and logs the numbers as `eval/<key>`.
 
-    The noise is the same at every evaluation and in every run, so that curves differ by weights alone. Two tiers: a
-    cheap curve, and full numbers at milestones and at the end.
+    The noise is the same at every evaluation and in every run, so that curves differ by weights alone. There are two
+    tiers: a cheap curve, and full numbers at milestones and at the end.
 
     Args:
-        metrics: What to measure, one metric or a list; the first one ranks checkpoints.
-        num_samples: Generated samples per evaluation, over all ranks.
-        every_n_iterations: How often, beside after the last iteration.
+        metrics: One metric or a list of metrics. The first one ranks checkpoints.
+        num_samples: Generated samples per evaluation, over all processes.
+        every_n_iterations: Iterations between two evaluations. Another one follows the last iteration.
         weights: The moving average, or the raw weights.
         sampler: Draws the samples; default the method's own way.
-        full_metrics: What to measure rarely, on more samples.
-        full_num_samples: Generated samples for them, over all ranks.
-        full_every_n_iterations: How often, beside after the last iteration; 0 for then only.
+        full_metrics: One metric or a list of metrics, measured rarely and on more samples.
+        full_num_samples: Generated samples for the full metrics, over all processes.
+        full_every_n_iterations: Iterations between two full evaluations; 0 evaluates after the last iteration only.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Evaluate(EveryIterations):
 
     @property
     def latest(self) -> dict[str, float]:
-        """The numbers of the last evaluation by their log keys."""
+        """Numbers of the last evaluation by log key."""
         return {f"eval/{key}": value for _, numbers in self.found for key, value in numbers.items()}
 
     @property
     def watched(self) -> tuple[str, bool] | None:
-        """Log key that ranks checkpoints, and whether higher is better; None without metrics."""
+        """The log key that ranks checkpoints, and whether higher is better; None without metrics."""
         if not self.curve.metrics:
             return None
         first = self.curve.metrics[0]
@@ -76,22 +76,22 @@ class Evaluate(EveryIterations):
 
     @property
     def tiers(self) -> list[Tier]:
-        """Those that measure anything."""
+        """The tiers that have metrics."""
         return [tier for tier in (self.curve, self.full) if tier.metrics]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prepare references before training, so that what is missing is missed at once."""
+        """Prepare references before training, so that missing files are reported at once."""
         if self.tiers:
             watch_evaluations(trainer)
         self.prepare(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do not measure again what was measured before a resume."""
+        """Skip evaluations that were done before a resume."""
         super().on_train_start(trainer, pl_module)
         self.milestones.on_train_start(trainer, pl_module)
 
     def prepare(self, trainer: L.Trainer) -> None:
-        """Give every metric its reference, and check that the method can be drawn from."""
+        """Give every metric its reference, and check that the sampler fits the method."""
         method = as_method(trainer.lightning_module)
         self.subject = Subject(method, self.weights, self.sampler, cast(Any, trainer).datamodule)
         if self.tiers:
@@ -104,7 +104,7 @@ class Evaluate(EveryIterations):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Evaluate where it is due."""
+        """Evaluate when it is due."""
         module = as_method(pl_module)
         due = [(self.due(trainer, module), self.curve), (self.milestones.due(trainer, module), self.full)]
         if tiers := [tier for now, tier in due if now and tier.metrics]:
@@ -114,7 +114,7 @@ class Evaluate(EveryIterations):
             tell_watchers(trainer, module, self.latest)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure the end of a run that ended early."""
+        """Evaluate at the end of a run that ended early."""
         self.milestones.ends = not trainer.interrupted
         super().on_train_end(trainer, pl_module)
 
@@ -126,7 +126,7 @@ class Evaluate(EveryIterations):
             pl_module.log_dict(self.latest)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluate in `pt-flows test`: against the test split where a metric names a split."""
+        """Evaluate in `pt-flows test`. Metrics that have a split use the test split."""
         for tier in self.tiers:
             for metric in tier.metrics:
                 metric.use_split("test")
@@ -135,15 +135,15 @@ class Evaluate(EveryIterations):
         pl_module.log_dict(self.latest)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the last numbers with their passports to the run folder, as `pt-flows evaluate` would."""
+        """Write the last numbers with their passports to the run folder, as `pt-flows evaluate` does."""
         method = as_method(pl_module)
         if self.latest_iteration == method.iteration and not cast(Any, trainer).fast_dev_run:
             record_run(trainer, self.subject, self.found)
 
     @torch.no_grad()
     def measure(self, module: Method, tiers: Sequence[Tier]) -> None:
-        """Find all numbers of the current weights."""
-        same = self.latest_iteration == module.iteration  # an early end adds what was not due there
+        """Measure the current weights."""
+        same = self.latest_iteration == module.iteration  # an early end adds the tiers that were not due
         self.found = [(old, numbers) for old, numbers in self.found if same and all(old is not new for new in tiers)]
         for tier in tiers:
             numbers = measure(self.subject, tier.metrics, tier.num_samples, "evaluation", "evaluating")

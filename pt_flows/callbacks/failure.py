@@ -1,4 +1,4 @@
-"""A note in the run folder that training has failed, so that a comparison counts the seed."""
+"""A file that records a failed training, so that comparisons count its seed."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ from pt_flows.runs.folder import FAILED
 
 
 class Failure(L.Callback):
-    """Writes `failed.txt` into the run folder if training diverges, and removes it if the run is continued."""
+    """Writes `failed.txt` to the run folder if training diverges, and removes it if the run continues."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the failure before a resume."""
+        """Remove the record of a failure before this run was resumed."""
         if trainer.is_global_zero:
             (Path(trainer.default_root_dir) / FAILED).unlink(missing_ok=True)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write the reason, here and in W&B's summary."""
+        """Write the reason to the file and to W&B's summary."""
         if not isinstance(exception, DivergenceError) or not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         (Path(trainer.default_root_dir) / FAILED).write_text(f"{exception}\n")

@@ -1,4 +1,4 @@
-"""A picture of a flow on the plane: paths of particles, level lines of the potential, the distance over time."""
+"""A picture of a flow in the plane: paths of particles, level lines of the potential, and the distance over time."""
 
 import math
 from pathlib import Path
@@ -21,17 +21,16 @@ GRID = 64
 
 
 class FlowPicture(EveryIterations):
-    """Follows particles G(z) of fixed z, as the last weights have them, and draws `pictures/flow.png` at the end.
+    """Follows particles G(z) for fixed z under the raw weights, and draws `pictures/flow.png` at the end.
 
-    The picture and the animation are shown in W&B, too.
-
-    Left are their paths from start to end over the target, with level lines of the potential at the last record; right
-    is W2 to the target on a logarithmic axis, beside the factor Π(1 - ε) by which exact Euler steps of the
-    Wasserstein-2 flow would shrink it (W2-FE only), and the floor, real against real. One process draws for all.
+    The left panel shows their paths over the target, and level lines of the potential at the last record. The right
+    panel shows W2 to the target on a logarithmic axis, with the distance between real samples as the floor. For W2-FE
+    it also shows Π(1 - ε), the factor by which exact Euler steps would shorten the distance. The first process draws,
+    and sends the picture and the animation to W&B.
 
     Args:
-        every_n_iterations: How often particles are recorded.
-        num_particles: How many paths are drawn.
+        every_n_iterations: Iterations between two records of the particles.
+        num_particles: Number of paths in the picture.
         animate: Also write `pictures/flow.gif`, one frame per record.
     """
 
@@ -43,17 +42,27 @@ class FlowPicture(EveryIterations):
         self._before = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything recorded, so that a continued run draws whole paths."""
+        """Return all records, so that a resumed run draws complete paths."""
         return {"left": self.left, "records": self.records}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what was recorded."""
+        """Restore the records."""
         self.left, self.records = state_dict["left"], state_dict["records"]
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check the method before the run begins.
+
+        Raises:
+            UserError: Its samples do not lie in the plane.
+        """
+        if not isinstance(pl_module, MapsLatents) or tuple(pl_module.generator.event_shape) != (2,):
+            got = type(pl_module).__name__
+            raise UserError(f"FlowPicture: expected a generator of points in the plane, got {got}. Remove the callback")
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Fix what is followed; record the start."""
+        """Choose the particles, the target and the frame, and record the start."""
         super().on_train_start(trainer, pl_module)
-        module = self.checked(pl_module)
+        module = as_method(pl_module)
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self.target = data.reference("test", NUM_MEASURED)
         self.floor = exact_wasserstein(data.reference("train", NUM_MEASURED), self.target, p=2)
@@ -67,21 +76,11 @@ class FlowPicture(EveryIterations):
         if not self.records and trainer.is_global_zero:
             self.record(module)
 
-    def checked(self, pl_module: L.LightningModule) -> Method:
-        """The method, if its samples lie in the plane."""
-        method = as_method(pl_module)
-        if not isinstance(method, MapsLatents) or tuple(method.generator.event_shape) != (2,):
-            raise UserError(
-                f"trainer.callbacks: expected a generator of points in the plane for FlowPicture, got "
-                f"{type(method).__name__}. Remove FlowPicture"
-            )
-        return method
-
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record where it is due."""
-        module = self.checked(pl_module)
+        """Record when it is due, and draw at the end."""
+        module = as_method(pl_module)
         fraction = module.fraction_of_the_way if isinstance(module, ShortensPaths) else math.nan
         self.left *= max(1.0 - fraction, 0.0) ** (module.iteration - self._before)
         self._before = module.iteration
@@ -115,7 +114,7 @@ class FlowPicture(EveryIterations):
         )
 
     def axes(self) -> tuple[Any, Any, Any]:
-        """A figure with the plane and the distance."""
+        """Make a figure of two panels: the plane, which is empty, and the distance."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9.5, 4.6), layout="constrained")
@@ -132,7 +131,7 @@ class FlowPicture(EveryIterations):
         return figure, plane, distance
 
     def draw_plane(self, plane: Any, last: int) -> None:
-        """Paths up to a record over the target and the potential of that moment."""
+        """Draw the paths up to a record over the target and the recorded potential."""
         paths = torch.stack([r["particles"] for r in self.records[: last + 1]])
         record = self.records[last]
         (left, bottom), (right, top) = (corner.tolist() for corner in self.frame)
@@ -147,13 +146,13 @@ class FlowPicture(EveryIterations):
         plane.legend(loc="upper right", fontsize=8, markerscale=1.5, framealpha=0.8)
 
     def draw(self, path: Path) -> None:
-        """The picture of the whole run."""
+        """Draw the whole run."""
         figure, plane, _ = self.axes()
         self.draw_plane(plane, len(self.records) - 1)
         figure.savefig(path, dpi=110)
 
     def write_animation(self, path: Path) -> None:
-        """One frame per record, twelve a second."""
+        """Write an animation with one frame per record, twelve frames a second."""
         from matplotlib.animation import FuncAnimation, PillowWriter
 
         figure, plane, distance = self.axes()

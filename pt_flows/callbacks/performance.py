@@ -1,4 +1,4 @@
-"""What makes training faster and leaves its results as they are, up to rounding, with one switch to turn it off."""
+"""Settings that make training faster and keep its results up to rounding, with one switch to turn them off."""
 
 from typing import Any, Literal
 
@@ -16,22 +16,22 @@ Mode = Literal["fast", "reference", "compile"]
 
 
 class Performance(Constructed, L.Callback):
-    """Chooses how a step is computed, not what.
+    """Chooses a faster or a plainer way to compute the same steps.
 
-    `fast`: convolutions in channels-last memory, Adam in one kernel and, on a GPU, TensorFloat-32 (not for methods
-    whose steps are small differences), the fastest convolution algorithm by trial, and images kept on the device where
-    they fit. `reference`: none of it. `compile`: as `fast`, with those networks compiled that are differentiated once;
-    compiled functions have no second derivative.
+    `fast` uses channels-last memory for convolutions and one kernel for Adam. On a GPU it also uses TensorFloat-32
+    (unless steps are small differences), the fastest convolution algorithm by trial, and keeps images on the device if
+    they fit. `reference` turns all of it off. `compile` is `fast`, and compiles the networks that are differentiated
+    once. Compiled functions have no second derivative.
 
     Args:
-        mode: One of the three.
+        mode: "fast", "reference" or "compile".
     """
 
     def __init__(self, mode: Mode = "fast") -> None:
         self.mode: Mode = mode
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Lay out memory before optimizers are made, and set what torch has once for a process."""
+        """Lay out memory before optimizers are made, and set torch's settings of the process."""
         if stage != "fit":
             return
         module, fast = as_method(pl_module), self.mode != "reference"
@@ -47,7 +47,7 @@ class Performance(Constructed, L.Callback):
                 network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose the optimizers' kernels; compile where it is asked for and can be."""
+        """Choose the kernels of the optimizers, and compile networks in the mode `compile`."""
         if self.mode != "reference":
             for optimizer in trainer.optimizers:
                 fuse(optimizer)
@@ -55,7 +55,7 @@ class Performance(Constructed, L.Callback):
             compile_networks(as_method(pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Fit what a checkpoint brought to the parameters: it may come from another mode."""
+        """Lay out the restored state of the optimizers like the parameters: the checkpoint may be of another mode."""
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
@@ -67,20 +67,20 @@ class Performance(Constructed, L.Callback):
                             state[name] = laid_out_like(parameter, value)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give torch's settings back."""
+        """Restore torch's settings."""
         if stage == "fit":
             for network in as_method(pl_module).networks.values():
                 network.__dict__.pop("forward", None)
             cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = self._backends
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give them back also where a start is refused or a run breaks off, which Lightning does not tear down."""
+        """Restore torch's settings after an error, after which Lightning does not call `teardown`."""
         if hasattr(self, "_backends"):
             self.teardown(trainer, pl_module, "fit")
 
 
 def fuse(optimizer: Optimizer) -> None:
-    """Let Adam update all parameters in one kernel, where its user has not chosen another."""
+    """Let Adam update all parameters in one kernel, unless another implementation is chosen."""
     if not isinstance(optimizer, Adam):
         return
     chosen = ("fused", "foreach", "capturable", "differentiable")
@@ -98,9 +98,9 @@ def _lay_out_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 
 def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """The value in the memory order of a parameter of its shape: fused kernels take both for one flat array.
+    """Return the value in the memory order of a parameter of the same shape.
 
-    Torch's fused Adam does not check this on a CPU and gives wrong results where the orders differ.
+    Fused kernels read both as flat arrays. On a CPU, torch's fused Adam does not check that their orders agree.
     """
     if value.stride() == parameter.stride() or value.shape != parameter.shape:
         return value
@@ -108,7 +108,7 @@ def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def compile_networks(module: Method) -> None:
-    """Compile the networks that no second derivative goes through, and say which these are."""
+    """Compile the networks that are differentiated once, and print their names."""
     networks = module.networks
     for name in module.differentiated_once:
         network: nn.Module = networks[name]

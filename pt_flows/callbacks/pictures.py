@@ -1,4 +1,4 @@
-"""Pictures of samples along a run: grids of images, densities of toys."""
+"""Pictures of samples during training: grids of images, densities of toys."""
 
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from pt_flows.training.noise import generator_at
 
 
 def send_picture(trainer: L.Trainer, key: str, path: Path, iteration: int) -> None:
-    """Show a picture or an animation in W&B, where the run has it.
+    """Send a picture or an animation to W&B, if the run uses it.
 
     Args:
-        trainer: Has the loggers.
+        trainer: The trainer with the loggers.
         key: Name of the panel.
-        path: A file of the run folder; nothing is sent if it was not written.
-        iteration: The moment that it shows.
+        path: A file of the run folder. Nothing is sent if it does not exist.
+        iteration: The iteration in the picture.
     """
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and path.is_file():
@@ -36,13 +36,13 @@ def send_picture(trainer: L.Trainer, key: str, path: Path, iteration: int) -> No
 
 
 class Pictures(EveryIterations):
-    """A picture every N iterations, from the same noise each time, in `pictures/` of the run folder and in W&B.
+    """Draws samples from the same noise every N iterations, in `pictures/` of the run folder and in W&B.
 
-    A method that draws no samples has none.
+    Methods that generate no samples have no pictures.
 
     Args:
-        every_n_iterations: Iterations between two pictures; one more after the last iteration.
-        num_images: Images in a grid; toys show 5,000 points beside the target.
+        every_n_iterations: Iterations between two pictures. Another one follows the last iteration.
+        num_images: Images in a grid. Toys show 5,000 points next to the target.
         weights: The moving average, or the raw weights.
         sampler: Draws the samples; default the method's own way.
     """
@@ -61,7 +61,7 @@ class Pictures(EveryIterations):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draw where it is due; one process draws for all."""
+        """Draw when it is due, on the first process alone."""
         method = as_method(pl_module)
         draws = self.sampler is not None or isinstance(method, MapsLatents | RunsChains | Samples)
         if not draws or not self.due(trainer, method) or not trainer.is_global_zero:
@@ -72,12 +72,12 @@ class Pictures(EveryIterations):
 
     @torch.no_grad()
     def draw(self, trainer: L.Trainer, method: Method, path: Path) -> None:
-        """Write the picture of the current weights; other samples than images and points in the plane have none."""
+        """Draw samples of the current weights, if they are images or points in the plane."""
         data: Any = getattr(trainer, "datamodule", None)
         shape = tuple(data.event_shape)
         before, samples = self.before_and_after(method, data, self.num_images if len(shape) == 3 else 5000)
         if len(shape) == 3:
-            if before is not None and before.shape == samples.shape:  # pairs, left before and right after
+            if before is not None and before.shape == samples.shape:  # pairs: source left, generated right
                 samples = torch.stack([before, samples], 1).flatten(0, 1)[: 2 * (self.num_images // 2)]
             save_grid(samples, path)
         elif shape == (2,):
@@ -86,7 +86,7 @@ class Pictures(EveryIterations):
             save_density(panels | {f"iteration {method.iteration}": samples}, path)
 
     def before_and_after(self, method: Method, data: Any, num: int) -> tuple[Tensor | None, Tensor]:
-        """Samples from the pictures' fixed noise, on the host; before them, for maps of data, the source's."""
+        """Return samples from fixed noise, on the CPU, and before them, for maps of data, the samples of the source."""
         rng, source = generator_at("cpu", "pictures"), getattr(data, "source", None)
         if source is None or not isinstance(method, MapsLatents):
             sampler = Subject(method, self.weights, self.sampler, data).prepared()

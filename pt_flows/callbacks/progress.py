@@ -1,4 +1,4 @@
-"""A progress bar in iterations, with the time that is left."""
+"""A progress bar in iterations, with the remaining time."""
 
 import sys
 import time
@@ -15,9 +15,9 @@ SECONDS_TO_JUDGE, LONG = 20.0, 3600.0
 
 
 class Progress(ProgressBar):
-    """A bar on a terminal; on anything else one line every half minute.
+    """Shows a bar in a terminal, and otherwise prints a line every half minute.
 
-    Shows losses and the latest evaluation as they were last logged, and never asks the device for a number.
+    Losses and evaluations are those that were last logged, so that showing them never waits for the device.
     """
 
     def __init__(self) -> None:
@@ -26,24 +26,23 @@ class Progress(ProgressBar):
         self._start = (0, 0.0)
         self._last_line = 0.0
         self._judged = False
+        self._enabled = True
 
     def disable(self) -> None:
-        """Called by the Trainer on all ranks but the first."""
+        """Hide the bar. The Trainer calls this on all processes but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Called by the Trainer."""
+        """Show the bar."""
         self._enabled = True
-
-    _enabled = True
 
     @property
     def is_enabled(self) -> bool:
-        """What Lightning asks before a module prints."""
+        """Whether the bar is shown. Lightning asks before a module prints."""
         return self._enabled
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin at the iteration that the run starts from."""
+        """Begin at the first iteration of this run."""
         iteration = as_method(pl_module).iteration
         self._start, self._last_line = (iteration, time.monotonic()), time.monotonic()
         if self._enabled and sys.stderr.isatty():
@@ -53,7 +52,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move on."""
+        """Advance the bar, or print a line when it is due."""
         if not self._enabled:
             return
         iteration = as_method(pl_module).iteration
@@ -66,15 +65,15 @@ class Progress(ProgressBar):
             self.line(trainer, iteration)
 
     def judge(self, trainer: L.Trainer, iteration: int) -> None:
-        """Say once, early, when a CPU will need hours for what is a GPU's work."""
+        """Print a note, once and early, if a CPU will need hours for the run."""
         if self._judged or time.monotonic() - self._start[1] < SECONDS_TO_JUDGE:
             return
         self._judged = True
         left = (trainer.max_steps - iteration) / self.rate(iteration)
         if trainer.strategy.root_device.type == "cpu" and left > LONG:
             tqdm.write(
-                f"note: on this CPU {trainer.max_steps} iterations will take about {left / LONG:.0f} hours; a recipe "
-                "whose name ends in _small suits a CPU; --trainer.max_steps shortens this one",
+                f"note: {trainer.max_steps} iterations will take about {left / LONG:.0f} hours on this CPU. Use a "
+                "recipe whose name ends in _small, or lower trainer.max_steps",
                 file=sys.stderr,
             )
 
@@ -84,18 +83,16 @@ class Progress(ProgressBar):
         return max(iteration - start, 1) / (time.monotonic() - since)
 
     def line(self, trainer: L.Trainer, iteration: int) -> None:
-        """One line for a log file."""
-        rate = self.rate(iteration)
-        left = "" if trainer.max_steps < 1 else f", {tqdm.format_interval((trainer.max_steps - iteration) / rate)} left"
-        total = "" if trainer.max_steps < 1 else f" of {trainer.max_steps}"
-        print(
-            f"iteration {iteration}{total}  {self.numbers(trainer)}  {rate:.3g} it/s{left}",
-            file=sys.stderr,
-            flush=True,
-        )
+        """Print a line for a log file."""
+        rate, total, left = self.rate(iteration), "", ""
+        if trainer.max_steps > 0:
+            total = f" of {trainer.max_steps}"
+            left = f", {tqdm.format_interval((trainer.max_steps - iteration) / rate)} left"
+        text = f"iteration {iteration}{total}  {self.numbers(trainer)}  {rate:.3g} it/s{left}"
+        print(text, file=sys.stderr, flush=True)
 
     def numbers(self, trainer: L.Trainer) -> str:
-        """Losses and evaluations as last logged."""
+        """Return the losses and evaluations that were last logged, as text."""
         shown = {
             key.split("/", 1)[1]: float(value)
             for key, value in trainer.callback_metrics.items()
@@ -104,14 +101,14 @@ class Progress(ProgressBar):
         return " ".join(f"{name} {value:.4g}" for name, value in shown.items())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the finished bar."""
+        """Complete the bar."""
         if self._bar is not None:
             self._bar.update(as_method(pl_module).iteration - self._bar.n)
             self._bar.close()
             self._bar = None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Do not paint over the message."""
+        """Close the bar, so that it does not overwrite the message."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -1,4 +1,4 @@
-"""Records of a run at its end: its last numbers with their passports, in the run folder and in W&B."""
+"""Records at the end of a run: the last numbers with their passports, in the run folder and in W&B."""
 
 import json
 from pathlib import Path
@@ -19,12 +19,12 @@ from pt_flows.runs.folder import describe_run
 
 
 def record_run(trainer: L.Trainer, subject: Subject, found: list[tuple[Any, dict[str, float]]]) -> None:
-    """Write the numbers of training's last evaluation with their passports, as `evaluate` would.
+    """Write the numbers of the last evaluation with their passports, as `pt-flows evaluate` does.
 
     Args:
-        trainer: Has the run folder, as `default_root_dir`, the data and the loggers.
-        subject: The subject that was measured.
-        found: Metrics that were measured together, with the number of samples, and their numbers.
+        trainer: The trainer, whose `default_root_dir` is the run folder.
+        subject: The subject of the measurements.
+        found: Metrics that were measured together with their number of samples, and their numbers.
     """
     if not trainer.is_global_zero or not found:
         return
@@ -47,16 +47,16 @@ def describe_python_run(folder: Path, trainer: L.Trainer, method: Method, data: 
 
     Args:
         folder: The run folder.
-        trainer: Has the number of iterations.
+        trainer: The trainer with the number of iterations.
         method: The trained method.
-        data: Its data.
+        data: The data it was trained on.
     """
     try:
         sections = {"model": plain(method), "data": plain(data)}
     except TypeError:
         rank_zero_warn(
-            f"{folder}: expected a method and data that plain values describe, got others, so the run cannot be "
-            "compared. Build optimizers with functools.partial, and networks of classes that can be imported"
+            f"{folder}: expected a method and data with importable classes, got others, so the run cannot be compared. "
+            "Build optimizers with functools.partial, and define classes in modules"
         )
         return
     config = {"seed_everything": method.trained_seed, "trainer": {"max_steps": trainer.max_steps}} | sections

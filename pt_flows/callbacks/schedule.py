@@ -1,4 +1,4 @@
-"""When a callback acts, counted in iterations."""
+"""The base of callbacks that act every N iterations."""
 
 import lightning as L
 
@@ -9,10 +9,11 @@ from pt_flows.loop.method import Method
 
 
 class EveryIterations(Constructed, L.Callback):
-    """Base of callbacks that act every N iterations and after the last one, whatever made it the last.
+    """Base of callbacks that act every N iterations and after the last one.
 
-    A block of iterations that passes a multiple of N acts once, at its end. A subclass overrides `on_train_batch_end`
-    and asks `due`. A run that a signal stops acts no more, because it may have seconds left: it is only saved.
+    If a block of iterations passes a multiple of N, the callback acts once, at the end of the block. A subclass
+    overrides `on_train_batch_end` and asks `due`. After a signal it does not act, because the process may have only
+    seconds to save the run.
 
     Args:
         every_n_iterations: N; 0 acts after the last iteration only.
@@ -24,18 +25,18 @@ class EveryIterations(Constructed, L.Callback):
         self.ends = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do not act again on what happened before a resume."""
+        """Skip the iterations before a resume."""
         self._seen = self._acted = as_method(pl_module).iteration
         self.ends = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Act on the last iteration where the run ended before its plan."""
+        """Act after the last iteration of a run that ended early."""
         if not trainer.interrupted:
             self.ends = True
             self.on_train_batch_end(trainer, pl_module, None, None, -1)
 
     def due(self, trainer: L.Trainer, pl_module: Method) -> bool:
-        """Whether a multiple of N was passed since the last call, or the run ends here."""
+        """Whether the run passed a multiple of N since the last call, or ends here."""
         before, self._seen = self._seen, pl_module.iteration
         n = self.every_n_iterations
         passed = n > 0 and self._seen // n > before // n
@@ -52,8 +53,6 @@ def as_method(pl_module: L.LightningModule) -> Method:
         UserError: It is another LightningModule.
     """
     if not isinstance(pl_module, Method):
-        raise UserError(
-            f"{type(pl_module).__name__}: expected a method of pt_flows, got another LightningModule. Derive it from "
-            "pt_flows.Method"
-        )
+        name = type(pl_module).__name__
+        raise UserError(f"{name}: expected a pt_flows.Method, got another LightningModule. Derive it from Method")
     return pl_module

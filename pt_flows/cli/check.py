@@ -1,4 +1,4 @@
-"""`pt-flows check-method`: the contract, run on the method, the networks and the sampler of a configuration."""
+"""The command `check-method`: checks of the method, the networks and the sampler of a configuration."""
 
 from argparse import SUPPRESS
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 import pt_flows.data
 import pt_flows.methods
 import pt_flows.metrics
-import pt_flows.nets  # noqa: F401  short names are those of imported classes
+import pt_flows.nets  # noqa: F401  only imported classes have short names
 from pt_flows.callbacks import Evaluate
 from pt_flows.cli.parser import Explaining
 from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet
@@ -20,14 +20,14 @@ from pt_flows.loop.method import Method
 from pt_flows.testing import Report, check_method, check_network, check_sampler
 
 UNUSED = ("trainer", "pictures", "checkpoints", "run", "seed_everything", "perf", "ckpt_path")
-"""Keys of `fit` that may stand in its configuration files, and that no check depends on."""
+"""Keys of `fit` that its configuration files may have, and that no check needs."""
 
 
 def check(words: Sequence[str]) -> None:
-    """Check what a configuration names and print a line for every check; leave with 1 if one failed.
+    """Check the parts of a configuration, and print a line for every check. The exit code is 1 if one failed.
 
     Args:
-        words: `[CLASS_PATH] --config FILE [--KEY VALUE ...]`. The class takes the place of the configuration's model.
+        words: `[CLASS_PATH] --config FILE [--KEY VALUE ...]`. The class replaces the model of the configuration.
     """
     parser = checking_parser()
     config = parser.parse_args(with_class(words))
@@ -49,7 +49,7 @@ def check(words: Sequence[str]) -> None:
 
 
 def checking_parser() -> Explaining:
-    """A parser of the configurations of `fit`."""
+    """Return a parser of the configurations of `fit`."""
     parser = Explaining(
         prog="pt-flows check-method [CLASS_PATH]", description="Check a method, its networks, a sampler."
     )
@@ -63,15 +63,13 @@ def checking_parser() -> Explaining:
 
 
 def with_class(words: Sequence[str]) -> list[str]:
-    """The words with a class path at the beginning made the model, after all configuration files."""
+    """Return the words with a leading class path as `--model` after all configuration files."""
     words = list(words)
     if not words or words[0].startswith("-"):
         return words
     name, *rest = words
     configs = [i for i, word in enumerate(rest) if word.partition("=")[0] == "--config"]
     if not configs:
-        raise UserError(
-            "--config: expected a file with a model and data, got none. Give a configuration of pt-flows fit"
-        )
+        raise UserError("--config: expected a file with a model and data, got none. Give a configuration of fit")
     end = configs[-1] + (1 if "=" in rest[configs[-1]] else 2)
     return [*rest[:end], "--model", name, *rest[end:]]

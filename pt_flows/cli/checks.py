@@ -1,4 +1,4 @@
-"""Values that the parser accepts and that Lightning or torch would refuse later, in their own words."""
+"""Checks of values that the parser accepts and that Lightning or torch would reject later."""
 
 import importlib
 import inspect
@@ -13,19 +13,17 @@ from pt_flows.errors import UserError
 
 LARGEST_SEED = 2**32 - 1
 NOT_FOR_METHODS: dict[str, tuple[Any, str]] = {
-    "accumulate_grad_batches": (1, "a step of a method takes its whole minibatch; for less memory lower "
-                                "data.batch_size, take more devices or, with residual networks, "
-                                "activation_checkpointing"),
-    "gradient_clip_val": (None, "players clip their own gradients: model.energy.clip_norm, for example"),
-}  # fmt: skip
-"""Settings of the Trainer that are for loops of one optimizer: what they must be, and what to do instead."""
+    "accumulate_grad_batches": (1, "To save memory, lower data.batch_size or set activation_checkpointing"),
+    "gradient_clip_val": (None, "Set clip_norm of a player instead, such as model.energy.clip_norm"),
+}
+"""Settings of the Trainer for loops of one optimizer: their only supported values, and what to do instead."""
 
 
 def check_values(config: Any) -> None:
     """Check the seed, the device and the optimizers of a configuration.
 
     Raises:
-        UserError: One of them cannot work.
+        UserError: One of them is not supported.
     """
     seed = config.seed_everything
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed <= LARGEST_SEED:
@@ -40,34 +38,33 @@ def check_accelerator(name: Any) -> None:
     """Check that this machine has the device.
 
     Raises:
-        UserError: There is no such kind of device, or none of it here.
+        UserError: It does not.
     """
     if not isinstance(name, str) or name == "auto":
         return
     kinds = {kind: AcceleratorRegistry[kind]["accelerator"] for kind in AcceleratorRegistry.available_accelerators()}
-    asked = ("cuda", "mps") if name == "gpu" else (name,)
-    if not set(asked) <= set(kinds):
-        known = ", ".join(["auto", "gpu", *sorted(kinds)])
-        raise UserError(f"trainer.accelerator: expected one of {known}, got {name!r}")
-    if not any(kinds[kind].is_available() for kind in asked):
-        raise UserError(f"trainer.accelerator: {name} was asked for, but this machine has none. Use cpu or auto")
+    here = {kind for kind, accelerator in kinds.items() if accelerator.is_available()}
+    here |= {"gpu"} if here & {"cuda", "mps"} else set()
+    if name not in here:
+        choices = ", ".join(["auto", *sorted(here)])
+        raise UserError(f"trainer.accelerator: expected one of {choices} on this machine, got {name!r}")
 
 
 def check_strategy(name: Any) -> None:
-    """Check that Lightning knows the strategy.
+    """Check that Lightning has the strategy.
 
     Raises:
         UserError: It does not.
     """
     if isinstance(name, str) and name != "auto" and name not in StrategyRegistry.available_strategies():
-        raise UserError(f"trainer.strategy: expected auto, ddp or another of Lightning's strategies, got {name!r}")
+        raise UserError(f"trainer.strategy: expected auto, ddp or another strategy of Lightning, got {name!r}")
 
 
 def check_optimizer(key: str, given: Any) -> None:
-    """Build an optimizer for a small matrix and a vector, if it is one.
+    """Check that an optimizer fits the steps of a method, and that it can be built.
 
     Raises:
-        UserError: Its settings are refused, or its steps are not those that a method makes.
+        UserError: It needs sparse gradients or several losses per step, or it rejects its settings.
     """
     if not hasattr(given, "class_path"):
         return
@@ -77,24 +74,22 @@ def check_optimizer(key: str, given: Any) -> None:
         return
     closure = inspect.signature(cls.step).parameters.get("closure")
     if (closure is not None and closure.default is closure.empty) or cls is torch.optim.SparseAdam:
-        reason = (
-            "needs sparse gradients" if cls is torch.optim.SparseAdam else "evaluates its loss several times a step"
-        )
-        raise UserError(f"{key}: {name} is not supported, because it {reason}. Use Adam, SGD or RMSprop")
+        wanted = "an optimizer that takes one dense gradient per step"
+        raise UserError(f"{key}: expected {wanted}, got {name}. Use Adam, SGD or RMSprop")
     try:
         cls(torch.nn.Linear(2, 2).parameters(), **vars(given.get("init_args") or Namespace()))
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{key}: {name} refuses its settings: {error}") from error
+        raise UserError(f"{key}: expected settings that {name} accepts, got others. {error}") from error
 
 
 def check_training(trainer: Any) -> None:
-    """Check that the Trainer's settings are those of a method.
+    """Check that methods support the Trainer's settings, and that there is something to train.
 
     Raises:
-        UserError: One is for loops of one optimizer, or there is nothing to train.
+        UserError: A setting is for loops of one optimizer, or there are no iterations.
     """
-    for key, (default, instead) in NOT_FOR_METHODS.items():
-        if trainer[key] != default:
-            raise UserError(f"trainer.{key}: {trainer[key]} is not supported: {instead}")
+    for key, (only, instead) in NOT_FOR_METHODS.items():
+        if (given := trainer[key]) != only:
+            raise UserError(f"trainer.{key}: expected {only or 'null'}, got {given}. {instead}")
     if trainer.max_steps < 1:
-        raise UserError(f"trainer.max_steps must be the number of iterations to train, got {trainer.max_steps}")
+        raise UserError(f"trainer.max_steps: expected at least 1, got {trainer.max_steps}. Set the length of the run")

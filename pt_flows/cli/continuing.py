@@ -1,4 +1,4 @@
-"""Where a run is written, and the checkpoint that it starts from."""
+"""The folder of a run, and the checkpoint that it starts from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,14 @@ from pt_flows.runs.settings import NAMED, differences, short, within
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run is written, and what it starts from.
+    """The folder of a run, and the checkpoint that it starts from.
 
     Attributes:
         folder: The run folder.
-        checkpoint: The file that is loaded, if one is.
-        iteration: Of the checkpoint; 0 without one.
-        parent: For environment.json, the checkpoint that a new run starts from.
-        damaged: The last checkpoint, if it cannot be read and the one before is loaded.
+        checkpoint: The file to load, if any.
+        iteration: Iteration of the checkpoint; 0 without one.
+        parent: Record of the checkpoint that a new run starts from, for environment.json.
+        damaged: The last checkpoint, if it cannot be read and the previous one is loaded.
     """
 
     folder: Path
@@ -32,19 +32,20 @@ class Place:
 
 
 def place_to_train(config: Any, experiment: str, settings: dict[str, Any], lock: RunLock, branches: bool) -> Place:
-    """The place of `fit`: the run folder of a last checkpoint, which is continued there, or else a new one.
+    """Return the place of `fit`: the run folder of a last checkpoint, or else a new one.
 
-    From an earlier checkpoint, what came after it would be overwritten, so that it starts a run of its own.
+    A run continues in its folder from its last checkpoint alone. An earlier checkpoint starts a new run, because later
+    results would be overwritten.
 
     Args:
         config: The configuration of the command.
         experiment: The folder below `run.root`.
         settings: The configuration, as YAML reads it.
-        lock: Is taken for a run folder that is continued.
-        branches: Whether a run from a checkpoint is always a new one.
+        lock: The lock, which is acquired for a continued run.
+        branches: Whether every checkpoint starts a new run.
 
     Raises:
-        UserError: There is no such checkpoint, or it does not fit.
+        UserError: The checkpoint does not exist, or does not fit.
     """
     root = Path(config.run.root)
     if not config.ckpt_path:
@@ -57,16 +58,14 @@ def place_to_train(config: Any, experiment: str, settings: dict[str, Any], lock:
     if continued is not None:
         return Place(continued, checkpoint, iteration, damaged=wanted if checkpoint != wanted else None)
     if iteration >= config.trainer.max_steps:
-        raise UserError(
-            f"trainer.max_steps: expected more than {iteration}, the iteration of {checkpoint}, got "
-            f"{config.trainer.max_steps}. Raise it"
-        )
+        got = config.trainer.max_steps
+        raise UserError(f"trainer.max_steps: expected more than {iteration}, as in {checkpoint}, got {got}. Raise it")
     parent = {"checkpoint": str(checkpoint), "sha256": file_hash(checkpoint), "iteration": iteration}
     return Place(new_run_folder(root, experiment), checkpoint, iteration, parent)
 
 
 def place_to_measure(config: Any, experiment: str, settings: dict[str, Any]) -> Place:
-    """The place of `validate` and `test`: the run folder of the checkpoint.
+    """Return the place of `validate` and `test`: the run folder of the checkpoint.
 
     Args:
         config: The configuration of the command, with `ckpt_path`.
@@ -74,7 +73,7 @@ def place_to_measure(config: Any, experiment: str, settings: dict[str, Any]) -> 
         settings: The configuration, as YAML reads it.
 
     Raises:
-        UserError: There is no such checkpoint, or it does not fit.
+        UserError: The checkpoint does not exist, or does not fit.
     """
     wanted = find_checkpoint(config.ckpt_path, Path(config.run.root), experiment, settings)
     checkpoint, iteration = opened(wanted, settings)
@@ -82,10 +81,10 @@ def place_to_measure(config: Any, experiment: str, settings: dict[str, Any]) -> 
 
 
 def opened(wanted: Path, settings: dict[str, Any]) -> tuple[Path, int]:
-    """The checkpoint that can be read and its iteration; says where the configuration differs from its own.
+    """Return the checkpoint, or a readable one in its place, and its iteration. Print settings that have changed.
 
     Args:
-        wanted: The checkpoint that was asked for.
+        wanted: The checkpoint of the command.
         settings: The configuration, as YAML reads it.
 
     Raises:
@@ -99,9 +98,9 @@ def opened(wanted: Path, settings: dict[str, Any]) -> tuple[Path, int]:
     class_path = settings["model"]["class_path"]
     trained = saved.get("hyper_parameters", {}).get("_class_path", class_path)
     if trained != class_path:
-        raise UserError(f"the checkpoint holds {trained}, the configuration {class_path}: they cannot mix")
+        raise UserError(f"model: expected {trained}, as in {checkpoint}, got {class_path}. Use the method of the run")
     found = within(differences(settings_of(checkpoint, saved), settings), NAMED)
-    found.pop("seed_everything", None)  # the method says what another seed means
+    found.pop("seed_everything", None)  # the method itself reports another seed
     for key, (there, here) in found.items():
         say(f"note: {key} is {short(there)} in the checkpoint's run and {short(here)} here; the latter is used")
     return checkpoint, iteration

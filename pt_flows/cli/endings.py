@@ -1,4 +1,4 @@
-"""What the command line says when a run ends: how far it came, why it went no further, and how to continue."""
+"""The last sentence about a run: its iterations, the reason of an early end, and the command that continues."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -9,30 +9,29 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 
 def ending(trainer: L.Trainer, iteration: int, folder: Path) -> str:
-    """One sentence on a run that was not stopped by a signal, and for one that ended early how to continue.
+    """Return a sentence about a run that no signal stopped, and how to continue it if it ended early.
 
     Args:
-        trainer: After the fit.
-        iteration: How far it came.
+        trainer: The trainer after the fit.
+        iteration: The last iteration.
         folder: The run folder.
     """
     if iteration >= trainer.max_steps:
         return f"done: {iteration} iterations; metrics.csv, pictures/ and checkpoints/ are in {folder}"
-    why, instead = reason(trainer)
-    last = folder / "checkpoints" / "last.ckpt"
+    why, change = reason(trainer)
     stopped = f"stopped after {iteration} of {trainer.max_steps} iterations: {why}"
-    if not last.is_file():
-        return f"{stopped}; nothing was trained and nothing is saved"
-    return f"{stopped}; its state is in {last}. Continue with the same command, --ckpt_path {folder} and {instead}"
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        return f"{stopped}. Nothing was trained or saved"
+    return f"{stopped}. To continue, run the same command with --ckpt_path {folder} and {change}"
 
 
 def reason(trainer: L.Trainer) -> tuple[str, str]:
-    """Why a run ended before its last iteration, and what lets it go on."""
+    """Return the reason of an early end, and the change of the command that lets the run continue."""
     callbacks: list[Any] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     for callback in callbacks:
         if isinstance(callback, Timer) and (callback.time_remaining() or 1) <= 0:
             spent = timedelta(seconds=round(callback.time_elapsed()))
-            return f"max_time is over ({spent} in all parts of the run)", "a longer --trainer.max_time"
+            return f"max_time is over ({spent} over all parts of the run)", "a longer --trainer.max_time"
     for callback in callbacks:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             text = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")

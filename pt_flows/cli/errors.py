@@ -1,4 +1,4 @@
-"""The parser's nested explanations as one sentence: which key, what was given, what is likely meant."""
+"""One sentence from the nested messages of the parser: the key, the given value, and a suggestion."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ from pt_flows.runs.moves import places_of
 from pt_flows.runs.upgrade import advice
 
 EXTRAS = {"TensorBoardLogger": "pip install 'pt-flows[tensorboard]'", "RichProgressBar": "pip install rich"}
-"""What brings the packages of classes that are not ours."""
+"""Commands that install the packages of Lightning's classes."""
 
 SIGNS = (
     r"Option '(?P<option>[\w.]+)' is not accepted|does not accept option '(?P<option2>[\w.]+)'",
@@ -23,14 +23,14 @@ SIGNS = (
     r"Expected (?:a )?dot import path string: (?P<name>\S+)",
     r"Expected (?:an? )?(?P<type>(?!a path|path|an? <)\S.*?)(?:\. Got value: .*)?$",
 )
-"""What a line of a message may say, the most telling first. jsonargparse drops articles where the value is one."""
+"""Patterns of lines of a message, the most specific first. jsonargparse sometimes omits the article."""
 
 
 def explain(message: str, words: Sequence[str], keys: Keys) -> str:
-    """One sentence for the user.
+    """Return one sentence for the user.
 
     Args:
-        message: What jsonargparse says.
+        message: The message of jsonargparse.
         words: The command line, which names classes and configuration files.
         keys: The keys of the command.
     """
@@ -39,7 +39,7 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
     if match := re.search(r"(?:unrecognized arguments|ambiguous option): -*([\w.-]+)", message):
         return _unknown_key(match[1], words, keys)
     if match := re.search(r"File does not exist: (.+)", message):
-        return f"there is no configuration file {match[1]}"
+        return f"--config: expected a file, got {match[1]}, which does not exist. Check the path"
     if match := re.search(r"Path is not a file: '(.+)'", message):
         return f"--config: expected a file, got the folder {match[1]}. Name a file in it"
     found = sorted(_complaints(message), key=lambda found: (-found[0].count("."), found[1]))
@@ -57,16 +57,14 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
         return _unknown_key(f"{path}.{said}" if path else said, words, keys)
     if rank == 3:
         names = [f"{path}.{name}" if path else name for name in re.findall(r"[\w.]+", _unprefixed(said))]
-        return (
-            f"{', '.join(names)} missing: add it to the configuration file (complete ones are in configs/) or as a flag"
-        )
+        return f"{', '.join(names)}: expected a value, got none. Add it to the configuration file or as a flag"
     if rank == 2:
-        return f"{path}: there is no {said!r} in the module {match['holder']}. Check the name of the class"
+        return f"{path}: expected a class of the module {match['holder']}, got {said!r}. Check the name"
     return _missing_module(path, said, message)
 
 
 def missing_package(message: str, words: Sequence[str]) -> str | None:
-    """The sentence for a class whose package is not installed, which shows when it is built; None if it is not that."""
+    """Return the sentence for a class whose package is not installed; None if the message is about something else."""
     lacking = r"requires|No module named|is not installed|(?:not|Neither .*) available"
     match = re.search(rf"given class_path '([\w.]+)':\s+(.*(?:{lacking}).*)", message)
     if match is None:
@@ -74,11 +72,11 @@ def missing_package(message: str, words: Sequence[str]) -> str | None:
     name = match[1].split(".")[-1]
     keys = [key for key, value in given(words) if str(value).split(".")[-1] == name]
     key = keys[0].removesuffix(".class_path") if keys else match[1]
-    return f"{key}: {name} needs a package that is not installed. Run {EXTRAS.get(name) or f'pip ({match[2]})'}"
+    return f"{key}: expected the package of {name}, got none. Run {EXTRAS.get(name) or f'pip ({match[2]})'}"
 
 
 def command_named(word: str, commands: Sequence[str]) -> str:
-    """The sentence for a command that does not exist."""
+    """Return the sentence for a command that does not exist."""
     others = {"train": "fit", "resume": "fit", "generate": "sample", "predict": "sample"}
     close = [others[word]] if word in others else difflib.get_close_matches(word, commands, 1, 0.6)
     meant = f"did you mean {close[0]}? There are" if close else "there are"
@@ -86,7 +84,7 @@ def command_named(word: str, commands: Sequence[str]) -> str:
 
 
 def _complaints(message: str) -> Iterator[tuple[str, int, re.Match[str]]]:
-    """What the lines of a message say: the full key, the rank of the sign, the match. Indentation is nesting."""
+    """Yield the full key, the index of the pattern and its match for the lines of a message, nested by indentation."""
     open_keys: list[tuple[int, str]] = []
     for line in filter(str.strip, message.splitlines()):
         indent = len(line) - len(line.lstrip(" -"))
@@ -104,13 +102,13 @@ def _unprefixed(key: str) -> str:
 
 
 def _given_value(message: str) -> str:
-    """What was given, as the innermost explanation shows it."""
+    """Return the given value in the innermost message."""
     match = re.search(r"(?:Got|Given) value: (.+)", message)
     return match[1].split(". Got value: ")[0] if match else ""
 
 
 def _plain(expected: Sequence[str]) -> str:
-    """Types as words."""
+    """Return types as words."""
     words = [re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", kind) for kind in dict.fromkeys(expected)]
     choices = ", ".join(match[1] for word in words if (match := re.search(r"Literal\[(.+)\]", word)))
     names = {"NoneType": "null", "int": "an int", "Sequence": "a list", "Iterable": "a list", "bool": "true or false"}
@@ -128,7 +126,7 @@ def _unknown_key(path: str, words: Sequence[str], keys: Keys) -> str:
     same = [key for key in known if key.split(".")[-1] == leaf]
     ratio = lambda a, b: difflib.SequenceMatcher(None, a, b).ratio()
     beside = lambda key: key.rpartition(".")[0] == path.rpartition(".")[0]
-    alike = lambda key: ratio(leaf, key.split(".")[-1]) + 0.15 * beside(key)  # a neighbour is likelier meant
+    alike = lambda key: ratio(leaf, key.split(".")[-1]) + 0.15 * beside(key)  # keys of the same section come first
     close = same[:3] or sorted((key for key in known if alike(key) >= 0.75), key=alike)[-1:]
     return f"there is no key {path}; " + (
         f"did you mean {' or '.join(close)}?" if close else "see --help, or --model.help CLASS"

@@ -1,4 +1,4 @@
-"""One sentence and an exit code for each way in which a command can fail."""
+"""One sentence and one exit code for each kind of failure."""
 
 import errno
 import re
@@ -14,50 +14,48 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class CommandLineError(SystemExit):
-    """What the parser has to say, on its way out; not an exception that the parser would take for one of its own."""
+    """A message of the parser. It is no ordinary exception, so that outer parsers do not catch it."""
 
 
 def told(error: BaseException, words: Sequence[str]) -> tuple[str, int] | None:
-    """The sentence for the user and the exit code; None if the fault is this program's.
+    """Return the sentence for the user and the exit code; None if the error is a bug of this program.
 
     Args:
-        error: What ended the command.
+        error: The exception that ended the command.
         words: The command line.
     """
     if isinstance(error, CommandLineError):
         return str(error.code), 2
     if isinstance(error, KeyboardInterrupt):
         return interrupted(error)
-    if isinstance(error, SystemExit):  # Lightning leaves without a word after Ctrl-C
+    if isinstance(error, SystemExit):  # Lightning exits without a message after Ctrl-C
         return interrupted(error.__context__) if isinstance(error.__context__, KeyboardInterrupt) else None
     if isinstance(error, DivergenceError):
         return with_notes(str(error), error), 1
     if isinstance(error, OSError):
         text = cannot_write(error, next(iter(words), ""))
         return None if text is None else (text, 1)
-    if type(error).__name__ == "MisconfigurationException":  # Lightning's, which may not be imported
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's; importing it here would be slow
         return trainer_says(str(error)), 2
     text = users_mistake(error, words)
     return None if text is None else (text, 2)
 
 
 def interrupted(error: KeyboardInterrupt) -> tuple[str, int]:
-    """The sentence on a command that was stopped at once, and its exit code."""
+    """Return the sentence about a command that was stopped at once, and its exit code."""
     number = signal_of(error)
     return with_notes(f"stopped by {number.name}", error), 128 + number
 
 
 def users_mistake(error: BaseException, words: Sequence[str]) -> str | None:
-    """The sentence for a mistake that is the cause of an exception; None if there is none."""
+    """Return the sentence for the user's mistake behind an exception; None if there is none."""
     for cause in causes(error):
         if isinstance(cause, UserError):
             return str(cause)
         if "Error(s) in loading state_dict" in str(cause):
             first = str(cause).splitlines()[1].strip()
-            return (
-                f"the checkpoint does not fit the networks of this configuration ({first}); use the config.yaml of its "
-                "run folder, or networks of the same size"
-            )
+            wanted = "checkpoint: expected the networks of this configuration"
+            return f"{wanted}, got others ({first}). Use the config.yaml of its run folder"
         if text := missing_package(str(cause), words):
             return text
         if type(cause).__module__.startswith("wandb."):
@@ -66,52 +64,52 @@ def users_mistake(error: BaseException, words: Sequence[str]) -> str | None:
 
 
 def mistake_in(error: BaseException) -> UserError | None:
-    """The mistake of the user that is the cause of an exception, if one is."""
+    """Return the user's mistake behind an exception, if there is one."""
     return next((cause for cause in causes(error) if isinstance(cause, UserError)), None)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what it came from."""
+    """Yield an exception and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def cannot_write(error: OSError, command: str) -> str | None:
-    """The sentence on a place that took no file; None where the error is of another kind.
+    """Return the sentence for a file that cannot be written; None if the error is of another kind.
 
     Args:
-        error: What the system said.
+        error: The error of the operating system.
         command: The command of `pt-flows` that ran.
     """
     if error.errno not in FULL + FORBIDDEN:
         return None
     file = error.filename or "a file"
     if error.errno in FULL:
-        text = f"cannot write {file} ({error.strerror}); make room and run the same command again"
+        text = f"cannot write {file} ({error.strerror}). To continue, make room and run the same command again"
     else:
         option = "--run.root" if command in ("fit", "fork") else "--out"
-        text = f"no access to {file} ({error.strerror}); give the permission, or another place with {option}"
+        text = f"cannot access {file} ({error.strerror}). Grant the permission, or choose another place with {option}"
     return with_notes(text, error)
 
 
 def trainer_says(message: str) -> str:
-    """Lightning's complaint about a setting of the Trainer, led by the key that it is about."""
+    """Return Lightning's message about a setting of the Trainer, with the key in front."""
     text = " ".join(message.split())
     match = re.search(r"`(Trainer|Timer)\((\w+)=(.+?)\)`", text)
     if match is None:
         return text if "progress bar" not in text else f"trainer.callbacks: {text}"
     if match[1] == "Timer":
         return f"trainer.max_time: expected days:hours:minutes:seconds such as 00:02:00:00, got {match[3]}"
-    return f"trainer.{match[2]}: {match[3]} cannot be used. Lightning says: {text}"
+    return f"trainer.{match[2]}: expected a value that Lightning supports, got {match[3]}. {text}"
 
 
 def with_notes(text: str, error: BaseException) -> str:
-    """The sentence, with what training had to add to an exception."""
+    """Return the sentence with the notes that training added to an exception."""
     return ". ".join([text, *(note[:1].upper() + note[1:] for note in getattr(error, "__notes__", []))])
 
 
 def fail(text: str, code: int) -> int:
-    """Print an error and give its exit code."""
+    """Print an error and return its exit code."""
     print(f"error: {text}", file=sys.stderr, flush=True)
     return code

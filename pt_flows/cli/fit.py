@@ -1,4 +1,4 @@
-"""`pt-flows fit`, `validate`, `test` and `fork`: Lightning's command line with run folders."""
+"""The commands `fit`, `validate`, `test` and `fork`: Lightning's command line with run folders."""
 
 import shlex
 import shutil
@@ -20,7 +20,7 @@ import pt_flows.data
 import pt_flows.methods
 import pt_flows.metrics
 import pt_flows.nets
-import pt_flows.samplers  # noqa: F401  short names are those of imported classes
+import pt_flows.samplers  # noqa: F401  only imported classes have short names
 from pt_flows.callbacks import (  # noqa: F401
     AtomicCheckpointIO,
     ChainPicture,
@@ -53,14 +53,14 @@ from pt_flows.training.distributed import roll_call
 
 
 class Parser(Explaining, LightningArgumentParser):
-    """Lightning's parser with one sentence an error."""
+    """Lightning's parser with one sentence per error."""
 
 
 class FlowCLI(LightningCLI):
     """LightningCLI with run folders, evaluation, pictures and checkpoints as sections of the configuration."""
 
     branches: ClassVar[bool] = False
-    """Whether a run from a checkpoint is always a new one."""
+    """Whether every checkpoint starts a new run."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         with ExitStack() as until_the_end:
@@ -69,11 +69,11 @@ class FlowCLI(LightningCLI):
             super().__init__(*args, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """The parsers of all subcommands collect one set of keys."""
+        """Make a parser; those of all subcommands collect one set of keys."""
         return super().init_parser(keys=self.keys, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The sections beside trainer, model and data; callbacks act in this order."""
+        """Add sections after trainer, model and data. Callbacks act in this order."""
         parser.add_lightning_class_args(Evaluate, "evaluation")
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
@@ -84,21 +84,21 @@ class FlowCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """What the Trainer does; `sample` is a function of its own."""
+        """Return the commands of the Trainer; `sample` replaces `predict`."""
         return {name: keys for name, keys in LightningCLI.subcommands().items() if name != "predict"}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, then check what Lightning and torch would find out later, and say in their own words."""
+        """Parse, then check the values that Lightning or torch would reject later."""
         for key in vars(self._parser("fit").get_defaults()):
             self.keys.hints.setdefault(key, None)
         super().parse_arguments(parser, args)
         check_values(self.config[self.config["subcommand"]])
 
     def _parse_ckpt_path(self) -> None:
-        """The configuration wins over the checkpoint's hyperparameters (Lightning's default is the reverse)."""
+        """Keep the configuration. Lightning would replace it by the hyperparameters of the checkpoint."""
 
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoint and the run folder before anything expensive is built."""
+        """Find the checkpoint and the run folder before building anything expensive."""
         config = self.config[str(self.subcommand)]
         names = [config[key].class_path.rsplit(".", 1)[-1] for key in ("data", "model")]
         self.experiment = "-".join(names).lower()
@@ -113,18 +113,18 @@ class FlowCLI(LightningCLI):
         elif config.ckpt_path:
             self.place = place_to_measure(config, self.experiment, settings)
         else:
-            raise UserError(f"{self.subcommand} needs --ckpt_path: a checkpoint file, a run folder, last or best")
+            raise UserError("--ckpt_path: expected a checkpoint, got none. Give a file, a run folder, last or best")
         config["ckpt_path"] = str(self.place.checkpoint) if self.place.checkpoint else None
 
     def instantiate_classes(self) -> None:
-        """Build everything, and describe the method in checkpoints by its complete section of the configuration."""
+        """Build everything. Checkpoints describe the method by its complete section of the configuration."""
         super().instantiate_classes()
         section = yaml.safe_load(self.dumped)["model"]
         how = {"_class_path": section["class_path"], "_instantiator": "lightning.pytorch.cli.instantiate_module"}
         self.model.save_hyperparameters(how | section.get("init_args", {}))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add what every run has: loggers, atomic checkpoints, a progress bar in iterations."""
+        """Add the parts of every run: loggers, atomic checkpoints and a progress bar in iterations."""
         config = self.config_init[str(self.subcommand)]
         own: dict[str, Any] = {"default_root_dir": str(self.place.folder)}
         config.trainer.callbacks = listed(config.trainer.callbacks)
@@ -146,51 +146,49 @@ class FlowCLI(LightningCLI):
         return super().instantiate_trainer(**own, **kwargs)
 
     def run_loggers(self, config: Any) -> list[Any]:
-        """The CSV file of the run, with the loggers of the configuration or else W&B."""
+        """Return the CSV logger of the run, then the loggers of the configuration or, by default, W&B."""
         given = config.trainer.logger
         if given in (None, True):
             return loggers(self.place.folder, config.run, self.experiment, self.place.iteration)
         return [MetricsCSV(self.place.folder, self.place.iteration), *listed(given)]
 
     def before_fit(self) -> None:
-        """Write down what is about to run, and say it in one line."""
+        """Print one line about the run."""
         if self.is_trial and self.place.iteration:
-            raise UserError("trainer.fast_dev_run: it tries the first iterations of a run; leave out --ckpt_path")
+            raise UserError("trainer.fast_dev_run: expected a run from the start, got a checkpoint. Omit --ckpt_path")
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and isinstance(where := strategy.cluster_environment, SLURMEnvironment):
             place = where.main_address, where.main_port
             self.store = roll_call(*place, where.global_rank(), where.world_size(), strategy._timeout)
-        seed = self.config.fit.seed_everything
-        model, trainer = self.model, self.trainer
+        model, trainer, trained = self.model, self.trainer, self.place.iteration
         sizes = [f"{name} {sum(p.numel() for p in net.parameters()):,}" for name, net in model.networks.items()]
-        device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
-        trained = self.place.iteration
         begin = f"from iteration {trained} " if trained else ""
         say(
             f"{type(model).__name__} on {type(self.datamodule).__name__}, {begin}to iteration {trainer.max_steps}, "
-            f"seed {seed}, {device}; parameters: {', '.join(sizes)}"
+            f"seed {self.config.fit.seed_everything}, {trainer.num_devices} x {strategy.root_device.type}; "
+            f"parameters: {', '.join(sizes)}"
         )
         if trained >= trainer.max_steps:
-            say(f"nothing to do: the checkpoint is at iteration {trained}; raise trainer.max_steps to go on")
+            say(f"nothing to do: the checkpoint is at iteration {trained}. To continue, raise trainer.max_steps")
 
     def after_fit(self) -> None:
-        """Say where everything is; leave with the signal's code where one stopped the run."""
+        """Print the last numbers and the run folder. If a signal stopped the run, exit with its code."""
         checkpoints = next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # pyright: ignore[reportAttributeAccessIssue]
         module: Method = self.model
         folder = self.place.folder
         if checkpoints.stopped_by is not None:
             name = signal.Signals(checkpoints.stopped_by).name
             say(
-                f"stopped by {name} after {module.iteration} of {self.trainer.max_steps} iterations; saved "
-                f"{folder}/checkpoints/last.ckpt. Continue with the same command and --ckpt_path {folder}"
+                f"stopped by {name} after {module.iteration} of {self.trainer.max_steps} iterations and saved. "
+                f"To continue, run the same command with --ckpt_path {folder}"
             )
             raise SystemExit(128 + checkpoints.stopped_by)
         if self.is_trial:
             self.remove_trial()
             return
-        shown = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("eval/")}
-        for key, value in shown.items():
-            say(f"  {key:<40} {value:.5g}")
+        for key, value in self.trainer.callback_metrics.items():
+            if key.startswith("eval/"):
+                say(f"  {key:<40} {float(value):.5g}")
         say(ending(self.trainer, module.iteration, folder))
         if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
             parts = [str(p) for p in sorted(folder.glob("wandb/offline-run-*")) if not list(p.glob("*.synced"))]
@@ -205,13 +203,13 @@ class FlowCLI(LightningCLI):
 
     @rank_zero_only
     def remove_trial(self) -> None:
-        """Leave nothing of a fast_dev_run, which `last` or `compare` could take for a run."""
+        """Remove the folder of a `fast_dev_run`, which `last` or `compare` could mistake for a run."""
         shutil.rmtree(self.place.folder)
-        say(f"fast_dev_run: {self.model.iteration} iterations, an evaluation and a picture work; nothing is kept")
+        say(f"fast_dev_run: {self.model.iteration} iterations, an evaluation and a picture work. Nothing is kept")
 
 
 class ForkCLI(FlowCLI):
-    """`fit` with the configuration of the run that a checkpoint is from, in a run folder of its own."""
+    """The command `fit` with the configuration of a checkpoint's run, in a new run folder."""
 
     branches = True
 
@@ -230,26 +228,27 @@ def train(command: str, words: Sequence[str]) -> None:
 
 
 def fork(words: Sequence[str]) -> list[str]:
-    """What `fit` takes to start a run from the state of another, with changes.
+    """Return the arguments of `fit` that start a new run from a checkpoint.
 
     Args:
-        words: A checkpoint or a run folder, then what `fit` takes.
+        words: A checkpoint or a run folder, then arguments of `fit`.
+
+    Raises:
+        UserError: There is no checkpoint, or it does not lie in a run folder.
     """
     if not words or words[0].startswith("-"):
-        raise UserError("pt-flows fork needs CKPT first: a checkpoint in its run folder, the run folder, last or best")
+        raise UserError("pt-flows fork: expected CKPT first, got none. Give a .ckpt file, a run folder, last or best")
     checkpoint = find_checkpoint(words[0])
     folder = run_folder_of(checkpoint)
     config = recorded_config(folder) if folder else None
     if config is None:
-        raise UserError(
-            f"{checkpoint} does not lie in a run folder, so its configuration is not known; use pt-flows fit --config "
-            f"FILE --ckpt_path {checkpoint} --KEY VALUE"
-        )
+        command = f"pt-flows fit --config FILE --ckpt_path {checkpoint}"
+        raise UserError(f"{checkpoint}: expected a checkpoint in a run folder, got one elsewhere. Use {command}")
     return ["--config", str(config), "--ckpt_path", str(checkpoint), *words[1:]]
 
 
 def start(cli: type[FlowCLI], argv: Sequence[str]) -> None:
-    """Let Lightning's command line do its work."""
+    """Run Lightning's command line."""
     cli(
         Method, FlowData,
         subclass_mode_model=True, subclass_mode_data=True,

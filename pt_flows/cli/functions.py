@@ -1,4 +1,4 @@
-"""Commands that are functions: their arguments are the options."""
+"""Commands that are functions. Their arguments are the options."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,12 +12,15 @@ from pt_flows.errors import UserError
 
 
 def run_function(command: str, function: Callable[..., None], words: Sequence[str]) -> None:
-    """Call the function of a command; what stands before its first option is the function's first argument.
+    """Call the function of a command. Words before the first option are its first argument.
 
     Args:
         command: The name of the command.
-        function: Its arguments are the options; their annotations are checked.
+        function: The function, whose arguments are checked against their annotations.
         words: The command line after the name.
+
+    Raises:
+        UserError: The first argument is missing, or an argument is out of its bounds.
     """
     words = [with_underscores(word) for word in words]
     first = next(iter(signature(function).parameters.values()))
@@ -25,7 +28,7 @@ def run_function(command: str, function: Callable[..., None], words: Sequence[st
     options = list(words[len(places) :])
     given = places or {f"--{first.name}", "-h", "--help"} & {option.partition("=")[0] for option in options}
     if first.default is Parameter.empty and not given:
-        raise UserError(f"pt-flows {command} needs {first.name.upper()} first; pt-flows {command} --help tells more")
+        raise UserError(f"{command}: expected {first.name.upper()} first, got none. See pt-flows {command} --help")
     if places:
         value = [json.dumps(places)] if first.name == "runs" else places
         options = [f"--{first.name}", *value, *options]
@@ -39,6 +42,6 @@ def run_function(command: str, function: Callable[..., None], words: Sequence[st
 
 
 def with_underscores(word: str) -> str:
-    """An option's name as functions have it: --long-run is --long_run."""
+    """Return an option with the name of a function's argument: --long-run becomes --long_run."""
     name, is_assigned, value = word.partition("=")
     return name.replace("-", "_").replace("__", "--", 1) + is_assigned + value if word.startswith("--") else word

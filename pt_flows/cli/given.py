@@ -1,4 +1,4 @@
-"""The keys and values that a user gives: in configuration files and as flags."""
+"""The keys and values of configuration files and flags."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 
 
 def check_yaml(path: Path) -> str | None:
-    """What is wrong with a configuration file before anyone asks what its keys mean; None if nothing is."""
+    """Return the sentence about a file that is no YAML mapping of distinct keys; None if it is one."""
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.reader.ReaderError):
@@ -16,18 +16,18 @@ def check_yaml(path: Path) -> str | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        return f"{path}: not valid YAML: {error.problem or error.context}{where}"
+        return f"{path}: expected YAML, got an error: {error.problem or error.context}{where}. Correct it"
     if node is None:
-        return f"{path}: expected keys such as trainer, model or data, got an empty file. Fill it or leave it out"
+        return f"{path}: expected keys such as trainer, model or data, got an empty file. Fill or omit it"
     if not isinstance(node, yaml.MappingNode):
-        return f"{path}: expected keys with values such as `seed_everything: 0`, got a {node.id}"
+        return f"{path}: expected keys with values, got a {node.id}. Write, for example, seed_everything: 0"
     for key, first, second in _repeated(node):
-        return f"{path}: {key} stands in line {first} and again in line {second}. Keep one of them"
+        return f"{path}: expected {key} once, got it in line {first} and again in line {second}. Keep one of them"
     return None
 
 
 def given(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Keys and values in the order in which they are given, from configuration files and flags.
+    """Yield keys and values from configuration files and flags, in the given order.
 
     Args:
         words: The command line.
@@ -47,7 +47,7 @@ def given(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _repeated(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int, int]]:
-    """Keys that a mapping has twice, each with its two lines."""
+    """Yield the repeated keys of mappings, each with its two lines."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             yield from _repeated(item, prefix)

@@ -1,4 +1,4 @@
-"""The keys that a command takes and the classes that may stand at them, read from annotations."""
+"""The keys of a command and the classes that they accept, read from annotations."""
 
 import collections.abc
 import dataclasses
@@ -32,7 +32,7 @@ class Keys:
         return [*dict.fromkeys([*self.sections, *self.hints])]
 
     def existing(self, words: Sequence[str]) -> dict[str, type | None]:
-        """Every key that the classes of a command line and its configuration files have, with the class at the key.
+        """Return every key of the classes that a command line and its files name, with the class at each key.
 
         Args:
             words: The command line.
@@ -54,17 +54,17 @@ class Keys:
         return found
 
     def base(self, path: str, words: Sequence[str]) -> type | None:
-        """The class whose subclasses may stand at a key, if classes may."""
+        """Return the class whose subclasses a key accepts, if it accepts classes."""
         above, _, leaf = path.rpartition(".")
         owner = self.existing(words).get(above)
         return base_of(parameters(owner).get(leaf) if owner else self.hints.get(path))
 
     def told(self, message: str, words: Sequence[str]) -> str:
-        """A message about an argument of a class, with the key in place of the class and the argument.
+        """Return a message about an argument of a class with the key instead of the class and the argument.
 
         Args:
-            message: Such as "W1FE.step_size: expected a number above 0, got -1".
-            words: The command line. Of several keys where the class stands, those that it gives are meant.
+            message: A message such as "W1FE.step_size: expected a number above 0, got -1".
+            words: The command line. If several keys have the class, those on the command line are meant.
         """
         match = re.match(r"(\w+)\.(\w+)(?=: )", message)
         if match is None:
@@ -75,7 +75,7 @@ class Keys:
 
 
 def base_of(hint: Any) -> type | None:
-    """The class whose subclasses an annotation takes: in lists the items', of factories what they make.
+    """Return the class whose subclasses an annotation accepts: for lists that of items, for factories that of results.
 
     Example:
         >>> from collections.abc import Callable, Iterable
@@ -99,7 +99,7 @@ def base_of(hint: Any) -> type | None:
 
 
 def group_of(hint: Any) -> type | None:
-    """The class of an annotation that takes no subclasses: its arguments are keys."""
+    """Return the class of an annotation that accepts no subclasses: its arguments are keys."""
     if get_origin(hint) in (Union, UnionType):
         return next((group for choice in get_args(hint) if (group := group_of(choice))), None)
     is_group = inspect.isclass(hint) and (getattr(hint, "__final__", False) or dataclasses.is_dataclass(hint))
@@ -107,7 +107,7 @@ def group_of(hint: Any) -> type | None:
 
 
 def parameters(cls: type) -> dict[str, Any]:
-    """Arguments of a class with their annotations; what `**kwargs` passes on is looked for in its bases."""
+    """Return the arguments of a class with their annotations, with those of its bases if it takes `**kwargs`."""
     found: dict[str, Any] = {}
     for owner in (c for c in cls.__mro__ if "__init__" in vars(c)):
         try:
@@ -123,7 +123,7 @@ def parameters(cls: type) -> dict[str, Any]:
 
 
 def class_named(name: str, base: type | None) -> type | None:
-    """The class of an import path, or the subclass of a base with a short name; None if there is none."""
+    """Return the class of an import path, or the subclass of a base with a short name; None if there is none."""
     if base is None:
         return None
     module, _, leaf = name.rpartition(".")
@@ -137,7 +137,7 @@ def class_named(name: str, base: type | None) -> type | None:
 
 
 def public(base: type) -> list[type]:
-    """Classes that may stand where a base is wanted; of libraries those that they export."""
+    """Return the subclasses of a base that a user may name; for libraries, only those that they export."""
 
     def exported(cls: type) -> bool:
         places = accumulate(cls.__module__.split("."), "{}.{}".format)

@@ -1,6 +1,6 @@
 """The command line: `pt-flows fit | validate | test | sample | evaluate | compare | report | ...`.
 
-This file starts without torch and Lightning. A command imports what it needs when it is called.
+This module needs neither torch nor Lightning. Each command imports its own modules.
 """
 
 import logging
@@ -61,11 +61,11 @@ FUNCTIONS = {
     "prepare": "pt_flows.data.prepared:prepare",
     "upgrade": "pt_flows.runs.upgrade:upgrade",
 }
-"""Commands before and after training, and the functions that they call."""
+"""The functions of the other commands."""
 
 
 def run(argv: Sequence[str]) -> None:
-    """Dispatch a command line."""
+    """Run a command line."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return
@@ -84,10 +84,10 @@ def run(argv: Sequence[str]) -> None:
 
 
 def imported(name: str) -> Callable[..., Any]:
-    """The function of a command, whose imports take seconds.
+    """Import the function of a command, which takes seconds.
 
-    A signal ends the process on the spot: libraries turn an exception in the middle of their imports into others, and
-    nothing has been done yet.
+    A signal ends the process at once: an exception would not get through the imports of libraries, and there is nothing
+    to save yet.
     """
     with handled(leave, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
         found = resolve_name(name)
@@ -101,7 +101,7 @@ def leave(number: int, frame: Any) -> None:
 
 
 def quiet() -> None:
-    """Leave out what other libraries say about themselves; Lightning sets its levels when it is imported."""
+    """Silence messages of libraries. Lightning sets its log levels when it is imported."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for pattern in (
@@ -115,10 +115,13 @@ def quiet() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 done, 1 the run failed, 2 the user's mistake, 128 + n stopped by signal n.
+    """Run the program.
 
     Args:
         argv: Arguments after the program's name; default those of the process.
+
+    Returns:
+        The exit code: 0 success, 1 a failed run, 2 a user's mistake, 128 + n a stop by signal n.
     """
     if argv is not None:
         sys.argv = ["pt-flows", *argv]
@@ -140,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def finish_wandb(code: int) -> int:
-    """Let W&B write what it has, and give the exit code: another one if this is interrupted."""
+    """Let W&B finish its upload, and return the exit code, which changes if the upload is interrupted."""
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return code

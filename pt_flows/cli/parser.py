@@ -1,4 +1,4 @@
-"""A parser whose errors are one sentence that names the key and the likely fix."""
+"""A parser whose errors are one sentence with the key and a suggestion."""
 
 import sys
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from pt_flows.errors import UserError
 
 
 class Explaining(ArgumentParser):
-    """jsonargparse's parser with these errors.
+    """jsonargparse's parser with errors of one sentence.
 
     Args:
-        keys: The keys of the command; the sections and classes that are added to the parser are added to them.
+        keys: The keys of the command. The parser adds its sections and classes to them.
     """
 
     def __init__(self, *args: Any, keys: Keys | None = None, **kwargs: Any) -> None:
@@ -33,23 +33,23 @@ class Explaining(ArgumentParser):
         return super().add_class_arguments(theclass, nested_key, *args, **kwargs)
 
     def add_subclass_arguments(self, baseclass: Any, nested_key: str, *args: Any, **kwargs: Any) -> Any:
-        """Add a key where a class may stand."""
+        """Add a key that accepts a class."""
         self.keys.hints[nested_key] = baseclass
         return super().add_subclass_arguments(baseclass, nested_key, *args, **kwargs)
 
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
-        """Parse, and keep the words for explanations."""
+        """Parse the arguments, and keep them for explanations."""
         self.words = sys.argv[1:] if args is None else list(args)
         return super().parse_args(args, *others, **kwargs)
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Parse a configuration file that is one."""
+        """Parse a configuration file, after a check that it is one."""
         if wrong := check_yaml(Path(path)):
             raise CommandLineError(wrong)
         return super().parse_path(path, *args, **kwargs)
 
     def instantiate_classes(self, *args: Any, **kwargs: Any) -> Any:
-        """Build the objects; an argument that a class refuses is named by its key."""
+        """Build the objects. An error about an argument of a class names its key."""
         try:
             return super().instantiate_classes(*args, **kwargs)
         except Exception as error:
@@ -59,7 +59,7 @@ class Explaining(ArgumentParser):
             raise UserError(self.keys.told(str(mistake), self.words)) from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Explain a message of the outermost parser; those inside it pass theirs on."""
+        """Explain a message of the outermost parser. Inner parsers pass their messages to it."""
         if not self.exit_on_error:
             super().error(message, ex)
         raise CommandLineError(explain(message, self.words, self.keys)) from ex

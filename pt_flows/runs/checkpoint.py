@@ -1,4 +1,4 @@
-"""Which checkpoint a command means, and what is in it. Every command that takes a checkpoint asks here."""
+"""Finding and reading checkpoints, for every command that takes one."""
 
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,22 @@ from pt_flows.runs.folder import read_config, run_folder_of, say
 from pt_flows.runs.settings import DEFINING, differences, told, within
 
 LATEST = ("last", "previous")
-"""Names of the checkpoint that a run continues from: the second where the first is lost."""
+"""Names of the checkpoint that a run continues from. The second one replaces a lost first one."""
 
 
 def find_checkpoint(
     ckpt: str, root: Path = Path("runs"), experiment: str = "*", config: dict[str, Any] | None = None
 ) -> Path:
-    """The checkpoint that a word means: a file, a run folder, or `last` / `best` of the newest run.
+    """Return the checkpoint that a word means: a file, a run folder, or `last` or `best` of the newest run.
 
     Args:
         ckpt: The word.
-        root: Folder of all runs, where `last` and `best` are looked for.
+        root: Folder of all runs, in which `last` and `best` are searched.
         experiment: Its subfolder, or "*" for all.
-        config: Consider only runs whose data, model and seed are these.
+        config: A configuration. Only runs with the same data, model and seed are considered.
 
     Raises:
-        UserError: There is none; says where it was looked for.
+        UserError: There is none.
     """
     if ckpt in ("last", "best"):
         return _newest(ckpt, root, experiment, config)
@@ -37,7 +37,7 @@ def find_checkpoint(
         return path / "checkpoints" / "last.ckpt"
     lost = path.name == "last.ckpt" and path.with_name("previous.ckpt").is_file()
     if not path.is_file() and not lost:
-        raise UserError(f"there is no checkpoint {path}; give a .ckpt file, a run folder, last or best")
+        raise UserError(f"{path}: expected a checkpoint, got no file. Give a .ckpt file, a run folder, last or best")
     return path
 
 
@@ -50,10 +50,7 @@ def _newest(name: str, root: Path, experiment: str, config: dict[str, Any] | Non
     above = root / experiment if experiment != "*" else root
     folders = [folder for folder in root.glob(f"{experiment}/*") if _is_there(folder, name)]
     if not folders:
-        raise UserError(
-            f"no run under {above} has checkpoints/{name}.ckpt; name a checkpoint file or a run folder, or train one "
-            "(fit without --ckpt_path)"
-        )
+        raise UserError(f"{above}: expected a run with checkpoints/{name}.ckpt, got none. Name a file or a run folder")
     folders.sort(key=_written, reverse=True)
     different = None
     for folder in folders:
@@ -62,15 +59,15 @@ def _newest(name: str, root: Path, experiment: str, config: dict[str, Any] | Non
         try:
             found = within(differences(read_config(folder), config), DEFINING)
         except UserError as error:
-            say(f"note: {name} passes over {folder}: {error}")
+            say(f"note: {name} skips a run. {error}")
             continue
         if not found:
             return folder / "checkpoints" / f"{name}.ckpt"
         different = different or (folder, found)
-    newest = f"the newest, {different[0]}, differs in {told(different[1])}" if different else "none can be read"
+    got = f"{different[0]} with another {told(different[1])}" if different else "none that can be read"
     raise UserError(
-        f"{name}: expected a run with this data, model and seed under {above}, got none: {newest}. Name a run folder "
-        "to continue it with these changes, or start without --ckpt_path"
+        f"{name}: expected a run of this data, model and seed under {above}, got {got}. Name a run folder to continue "
+        "it with these changes"
     )
 
 
@@ -79,42 +76,36 @@ def _written(folder: Path) -> float:
 
 
 def read_checkpoint(path: Path, of_any_version: bool = False) -> dict[str, Any]:
-    """A checkpoint of this package, read with torch's `weights_only` guard.
+    """Read a checkpoint of this package with torch's `weights_only`.
 
     Args:
         path: The file.
-        of_any_version: Read those of other versions as well.
+        of_any_version: Whether to read checkpoints of other versions, too.
 
     Raises:
-        UserError: Not a file, damaged, or written by something else or by another version.
+        UserError: The file does not exist, is damaged, or was written by another program or version.
     """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; give a .ckpt file")
     try:
         if path.stat().st_size == 0:
             raise EOFError("it is empty")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged and foreign files
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({reason}); it is damaged, cut short or of another program: take "
-            "another one, such as best.ckpt beside it"
-        ) from error
+        got = f"a file that cannot be read ({reason})"
+        raise UserError(f"{path}: expected a checkpoint, got {got}. Use another one, such as best.ckpt") from error
     record = checkpoint.get("pt_flows") if isinstance(checkpoint, dict) else None
     if not isinstance(record, dict) or "iteration" not in record:
-        raise UserError(
-            f"{path} is not a checkpoint of pt_flows: it holds no pt_flows record; take one from a run folder"
-        )
+        raise UserError(f"{path}: expected a checkpoint of pt_flows, got another file. Use one from a run folder")
     if not of_any_version:
         check_format(checkpoint, path)
     return checkpoint
 
 
 def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint and its content: the one before, with a note, where a run's last one is damaged or lost.
+    """Return a checkpoint and its content, or those of the previous one if the last one is damaged or lost.
 
     Raises:
-        UserError: As for `read_checkpoint`, and there is none before.
+        UserError: Neither can be read.
     """
     try:
         content = read_checkpoint(path, of_any_version=True)
@@ -125,7 +116,7 @@ def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
         try:
             content = read_checkpoint(previous)
         except UserError as second:
-            raise UserError(f"{error}. The one before is no better: {second}") from second
+            raise UserError(f"{error}. The previous one is damaged, too: {second}") from second
         say(f"note: {error}. Using {previous}, iteration {content['pt_flows']['iteration']}")
         return previous, content
     check_format(content, path)
@@ -133,11 +124,11 @@ def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def settings_of(checkpoint: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """The configuration that a checkpoint was written with: its run folder's, or what the file itself records.
+    """Return the configuration of a checkpoint: that of its run folder, or else the arguments in the file.
 
     Args:
         checkpoint: The file.
-        content: What it holds.
+        content: Its content.
     """
     folder = run_folder_of(checkpoint)
     if folder is not None:

@@ -1,4 +1,4 @@
-"""What is needed to say which code made a number, and on which machine."""
+"""Records of the code and the machine that produced a number."""
 
 import platform
 import subprocess
@@ -10,12 +10,12 @@ PACKAGES = ("pt-flows", "torch", "torchvision", "lightning", "torchmetrics", "wa
 
 
 def environment(seed: Any) -> dict[str, Any]:
-    """The seed, the command, the code and the machine of a run or of a measurement.
+    """Return the seed, the command, the code and the machine of a run or of a measurement.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run.
     """
-    import torch  # the other functions of this module do without
+    import torch  # slow, and the other functions do not need it
 
     return {
         "seed": seed,
@@ -28,7 +28,7 @@ def environment(seed: Any) -> dict[str, Any]:
 
 
 def package_version(name: str) -> str | None:
-    """Installed version, None if there is none."""
+    """Return the installed version of a package, None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -36,7 +36,7 @@ def package_version(name: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """Commit of the working directory, with a + where files differ from it; None outside a repository."""
+    """Return the commit of the working directory, with a + if files have changed; None outside a repository."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],

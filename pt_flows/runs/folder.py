@@ -1,17 +1,17 @@
-"""Run folders: one per run, never reused by accident, continued on purpose.
+"""Run folders: one for each run, continued on request only.
 
     runs/<data>-<model>/<date>-<time>-<id>/
         config.yaml                    the complete configuration; `pt-flows fit --config` runs it again
         environment.json               seed, command, git commit, versions, device
-        config-continued-<date>.yaml   the configuration of a continuation, if it differs; so does environment.json
-        metrics.csv                    every number that was logged
-        evaluations/                   every measured number with its passport, its record of provenance
+        config-continued-<date>.yaml   the configuration of a continuation, if it differs; likewise environment.json
+        metrics.csv                    every logged number
+        evaluations/                   every measured number with its passport (the provenance record of a number)
         pictures/                      grids or densities
         checkpoints/                   last.ckpt, previous.ckpt and best.ckpt
-        failed.txt                     why training failed, if it did
+        failed.txt                     the reason, if training failed
         wandb/                         the files that W&B uploads
 
-The id is W&B's run id too, so a continued run goes on in the same place of the dashboard.
+The id is also the run id of W&B, so that a continued run continues its charts.
 """
 
 import json
@@ -27,14 +27,14 @@ from pt_flows.errors import UserError
 from pt_flows.files import remove_partials, replacing
 
 RUN_DIR_VARIABLE = "PT_FLOWS_RUN_DIR"
-"""Tells processes that a launcher starts which folder the first one made."""
+"""Environment variable with the run folder, for the processes that Lightning launches."""
 FAILED = "failed.txt"
-"""File of a run folder that says why training failed."""
+"""Name of the file with the reason of a failure."""
 
 
 def rank() -> int:
-    """Number of this process among those of a job: Lightning's, or before Lightning is imported the launcher's."""
-    from lightning_utilities.core.rank_zero import rank_zero_only  # takes a while, and not every command asks
+    """Return the number of this process in its job: Lightning's, or the launcher's before Lightning is imported."""
+    from lightning_utilities.core.rank_zero import rank_zero_only  # slow, and not every command needs it
 
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
     launched = next((os.environ[name] for name in names if name in os.environ), "0")
@@ -42,16 +42,16 @@ def rank() -> int:
 
 
 def say(text: str) -> None:
-    """Tell the user, on standard output, from the first process."""
+    """Print to standard output, from the first process alone."""
     if rank() == 0:
         print(text, flush=True)
 
 
 def new_run_folder(root: Path, experiment: str) -> Path:
-    """The name of a fresh folder for a run, which is made when training begins.
+    """Return a new name for a run folder. The folder is made when training begins.
 
-    Processes that Lightning launches are told which one it is. Those of `torchrun` and SLURM are not, and need not be:
-    the first process alone writes.
+    Processes that Lightning launches receive the name in an environment variable. Those of `torchrun` and SLURM do not
+    need it, because only the first process writes.
     """
     if rank() > 0:
         return Path(os.environ.get(RUN_DIR_VARIABLE) or root / experiment)
@@ -69,26 +69,26 @@ def make_run_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"run.root: cannot make the run folder {folder} ({error.strerror})") from error
+        raise UserError(f"run.root: expected a writable place for {folder}, got {error.strerror!r}") from error
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:
-    """The run folder a checkpoint lies in, if it lies in one."""
+    """Return the run folder of a checkpoint, if it lies in one."""
     folder = checkpoint.absolute().parent.parent
-    files = ("config.yaml", "environment.json", "metrics.csv")  # a run that has lost one of them is still a run
+    files = ("config.yaml", "environment.json", "metrics.csv")  # one of them is enough
     inside = checkpoint.parent.name == "checkpoints" and any((folder / name).is_file() for name in files)
     return folder if inside else None
 
 
 def recorded_config(folder: Path) -> Path | None:
-    """The configuration that a run folder was last trained with, if it has one."""
+    """Return the file with the latest configuration of a run folder, if there is one."""
     continued = sorted(folder.glob("config-continued-*.yaml"))
     first = folder / "config.yaml"
     return continued[-1] if continued else first if first.is_file() else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of `recorded_config`.
+    """Read the latest configuration of a run folder.
 
     Raises:
         UserError: There is none, or it is damaged.
@@ -99,22 +99,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_bytes())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path}: expected YAML, got a damaged file ({str(error).splitlines()[0]}). Restore it"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: expected YAML, got a damaged file ({reason}). Restore it") from error
     if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
         raise UserError(f"{path}: expected a configuration with model and data, got another file. Restore it")
     return config
 
 
 def describe_run(folder: Path, config_yaml: str, recorded: dict[str, Any]) -> None:
-    """Write config.yaml and environment.json; a continued run keeps what it was started with.
+    """Write config.yaml and environment.json. A continued run keeps its first ones.
 
-    Files that a killed process of this run left half-written are removed. `evaluations/` is left alone: another process
-    may be writing there.
+    Temporary files of killed processes are removed, except in `evaluations/`: another process may be writing there.
 
     Args:
-        folder: The run folder, which this process holds the lock of.
+        folder: The run folder. This process holds its lock.
         config_yaml: The complete configuration.
         recorded: Content of environment.json.
     """

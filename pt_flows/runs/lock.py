@@ -1,7 +1,7 @@
-"""One writer for each run folder: a lock of the operating system, which a killed process cannot leave behind.
+"""One writer for each run folder, by a lock of the operating system.
 
-The lock is on the file `.lock`, and `.holder.json` beside it only names the holder. The lock ends with its process,
-also on a file system that several hosts share, so nobody has to remove a file by hand.
+The lock is on the file `.lock`, and `.holder.json` only names the holder. The lock ends with its process, also on file
+systems that several hosts share, so that nobody has to remove a file by hand.
 """
 
 import errno
@@ -18,36 +18,35 @@ from pt_flows.errors import UserError
 from pt_flows.files import replacing
 
 SECONDS_FOR_THE_DEAD = 100.0
-"""How long the lock of a process that is not seen here may last: a file server drops that of a lost host by then."""
+"""Time to wait for a lock if its holder does not run on this host. A file server drops locks of lost hosts by then."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-"""What file systems without locks answer."""
+"""Errors of file systems without locks."""
 
 
 class RunLock:
-    """The right to write into a run folder. The first process of a run holds it for all of its processes."""
+    """The right to write to a run folder. The first process of a run holds it for all of its processes."""
 
     def __init__(self) -> None:
         self._lock: FileLock | None = None
 
     def acquire(self, folder: Path) -> None:
-        """Take the lock, and wait for it where its holder seems to be dead.
+        """Acquire the lock. If its holder seems to be dead, wait for it.
 
         Raises:
-            UserError: Another process trains in this folder; names it.
+            UserError: Another process trains in this folder.
         """
         lock = FileLock(folder / ".lock", fallback_to_soft=False, thread_local=False)
         holder_file = folder / ".holder.json"
         try:
             self._wait_for(lock, folder, _holder(holder_file))
         except Timeout as error:
-            raise _refusal(folder, _holder(holder_file)) from error
+            got = _name(_holder(holder_file))
+            raise UserError(f"{folder}: expected no other process in it, got {got}. Stop it, or wait for it") from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            print(
-                f"note: the file system of {folder} has no locks ({error.strerror}): start no second process in it",
-                flush=True,
-            )
+            note = f"note: the file system of {folder} has no locks ({error.strerror}). Start no second process in it"
+            print(note, flush=True)
             return
         self._lock = lock
         here = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
@@ -61,38 +60,29 @@ class RunLock:
         except Timeout:
             if _is_alive_here(holder):
                 raise
-            print(
-                f"note: {folder} is held by {_name(holder)}. Waiting up to {SECONDS_FOR_THE_DEAD:.0f} seconds for it",
-                flush=True,
-            )
+            until = f"Waiting up to {SECONDS_FOR_THE_DEAD:.0f} seconds for it"
+            print(f"note: {folder} is held by {_name(holder)}. {until}", flush=True)
             lock.acquire(timeout=SECONDS_FOR_THE_DEAD, poll_interval=0.2)
 
     @property
     def is_held(self) -> bool:
-        """Whether this process, or the one that it was forked from, has acquired a lock."""
+        """Whether this process, or its parent before a fork, has acquired the lock."""
         return self._lock is not None
 
     def release(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         if self._lock is not None:
             Path(self._lock.lock_file).with_name(".holder.json").unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process holds nothing."""
+        """Pickle without the lock: a copy in another process does not hold it."""
         return {"_lock": None}
 
 
-def _refusal(folder: Path, holder: dict[str, Any]) -> UserError:
-    return UserError(
-        f"run folder {folder}: expected no other process in it, got {_name(holder)}. Wait until that run ends, or stop "
-        "it, then repeat the command"
-    )
-
-
 def _holder(file: Path) -> dict[str, Any]:
-    """Content of `.holder.json`; empty where it cannot be read."""
+    """Return the content of `.holder.json`; empty if it cannot be read."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -102,7 +92,7 @@ def _holder(file: Path) -> dict[str, Any]:
 
 def _name(holder: dict[str, Any]) -> str:
     if not holder:
-        return "a process that left no name"
+        return "an unknown process"
     return f"process {holder.get('pid')} on {holder.get('host')}, which started at {holder.get('since')}"
 
 
@@ -113,6 +103,6 @@ def _is_alive_here(holder: dict[str, Any]) -> bool:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it lives, and belongs to somebody else
+    except PermissionError:  # it is alive, and belongs to another user
         return True
     return True

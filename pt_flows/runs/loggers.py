@@ -1,4 +1,4 @@
-"""The loggers of a run: its CSV file, and W&B."""
+"""The loggers of a run: its CSV file and W&B."""
 
 import os
 from collections.abc import Mapping
@@ -13,11 +13,18 @@ from pt_flows.runs.options import RunOptions, wandb_mode
 
 
 def loggers(folder: Path, options: RunOptions, experiment: str, resumed_at: int) -> list[Any]:
-    """The CSV file of the run folder, and W&B unless disabled."""
+    """Return the CSV logger of the run folder, and the W&B logger unless it is disabled.
+
+    Args:
+        folder: The run folder.
+        options: The options of the run.
+        experiment: Default of the name and the group in W&B.
+        resumed_at: Iteration of the checkpoint that the run continues from; 0 for a new run.
+    """
     mode = wandb_mode(options.wandb)
     chosen: list[Any] = [MetricsCSV(folder, resumed_at)]
     if mode != "disabled":
-        if mode == "offline":  # no lookup of any host, and no pages of advice about uploading
+        if mode == "offline":  # no network, and no messages about uploading
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
             os.environ.setdefault("WANDB_SILENT", "true")
         chosen.append(
@@ -41,12 +48,12 @@ class IterationWandbLogger(WandbLogger):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._wandb_init.pop("anonymous", None)  # W&B warns of it, whatever its value
+        self._wandb_init.pop("anonymous", None)  # W&B warns about it, whatever its value
         self._summarised: set[str] = set()
 
     @property
     def experiment(self) -> Any:
-        """The W&B run; axes are defined when it starts."""
+        """The W&B run. Its axes are defined when it starts."""
         fresh = self._experiment is None
         run = super().experiment
         if fresh and hasattr(run, "define_metric"):
@@ -57,7 +64,7 @@ class IterationWandbLogger(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log with the iteration in the row; of measured numbers the summary keeps last, least and largest."""
+        """Log with the iteration in the row. The summary keeps the last, least and largest measured values."""
         for key in metrics:
             if key.startswith("eval/") and key not in self._summarised:
                 self.experiment.define_metric(key, step_metric="iteration", summary="last,min,max")

@@ -1,4 +1,4 @@
-"""The log of a run folder, `metrics.csv`: a row per logging call, a column per number."""
+"""The log of a run, `metrics.csv`: a row per logging call, a column per number."""
 
 import csv
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ Rows = list[dict[str, Any]]
 
 
 class MetricsCSV(Logger):
-    """`metrics.csv` in the run folder; a continued run appends. The file is first touched when there is a row to write.
+    """Writes `metrics.csv` in the run folder. The first row creates the file, and a continued run appends to it.
 
-    A damaged file never stops a run: it is renamed, and its readable rows are kept.
+    A damaged file never stops a run. It is renamed, and its readable rows are kept.
 
     Args:
         folder: The run folder.
-        resumed_at: Rows after this iteration belong to work that is done again, and are dropped.
+        resumed_at: Iteration of the checkpoint that the run continues from. Later rows are dropped.
     """
 
     def __init__(self, folder: Path, resumed_at: int = 0) -> None:
@@ -32,12 +32,12 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """What Lightning calls this logger."""
+        """The name of this logger."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """None: the folder is the version."""
+        """Empty, because every run has its own folder."""
         return ""
 
     @property
@@ -47,11 +47,11 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml has them."""
+        """Do nothing: config.yaml has the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Append a row; it is on disk when this returns."""
+        """Append a row to the file."""
         row = {"iteration": step or 0, **{key: float(value) for key, value in metrics.items()}}
         if not self.columns:
             rows = [before for before in self._rows() if int(before["iteration"]) <= self.resumed_at]
@@ -63,7 +63,7 @@ class MetricsCSV(Logger):
                 csv.DictWriter(file, self.columns).writerow(row)
 
     def _rows(self) -> Rows:
-        """The readable rows of the file; a damaged file is moved aside."""
+        """Return the readable rows of the file. A damaged file is renamed."""
         try:
             rows, num_damaged = readable_rows(self.path.read_bytes().decode(errors="replace"))
         except FileNotFoundError:
@@ -89,10 +89,10 @@ class MetricsCSV(Logger):
 
 
 def readable_rows(text: str) -> tuple[Rows, int]:
-    r"""Rows of a log without their empty cells, and the number of lines that are no rows of it.
+    r"""Return the rows of a log without their empty cells, and the number of damaged lines.
 
     Args:
-        text: Content of `metrics.csv`. A last line without its end is taken for cut.
+        text: Content of `metrics.csv`. A last line without a line break is damaged.
 
     Example:
         >>> readable_rows("iteration,loss\n10,0.5\n20\n30,0.2")

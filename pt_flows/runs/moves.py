@@ -1,6 +1,6 @@
 """The moves from version 0.1 to 0.2: keys of configurations, names in checkpoints.
 
-In 0.1 the arguments of a method held everything that trains its networks. In 0.2 they stand with their player:
+In 0.1 a method had the arguments of its networks and optimizers. In 0.2 its players have them:
 
     generator, generator_optimizer, lr_decay, ema_decay        generator.{network, optimizer, lr_schedule, ema_decay}
     critic, critic_optimizer, lr_decay, num_critic_steps       critic.{network, optimizer, lr_schedule, steps}
@@ -35,21 +35,21 @@ SCHEDULES = {
 }
 """Arguments of 0.1 in the schedule that an argument is now."""
 DEFAULTS = {"step_size": 1.0, "persistence": 5}
-"""Values of 0.1 where a configuration names the decay alone."""
+"""Defaults of 0.1, for configurations that set the decay alone."""
 CONSTANT = ("constant", [], [1.0])
 ENERGY_ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 5e-4, "betas": [0.0, 0.9]}}
-"""The optimizer of an energy in 0.1 where none was chosen; today's default has other betas."""
+"""The default optimizer of an energy in 0.1; that of 0.2 has other betas."""
 ALTERNATING = ("generator", "critic")
 METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(("W1FE", "W2FE", "JSFlow", "WGANGP"), ALTERNATING)
 METHODS |= {"MinibatchW2FE": ("generator",), "ODEGAN": ()} | dict.fromkeys(("DAEBM", "ImprovedCD", "PCD"), ("energy",))
-"""The methods of 0.1 and their players, the averaged one first; ODEGAN has bare networks."""
+"""The methods of 0.1 and their players, the averaged one first. ODEGAN has networks without players."""
 STAGES = {"euler": 1, "heun": 2, "rk4": 4, "bogacki_shampine": 3}
 
 # ------------------------------------------------------------------------------------------------------ configurations
 
 
 def old_keys(config: dict[str, Any]) -> list[str]:
-    """Dotted keys of a configuration that version 0.2 no longer has, the first one first.
+    """Return the dotted keys of a configuration that version 0.2 no longer has, in their order.
 
     Args:
         config: A configuration, as YAML reads it.
@@ -66,13 +66,13 @@ def old_keys(config: dict[str, Any]) -> list[str]:
 
 
 def upgraded_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration of 0.1 as one of 0.2 that trains the same; one without keys of 0.1 as it is.
+    """Return the configuration of 0.2 that trains like one of 0.1. A configuration without old keys stays the same.
 
     Args:
-        config: A configuration, as YAML reads it. It is left unchanged.
+        config: A configuration, as YAML reads it. It is not changed.
 
     Raises:
-        UserError: The players of a key cannot be told.
+        UserError: The configuration does not determine the players of a key.
     """
     config = copy.deepcopy(config)
     if old_keys(config):
@@ -82,11 +82,11 @@ def upgraded_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def places_of(key: str, known: Collection[str]) -> list[str]:
-    """The places in 0.2 of a dotted key of 0.1; none if it is no such key.
+    """Return the keys of 0.2 for a dotted key of 0.1; none if it is no such key.
 
     Args:
-        key: Such as "model.lr_decay".
-        known: Keys of today, such as "model.critic", which tell the players of the method.
+        key: A key such as "model.lr_decay".
+        known: Keys of 0.2, such as "model.critic", which determine the players of the method.
 
     Example:
         >>> places_of("model.lr_decay", ["model.generator", "model.critic"])
@@ -120,10 +120,8 @@ def _upgraded_arguments(method: str, arguments: dict[str, Any]) -> dict[str, Any
         if not schedule:
             continue
         if name not in rest and "generator" not in arguments:
-            raise UserError(
-                f"model.{next(old for old in keys if old in arguments)}: expected model.{name} beside it, got none. "
-                "Add it"
-            )
+            key = next(old for old in keys if old in arguments)
+            raise UserError(f"model.{key}: expected model.{name} beside it, got none. Add it")
         value = rest.get(name, DEFAULTS[name])
         changing = {key: v for key, v in schedule.items() if v not in CONSTANT}
         rest[name] = {"value": value} | changing if changing else value
@@ -131,7 +129,7 @@ def _upgraded_arguments(method: str, arguments: dict[str, Any]) -> dict[str, Any
 
 
 def _players(method: str, arguments: dict[str, Any]) -> tuple[str, ...]:
-    """Players of a method of 0.1, the averaged one first: told by its name, or else by its arguments."""
+    """Return the players of a method of 0.1, the averaged one first, by its name or else by its arguments."""
     found = METHODS.get(method, ())
     if not found and {"warmup", *PLAYERS["energy"]} & arguments.keys():
         found = ("energy",)
@@ -140,12 +138,12 @@ def _players(method: str, arguments: dict[str, Any]) -> tuple[str, ...]:
     elif not found and PLAYERS["generator"].keys() & arguments.keys():
         found = ("generator",)
     if not found:
-        raise UserError("model.class_path: expected the class of the method, got none. Add it, to tell its players")
+        raise UserError("model.class_path: expected the class of the method, got none. Add it")
     return found
 
 
 def class_name(model: dict[str, Any]) -> str:
-    """Name of the class in the section `model` of a configuration."""
+    """Return the name of the class in the section `model` of a configuration."""
     return str(model.get("class_path", "")).rpartition(".")[2]
 
 
@@ -157,11 +155,11 @@ def _is_network(value: Any) -> bool:
 
 
 def upgraded_checkpoint(content: dict[str, Any], batch_size: int = 0) -> dict[str, Any]:
-    """The content of a checkpoint of 0.1 as one of 0.2: weights, averages, chains, optimizers, costs, description.
+    """Return the content of a checkpoint of 0.1 in the format of 0.2.
 
     Args:
-        content: As torch reads the file. It is left unchanged.
-        batch_size: Of the data, which the checkpoint does not know. Without it the count of images begins at 0.
+        content: Content of the file. It is not changed.
+        batch_size: Batch size of the data, which the checkpoint does not record. Without it the count of images is 0.
     """
     hyper, record = content.get("hyper_parameters", {}), content["pt_flows"]
     images_seen = record["iteration"] * _minibatches(hyper) * batch_size
@@ -177,7 +175,7 @@ def upgraded_checkpoint(content: dict[str, Any], batch_size: int = 0) -> dict[st
 
 
 def upgraded_state(state: dict[str, Any], images_seen: int = 0) -> dict[str, Any]:
-    """A state dict of a method of 0.1 under the names of 0.2.
+    """Return the state dict of a method of 0.1 with the names of 0.2.
 
     Args:
         state: Tensors and extra states by name.
@@ -202,7 +200,7 @@ def upgraded_state(state: dict[str, Any], images_seen: int = 0) -> dict[str, Any
 
 
 def _upgraded_optimizers(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One optimizer for each player, generator first: ODEGAN had one, with a group of each player."""
+    """Return one optimizer for each player, generator first. ODEGAN had one with a group for each player."""
     groups = states[0]["param_groups"] if len(states) == 1 else []
     if [group.get("name") for group in groups] != ["D", "G"]:
         return states
@@ -216,7 +214,7 @@ def _upgraded_optimizers(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _upgraded_description(hyper: dict[str, Any], left_out: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-    """Arguments of a method, and the names of those that are not described: of a player without network all of it."""
+    """Return the described arguments of a method, and the names of the others: a player lacks its whole section."""
     how = {key: value for key, value in hyper.items() if key.startswith("_")}
     arguments = {key: value for key, value in hyper.items() if key not in how}
     model = {"class_path": how.get("_class_path", ""), "init_args": arguments}
@@ -230,7 +228,7 @@ def _upgraded_description(hyper: dict[str, Any], left_out: Iterable[str]) -> tup
 
 
 def _minibatches(hyper: dict[str, Any]) -> int:
-    """Minibatches of one iteration."""
+    """Return the number of minibatches of one iteration."""
     if class_name({"class_path": hyper.get("_class_path", "")}) == "ODEGAN":
         return STAGES[hyper.get("integrator", "rk4")] if hyper.get("stage_batches") == "fresh" else 1
     return int(hyper.get("num_critic_steps", 5 if "critic" in hyper else 1))

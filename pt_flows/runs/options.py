@@ -1,4 +1,4 @@
-"""Where a run is kept and how W&B shows it."""
+"""Options of a run: its folder and its place in W&B."""
 
 import netrc
 import os
@@ -10,16 +10,16 @@ WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
 class RunOptions:
-    """Where a run is kept and how W&B shows it.
+    """The folder of a run and its place in W&B.
 
     Args:
         root: Folder of all runs.
         name: Name in W&B; default `<data>-<model>`.
         project: W&B project.
-        group: W&B group; give the runs of one comparison the same.
+        group: W&B group. Runs of one comparison should share it.
         tags: W&B tags.
-        wandb: "auto" takes $WANDB_MODE where it is set; else it goes online where an API key is configured and offline
-            elsewhere.
+        wandb: Mode of W&B. "auto" means $WANDB_MODE if it is set, else online with a configured API key and offline
+            without one.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class RunOptions:
 
 
 def wandb_mode(wanted: WandbMode) -> Literal["online", "offline", "disabled"]:
-    """Where W&B writes: decided without a prompt and without the network."""
+    """Choose the mode of W&B without a prompt and without the network."""
     if wanted != "auto":
         return wanted
     if (given := os.environ.get("WANDB_MODE")) in ("online", "offline", "disabled"):
@@ -46,7 +46,7 @@ def wandb_mode(wanted: WandbMode) -> Literal["online", "offline", "disabled"]:
 
 
 def wandb_key_configured() -> bool:
-    """Whether `wandb login` was done here: an API key in the environment or in the netrc file."""
+    """Whether there is an API key in the environment or in the netrc file, as after `wandb login`."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

@@ -1,12 +1,12 @@
-"""Where two configurations of runs differ."""
+"""Differences between the configurations of two runs."""
 
 from collections.abc import Mapping
 from typing import Any
 
 DEFINING = ("data", "model", "seed_everything")
-"""Sections that make a run the experiment that it is: `last` and `best` mean a run that has the same ones."""
+"""Sections that define an experiment: `last` and `best` mean a run with the same ones."""
 NAMED = (*DEFINING, "evaluation", "perf", "trainer.max_steps", "trainer.precision")
-"""Settings whose changes are said when a run continues."""
+"""Settings whose changes are printed when a run continues."""
 INCIDENTAL = ("iterations_per_block", "activation_checkpointing")
 """Arguments that change no number."""
 
@@ -14,9 +14,9 @@ Differences = dict[str, tuple[Any, Any]]
 
 
 def differences(there: Any, here: Any, key: str = "") -> Differences:
-    """Dotted keys whose values differ, with both values.
+    """Return the dotted keys whose values differ, with both values.
 
-    Arguments that only one side knows come from another version of a class and are no difference.
+    Arguments that only one side has are from another version of a class and are not compared.
 
     Args:
         there: A configuration, as YAML reads it.
@@ -34,7 +34,7 @@ def differences(there: Any, here: Any, key: str = "") -> Differences:
         found = {}
         for name in (name for name in there if name in here and name not in INCIDENTAL):
             found |= differences(there[name], here[name], key if name == "init_args" else f"{key}.{name}".lstrip("."))
-        extra = there.get("dict_kwargs") or {}, here.get("dict_kwargs") or {}  # what the class takes without naming it
+        extra = there.get("dict_kwargs") or {}, here.get("dict_kwargs") or {}  # arguments that the class does not name
         return found if extra[0] == extra[1] else found | {f"{key}.dict_kwargs": extra}
     if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         pairs = enumerate(zip(there, here, strict=True))
@@ -43,16 +43,16 @@ def differences(there: Any, here: Any, key: str = "") -> Differences:
 
 
 def within(found: Differences, sections: tuple[str, ...]) -> Differences:
-    """The differences of some sections."""
+    """Return the differences in some sections."""
     return {key: v for key, v in found.items() if any(key == s or key.startswith((f"{s}.", f"{s}[")) for s in sections)}
 
 
 def told(found: Differences) -> str:
-    """Differences in one line: of the recorded configuration and of that of now."""
+    """Return differences in one line, with the recorded and the current value."""
     return ", ".join(f"{key} ({short(there)} there, {short(here)} here)" for key, (there, here) in found.items())
 
 
 def short(value: Any) -> str:
-    """A value that fits into a sentence."""
+    """Return a value as text that fits into a sentence."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""Signals that end a run: at once while nothing is trained, in order while something is."""
+"""Signals that end a run: at once before training, with a saved checkpoint during training."""
 
 import contextlib
 import os
@@ -13,10 +13,10 @@ Handler = Callable[[int, Any], None]
 
 
 def listen(handler: Handler, signals: tuple[signal.Signals, ...] = ENDING) -> dict[signal.Signals, Any]:
-    """Handle signals; a hangup that the process was started to ignore (nohup) stays ignored.
+    """Handle signals. If the process was started to ignore hangups (nohup), they stay ignored.
 
     Returns:
-        The handlers of before; none outside the main thread, which alone may handle signals.
+        The previous handlers; none outside the main thread, which alone may handle signals.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -29,7 +29,7 @@ def listen(handler: Handler, signals: tuple[signal.Signals, ...] = ENDING) -> di
 
 @contextmanager
 def handled(handler: Handler, signals: tuple[signal.Signals, ...]) -> Iterator[None]:
-    """Handle signals, and as before afterwards."""
+    """Handle signals, and restore the previous handlers at the end."""
     before = listen(handler, signals)
     try:
         yield
@@ -40,8 +40,8 @@ def handled(handler: Handler, signals: tuple[signal.Signals, ...]) -> Iterator[N
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind a command as Ctrl-C does, so that it can say what became of its work."""
-    before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}  # which Lightning ignores once it is interrupted
+    """Let SIGTERM and SIGHUP raise `KeyboardInterrupt` like Ctrl-C, so that a command can report about its work."""
+    before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}  # Lightning changes it when it is interrupted
     before |= listen(interrupt, (signal.SIGTERM, signal.SIGHUP))
     try:
         yield
@@ -52,20 +52,20 @@ def ending_at_once() -> Iterator[None]:
 
 
 def interrupt(number: int, frame: Any) -> None:
-    """Leave from wherever the process is."""
+    """Raise `KeyboardInterrupt` with the number of the signal."""
     raise KeyboardInterrupt(number)
 
 
 def signal_of(error: KeyboardInterrupt) -> signal.Signals:
-    """The signal behind an interruption; Python's own handler of Ctrl-C names none."""
+    """Return the signal behind an interruption. Python's own handler of Ctrl-C does not name it."""
     return signal.Signals(error.args[0]) if error.args else signal.SIGINT
 
 
 class StopInOrder:
-    """A handler for training: the first signal asks to stop, the second says that it was heard, the third interrupts.
+    """A handler for training: the first signal asks it to stop, the second is confirmed, the third interrupts it.
 
     Args:
-        at_risk: Says what a stop at once would lose.
+        at_risk: Returns the sentence about the work that a stop at once would lose.
     """
 
     def __init__(self, at_risk: Callable[[], str]) -> None:
@@ -74,23 +74,23 @@ class StopInOrder:
         self._count = 0
 
     def __call__(self, number: int, frame: Any) -> None:
-        """Called by Python between two instructions of the main thread."""
+        """Count a signal. Python calls this between two instructions of the main thread."""
         self._count += 1
         if self._count > 2:
             interrupt(number, frame)
         self.received, again = number, self.received is not None
         name = signal.Signals(number).name
         if again:
-            tell(f"{name} again: still finishing and saving; a third signal stops at once ({self.at_risk()})")
+            tell(f"{name} again: still finishing and saving. A third signal stops at once ({self.at_risk()})")
         else:
-            tell(f"{name}: finishing the work at hand, then saving and stopping")
+            tell(f"{name}: finishing the current block, then saving and stopping")
 
 
 def tell(text: str) -> None:
-    """Print from a signal handler, where the buffers of Python's streams may be in use."""
+    """Print from a signal handler, in which the buffers of Python's streams may be in use."""
     try:
         os.write(2, f"\n{text}\n".encode())
-    except OSError:  # the terminal has gone: nobody reads, and a failed print must not end the run before it saves
+    except OSError:  # the terminal is closed, and a failed print must not end the run before it saves
         with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)

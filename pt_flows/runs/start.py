@@ -1,4 +1,4 @@
-"""The moment when a run begins: everything has been checked, and nothing has been written yet."""
+"""The start of a run, after all checks and before the first file."""
 
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from pt_flows.runs.lock import RunLock
 class RunStart(L.Callback):
     """Makes the run folder, locks it and describes the run, just before the first iteration.
 
-    So a start that is refused leaves nothing behind, neither a folder nor a W&B run.
+    A start that fails a check therefore leaves neither a folder nor a W&B run.
 
     Args:
-        folder: The run folder; it is there already where a run continues.
-        lock: Held already where a run continues.
+        folder: The run folder. It exists already if the run continues.
+        lock: Its lock. It is held already if the run continues.
         config_yaml: The complete configuration.
-        seed: Of the run.
-        parent: The checkpoint that a new run starts from.
-        damaged: The last checkpoint, if it cannot be read; it is moved aside, or it would replace the one before it.
-        loggers: Loggers that join the run now, because they write when they begin.
+        seed: Seed of the run.
+        parent: Record of the checkpoint that a new run starts from.
+        damaged: The last checkpoint, if it cannot be read. It is renamed, so that it does not replace the previous one.
+        loggers: Loggers that join the run now, because they write files when they start.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RunStart(L.Callback):
         self.parent, self.damaged, self.loggers = parent, damaged, loggers
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin, except with `fast_dev_run`, which leaves no run."""
+        """Open the run, unless it is a `fast_dev_run`, which leaves no files."""
         if getattr(trainer, "fast_dev_run", False):
             return
         recorded = environment(self.seed) | ({"parent": self.parent} if self.parent else {})
@@ -54,7 +54,7 @@ class RunStart(L.Callback):
             logger.log_hyperparams(yaml.safe_load(self.config_yaml) | {"environment": recorded})
 
     def open_folder(self) -> None:
-        """Make and lock the folder of a new run; set a damaged checkpoint of an old one aside."""
+        """Make and lock the folder of a new run; rename a damaged checkpoint of a continued one."""
         if not self.folder.is_dir():
             make_run_folder(self.folder)
         if not self.lock.is_held:

@@ -1,4 +1,4 @@
-"""`pt-flows upgrade`: configurations, checkpoints and run folders of version 0.1 become those of 0.2."""
+"""The command `pt-flows upgrade`: conversion of configurations, checkpoints and runs of version 0.1 to 0.2."""
 
 import re
 import shutil
@@ -17,11 +17,11 @@ VERSION = "0.2"
 
 
 def upgrade(path: str, out: str | None = None) -> None:
-    """Convert a configuration, a checkpoint or a run folder of version 0.1 into one of 0.2. The old one stays.
+    """Convert a configuration, a checkpoint or a run folder of version 0.1 to 0.2. The old one stays unchanged.
 
     Args:
-        path: A .yaml or .ckpt file, or a run folder: all its configurations and checkpoints.
-        out: The new file or folder. Default: the name with 0.2 in it, in the same place.
+        path: A .yaml or .ckpt file, or a run folder with its configurations and checkpoints.
+        out: The new file or folder. Default: the same place and name, with 0.2 in it.
 
     Raises:
         UserError: There is nothing to convert, or the new file or folder exists.
@@ -39,14 +39,14 @@ def upgrade(path: str, out: str | None = None) -> None:
 
         folder = run_folder_of(old)
         _upgrade_checkpoint(old, new, _batch_size(folder) if folder else 0)
-        print(f"{new}: checkpoint of {VERSION}, from {old}, which is left as it is")
+        print(f"{new}: checkpoint of {VERSION}, from {old}, which is unchanged")
     else:
         _upgrade_config(old, new)
-        print(f"{new}: configuration of {VERSION}, without the comments of {old}, which is left as it is")
+        print(f"{new}: configuration of {VERSION}, without the comments of {old}, which is unchanged")
 
 
 def advice(words: Sequence[str]) -> str | None:
-    """The sentence for a command line that names a configuration of 0.1 of one of this package's methods, if it does.
+    """Return the sentence for a command line with a configuration of 0.1 for one of this package's methods, if any.
 
     Args:
         words: The command line.
@@ -58,15 +58,13 @@ def advice(words: Sequence[str]) -> str | None:
             config = _read_config(file)
             keys = old_keys(config)
             if keys and class_name(config["model"]) in METHODS:
-                return (
-                    f"{file}: expected a configuration of pt_flows {VERSION}, got {keys[0]}, which is of 0.1. Convert "
-                    f"it: pt-flows upgrade {file}"
-                )
+                wanted = f"{file}: expected a configuration of pt_flows {VERSION}"
+                return f"{wanted}, got {keys[0]}, which is of 0.1. Convert it: pt-flows upgrade {file}"
     return None
 
 
 def _new_name(old: Path) -> Path:
-    """A name beside: of a run folder the id stays last, by which W&B and `compare` know the run."""
+    """Return the default name. In that of a run folder the id stays last, by which W&B identifies the run."""
     if old.is_dir():
         stem, run_id = re.fullmatch("(.*?)((?:-[0-9a-f]{8})?)", old.absolute().name).groups()  # pyright: ignore[reportOptionalMemberAccess]
         return old.absolute().with_name(f"{stem}-{VERSION}{run_id}")
@@ -92,7 +90,7 @@ def _upgrade_folder(old: Path, new: Path) -> None:
         partial.rename(new)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f"{new}: run of {VERSION} with {len(checkpoints)} checkpoints, from {old}, which is left as it is")
+    print(f"{new}: run of {VERSION} with {len(checkpoints)} checkpoints, from {old}, which is unchanged")
 
 
 def _upgrade_config(old: Path, new: Path) -> None:
@@ -130,7 +128,7 @@ def _as_yaml(config: dict[str, Any]) -> str:
 
 
 def _batch_size(folder: Path) -> int:
-    """The size of minibatches of a run, 0 if it is not known."""
+    """Return the batch size of a run, 0 if it is unknown."""
     from pt_flows.runs.folder import read_config
 
     try:
