@@ -317,7 +317,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["fit", "--config", TOY, "--evaluation.num_samples", "0"], r"evaluation.num_samples: expected at least 1, got 0"),
     (
         ["fit", "--config", TOY, "--data", "Shapes32"],
-        r"model.generator.network: expected samples of shape \(3, 32, 32\), which Shapes32 serves, got \(2,\)",
+        r"model.generator.network: expected samples of shape \(3, 32, 32\), as Shapes32 has, got \(2,\)",
     ),
     (
         [
@@ -351,8 +351,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["compare", "runs", "--goal", "abc"], r"goal: expected a float or null, got 'abc'"),
     (["sample", "no.ckpt"], r"no.ckpt: expected a checkpoint, got no"),
     (["sample", "no.ckpt", "--n", "0"], r"--n: expected at least 1, got 0"),
-    (["sample", "no.ckpt", "--out", "a.jpg"], r"--out must end in .png or .npz"),
-    (["sample", "no.ckpt", "--out", "no/where/a.png"], r"there is no folder"),
+    (["sample", "no.ckpt", "--out", "a.jpg"], r"--out: expected a file .png or .npz, got a.jpg"),
+    (["sample", "no.ckpt", "--out", "no/where/a.png"], r"--out: expected an existing folder"),
     (["sample", "no.ckpt", "--m", "3"], r"no key m"),
 ]
 
