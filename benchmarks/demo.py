@@ -19,7 +19,7 @@ from pt_flows import sample
 from pt_flows.callbacks.pictures import save_density
 from pt_flows.cli.main import main as pt_flows
 from pt_flows.data.toy2d import Toy2D
-from pt_flows.evaluation.load import load_method
+from pt_flows.evaluation.load import finished
 from pt_flows.training.noise import generator_at
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "toy2d"
@@ -76,7 +76,7 @@ def main() -> None:
     for title, (name, changes) in METHODS.items():
         folder = train(name, changes, arguments.critic_steps)
         rows.append(row(title, folder))
-        module = load_method(folder / "checkpoints" / "last.ckpt")
+        module = finished(folder / "checkpoints" / "last.ckpt").method
         panels[title] = sample(module, 5000, rng=generator_at("cpu", "pictures"))
         if name == "w2_fe":
             flow = folder / "pictures" / "flow.png"

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from pt_flows.evaluation.energies import load_energy
-from pt_flows.evaluation.load import data_of_run
 from pt_flows.functional.langevin import mgms
 from pt_flows.methods import DAEBM
 from pt_flows.metrics import GridKL
@@ -27,8 +26,8 @@ def main() -> None:
     parser.add_argument("--transitions", type=int, default=10_000)
     parser.add_argument("--chains", type=int, default=500)
     arguments = parser.parse_args()
-    path, module = load_energy(str(arguments.ckpt), "cpu")
-    data = data_of_run(path)
+    run, module = load_energy(str(arguments.ckpt), "cpu")
+    data = run.data()
     assert isinstance(module, DAEBM)
     divergence = GridKL(400)
     divergence.prepare(data, 1)

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from pt_flows import sample
 from pt_flows.callbacks.pictures import save_density
 from pt_flows.data.toy2d import Toy2D
-from pt_flows.evaluation.load import load_method
+from pt_flows.evaluation.load import finished
 from pt_flows.training.noise import generator_at
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "toy2d" / "ode_gan.yaml"
@@ -134,7 +134,7 @@ def samples(folders: dict[Case, Path], path: Path) -> None:
     panels = {"target": Toy2D("grid16").reference("test", 5000)}
     for case, folder in folders.items():
         if case.seed == 0:
-            module = load_method(folder / "checkpoints" / "last.ckpt")
+            module = finished(folder / "checkpoints" / "last.ckpt").method
             panels[case.title] = sample(module, 5000, rng=generator_at("cpu", "pictures"))
     save_density(panels, path)
 

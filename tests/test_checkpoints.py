@@ -13,7 +13,7 @@ from write_checkpoints import CONTINUED, LATEST, METHODS, continued, samples
 
 import pt_flows
 from pt_flows.cli.main import main
-from pt_flows.evaluation.load import load_method
+from pt_flows.evaluation.load import finished
 from pt_flows.loop.method import Method
 
 FILES = [
@@ -37,7 +37,7 @@ def current(checkpoint: Path) -> Path:
 
 
 def test_this_version_has_one_of_every_method() -> None:
-    held = {type(load_method(file)) for file in LATEST.glob("*.ckpt")}
+    held = {type(finished(file).method) for file in LATEST.glob("*.ckpt")}
     assert len(held) == len(METHODS)
     assert held == {getattr(pt_flows.methods, name) for name in pt_flows.methods.__all__}
     assert sum(file.stat().st_size for file in LATEST.iterdir()) < 500_000
@@ -46,7 +46,7 @@ def test_this_version_has_one_of_every_method() -> None:
 @pytest.mark.parametrize("checkpoint", FILES)
 def test_samples_are_what_they_were(checkpoint: Path) -> None:
     wanted, checkpoint = torch.tensor(stored(checkpoint)["samples"]), current(checkpoint)
-    torch.testing.assert_close(torch.tensor(samples(load_method(checkpoint))), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(samples(finished(checkpoint).method)), wanted, rtol=1e-4, atol=1e-5)
     module = Method.load_from_checkpoint(checkpoint)
     torch.testing.assert_close(torch.tensor(samples(module)), wanted, rtol=1e-4, atol=1e-5)
 

@@ -14,7 +14,7 @@ from pt_flows import sample
 from pt_flows.cli.main import main
 from pt_flows.contracts import Batch, Terms, Weights
 from pt_flows.data import Toy2D
-from pt_flows.evaluation.load import load_method
+from pt_flows.evaluation.load import finished
 from pt_flows.functional.transport import Gaussian, exact_wasserstein, gaussian_wasserstein2, moments
 from pt_flows.loop.method import Method
 from pt_flows.methods import DAEBM, ODEGAN, W1FE, W2FE, MinibatchW2FE
@@ -114,7 +114,7 @@ def test_w2_fe_recipe_ends_at_the_floor() -> None:
     assert main(["fit", "--config", config, "--trainer.accelerator", "cpu", "--run.wandb", "disabled"]) == 0
     (checkpoint,) = Path("runs").glob("*/*/checkpoints/last.ckpt")
     assert (checkpoint.parent.parent / "pictures/flow.png").is_file()
-    found = measure(load_method(checkpoint), "ema")
+    found = measure(finished(checkpoint).method, "ema")
     assert found["modes"] == 8
     assert found["high_quality"] >= 0.9
     assert found["w2_512"] <= 1.4 * found["w2_512_floor"]

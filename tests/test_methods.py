@@ -17,7 +17,7 @@ from torch import nn
 from pt_flows import sample
 from pt_flows.contracts import Batch, CriticNet, GeneratorNet, Terms
 from pt_flows.errors import DivergenceError, UserError
-from pt_flows.evaluation.load import load_method
+from pt_flows.evaluation.load import finished
 from pt_flows.functional.potentials import Reduction, euler_target, regression_loss, velocity
 from pt_flows.loop.clock import synchronises_batch_norm
 from pt_flows.loop.method import Method
@@ -428,7 +428,7 @@ def test_a_module_built_in_python_loads_from_its_checkpoint_alone(name: str, tmp
     fit(again, data(), max_steps=3).save_checkpoint(tmp_path / "b.ckpt")
     saved = [torch.load(tmp_path / f"{x}.ckpt", weights_only=True)["hyper_parameters"] for x in "ab"]
     assert {key: saved[1][key] for key in saved[0]}.keys() == saved[0].keys()  # loaded and saved: still described
-    assert torch.equal(drawn(load_method(tmp_path / "b.ckpt")), drawn(again))
+    assert torch.equal(drawn(finished(tmp_path / "b.ckpt").method), drawn(again))
 
 
 def test_own_networks_load_where_they_can_be_described(tmp_path: Path) -> None:
@@ -437,11 +437,11 @@ def test_own_networks_load_where_they_can_be_described(tmp_path: Path) -> None:
     module = W1FE(wrapping(), Critic(PlainCritic(8), unnamed))
     fit(module, data(), max_steps=1).save_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(
-        UserError, match=r"a.ckpt: expected a description of all arguments of W1FE, got less \(.*generator.*\)\. Give"
+        UserError, match=r"a.ckpt: expected a description of all arguments of W1FE, got less \(.*generator.*\)\. Call"
     ):
         W1FE.load_from_checkpoint("a.ckpt")
     with pytest.raises(UserError, match=r"generator\.network, critic\.optimizer"):
-        load_method(tmp_path / "a.ckpt")
+        finished(tmp_path / "a.ckpt")
     for cls, given in ((W2FE, {}), (MinibatchW2FE, {"generator": Generator(MLPGenerator())})):
         with pytest.raises(UserError, match=rf"a.ckpt: expected a {cls.__name__}, got pt_flows.W1FE\. Call"):
             cls.load_from_checkpoint("a.ckpt", **given)

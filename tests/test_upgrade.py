@@ -14,7 +14,7 @@ from write_checkpoints import samples
 
 from pt_flows.cli.main import main
 from pt_flows.errors import UserError
-from pt_flows.evaluation.load import load_method
+from pt_flows.evaluation.load import finished
 from pt_flows.loop.method import Method
 from pt_flows.runs.moves import old_keys, places_of, upgraded_checkpoint, upgraded_config, upgraded_state
 
@@ -180,11 +180,11 @@ def test_a_run_folder_is_copied_and_continues(capsys: pytest.CaptureFixture[str]
     assert "run of 0.2 with 2 checkpoints" in capsys.readouterr().out
     assert fingerprints(old) == before
     assert not (new / ".lock").exists()
-    module = load_method(new / "checkpoints/best.ckpt")
+    module = finished(new / "checkpoints/best.ckpt").method
     assert (module.iteration, module.cost.images_seen, module.cost.evaluations["critic"]) == (4, 4 * 5 * 16, 1024)
     more = ["--ckpt_path", str(new), "--trainer.max_steps", "6"]
     assert main(["fit", "--config", str(new / "config.yaml"), *more]) == 0
-    module = load_method(new / "checkpoints/last.ckpt")
+    module = finished(new / "checkpoints/last.ckpt").method
     assert module.cost.images_seen == 6 * 5 * 16
     wanted = yaml.safe_load((OLD / "values.json").read_text())["w1_fe"]["continued"]
     torch.testing.assert_close(torch.tensor(samples(module)), torch.tensor(wanted), rtol=1e-3, atol=1e-4)
@@ -200,7 +200,7 @@ def test_files_are_written_beside_and_never_over_others(capsys: pytest.CaptureFi
     assert main(["fit", "--config", "w1_fe-0.2.yaml", "--print_config"]) == 0
     shown = capsys.readouterr().out
     assert "lr_schedule" in shown
-    assert load_method(Path("w1_fe-0.2.ckpt")).iteration == 4
+    assert finished(Path("w1_fe-0.2.ckpt")).method.iteration == 4
     Path("empty").mkdir()
     for given, told in (
         ("w1_fe-0.2.yaml", "got no keys of it. Use the file as it is"),

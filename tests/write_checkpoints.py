@@ -21,7 +21,7 @@ from problems import Adam, data, fit
 
 import pt_flows
 from pt_flows.cli.main import main
-from pt_flows.evaluation.load import load_method
+from pt_flows.evaluation.load import finished
 from pt_flows.methods import W1FE
 from pt_flows.nets import MLPCritic, MLPGenerator
 from pt_flows.training.players import Critic, Generator
@@ -66,7 +66,7 @@ def written_by_fit(config: Path, *arguments: str) -> Path:
 def continued(checkpoint: Path) -> list[list[float]]:
     """Samples after two more iterations of a stored run."""
     last = written_by_fit(checkpoint.with_suffix(".yaml"), "--ckpt_path", str(checkpoint), "--trainer.max_steps", "6")
-    return samples(load_method(last))
+    return samples(finished(last).method)
 
 
 def write(folder: Path) -> None:
@@ -83,7 +83,7 @@ def write(folder: Path) -> None:
     module = W1FE(Generator(MLPGenerator(width=8), Adam), Critic(MLPCritic(width=8), Adam), persistence=3)
     fit(module, data(), max_steps=4).save_checkpoint(folder / "built_in_python.ckpt")
     for checkpoint in sorted(folder.glob("*.ckpt")):
-        values[checkpoint.stem] = {"samples": samples(load_method(checkpoint))}
+        values[checkpoint.stem] = {"samples": samples(finished(checkpoint).method)}
         if checkpoint.stem in CONTINUED:
             values[checkpoint.stem]["continued"] = continued(checkpoint)
     (folder / "values.json").write_text(json.dumps(values, indent=1) + "\n")

@@ -11,7 +11,6 @@ from pt_flows.bounds import AtLeastTwo
 from pt_flows.contracts import HasLevels, Weights
 from pt_flows.errors import UserError
 from pt_flows.evaluation.energies import load_energy, real_samples, with_model_noise
-from pt_flows.evaluation.load import data_of_run
 from pt_flows.progress import track
 from pt_flows.training.noise import generator_at
 
@@ -111,11 +110,11 @@ def density(ckpt: str, n: AtLeastTwo = 1_000, seed: int = 0, weights: Weights = 
         weights: The averaged weights, or the raw ones of the last iteration.
         device: Device to compute on; auto uses a GPU if there is one.
     """
-    path, method = load_energy(ckpt, device)
+    run, method = load_energy(ckpt, device)
     if not isinstance(method, HasLevels):
         wanted, got = "a method with noise levels, such as DAEBM", type(method).__name__
-        raise UserError(f"{path}: expected {wanted}, got {got}. Give another checkpoint")
-    data = data_of_run(path)
+        raise UserError(f"{run.checkpoint}: expected {wanted}, got {got}. Give another checkpoint")
+    data = run.data()
     x = with_model_noise(method, real_samples(data, n), seed, "real")
     real = with_model_noise(method, data.sample(2_000, generator_at("cpu", "density")), seed, "training")
     found = log_density(method, x, real, seed=seed, weights=weights)

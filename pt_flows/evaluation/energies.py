@@ -1,6 +1,5 @@
 """Energy-based models of finished runs: load them, compose them, and draw data for them."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,20 +9,21 @@ from pt_flows.contracts import HasLevels, RunsChains
 from pt_flows.data.base import FlowData
 from pt_flows.data.images import as_float
 from pt_flows.errors import UserError
-from pt_flows.evaluation.load import device_named, load_named
+from pt_flows.evaluation.load import FinishedRun, device_named, finished
 from pt_flows.training.noise import generator_at
 
 
-def load_energy(ckpt: str, device: str = "auto") -> tuple[Path, Any]:
-    """Load the energy-based model of the checkpoint that a command names.
+def load_energy(ckpt: str, device: str = "auto") -> tuple[FinishedRun, Any]:
+    """Load the run of the checkpoint that a command names, and its energy-based model on a device.
 
     Raises:
         UserError: The checkpoint holds another kind of method.
     """
-    path, method = load_named(ckpt)
-    if not isinstance(method, RunsChains):
-        raise UserError(f"{path}: expected an energy-based model, got {type(method).__name__}. Give another checkpoint")
-    return path, method.to(device_named(device))
+    run = finished(ckpt)
+    if not isinstance(run.method, RunsChains):
+        got = type(run.method).__name__
+        raise UserError(f"{run.checkpoint}: expected an energy-based model, got {got}. Give another checkpoint")
+    return run, run.method.to(device_named(device))
 
 
 def compose(method: Any, other: Any) -> None:

@@ -15,7 +15,7 @@ from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
 from pt_flows.evaluation.engine import listed, measured, prepare_metrics, with_progress
 from pt_flows.evaluation.images import ImageFiles
-from pt_flows.evaluation.load import data_of_run, device_named, load_named
+from pt_flows.evaluation.load import device_named, finished
 from pt_flows.evaluation.passport import Passport, record_path, write_record
 from pt_flows.evaluation.provenance import directions_of, feature_hashes, machine, passport_of
 from pt_flows.evaluation.subject import CHUNK, Subject
@@ -29,7 +29,6 @@ from pt_flows.metrics import (
 )
 from pt_flows.metrics.base import RealData, SampleMetric
 from pt_flows.metrics.reference import content_hash
-from pt_flows.runs.folder import run_folder_of
 from pt_flows.samplers import Sampler
 from pt_flows.training.distributed import launched, share_of, world
 
@@ -88,9 +87,9 @@ def evaluate_checkpoint(
     device: torch.device,
 ) -> None:
     """Measure samples of a checkpoint, for every sampling seed."""
-    ckpt, method = load_named(named)
-    folder, data = run_folder_of(ckpt), data_of_run(ckpt)
-    assert folder is not None, "data_of_run has found it"
+    ckpt, method, folder = run = finished(named)
+    data = run.data()
+    assert folder is not None, "the data are there"
     subject = Subject(method.to(device), weights, sampler, data)
     n = n if len(data.event_shape) == 3 else min(n, 5_000)
     chosen = prepared(metrics or default_metrics(method, data, split), data, n, split, device, method)

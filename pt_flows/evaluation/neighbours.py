@@ -7,7 +7,7 @@ from pt_flows.bounds import Count
 from pt_flows.contracts import Weights
 from pt_flows.errors import UserError
 from pt_flows.evaluation.engine import with_progress
-from pt_flows.evaluation.load import data_of_run, device_named, load_named
+from pt_flows.evaluation.load import device_named, finished
 from pt_flows.evaluation.subject import Subject
 from pt_flows.files import checked_target
 from pt_flows.functional.distances import feature_distances
@@ -57,8 +57,8 @@ def neighbours(
     """
     target = checked_target(out, (".png",))
     where = device_named(device)
-    path, method = load_named(ckpt)
-    method, data = method.to(where), data_of_run(path)
+    run = finished(ckpt)
+    method, data = run.method.to(where), run.data()
     if len(data.event_shape) != 3:
         raise UserError(f"{ckpt}: expected a model of images, got one of samples of shape {tuple(data.event_shape)}")
     net = (features or Lite0Features(64)).to(where)

@@ -9,7 +9,6 @@ from pt_flows.contracts import HasLevels, Weights
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
 from pt_flows.evaluation.energies import load_energy, real_samples, with_model_noise
-from pt_flows.evaluation.load import data_of_run
 from pt_flows.training.noise import generator_at
 
 
@@ -68,8 +67,8 @@ def ood(
         weights: The averaged weights, or the raw ones of the last iteration.
         device: Device to compute on; auto uses a GPU if there is one.
     """
-    path, method = load_energy(ckpt, device)
-    data = data_of_run(path)
+    run, method = load_energy(ckpt, device)
+    data = run.data()
     inside = real_samples(data, n).to(method.device)
     sets = outlier_sets(inside, generator_at(method.device, seed, "outliers"))
     if against is not None:

@@ -12,7 +12,7 @@ from pt_flows.bounds import Count
 from pt_flows.contracts import Weights
 from pt_flows.errors import UserError
 from pt_flows.evaluation.energies import compose, load_energy
-from pt_flows.evaluation.load import data_of_run, device_named, load_named
+from pt_flows.evaluation.load import device_named, finished
 from pt_flows.evaluation.long_run import walk_far
 from pt_flows.evaluation.passport import stamped
 from pt_flows.evaluation.provenance import passport_of
@@ -70,20 +70,20 @@ def sample(
     """
     target = checked_target(out, (".png", ".npz") if long_run is None else (".png",))
     if plus is None and long_run is None and denoise is None:
-        path, method = load_named(ckpt)
-        write_samples(Subject(method.to(device_named(device)), weights, sampler), n, target, seed, path)
+        run = finished(ckpt)
+        write_samples(Subject(run.method.to(device_named(device)), weights, sampler), n, target, seed, run.checkpoint)
         return
-    path, method = load_energy(ckpt, device)
+    run, method = load_energy(ckpt, device)
     if denoise is not None:
         if not method.data_noise:
-            raise UserError(f"--denoise: expected a method with data_noise above 0, got 0 in {path}. Omit it")
+            raise UserError(f"--denoise: expected a method with data_noise above 0, got 0 in {run.checkpoint}. Omit it")
         method.denoise = denoise
     if plus is not None:
         compose(method, load_energy(plus, device)[1])
     if long_run is None:
-        write_samples(Subject(method, weights, sampler), n, target, seed, path)
+        write_samples(Subject(method, weights, sampler), n, target, seed, run.checkpoint)
     else:
-        walk_far(method, data_of_run(path), n, long_run, target, seed, weights)
+        walk_far(method, run.data(), n, long_run, target, seed, weights)
 
 
 def write_samples(subject: Subject, n: int, target: Path, seed: int, ckpt: Path) -> None:

@@ -28,7 +28,7 @@ def upgrade(path: str, out: str | None = None) -> None:
     """
     old = Path(path)
     if not old.exists():
-        raise UserError(f"{path}: expected a .yaml or .ckpt file or a run folder, got nothing there. Give another path")
+        raise UserError(f"{path}: expected a .yaml or .ckpt file or a run folder, got no file. Give another path")
     new = Path(out) if out else _new_name(old)
     if new.exists():
         raise UserError(f"--out: expected a new name, got {new}, which exists. Give another, or remove it")
