@@ -56,7 +56,8 @@ def finished(ckpt: str | Path) -> FinishedRun:
     path, content = open_checkpoint(find_checkpoint(str(ckpt)))
     if str(path) != str(ckpt):
         say(f"checkpoint: {path}, iteration {content['pt_flows']['iteration']}")
-    run = FinishedRun(path, method_of(path, content), run_folder_of(path))
+    folder = run_folder_of(path)
+    run = FinishedRun(path, method_of(path, content), folder)
     if isinstance(run.method, MapsLatents) and run.method.generator.moves_data:
         run.method.generator.start_from(cast(Any, run.data()).source)
     return run

@@ -51,9 +51,8 @@ def built(content: dict[str, Any], path: Any, base: type[M], given: dict[str, An
         strict: As in `load_state_dict`.
 
     Raises:
-        UserError: The checkpoint is of another version or class, or does not describe all arguments.
+        UserError: The checkpoint is of another class, or does not describe all arguments.
     """
-    check_format(content, path)
     cls, arguments = described(content, path, base)
     try:
         method: Any = cls(**completed(cls, arguments, given))
@@ -119,11 +118,13 @@ def read(path: Any, map_location: Any = None, weights_only: bool | None = True) 
     """Read a checkpoint file.
 
     Raises:
-        UserError: There is no file.
+        UserError: There is no file, or it is of another version.
     """
     if isinstance(path, str | Path) and Path(path).is_dir():
         last = Path(path) / "checkpoints" / "last.ckpt"
         raise UserError(f"{path}: expected a checkpoint file, got a folder. Give {last}")
     if isinstance(path, str | Path) and not Path(path).is_file():
         raise UserError(f"{path}: expected a checkpoint file, got no file. Give another path")
-    return torch.load(path, map_location=map_location, weights_only=weights_only)
+    content = torch.load(path, map_location=map_location, weights_only=weights_only)
+    check_format(content, path)
+    return content
