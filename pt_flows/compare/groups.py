@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -184,7 +184,21 @@ def distinctions(run: Run, others: Sequence[Run]) -> list[str]:
     own = flattened(shared(run))
     differing = [key for key in own if len({repr(other.get(key)) for other in flat}) > 1]
     differing.sort(key=lambda key: (not key.startswith(("data.", "model.", "trainer.")), key))
-    return [*(f"{key.rsplit('.', 1)[-1]}={own[key]}" for key in differing[:4]), *told]
+    return [*(f"{short_name(key, own)}={own[key]}" for key in differing[:4]), *told]
+
+
+def short_name(key: str, keys: Iterable[str]) -> str:
+    """The shortest end of a dotted name that no other name has, without `init_args`.
+
+    Example:
+        >>> keys = ["model.init_args.generator.lr", "model.init_args.critic.lr", "model.init_args.step_size"]
+        >>> [short_name(key, keys) for key in keys]
+        ['generator.lr', 'critic.lr', 'step_size']
+    """
+    parts = {name: [part for part in name.split(".") if part != "init_args"] for name in keys}
+    own = parts[key]
+    ends = (own[-n:] for n in range(1, len(own) + 1))
+    return ".".join(next(end for end in ends if sum(p[-len(end) :] == end for p in parts.values()) == 1))
 
 
 def flattened(tree: Any, prefix: str = "") -> dict[str, Any]:
