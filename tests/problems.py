@@ -11,9 +11,11 @@ import lightning as L
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from pt_flows.data import ImageAugmentation, Shapes32, Toy2D
 from pt_flows.data.base import FlowData
+from pt_flows.functional.integrators import RK4, Field, Tableau, rk_step
 from pt_flows.methods import DAEBM, ODEGAN, PCD, W1FE, W2FE, WGANGP, ImprovedCD, JSFlow, MinibatchW2FE
 from pt_flows.methods.energies.base import EnergyMethod
 from pt_flows.nets import (
@@ -128,6 +130,14 @@ def weights(module: torch.nn.Module) -> torch.Tensor:
     return torch.cat(
         [v.detach().flatten().double() for v in module.state_dict().values() if isinstance(v, torch.Tensor)]
     )
+
+
+def solve(field: Field, y: Tensor, t0: float, t1: float, num_steps: int, tableau: Tableau = RK4) -> Tensor:
+    """State y(t1) after equal Runge-Kutta steps from y(t0)."""
+    h = (t1 - t0) / num_steps
+    for i in range(num_steps):
+        y = rk_step(field, t0 + i * h, y, h, tableau)
+    return y
 
 
 def write_class_folders(root: Path, num_classes: int = 2, size: int = 64, num_images: int = 4) -> None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from problems import solve
 from torch import Tensor
 from torch.testing import assert_close as close
 from torchdiffeq import odeint
@@ -16,7 +17,6 @@ from pt_flows.functional.integrators import (
     HEUN,
     RK4,
     TABLEAUS,
-    Field,
     Integrator,
     Tableau,
     combine,
@@ -32,14 +32,6 @@ ALL = [pytest.param(tableau, id=name) for name, tableau in TABLEAUS.items()]
 @pytest.fixture(autouse=True)
 def double() -> None:
     torch.set_default_dtype(torch.float64)
-
-
-def solve(field: Field, y: Tensor, t0: float, t1: float, num_steps: int, tableau: Tableau = RK4) -> Tensor:
-    """State y(t1) after equal steps."""
-    h = (t1 - t0) / num_steps
-    for i in range(num_steps):
-        y = rk_step(field, t0 + i * h, y, h, tableau)
-    return y
 
 
 def slope(errors: list[float]) -> float:

@@ -11,12 +11,12 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
-from problems import build, data, fit, weights
+from problems import build, data, fit, solve, weights
 from torch import Tensor, nn
 
 from pt_flows.contracts import Batch, CriticNet, GeneratorNet, Terms
 from pt_flows.errors import DivergenceError, UserError
-from pt_flows.functional.integrators import RK4, TABLEAUS, Integrator, solve
+from pt_flows.functional.integrators import RK4, TABLEAUS, Integrator
 from pt_flows.functional.objectives import discriminator_loss, generator_loss
 from pt_flows.methods import ODEGAN
 from pt_flows.methods.games.ode_gan import Draw
