@@ -90,7 +90,7 @@ def row(name: str) -> str:
         try:
             cells.append(column(name))
         except UserError:
-            cells.append("refused")
+            cells.append("rejected")
     return f"| {METHODS[name]['cls'].__name__} | {' | '.join(cells)} |"
 
 

@@ -270,7 +270,7 @@ def test_transfer_accuracy_of_known_maps() -> None:
     metric.update_map(lambda x: x.roll(1, 0))
     metric.update(torch.zeros(1))
     assert metric.compute()["transfer_accuracy_1nn"] < 0.2
-    with pytest.raises(UserError, match="must be TwoDomains with labelled"):
+    with pytest.raises(UserError, match="expected TwoDomains with labelled"):
         TransferAccuracy().prepare(Toy2D(), 10)
 
 
