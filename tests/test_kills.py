@@ -28,7 +28,7 @@ from pt_flows.runs.checkpoint import read_checkpoint
 SMALL: dict[str, list[str]] = {
     "w2_fe": ["--model.generator.network.width", "16", "--model.critic.network.width", "16",
               "--model.excess.width", "16"],
-    "ode_gan": ["--model.generator.network.width", "16", "--model.critic.network.width", "16"],
+    "ode_gan": ["--model.generator.width", "16", "--model.critic.width", "16"],
     "da_ebm": ["--model.energy.network.width", "16", "--model.buffer_size", "200", "--model.num_langevin_steps", "4",
                "--model.num_visits", "2"],
 }  # fmt: skip
