@@ -282,7 +282,7 @@ def test_the_protocol_that_all_runs_share_is_compared(tmp_path: Path, capsys: py
     assert group.values("w2_1k") == [1.0, 1.0]
     printed = capsys.readouterr().out
     assert "w2_1k was measured by two protocols (split: test and train)" in printed
-    assert f"{b} has w2_1k of its raw weights by another protocol only: omitted" in printed
+    assert f"{b} has w2_1k of its raw weights through Direct by another protocol only: omitted" in printed
     fake_run(tmp_path / "c", 2, "W1FE", [9.0])  # what only a log has goes with any protocol
     recorded(fake_run(tmp_path / "d", 3, "W1FE", [9.0]), {"w2_1k": 5.0}, split="train", reference="r-train")
     (group,), _ = comparable([str(tmp_path / name) for name in "acd"], None)

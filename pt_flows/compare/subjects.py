@@ -72,7 +72,8 @@ def measured_views(run: Run, key: str, protocol: dict[str, Any] | None, trained:
     for subject in dict.fromkeys([trained, *(passport.subject for passport, _ in run.records)]):
         view = replace(run, subject=subject, is_logged=subject == trained)
         if view.latest(key) and not replace(view, protocol=protocol).latest(key):
-            note(f"{run.folder} has {key} of its {subject.weights} weights by another protocol only: omitted")
+            of = f"its {subject.weights} weights through {subject.sampler}"
+            note(f"{run.folder} has {key} of {of} by another protocol only: omitted")
         elif view.last(key):
             views.append(replace(view, protocol=protocol))
     return views
@@ -111,7 +112,7 @@ def common_protocol(runs: Sequence[Run], key: str, note: Note) -> dict[str, Any]
 
     chosen = max(common, key=rank)
     for other in dict.fromkeys(text for _, text in times if text != chosen):
-        note(f"{key} was measured by two protocols ({difference(chosen, other)}): the first is compared")
+        note(f"{key} was measured by two protocols ({difference(chosen, other)}): the first of each pair is compared")
     return json.loads(chosen)
 
 

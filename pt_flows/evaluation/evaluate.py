@@ -29,6 +29,7 @@ from pt_flows.metrics import (
 )
 from pt_flows.metrics.base import RealData, SampleMetric
 from pt_flows.metrics.reference import content_hash
+from pt_flows.runs.folder import say
 from pt_flows.samplers import Sampler
 from pt_flows.training.distributed import launched, share_of, world
 
@@ -91,7 +92,10 @@ def evaluate_checkpoint(
     data = run.data()
     assert folder is not None, "the data are there"
     subject = Subject(method.to(device), weights, sampler, data)
-    n = n if len(data.event_shape) == 3 else min(n, 5_000)
+    if len(data.event_shape) != 3:
+        n = min(n, 5_000)
+        if n > 2_000 and not metrics:
+            say(f"note: exact transport between {n} points takes a minute or two on a CPU; --n 512 is quick")
     chosen = prepared(metrics or default_metrics(method, data, split), data, n, split, device, method)
     first = passport_of(subject, ckpt, n, 0, data, split, chosen)
     for i in range(seeds):

@@ -91,12 +91,20 @@ def places_of(key: str, known: Collection[str]) -> list[str]:
     Example:
         >>> places_of("model.lr_decay", ["model.generator", "model.critic"])
         ['model.generator.lr_schedule.decay', 'model.critic.lr_schedule.decay']
+        >>> places_of("model.critic_optimizer.lr", ["model.generator", "model.critic"])
+        ['model.critic.optimizer.lr']
     """
-    section, _, name = key.partition(".")
+    section, _, path = key.partition(".")
+    name, dot, rest = path.partition(".")
+    beside = f"{section}.{name}.{rest.partition('.')[0]}"
+    if rest and any(other == beside or other.startswith(f"{beside}.") for other in known):
+        return []  # the beginning is of 0.2, so the mistake is further in
     found = [f"{at}.{names[name]}" for at, names in (PLAYERS | SCHEDULES).items() if name in names]
     found += [f"{player}.lr_schedule.{RATES[name]}" for player in PLAYERS if name in RATES]
     found += [f"{player}.ema_decay" for player in ("generator", "energy") if name == "ema_decay"]
-    return [f"model.{place}" for place in found if section == "model" and f"model.{place.split('.')[0]}" in known]
+    return [
+        f"model.{place}{dot}{rest}" for place in found if section == "model" and f"model.{place.split('.')[0]}" in known
+    ]
 
 
 def _upgraded_arguments(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
