@@ -302,7 +302,7 @@ def test_the_command_of_the_docs_measures_through_the_sampler(capsys: pytest.Cap
     words += ["--trainer.accelerator", "cpu", "--data.batch_size", "32", "--evaluation.metrics", "[]"]
     assert main(words) == 0
     (run,) = map(str, Path("runs").glob("*/*"))
-    (command,) = re.findall(r"^    pt-flows (evaluate .+)$", PAGE, re.MULTILINE)
+    (command,) = re.findall(r"^    PYTHONPATH=. pt-flows (evaluate .+)$", PAGE, re.MULTILINE)
     few = ["--n", "50", "--metrics", "[{class_path: ExactWasserstein}]", "--device", "cpu"]
     assert main([run if word == "RUN" else word for word in command.split()] + few) == 0
     (record,) = Path(run, "evaluations").glob("*.json")

@@ -117,7 +117,8 @@ def _plain(expected: Sequence[str]) -> str:
 
 
 def _unknown_key(path: str, words: Sequence[str], keys: Keys) -> str:
-    path = next((key for key, _ in given(words) if key == path or key.endswith(f".{path}")), path)
+    flags = [word.lstrip("-").partition("=")[0] for word in words if word.startswith("--")]
+    path = next((flag for flag in flags if flag == path or flag.endswith(f".{path}")), path)
     section, leaf = path.split(".")[0], path.split(".")[-1]
     if "." in path and section not in keys.top:
         path = leaf = section
