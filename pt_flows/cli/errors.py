@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pt_flows.cli.given import given
+from pt_flows.cli.given import CONFIG, flags, given
 from pt_flows.cli.keys import Keys, public
 from pt_flows.runs.moves import places_of
 from pt_flows.runs.upgrade import advice
@@ -34,7 +34,7 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
         words: The command line, which names classes and configuration files.
         keys: The keys of the command.
     """
-    if old := advice(words):
+    if old := advice(Path(value) for name, value in flags(words) if name in CONFIG):
         return old
     if match := re.search(r"(?:unrecognized arguments|ambiguous option): -*([\w.-]+)", message):
         return _unknown_key(match[1], words, keys)
@@ -117,8 +117,7 @@ def _plain(expected: Sequence[str]) -> str:
 
 
 def _unknown_key(path: str, words: Sequence[str], keys: Keys) -> str:
-    flags = [word.lstrip("-").partition("=")[0] for word in words if word.startswith("--")]
-    path = next((flag for flag in flags if flag == path or flag.endswith(f".{path}")), path)
+    path = next((name for name, _ in flags(words) if name == path or name.endswith(f".{path}")), path)
     section, leaf = path.split(".")[0], path.split(".")[-1]
     if "." in path and section not in keys.top:
         path = leaf = section

@@ -41,6 +41,7 @@ from pt_flows.cli.parser import Explaining
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
 from pt_flows.evaluation.engine import listed
+from pt_flows.loop.describing import hyperparameters
 from pt_flows.loop.method import Method
 from pt_flows.runs.checkpoint import find_checkpoint
 from pt_flows.runs.folder import recorded_config, run_folder_of, say
@@ -106,12 +107,12 @@ class FlowCLI(LightningCLI):
             say(f"note: --perf reference computes in float32 instead of {config.trainer.precision}")
             config.trainer.precision = "32-true"
         self.dumped = self._parser(self.subcommand).dump(config, skip_none=False)
-        settings = yaml.safe_load(self.dumped)
+        self.settings: dict[str, Any] = yaml.safe_load(self.dumped)
         if self.subcommand == "fit":
             check_training(config.trainer)
-            self.place = place_to_train(config, self.experiment, settings, self.lock, self.branches)
+            self.place = place_to_train(config, self.experiment, self.settings, self.lock, self.branches)
         elif config.ckpt_path:
-            self.place = place_to_measure(config, self.experiment, settings)
+            self.place = place_to_measure(config, self.experiment, self.settings)
         else:
             raise UserError("--ckpt_path: expected a checkpoint, got none. Give a file, a run folder, last or best")
         config["ckpt_path"] = str(self.place.checkpoint) if self.place.checkpoint else None
@@ -119,9 +120,8 @@ class FlowCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything. Checkpoints describe the method by its complete section of the configuration."""
         super().instantiate_classes()
-        section = yaml.safe_load(self.dumped)["model"]
-        how = {"_class_path": section["class_path"], "_instantiator": "lightning.pytorch.cli.instantiate_module"}
-        self.model.save_hyperparameters(how | section.get("init_args", {}))
+        section = self.settings["model"]
+        self.model.save_hyperparameters(hyperparameters(section["class_path"], section.get("init_args", {})))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the parts of every run: loggers, atomic checkpoints and a progress bar in iterations."""

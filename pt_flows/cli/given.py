@@ -6,6 +6,9 @@ from typing import Any
 
 import yaml
 
+CONFIG = ("config", "c")
+"""Names of the flag for configuration files."""
+
 
 def check_yaml(path: Path) -> str | None:
     """Return the sentence about a file that is no YAML mapping of distinct keys; None if it is one."""
@@ -32,18 +35,27 @@ def given(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
     Args:
         words: The command line.
     """
+    for name, value in flags(words):
+        if name in CONFIG:
+            if Path(value).is_file() and check_yaml(Path(value)) is None:
+                yield from _paths(yaml.safe_load(Path(value).read_text(encoding="utf-8")))
+        else:
+            key = name.replace(".init_args", "")
+            yield key, value
+            if value.startswith(("[", "{")):
+                yield from _paths(_loaded(value), key)
+
+
+def flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of flags, in the given order.
+
+    Args:
+        words: The command line.
+    """
     for token, following in zip(words, [*words[1:], ""], strict=True):
         if token.startswith("-"):
             name, assigned, value = token.lstrip("-").partition("=")
-            value = value if assigned else following
-            if name in ("config", "c"):
-                if Path(value).is_file() and check_yaml(Path(value)) is None:
-                    yield from _paths(yaml.safe_load(Path(value).read_text(encoding="utf-8")))
-            else:
-                key = name.replace(".init_args", "")
-                yield key, value
-                if value.startswith(("[", "{")):
-                    yield from _paths(_loaded(value), key)
+            yield name, value if assigned else following
 
 
 def _repeated(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int, int]]:

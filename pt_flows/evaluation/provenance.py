@@ -52,13 +52,13 @@ def passport_of(
         num_samples=num_samples,
         features=feature_hashes(metrics),
         weights=subject.weights,
-        sampler=str(subject.prepared()),
+        sampler=str(subject.chosen),
         sampling_seed=sampling_seed,
         training_seed=method.trained_seed,
         iteration=method.iteration,
         checkpoint=file_hash(checkpoint) if checkpoint is not None else "",
         cost=cost,
-        directions=directions_of(metrics, numbers) if numbers else {},
+        directions=directions_of(metrics, numbers),
         **machine(method.device),
     )
 

@@ -36,11 +36,16 @@ class Subject:
     data: Any = None
     evaluations: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def chosen(self) -> Sampler:
+        """The given sampler, or the method's own one."""
+        self.sampler = self.sampler or default_sampler(self.method)
+        return self.sampler
+
     def prepared(self) -> Sampler:
         """The sampler, ready to draw from the method's current weights."""
-        self.sampler = self.sampler or default_sampler(self.method)
-        self.sampler.prepare(self.method, self.weights, self.data)
-        return self.sampler
+        self.chosen.prepare(self.method, self.weights, self.data)
+        return self.chosen
 
     def chunks(self, num: int, stream: str) -> Iterator[Tensor]:
         """Draw this rank's part of `num` samples from fixed noise, in chunks, and count their cost.

@@ -45,7 +45,7 @@ class Clock(L.Callback):
         """
         method = cast(Any, pl_module)
         check_block(batch, method.minibatches_per_iteration)
-        before, interval = method.iteration, max(1, int(cast(Any, trainer).log_every_n_steps or 1))
+        before, interval = method.iteration, method.log_interval
         after = before + len(batch[0])
         passed = after // interval * interval
         row = (passed if passed > before else after) - 1

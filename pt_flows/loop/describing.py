@@ -27,8 +27,13 @@ def description(method: Constructed) -> dict[str, Any]:
         class_path = path_of(type(method))
     except TypeError:
         return dict(method.init_args)
+    return hyperparameters(class_path, method.init_args)
+
+
+def hyperparameters(class_path: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return a description in the form that Lightning reads, too."""
     how = {"_class_path": class_path, "_instantiator": "lightning.pytorch.cli.instantiate_module"}
-    return how | method.init_args
+    return how | arguments
 
 
 def is_plain(value: Any) -> bool:

@@ -38,7 +38,7 @@ DEFAULTS = {"step_size": 1.0, "persistence": 5}
 """Defaults of 0.1, for configurations that set the decay alone."""
 CONSTANT = ("constant", [], [1.0])
 ENERGY_ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 5e-4, "betas": [0.0, 0.9]}}
-"""The default optimizer of an energy in 0.1; that of 0.2 has other betas."""
+"""The default optimizer of an energy in 0.1, which converted configurations state."""
 ALTERNATING = ("generator", "critic")
 METHODS: dict[str, tuple[str, ...]] = dict.fromkeys(("W1FE", "W2FE", "JSFlow", "WGANGP"), ALTERNATING)
 METHODS |= {"MinibatchW2FE": ("generator",), "ODEGAN": ()} | dict.fromkeys(("DAEBM", "ImprovedCD", "PCD"), ("energy",))

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,14 @@ def upgrade(path: str, out: str | None = None) -> None:
         print(f"{new}: configuration of {VERSION}, without the comments of {old}, which is unchanged")
 
 
-def advice(words: Sequence[str]) -> str | None:
-    """Return the sentence for a command line with a configuration of 0.1 for one of this package's methods, if any.
+def advice(files: Iterable[Path]) -> str | None:
+    """Return the sentence about the first configuration of 0.1 for one of this package's methods, if there is one.
 
     Args:
-        words: The command line.
+        files: Configuration files; those that do not exist are skipped.
     """
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, assigned, value = word.partition("=")
-        file = Path(value if assigned else following)
-        if name in ("--config", "-c") and file.is_file():
+    for file in files:
+        if file.is_file():
             config = _read_config(file)
             keys = old_keys(config)
             if keys and class_name(config["model"]) in METHODS:

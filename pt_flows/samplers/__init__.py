@@ -5,12 +5,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import Weights
+from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
+from pt_flows.errors import UserError
 from pt_flows.samplers.chains import Chains
 from pt_flows.samplers.direct import Direct
-from pt_flows.samplers.sampler import Sampler, default_sampler
+from pt_flows.samplers.sampler import Sampler
 
 __all__ = ["Chains", "Direct", "Sampler", "default_sampler", "sample"]
+
+
+def default_sampler(method: Any) -> Sampler:
+    """Return the default sampler of a method: chains for energies, else a direct draw.
+
+    Raises:
+        UserError: The method does not generate samples.
+    """
+    if isinstance(method, RunsChains):
+        return Chains()
+    if isinstance(method, MapsLatents | Samples):
+        return Direct()
+    wanted = "expected a method that generates samples, got one without generator, sample or sampling"
+    raise UserError(f"{type(method).__name__}: {wanted}. Define one of them, or do not measure samples")
 
 
 def sample(

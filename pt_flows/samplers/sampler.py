@@ -1,4 +1,4 @@
-"""The base of samplers, and the default sampler of a method."""
+"""The base of samplers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.construction import Constructed
-from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
-from pt_flows.errors import UserError
+from pt_flows.contracts import Weights
 
 
 class Sampler(Constructed, ABC):
@@ -63,20 +62,3 @@ class Sampler(Constructed, ABC):
         values |= self.init_args | dict.fromkeys(self.left_out, "...")
         told = ", ".join(f"{name}={value}" for name, value in values.items() if value is not Parameter.empty)
         return f"{type(self).__name__}({told})" if told else type(self).__name__
-
-
-def default_sampler(method: Any) -> Sampler:
-    """Return the default sampler of a method: chains for energies, else a direct draw.
-
-    Raises:
-        UserError: The method does not generate samples.
-    """
-    from pt_flows.samplers.chains import Chains
-    from pt_flows.samplers.direct import Direct
-
-    if isinstance(method, RunsChains):
-        return Chains()
-    if isinstance(method, MapsLatents | Samples):
-        return Direct()
-    wanted = "expected a method that generates samples, got one without generator, sample or sampling"
-    raise UserError(f"{type(method).__name__}: {wanted}. Define one of them, or do not measure samples")

@@ -117,7 +117,8 @@ class EnergyMethod(Method):
     def clean_energy(self, x: Tensor, weights: Weights = "ema") -> Tensor:
         """U of data (B,), without gradients, in chunks; the density is proportional to exp(-U)."""
         with self.energy.fixed(weights) as U, torch.no_grad():
-            return torch.cat([U(part) for part in x.split(self.chunk)])
+            energy = self.of_data(U)
+            return torch.cat([energy(part) for part in x.split(self.chunk)])
 
     def with_data_noise(self, x: Tensor, rng: Rng) -> Tensor:
         """Data (B, *event) with the noise that is a part of the model."""

@@ -214,12 +214,6 @@ class DAEBM(EnergyMethod):
         with self.energy.fixed(weights) as U, torch.no_grad():
             return U(x, t)
 
-    def clean_energy(self, x: Tensor, weights: Weights = "ema") -> Tensor:
-        """U(x, 0) (B,), in chunks; at the optimum -log q_0(x) + const."""
-        zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        parts = zip(x.split(self.chunk), zeros.split(self.chunk), strict=True)
-        return torch.cat([self.energies(points, labels, weights) for points, labels in parts])
-
     def log_levels(self, x: Tensor, weights: Weights = "ema") -> Tensor:
         """-U(x, t) for all levels (B, T + 1): its softmax is p(t | x), its logsumexp log p(x) up to a constant."""
         with self.energy.fixed(weights) as U:
