@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("README.md", "CHANGELOG.md", "docs", "pt_flows", "tests", "benchmarks", "tools", "configs", "Makefile",
-          ".pre-commit-config.yaml", ".ci", "pyproject.toml")  # fmt: skip
+          ".pre-commit-config.yaml", ".ci/run", "pyproject.toml")  # fmt: skip
 OWN = ("tools/english.py", "tests/test_english.py")
 """The check and its test, which quote what they forbid."""
 VOCABULARY = {
