@@ -10,10 +10,12 @@ METRIC  ?= lite0
 DATA_DIR ?=
 ARGS    ?=
 JOBS    ?= 2
+SEEDS   ?=
 
 LAYERS  := --config configs/cifar10/$(METHOD).yaml \
            $(if $(filter-out cifar10,$(DATASET)),--config configs/data/$(DATASET).yaml) \
            $(if $(filter-out lite0,$(METRIC)),--config configs/metrics/$(METRIC).yaml)
+SEEDED  := $(if $(SEEDS),--seeds 0..$(shell expr $(SEEDS) - 1))
 ROOT    := $(if $(DATA_DIR),PT_FLOWS_DATA="$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
@@ -30,6 +32,7 @@ help:  ## show this help
 	@echo '  DATA_DIR  folder that holds cifar-10-batches-py; default $$PT_FLOWS_DATA or data. For train-imagenet'
 	@echo '            it is the folder of prepared images; default imagenet64 in the same place'
 	@echo '  ARGS      any arguments of pt-flows fit: ARGS="--trainer.max_steps 2000 --ckpt_path last"'
+	@echo '  SEEDS     number of seeds to train side by side, for the train- targets: SEEDS=5 means the seeds 0 to 4'
 	@echo '  JOBS      number of tests to run in parallel, one core each (default 2)'
 	@echo '  PYTHON    interpreter that sets up .venv, 3.11 or newer (default python3)'
 
@@ -45,15 +48,15 @@ demo: $(STAMP)  ## train tuned WGAN-GP, W1-FE and W2-FE on the ring of eight in 
 	$(BIN)/python benchmarks/demo.py $(ARGS)
 
 train-cifar: $(STAMP)  ## train a recipe on CIFAR-10 (the full ones need a GPU); see METHOD, DATASET, METRIC, DATA_DIR, ARGS
-	$(ROOT) $(BIN)/pt-flows fit $(LAYERS) $(ARGS)
+	$(ROOT) $(BIN)/pt-flows fit $(LAYERS) $(SEEDED) $(ARGS)
 
 train-mnist: $(STAMP)  ## train a recipe of configs/mnist; all but da_ebm_full draw digits in minutes on one CPU core
-	$(ROOT) $(BIN)/pt-flows fit --config configs/mnist/$(METHOD).yaml $(ARGS)
+	$(ROOT) $(BIN)/pt-flows fit --config configs/mnist/$(METHOD).yaml $(SEEDED) $(ARGS)
 
 train-imagenet: $(STAMP)  ## train a recipe on ImageNet at 64 pixels, after pt-flows prepare imagenet (docs/scale.md)
 	$(BIN)/pt-flows fit --config configs/imagenet/$(METHOD).yaml \
 	  $(if $(filter-out lite0,$(METRIC)),--config configs/metrics/$(METRIC).yaml) \
-	  $(if $(DATA_DIR),--data.root "$(DATA_DIR)") $(ARGS)
+	  $(if $(DATA_DIR),--data.root "$(DATA_DIR)") $(SEEDED) $(ARGS)
 
 test: $(STAMP)  ## run the fast tests
 	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)

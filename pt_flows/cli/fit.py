@@ -44,7 +44,7 @@ from pt_flows.evaluation.engine import listed
 from pt_flows.loop.describing import hyperparameters
 from pt_flows.loop.method import Method
 from pt_flows.runs.checkpoint import find_checkpoint
-from pt_flows.runs.folder import recorded_config, run_folder_of, say
+from pt_flows.runs.folder import experiment_of, recorded_config, run_folder_of, say
 from pt_flows.runs.lock import RunLock
 from pt_flows.runs.loggers import loggers
 from pt_flows.runs.metrics_csv import MetricsCSV
@@ -100,14 +100,7 @@ class FlowCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint and the run folder before building anything expensive."""
-        config = self.config[str(self.subcommand)]
-        names = [config[key].class_path.rsplit(".", 1)[-1] for key in ("data", "model")]
-        self.experiment = "-".join(names).lower()
-        if config.perf == "reference" and str(config.trainer.precision) in ("bf16-mixed", "bf16"):
-            say(f"note: --perf reference computes in float32 instead of {config.trainer.precision}")
-            config.trainer.precision = "32-true"
-        self.dumped = self._parser(self.subcommand).dump(config, skip_none=False)
-        self.settings: dict[str, Any] = yaml.safe_load(self.dumped)
+        config = self.settled()
         if self.subcommand == "fit":
             check_training(config.trainer)
             self.place = place_to_train(config, self.experiment, self.settings, self.lock, self.branches)
@@ -116,6 +109,17 @@ class FlowCLI(LightningCLI):
         else:
             raise UserError("--ckpt_path: expected a checkpoint, got none. Give a file, a run folder, last or best")
         config["ckpt_path"] = str(self.place.checkpoint) if self.place.checkpoint else None
+
+    def settled(self) -> Any:
+        """Return the configuration of the command, after naming its experiment and writing it as text."""
+        config = self.config[str(self.subcommand)]
+        self.experiment = experiment_of(config.data.class_path, config.model.class_path)
+        if config.perf == "reference" and str(config.trainer.precision) in ("bf16-mixed", "bf16"):
+            say(f"note: --perf reference computes in float32 instead of {config.trainer.precision}")
+            config.trainer.precision = "32-true"
+        self.dumped = self._parser(self.subcommand).dump(config, skip_none=False)
+        self.settings: dict[str, Any] = yaml.safe_load(self.dumped)
+        return config
 
     def instantiate_classes(self) -> None:
         """Build everything. Checkpoints describe the method by its complete section of the configuration."""

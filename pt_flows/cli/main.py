@@ -16,11 +16,12 @@ import pt_flows
 from pt_flows.cli.errors import command_named
 from pt_flows.cli.failures import fail, interrupted, told
 from pt_flows.errors import UserError
-from pt_flows.runs.signals import ending_at_once, handled
+from pt_flows.runs.signals import end_with_parent, ending_at_once, handled
 
 USAGE = """pt-flows: generative methods as discretised flows
 
   pt-flows fit       --config FILE [--config FILE ...] [--KEY VALUE ...]   train; --ckpt_path last continues
+  pt-flows fit       --config FILE --seeds 0..4 [--jobs N]                 several seeds side by side, and their table
   pt-flows fork      CKPT | RUN [--KEY VALUE ...]                          a new run from another's state, with changes
   pt-flows validate  --config FILE --ckpt_path FILE                        measure as during training
   pt-flows test      --config FILE --ckpt_path FILE                        measure against the test split
@@ -72,6 +73,8 @@ def run(argv: Sequence[str]) -> None:
     command, *words = argv
     if command == "--version":
         print(f"pt-flows {pt_flows.__version__}")
+    elif command == "fit" and asks_for_seeds(words):
+        imported("pt_flows.studies.seeds:fit_seeds")(words)
     elif command in TRAINING:
         imported("pt_flows.cli.fit:train")(command, words)
     elif command == "check-method":
@@ -81,6 +84,12 @@ def run(argv: Sequence[str]) -> None:
         imported("pt_flows.cli.functions:run_function")(command, function, words)
     else:
         raise UserError(command_named(command, [*TRAINING, *FUNCTIONS, "check-method"]))
+
+
+def asks_for_seeds(words: Sequence[str]) -> bool:
+    """Whether `fit` is to train several seeds."""
+    flags = {word.partition("=")[0] for word in words}
+    return "--seeds" in flags and not flags & {"-h", "--help", "--print_config"}
 
 
 def imported(name: str) -> Callable[..., Any]:
@@ -126,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         sys.argv = ["pt-flows", *argv]
     code = 1
+    end_with_parent()
     try:
         with ending_at_once():
             run(sys.argv[1:])

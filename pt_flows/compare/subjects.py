@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,12 @@ OWN = ("seed_everything", "run", "ckpt_path")
 
 def shared(run: Run) -> dict[str, Any]:
     """The part of a configuration that runs of one group have in common, without the weights that are measured."""
-    config = {key: value for key, value in run.config.items() if key not in OWN}
+    return shared_settings(run.config)
+
+
+def shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that runs of one group have in common; see `shared`."""
+    config = {key: value for key, value in settings.items() if key not in OWN}
     if isinstance(evaluation := config.get("evaluation"), dict):
         config["evaluation"] = {key: value for key, value in evaluation.items() if key != "weights"}
     return config

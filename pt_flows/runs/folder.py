@@ -47,6 +47,20 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def experiment_of(data: str, model: str) -> str:
+    """Return the name of the folder of all runs of a method on a data set.
+
+    Args:
+        data: Class path of the data.
+        model: Class path of the method.
+
+    Example:
+        >>> experiment_of("pt_flows.data.toy2d.Toy2D", "W1FE")
+        'toy2d-w1fe'
+    """
+    return "-".join(path.rsplit(".", 1)[-1] for path in (data, model)).lower()
+
+
 def new_run_folder(root: Path, experiment: str) -> Path:
     """Return a new name for a run folder. The folder is made when training begins.
 
@@ -97,7 +111,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if path is None:
         raise UserError(f"{folder}: expected a run folder with config.yaml, got none. Give another run folder")
     try:
-        config = yaml.safe_load(path.read_bytes())
+        config = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # ten times faster in C
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: expected YAML, got a damaged file ({reason}). Restore it") from error

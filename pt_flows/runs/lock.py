@@ -81,6 +81,21 @@ class RunLock:
         return {"_lock": None}
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process trains in a run folder."""
+    if not (folder / ".lock").is_file():
+        return False
+    lock = FileLock(folder / ".lock", fallback_to_soft=False, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # without locks nobody can tell
+        return False
+    lock.release()
+    return False
+
+
 def _holder(file: Path) -> dict[str, Any]:
     """Return the content of `.holder.json`; empty if it cannot be read."""
     try:

@@ -10,6 +10,8 @@ from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 Handler = Callable[[int, Any], None]
+TIED = "PT_FLOWS_TIED"
+"""Environment variable of a process that ends with the one at the other end of its standard input."""
 
 
 def listen(handler: Handler, signals: tuple[signal.Signals, ...] = ENDING) -> dict[signal.Signals, Any]:
@@ -49,6 +51,19 @@ def ending_at_once() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Send SIGTERM to this process when the process that started it and holds its standard input has died."""
+    if os.environ.pop(TIED, None) is None:
+        return
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True, name="end-with-parent").start()
 
 
 def interrupt(number: int, frame: Any) -> None:
