@@ -66,9 +66,10 @@ class Board:
         """Draw a bar for each place, and one for the whole."""
         while len(self.bars) < self.places + 1:
             self.bars.append(tqdm(bar_format="{desc}", position=len(self.bars), leave=False))
-        for bar, text in zip(self.bars, [*lines, *[""] * self.places][: self.places] + [summary], strict=False):
+        padded = [*lines, *[""] * (self.places - len(lines)), summary]
+        for bar, text in zip(self.bars, padded, strict=True):
             if bar.desc != text:
-                bar.set_description_str(text[: bar.ncols or 120])
+                bar.set_description_str(text)
 
     def summary(self, running: Sequence[tuple[Piece, float]]) -> str:
         """Return the sentence about the whole."""

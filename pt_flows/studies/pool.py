@@ -147,7 +147,8 @@ def run_jobs(jobs: Iterator[Job | None], slots: Sequence[Slot], board: Board) ->
                 child.job.watch(child.stop)
             board.show([(child.job, child.since) for child in running])
             time.sleep(SECONDS_BETWEEN_LOOKS)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        stop.add_note("to continue, run the same command again")
         board.say(f"stopping: {len(running)} {'run is' if len(running) == 1 else 'runs are'} saving")
         stop_all(running)
         for child in running:
