@@ -56,6 +56,8 @@ def test_help_and_print_config_are_those_of_fit() -> None:
     assert asks_for_seeds(["--seeds=0..1"])
     assert not asks_for_seeds(["--config", "x"])
     assert not asks_for_seeds(["--seeds", "0..1", "--help"])
+    with pytest.raises(UserError, match="--jobs: expected --seeds with it"):
+        asks_for_seeds(["--config", "x", "--jobs", "2"])
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,9 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
         return _unknown_key(f"{path}.{said}" if path else said, words, keys)
     if rank == 3:
         names = [f"{path}.{name}" if path else name for name in re.findall(r"[\w.]+", _unprefixed(said))]
-        return f"{', '.join(names)}: expected a value, got none. Add it to the configuration file or as a flag"
+        has_file = any(name in CONFIG for name, _ in flags(words))
+        how = "Add it to the configuration file or as a flag" if has_file else "Name a recipe: --config FILE"
+        return f"{', '.join(names)}: expected a value, got none. {how}"
     if rank == 2:
         return f"{path}: expected a class of the module {match['holder']}, got {said!r}. Check the name"
     return _missing_module(path, said, message)

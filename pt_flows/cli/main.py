@@ -87,8 +87,14 @@ def run(argv: Sequence[str]) -> None:
 
 
 def asks_for_seeds(words: Sequence[str]) -> bool:
-    """Whether `fit` is to train several seeds."""
+    """Whether `fit` is to train several seeds.
+
+    Raises:
+        UserError: There is --jobs without --seeds.
+    """
     flags = {word.partition("=")[0] for word in words}
+    if "--jobs" in flags and "--seeds" not in flags:
+        raise UserError("--jobs: expected --seeds with it, got --jobs alone. Add --seeds 0..4, or remove --jobs")
     return "--seeds" in flags and not flags & {"-h", "--help", "--print_config"}
 
 
