@@ -22,7 +22,8 @@ tune: {trials: 4, budget: {iterations: 30}}
 metrics: [w2_512, high_quality]
 evaluate: {n: 500, split: test}
 verdicts: [{better: "W1-FE, K = 5", than: GAN}, {better: GAN, than: "W1-FE, K = 5", metric: high_quality}]
-claim: {paper: A paper, text: It is faster.}
+claims:
+  - {paper: A paper, text: It is faster., verdicts: {better: "W1-FE, K = 5", than: GAN}}
 """
 
 
@@ -49,7 +50,9 @@ def test_a_study_file_is_read_with_paths_beside_it(tmp_path: Path) -> None:
     assert found.measurement == Measurement(500, "test", 1)
     assert found.wishes[0] == Wish("W1-FE, K = 5", "GAN", "w2_512")
     assert found.wishes[1].metric == "high_quality"
-    assert (found.title, found.claim and found.claim.paper) == ("study", "A paper")
+    assert len(found.wishes) == 2  # a verdict that is wanted twice is judged once
+    assert (found.title, found.claims[0].paper) == ("study", "A paper")
+    assert found.claims[0].wishes == found.wishes[:1]
 
 
 def without(key: str) -> str:
@@ -71,7 +74,7 @@ MISTAKES = {
     without("evaluate"): "evaluate: expected a number of samples, because the arm W1-FE, K = 5 has a sampler, got none",
     without("tune"): "tune: expected trials, because the arm GAN is tuned, got none",
     without("metrics"): "metrics: expected the numbers that verdicts are about, got none",
-    without("verdicts"): "verdicts: expected verdicts that decide the claim, got none",
+    changed(claims={"paper": "A", "text": "B"}): "claims.verdicts: expected a value, got none",
     changed(arm=1): "arm: expected one of the keys title, arms",
     changed(arms={"A": {"config": "a.yaml"}}): "arms: expected at least two arms, got 1",
     changed(arms={"A": {"config": "no.yaml"}}): "arms.A.config: expected a file, got no.yaml, which does not exist",

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -112,10 +113,12 @@ class Claim:
     Attributes:
         paper: The paper.
         text: The claim in one sentence.
+        wishes: The verdicts that decide it.
     """
 
     paper: str
     text: str
+    wishes: tuple[Wish, ...]
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,8 @@ class StudyFile:
         budget: Length of every run; None for that of each recipe.
         tuning: Effort of tuning; None if no arm is tuned.
         measurement: Measurement of finished runs; None if the numbers of training are compared.
-        wishes: The wanted verdicts; empty for all pairs by the first number.
-        claim: The claim that the verdicts decide, if any.
+        wishes: The wanted verdicts, also those of claims; empty for all pairs by the first number.
+        claims: The claims that verdicts decide.
     """
 
     file: Path
@@ -144,7 +147,7 @@ class StudyFile:
     tuning: Tuning | None = None
     measurement: Measurement | None = None
     wishes: tuple[Wish, ...] = ()
-    claim: Claim | None = None
+    claims: tuple[Claim, ...] = ()
 
 
 def flags_of(changes: Mapping[str, Any]) -> list[str]:
@@ -169,7 +172,7 @@ def read_study(file: Path) -> StudyFile:
     if wrong := check_yaml(file):
         raise UserError(wrong.replace("keys such as trainer, model or data", "arms and seeds").replace(
             "seed_everything: 0", "seeds: 0..4"))  # fmt: skip
-    names = ("title", "arms", "changes", "data", "seeds", "budget", "tune", "metrics", "evaluate", "verdicts", "claim")
+    names = ("title", "arms", "changes", "data", "seeds", "budget", "tune", "metrics", "evaluate", "verdicts", "claims")
     top = Section(file, "", yaml.safe_load(file.read_text(encoding="utf-8"))).only(names)
     arms = arms_of(top)
     metrics = top.get("metrics", list_of(text), ())
@@ -184,6 +187,9 @@ def read_study(file: Path) -> StudyFile:
             raise top.wrong("tune", f"trials, because the arm {is_tuned[0]} is tuned", None, "Add tune: {trials: 20}")
     elif tuning is not None:
         raise top.wrong("tune", "an arm with a search space", "none", "Add tune: {space: FILE} to the arms, or omit it")
+    read_wishes = partial(wishes_of, arms=arms, metrics=metrics)
+    claims = top.get("claims", partial(claims_of, read_wishes=read_wishes), ())
+    wishes = [*top.get("verdicts", read_wishes, ()), *(wish for claim in claims for wish in claim.wishes)]
     return StudyFile(
         file=file,
         title=top.get("title", text, file.stem),
@@ -193,8 +199,8 @@ def read_study(file: Path) -> StudyFile:
         budget=top.get("budget", budget_of, None),
         tuning=tuning,
         measurement=measurement,
-        wishes=top.get("verdicts", lambda section, key, value: wishes_of(section, key, value, arms, metrics), ()),
-        claim=top.get("claim", claim_of, None),
+        wishes=tuple(dict.fromkeys(wishes)),
+        claims=claims,
     )
 
 
@@ -320,7 +326,7 @@ def arms_of(top: Section) -> dict[str, Arm]:
             arm.get("tune", space_of, None),
         )
     if len(found) < 2:
-        raise top.wrong("arms", "at least two arms", f"{len(found)}", "Add one; for one recipe use pt-flows fit --seeds")
+        raise top.wrong("arms", "at least two arms", f"{len(found)}", "Add one, or use pt-flows fit --seeds")
     for arm in found.values():
         for key in ("seed_everything", "trainer.max_steps"):
             if key in arm.changes:
@@ -390,9 +396,10 @@ def wishes_of(
     return tuple(found)
 
 
-def claim_of(section: Section, key: str, value: Any) -> Claim:
-    """Read the claim."""
-    own = mapping(section, key, value).only(("paper", "text"))
-    if not section.content.get("verdicts"):
-        raise section.wrong("verdicts", "verdicts that decide the claim", None, "Add them, or omit claim")
-    return Claim(own.get("paper", text), own.get("text", text))
+def claims_of(section: Section, key: str, value: Any, read_wishes: Reader[tuple[Wish, ...]]) -> tuple[Claim, ...]:
+    """Read claims, each with the verdicts that decide it."""
+    found = []
+    for item in value if isinstance(value, list) else [value]:
+        own = mapping(section, key, item).only(("paper", "text", "verdicts"))
+        found.append(Claim(own.get("paper", text), own.get("text", text), own.get("verdicts", read_wishes)))
+    return tuple(found)
