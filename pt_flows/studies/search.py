@@ -1,0 +1,395 @@
+"""Searches: trials of a recipe with other values, each in run folders, which Optuna proposes and ranks.
+
+Optuna keeps what was proposed and its outcome, in a file of the search's folder or in a database. Everything else is
+read from run folders: a trial that was interrupted is proposed again with the same values, and continues in its run folder.
+"""
+
+import hashlib
+import os
+import socket
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pt_flows.compare.groups import chosen_metric, higher_is_better
+from pt_flows.compare.runs import read_run
+from pt_flows.compare.subjects import as_text, shared_settings
+from pt_flows.errors import UserError
+from pt_flows.files import replacing
+from pt_flows.studies.board import Board
+from pt_flows.studies.pool import Job, Slot, last_lines, run_jobs
+from pt_flows.studies.space import Space
+from pt_flows.studies.train import ENDED, file_name, folder_finder, job_of
+from pt_flows.studies.wanted import Wanted, curve, found, last_row
+
+STARTUP = 5
+"""Trials that must be complete before others are pruned."""
+WARMUP = 1 / 3
+"""The part of a trial in which it is not pruned."""
+SECONDS_TO_CLAIM = 60.0
+STOPPED = (129, 130, 138, 143)
+"""Exit codes of runs that were asked to stop."""
+
+
+@dataclass
+class Trial:
+    """A trial that this process works on.
+
+    Attributes:
+        proposed: Optuna's trial.
+        number: Its number in messages; it keeps that of the trial that it continues.
+        claim: Lock that this process holds until the trial ends.
+        runs: Its runs, one for each seed. They follow each other.
+        values: The numbers of the runs that have ended.
+        reported: Iterations of the first run whose numbers Optuna knows.
+        is_pruned: Whether the first run was stopped because it is worse than others.
+    """
+
+    proposed: Any
+    number: int
+    claim: FileLock
+    runs: list[Wanted]
+    values: list[float] = field(default_factory=list)
+    reported: set[int] = field(default_factory=set)
+    is_pruned: bool = False
+
+    @property
+    def run(self) -> Wanted:
+        """The run that is next."""
+        return self.runs[len(self.values)]
+
+
+class Search:
+    """A search in a folder.
+
+    Args:
+        folder: Folder of runs, claims, logs and, by default, of Optuna's file.
+        name: Name in messages.
+        base: The run of a trial with the recipe's own values.
+        space: The values to try.
+        num: Number of trials.
+        seeds: Seeds of the runs of each trial.
+        metric: The number that ranks trials; None for the one that `compare` chooses.
+        storage: URL of a database, instead of the file.
+        digest: See the function.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, base: Wanted, space: Space, num: int, seeds: Sequence[int],
+        metric: str | None, storage: str | None, digest: str,
+    ) -> None:  # fmt: skip
+        self.folder, self.name, self.base, self.space = folder, name, base, space
+        self.num, self.seeds, self.wanted_metric = num, list(seeds), metric
+        self.own = space.own(base.config)
+        (folder / "claims").mkdir(parents=True, exist_ok=True)
+        self.place = self.place_of(folder)
+        self.digest = digest
+        self.study = opened(folder, f"{file_name(name)}-{digest}", storage, base.iterations)
+        self.ready: list[Trial] = []
+        self.active: set[int] = set()
+        self.stopped: list[Trial] = []
+        self.has_said_waiting = False
+
+    @staticmethod
+    def place_of(folder: Path) -> str:
+        """Return the name of a search's folder, the same for all hosts that share it."""
+        file = folder / "place.txt"
+        with FileLock(folder / "claims" / "asking.lock"):
+            if not file.is_file():
+                with replacing(file) as partial_file:
+                    partial_file.write_text(f"{socket.gethostname()}:{folder.resolve()} ({os.urandom(4).hex()})\n")
+            return file.read_text().strip()
+
+    def known(self) -> list[Any]:
+        """Return Optuna's trials, without those that were interrupted and are continued by others."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state.name != "FAIL" or "reason" in trial.user_attrs]
+
+    def counts(self) -> Counter[str]:
+        """Return the number of trials in each state."""
+        return Counter(trial.state.name.lower() for trial in self.known())
+
+    @property
+    def num_ended(self) -> int:
+        """The number of trials that have ended."""
+        counts = self.counts()
+        return counts["complete"] + counts["pruned"] + counts["fail"]
+
+    def run(self, slots: Sequence[Slot]) -> None:
+        """Run the trials that are missing.
+
+        Raises:
+            UserError: The recipe itself cannot be trained, no trial has ended, or a trial was stopped.
+        """
+        if (missing := self.num - self.num_ended) > 0:
+            ahead = [("", float(self.base.iterations))] * (missing * len(self.seeds))
+            self.board = Board(self.name, ahead, len(slots))
+            self.board.say(f"{self.name}: {self.num_ended} of {self.num} trials have ended")
+            run_jobs(self.jobs(), slots, self.board)
+        if self.stopped:
+            numbers = ", ".join(str(trial.number) for trial in self.stopped)
+            raise UserError(f"trial {numbers} of {self.name}: stopped before its end. Repeat the command to continue")
+        if not self.counts()["complete"]:
+            reasons = [trial.user_attrs["reason"] for trial in self.known() if "reason" in trial.user_attrs]
+            got = f"{len(reasons)} that failed ({reasons[0]})"
+            raise UserError(f"{self.name}: expected a trial that ends, got {got}. Narrow the space, or mend the recipe")
+
+    def jobs(self) -> Iterator[Job | None]:
+        """Yield a job whenever a run can start or continue; None while nothing can start."""
+        locked: list[Trial] = []
+        while True:
+            trial = self.ready.pop(0) if self.ready else self.asked()
+            if trial is None:
+                others = self.running_elsewhere()
+                if not (self.active or locked or others):
+                    return
+                self.ready, locked = locked, []
+                if not self.active:
+                    self.say_waiting(others)
+                yield None
+                continue
+            (state,) = found([trial.run])
+            if state.state == "running":  # a process of an earlier call still saves
+                locked.append(trial)
+            elif state.state in ENDED:
+                self.ended(trial, None, 0)
+            else:
+                log = self.folder / "logs" / f"{file_name(trial.run.name)}.log"
+                self.active.add(trial.number)
+                job = job_of(trial.run, state, log)
+                job.watch = partial(self.watch, trial, folder_finder(log, state.folder))
+                job.ended = partial(self.ended, trial, log)
+                yield job
+
+    def running_elsewhere(self) -> list[Any]:
+        """Return the trials that other processes work on."""
+        mine = self.active | {trial.number for trial in self.stopped}
+        running = (trial for trial in self.known() if trial.state.name == "RUNNING")
+        return [trial for trial in running if trial.user_attrs.get("number") not in mine]
+
+    def say_waiting(self, others: Sequence[Any]) -> None:
+        """Say once that the search ends when other processes have ended."""
+        if others and not self.has_said_waiting:
+            self.has_said_waiting = True
+            places = {trial.user_attrs.get("place", "a new trial") for trial in others}
+            advice = "If its process has died, repeat the command there"
+            self.board.say(f"{self.name}: waiting for a trial in {', '.join(sorted(places))}. {advice}")
+
+    def asked(self) -> Trial | None:
+        """Begin a trial, the recipe's own values first; None if there are enough."""
+        from optuna.samplers import TPESampler
+
+        with FileLock(self.folder / "claims" / "asking.lock"):
+            self.recover()
+            known = self.known()
+            if len(known) >= self.num and all(trial.state.name != "WAITING" for trial in known):
+                return None
+            if not known:
+                self.study.enqueue_trial(self.own)
+            # a new seed for every trial: a sampler that begins anew would repeat its first proposals
+            self.study.sampler = TPESampler(seed=len(self.study.get_trials(deepcopy=False)))
+            proposed = self.study.ask(self.space.distributions)
+            claim = self.claim(proposed.number)
+            claim.acquire(timeout=0)
+            number = proposed.user_attrs.get("number", proposed.number)
+            for key, value in (("number", number), ("place", self.place)):
+                proposed.set_user_attr(key, value)
+        return Trial(proposed, number, claim, self.runs_of(number, proposed.params))
+
+    def claim(self, number: int) -> FileLock:
+        """Return the lock of a trial."""
+        return FileLock(self.folder / "claims" / f"{self.digest}-{number}.lock", thread_local=False)
+
+    def recover(self) -> None:
+        """Propose the trials of dead processes again, which continues their runs."""
+        from optuna.trial import TrialState
+
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "place" not in trial.user_attrs:  # a process died in the midst of beginning it
+                begun = trial.datetime_start or datetime.min
+                if (datetime.now() - begun).total_seconds() > SECONDS_TO_CLAIM:
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+            elif trial.user_attrs["place"] == self.place and is_free(self.claim(trial.number)):
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                self.study.enqueue_trial(trial.params, {"number": trial.user_attrs["number"]})
+
+    def runs_of(self, number: int, proposed: Mapping[str, Any]) -> list[Wanted]:
+        """Return the runs of a trial."""
+        name = f"{self.name}, trial {number}"
+        words, config = self.space.applied(self.base.words, self.base.config, proposed)
+        one = Wanted(name, words, config)
+        names = [name] if len(self.seeds) == 1 else [f"{name}, seed {seed}" for seed in self.seeds]
+        return [one.seeded(seed, own) for seed, own in zip(self.seeds, names, strict=True)]
+
+    def watch(self, trial: Trial, where: Any, stop: Any) -> None:
+        """Report new numbers of the first run of a trial, and stop it if it is worse than others were then."""
+        if trial.values or trial.is_pruned or "metric" not in self.study.user_attrs:
+            return
+        folder = where()
+        if folder and self.report(trial, folder) and trial.proposed.should_prune():
+            trial.is_pruned = True
+            stop()
+
+    def report(self, trial: Trial, folder: Path) -> bool:
+        """Report the numbers of a run before its end; return whether there are new ones."""
+        key, sign = self.study.user_attrs["metric"]
+        points = [(i, value) for i, value in curve(folder, key) if i < self.base.iterations and i not in trial.reported]
+        for iteration, value in points:
+            trial.proposed.report(sign * value, iteration)
+            trial.reported.add(iteration)
+        return bool(points)
+
+    def ended(self, trial: Trial, log: Path | None, code: int) -> None:
+        """Tell Optuna how a run of a trial ended, or make the trial's next run ready."""
+        from optuna.trial import TrialState
+
+        self.active.discard(trial.number)
+        (state,) = found([trial.run])
+        if state.state == "finished" and state.folder:
+            value = self.measured(state.folder)
+            if not trial.values:
+                self.report(trial, state.folder)
+            trial.values.append(value)
+            if value != value:
+                self.fail(trial, f"{self.study.user_attrs['metric'][0]} is not a number")
+            elif len(trial.values) < len(self.seeds):
+                self.ready.append(trial)
+            else:
+                self.complete(trial)
+        elif state.state == "failed":
+            self.fail(trial, state.reason)
+        elif trial.is_pruned:
+            self.study.tell(trial.proposed, state=TrialState.PRUNED)
+            self.over(trial, f"pruned at iteration {state.iteration}")
+        elif code in STOPPED:
+            self.stopped.append(trial)  # with its claim
+            self.board.say(f"{trial.run.name}: stopped at iteration {state.iteration}")
+        elif code == 0:
+            raise RuntimeError(f"{trial.run.name} has ended, and no run folder has its configuration (see {log})")
+        elif trial.number == 0 and log:
+            raise UserError(f"{trial.run.name}, the recipe itself: {last_lines(log)}")
+        else:
+            self.fail(trial, (last_lines(log) if log else "") or f"exit code {code}")
+
+    def complete(self, trial: Trial) -> None:
+        """Tell Optuna the number of a trial."""
+        key, sign = self.study.user_attrs["metric"]
+        value = fmean(trial.values)
+        self.study.tell(trial.proposed, sign * value)
+        self.over(trial, f"{key} {value:.4g}")
+
+    def fail(self, trial: Trial, reason: str) -> None:
+        """Tell Optuna that a trial failed."""
+        from optuna.trial import TrialState
+
+        trial.proposed.set_user_attr("reason", reason)
+        self.study.tell(trial.proposed, state=TrialState.FAIL)
+        self.over(trial, f"failed. {reason}")
+
+    def over(self, trial: Trial, outcome: str) -> None:
+        """Say how a trial ended."""
+        trial.claim.release()
+        values = self.space.values(self.base.config, trial.proposed.params)
+        told = ", ".join(f"{key.split('.', 1)[-1]} {value}" for key, value in values.items())
+        self.board.say(f"{self.name}, trial {trial.number}: {outcome} ({told})")
+
+    def measured(self, folder: Path) -> float:
+        """Return the last number of a run, mean over sampling seeds. The first run decides which number it is."""
+        run = read_run(folder, self.board.say)
+        if "metric" not in self.study.user_attrs:
+            key = chosen_metric([run], self.wanted_metric)
+            sign = -1 if higher_is_better([run], key, self.board.say) else 1
+            self.study.set_user_attr("metric", [key, sign])
+        key, _ = self.study.user_attrs["metric"]
+        return fmean(run.last(key) or [float("nan")])
+
+    def seconds(self) -> float:
+        """Return the seconds of training of all runs in this folder."""
+        folders = self.base.place.glob("*/metrics.csv")
+        return sum(last_row(file.parent).get("cost/seconds", 0.0) for file in folders)
+
+
+def digest(config: Mapping[str, Any], space: Space, seeds: Sequence[int], metric: str | None) -> str:
+    """Eight hexadecimal digits of everything that defines a search but the number of its trials.
+
+    Args:
+        config: Complete configuration of a trial with the recipe's own values.
+        space: The values to try.
+        seeds: Seeds of the runs of each trial.
+        metric: The number that ranks trials.
+    """
+    what = {"config": shared_settings(config), "space": repr(space.dimensions), "seeds": list(seeds), "metric": metric}
+    return hashlib.sha256(as_text(what).encode()).hexdigest()[:8]
+
+
+def is_free(claim: FileLock) -> bool:
+    """Whether no process holds a claim."""
+    try:
+        claim.acquire(timeout=0)
+    except Timeout:
+        return False
+    claim.release()
+    return True
+
+
+def opened(folder: Path, name: str, storage: str | None, iterations: int) -> Any:
+    """Open the study of Optuna, or begin it.
+
+    Raises:
+        UserError: Optuna is not installed, or its file is damaged.
+    """
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise UserError("tune: expected the package optuna, got none. Run pip install 'pt-flows[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    pruner = optuna.pruners.MedianPruner(STARTUP, int(WARMUP * iterations))
+    file = folder / "optuna.log"
+    try:
+        place = storage or JournalStorage(JournalFileBackend(str(file)))
+        return optuna.create_study(storage=place, study_name=name, pruner=pruner, load_if_exists=True)
+    except ValueError as error:
+        if storage:
+            raise
+        advice = "Remove it: trials that have ended are found again in their run folders"
+        raise UserError(f"{file}: expected a file of Optuna, got a damaged one. {advice}") from error
+
+
+@contextmanager
+def database(storage: str | None) -> Iterator[None]:
+    """Turn errors of a database into one sentence.
+
+    Args:
+        storage: Its URL; None for a file.
+
+    Raises:
+        UserError: It does not answer, or its driver is not installed.
+    """
+    if storage is None:
+        yield
+        return
+    try:
+        import optuna
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:  # `opened` says what to install
+        yield
+        return
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+        advice = "Correct the URL, or repeat the command when it does"
+        raise UserError(f"--storage: expected a database that answers, got an error ({reason}). {advice}") from error
