@@ -19,18 +19,19 @@ from pt_flows.studies.recipes import Recipe, completed
 from pt_flows.studies.record import ArmRuns
 from pt_flows.studies.study_file import StudyFile, flags_of
 from pt_flows.studies.trial import Cost, lengths, measured_costs
+from pt_flows.studies.tune import extremes
 from pt_flows.studies.wanted import Found, Wanted, found, identity_of
 
 
 def recipes_of(study: StudyFile, out: Path) -> dict[str, Recipe]:
-    """Return the complete recipes of all arms, before any tuning. Samplers are built, too.
+    """Return the complete recipes of all arms, before any tuning. Samplers and ends of search spaces are built, too.
 
     Args:
         study: The study.
         out: Its folder.
 
     Raises:
-        UserError: A recipe or a sampler cannot be built, or two arms are the same.
+        UserError: A recipe, a sampler or a search space has a mistake, or two arms are the same.
     """
     common = ["--run.group", study.file.stem]  # first, so that a recipe may have another group
     commands = {name: [*common, *arm.words, "--run.root", str(out / "runs")] for name, arm in study.arms.items()}
@@ -39,7 +40,11 @@ def recipes_of(study: StudyFile, out: Path) -> dict[str, Recipe]:
         for name, arm in study.arms.items()
         if arm.sampler is not None
     }
-    recipes = completed(commands | samplers)
+    spaces = {name: space for name, arm in study.arms.items() if (space := arm.search_space) is not None}
+    ends = [extremes(name, commands[name], space) for name, space in spaces.items()]
+    recipes = completed({name: words for part in (commands, samplers, *ends) for name, words in part.items()})
+    for name, space in spaces.items():
+        space.own(recipes[name].config)
     known: dict[str, str] = {}
     for name, arm in study.arms.items():
         identity = as_text({**defining_settings(recipes[name].config), "sampler": arm.sampler})

@@ -12,7 +12,7 @@ from pt_flows.compare.table import markdown
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import SubjectKey
 from pt_flows.files import checked_target
-from pt_flows.studies import measure
+from pt_flows.studies import measure, tuning
 from pt_flows.studies.estimate import dry_run
 from pt_flows.studies.options import at_least_one, taken
 from pt_flows.studies.plan import (
@@ -91,12 +91,12 @@ def run(
     Raises:
         UserError: A run could not end.
     """
-    check_keys(file, out, slots)
-    final, tuned = tuned_recipes(file, recipes, out, slots)
-    final = lengthened(file, final, out, slots)
-    arms = arm_runs(file, final)
+    final, searches = tuning.tuned(file, recipes, out, slots)
+    arms = arm_runs(file, lengthened(file, final, out, slots))
     for one in arms:
-        one.tuned, one.trials, one.tuning_seconds = tuned.get(one.arm.name, ("", 0, 0.0))
+        if best := searches.get(one.arm.name):
+            one.tuned = tuning.told(best, recipes[one.arm.name], final[one.arm.name])
+            one.trials, one.tuning_seconds = best.num_trials, best.seconds
     for line in changes_since(arms, out):
         print(f"note: {line}")
     print(f"{markdown(progress(arms))}\n", flush=True)
@@ -148,8 +148,3 @@ def arm_of(run: Run, arms: Sequence[ArmRuns], subjects: Mapping[tuple[str, Subje
     own = [one for one in arms if one.wanted[0].identity[0] == identity and one.arm.sampler is None]
     is_known = any(identity == known for known, _ in subjects)
     return own[0].arm.name if own and run.is_logged and not is_known else None
-
-
-def check_keys(*a): ...
-def tuned_recipes(file, recipes, out, slots):
-    return recipes, {}

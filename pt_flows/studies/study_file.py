@@ -14,6 +14,7 @@ import yaml
 from pt_flows.cli.given import check_yaml
 from pt_flows.errors import UserError
 from pt_flows.studies.options import seeds_in
+from pt_flows.studies.space import Space, parsed_space, read_space
 
 Unit = Literal["iterations", "evaluations", "seconds"]
 T = TypeVar("T")
@@ -52,6 +53,18 @@ class Arm:
     changes: Mapping[str, Any] = field(default_factory=dict)
     sampler: Any = None
     space: Path | Mapping[str, Any] | None = None
+
+    @property
+    def search_space(self) -> Space | None:
+        """The search space.
+
+        Raises:
+            UserError: It has a mistake.
+        """
+        if self.space is None:
+            return None
+        where = f"arm {self.name}, tune.space"
+        return read_space(self.space) if isinstance(self.space, Path) else parsed_space(self.space, where)
 
     @property
     def words(self) -> list[str]:
@@ -349,7 +362,7 @@ def budget_of(section: Section, key: str, value: Any) -> Budget:
     own = mapping(section, key, value).only(units)
     if len(own.content) != 1:
         raise section.wrong(key, f"one of {', '.join(units)}", value, "Choose one")
-    (unit,) = (unit for unit in units if unit in own.content)
+    unit = next(unit for unit in units if unit in own.content)
     return Budget(unit, own.get(unit, count if unit == "iterations" else positive))
 
 
