@@ -62,7 +62,7 @@ class Passport:
         cost: Cost of training so far: seconds, images seen, samples evaluated by each network; and of drawing one
             sample, `sampling_<network>`.
         directions: For each number whether higher or lower is better; empty if neither is.
-        tuned: How the recipe was tuned, such as "20 trials of 600 iterations"; empty if nobody has recorded it.
+        tuned: The tuning of the recipe, such as "20 trials of 600 iterations"; empty if nobody has recorded it.
         measured: Time of the measurement, in UTC.
         format: Version of this record.
     """

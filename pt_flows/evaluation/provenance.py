@@ -83,7 +83,7 @@ def directions_of(metrics: Sequence[SampleMetric], numbers: Iterable[str]) -> di
 
 
 def tuning_of(checkpoint: Path) -> str:
-    """How the recipe of a checkpoint's run was tuned; empty if that is not recorded."""
+    """The tuning of the recipe of a checkpoint's run; empty if it is not recorded."""
     folder = run_folder_of(checkpoint)
     try:
         return tuned_in(read_config(folder)) if folder is not None else ""

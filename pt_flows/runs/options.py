@@ -18,7 +18,7 @@ class RunOptions:
         project: W&B project.
         group: W&B group. Runs of one comparison should share it.
         tags: W&B tags.
-        tuned: How the recipe was tuned, such as "20 trials of 600 iterations". `pt-flows tune` writes it, and passports
+        tuned: The tuning of the recipe, such as "20 trials of 600 iterations". `pt-flows tune` writes it, and passports
             and comparisons show it.
         wandb: Mode of W&B. "auto" means $WANDB_MODE if it is set, else online with a configured API key and offline
             without one.
