@@ -22,6 +22,7 @@ USAGE = """pt-flows: generative methods as discretised flows
 
   pt-flows fit       --config FILE [--config FILE ...] [--KEY VALUE ...]   train; --ckpt_path last continues
   pt-flows fit       --config FILE --seeds 0..4 [--jobs N]                 several seeds side by side, and their table
+  pt-flows study     FILE [--out DIR] [--jobs N] [--dry-run]               a comparison from one file, with its record
   pt-flows fork      CKPT | RUN [--KEY VALUE ...]                          a new run from another's state, with changes
   pt-flows validate  --config FILE --ckpt_path FILE                        measure as during training
   pt-flows test      --config FILE --ckpt_path FILE                        measure against the test split
@@ -51,6 +52,9 @@ last / best are of the newest run with the same data, model and seed.
 TRAINING = ("fit", "validate", "test", "fork")
 """Commands of the Trainer."""
 
+STUDIES = {"study": "pt_flows.studies.study:study"}
+"""Commands that run others. Each takes its words."""
+
 FUNCTIONS = {
     "sample": "pt_flows.evaluation.sample:sample",
     "evaluate": "pt_flows.evaluation.evaluate:evaluate",
@@ -75,6 +79,8 @@ def run(argv: Sequence[str]) -> None:
         print(f"pt-flows {pt_flows.__version__}")
     elif command == "fit" and asks_for_seeds(words):
         imported("pt_flows.studies.seeds:fit_seeds")(words)
+    elif command in STUDIES:
+        imported(STUDIES[command])(words)
     elif command in TRAINING:
         imported("pt_flows.cli.fit:train")(command, words)
     elif command == "check-method":
@@ -83,7 +89,7 @@ def run(argv: Sequence[str]) -> None:
         function = imported(FUNCTIONS[command])
         imported("pt_flows.cli.functions:run_function")(command, function, words)
     else:
-        raise UserError(command_named(command, [*TRAINING, *FUNCTIONS, "check-method"]))
+        raise UserError(command_named(command, [*TRAINING, *STUDIES, *FUNCTIONS, "check-method"]))
 
 
 def asks_for_seeds(words: Sequence[str]) -> bool:

@@ -1,0 +1,307 @@
+"""The record of a study: one Markdown file with all tables, verdicts, pictures and costs, which programs can read."""
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+from pt_flows.compare.curves import curves_figure
+from pt_flows.compare.groups import Criterion, Group, comparable
+from pt_flows.compare.report import page
+from pt_flows.compare.runs import Run
+from pt_flows.compare.table import markdown, mean, number, shown, table
+from pt_flows.compare.verdicts import Verdict, judged, remarks
+from pt_flows.files import replacing
+from pt_flows.studies.claims import marked
+from pt_flows.studies.recipes import Recipe
+from pt_flows.studies.study_file import Arm, StudyFile, Wish
+from pt_flows.studies.wanted import Found, Wanted, last_row
+
+LEVEL = 0.05
+Finding = Literal["holds", "does not hold", "inconclusive"]
+
+
+@dataclass
+class ArmRuns:
+    """An arm and its runs.
+
+    Attributes:
+        arm: The arm.
+        recipe: Its recipe as it was run, tuned if it was to be.
+        wanted: Its runs, one for each seed.
+        states: Their states.
+        tuned: Sentence about its tuning; empty if it is not tuned.
+        trials: Number of trials.
+        tuning_seconds: Seconds of training in trials.
+    """
+
+    arm: Arm
+    recipe: Recipe
+    wanted: list[Wanted]
+    states: list[Found] = field(default_factory=list)
+    tuned: str = ""
+    trials: int = 0
+    tuning_seconds: float = 0.0
+
+    @property
+    def folders(self) -> list[Path]:
+        """The run folders."""
+        return [state.folder for state in self.states if state.folder is not None]
+
+
+@dataclass
+class Number:
+    """A number by which the arms are compared.
+
+    Attributes:
+        groups: The arms with their runs.
+        criterion: The number and its direction.
+        verdicts: The verdicts on the wanted pairs.
+        notes: Sentences about runs that are omitted, and about limits of the verdicts.
+    """
+
+    groups: list[Group]
+    criterion: Criterion
+    verdicts: list[Verdict]
+    notes: list[str]
+
+    @property
+    def lines(self) -> list[str]:
+        """The verdicts and the remarks on them, each a sentence."""
+        return [verdict.sentence for verdict in self.verdicts] + remarks(self.groups, self.criterion, self.verdicts)
+
+    @property
+    def text(self) -> str:
+        """The table with its notes and verdicts as Markdown."""
+        cells = shown(table(self.groups, self.criterion, None), self.criterion.key)
+        parts = [markdown(cells), "\n".join(f"- {line}" for line in self.lines)]
+        return "\n\n".join([*parts, "\n".join(f"note: {note}" for note in self.notes)]).strip()
+
+    def means(self, wish: Wish) -> tuple[float | None, float | None]:
+        """The means of the two arms of a wanted verdict; None for an arm without a finished run."""
+        values = {group.name: group.values(self.criterion.key) for group in self.groups}
+        better, than = (mean(own) if (own := values.get(name)) else None for name in (wish.better, wish.than))
+        return better, than
+
+
+def compared(study: StudyFile, folders: Sequence[Path], names: Callable[[Run], str | None]) -> list[Number]:
+    """Compare the arms by every number of the study.
+
+    Args:
+        study: The study.
+        folders: All run folders.
+        names: Returns the name of the arm of a run with its subject; None for one that is in no arm.
+
+    Raises:
+        UserError: Runs do not have a number, or not by one protocol.
+    """
+    found = []
+    for metric in study.metrics or (None,):
+        notes: list[str] = []
+        groups, criterion = comparable([str(folder) for folder in folders], metric, notes.append)
+        for group in groups:
+            group.name = names(group.runs[0]) or group.name
+        order = list(study.arms)
+        groups = sorted((group for group in groups if group.name in order), key=lambda group: order.index(group.name))
+        pairs = [(wish.better, wish.than) for wish in study.wishes if wish.metric == metric]
+        is_judged = pairs or metric == (study.metrics or (None,))[0]
+        verdicts = judged(groups, criterion, LEVEL) if is_judged else []
+        found.append(Number(groups, criterion, verdicts, notes))
+    return found
+
+
+def finding(verdicts: Sequence[Verdict], wish: Wish) -> Finding:
+    """Return whether a wanted verdict holds.
+
+    Args:
+        verdicts: The verdicts by the wish's number.
+        wish: The wanted verdict.
+    """
+    for verdict in verdicts:
+        if verdict.verdict == "better" and {verdict.first, verdict.second} == {wish.better, wish.than}:
+            return "holds" if verdict.first == wish.better else "does not hold"
+    return "inconclusive"
+
+
+def joined(findings: Sequence[Finding]) -> Finding:
+    """Return the finding about a claim: it holds if all of its verdicts do, and does not if one is the opposite.
+
+    Example:
+        >>> joined(["holds", "inconclusive"]), joined(["holds", "does not hold"]), joined(["holds", "holds"])
+        ('inconclusive', 'does not hold', 'holds')
+    """
+    if "does not hold" in findings:
+        return "does not hold"
+    return "holds" if all(found == "holds" for found in findings) else "inconclusive"
+
+
+def outcome(wish: Wish, numbers: Mapping[str, Number]) -> dict[str, Any]:
+    """Return a wanted verdict with its finding and its numbers, as plain data."""
+    found = numbers[wish.metric]
+    pair = {wish.better, wish.than}
+    verdict = next((v for v in found.verdicts if {v.first, v.second} == pair), None)
+    share = None if verdict is None else verdict.improvement
+    if verdict is not None and verdict.first != wish.better:
+        share = 1 - verdict.improvement
+    better, than = found.means(wish)
+    return {
+        "better": wish.better, "than": wish.than, "metric": wish.metric, "finding": finding(found.verdicts, wish),
+        "improvement": share, "p": verdict.p if verdict else None, "better_mean": better, "than_mean": than,
+    }  # fmt: skip
+
+
+def write_record(
+    study: StudyFile, arms: Sequence[ArmRuns], numbers: Sequence[Number], words: Sequence[str], target: Path, out: Path
+) -> None:
+    """Write the record with its pictures beside it, and the report in the folder of the study.
+
+    Args:
+        study: The study.
+        arms: The arms with their ended runs.
+        numbers: The comparisons.
+        words: The command line after `study`.
+        target: File of the record, an .md.
+        out: Folder of the study.
+    """
+    by_metric = dict(zip(study.metrics, numbers, strict=False))
+    claims = [
+        {"paper": claim.paper, "text": claim.text, "verdicts": (found := [outcome(w, by_metric) for w in claim.wishes]),
+         "finding": joined([one["finding"] for one in found])}
+        for claim in study.claims
+    ]  # fmt: skip
+    parts = [f"# {study.title}", f"    {shlex.join(['pt-flows', 'study', *words])}", setting(study, arms)]
+    parts += [f"**Claim: {claim['finding']}.** {claim['paper']}: {claim['text']}" for claim in claims]
+    parts += [f"## {found.criterion}\n\n{found.text}" for found in numbers]
+    parts += [f"![{title}](pictures/{file.name})" for title, file in pictures(arms, numbers, target)]
+    parts += ["## Runs", markdown([arm_row(one) for one in arms]), *tuning(arms), failures(arms)]
+    summary = {
+        "format": 1, "title": study.title, "what": short(study, arms), "claims": claims,
+        "runs": len(unique(arms)), "failed": sum(state.state == "failed" for state in unique(arms)),
+        "trials": sum(one.trials for one in arms), "seconds": seconds(arms), "date": f"{date.today()}",
+    }  # fmt: skip
+    parts.append(marked(summary))
+    with replacing(target) as partial:
+        partial.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    with replacing(out / "report.html") as partial:
+        first = numbers[0]
+        partial.write_text(page(first.groups, first.criterion, first.notes), encoding="utf-8")
+
+
+def unique(arms: Sequence[ArmRuns]) -> list[Found]:
+    """Return the states of all runs. Arms that differ by their sampler share runs."""
+    return list({state.folder: state for one in arms for state in one.states}.values())
+
+
+def seconds(arms: Sequence[ArmRuns]) -> float:
+    """Return the seconds of training of all runs and trials."""
+    rows = [last_row(state.folder) for state in unique(arms) if state.folder]
+    return sum(row.get("cost/seconds", 0.0) for row in rows) + sum(one.tuning_seconds for one in arms)
+
+
+def short(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
+    """Return what was run, in a few words."""
+    data = {str(one.recipe.config["data"]["class_path"]).rsplit(".", 1)[-1] for one in arms}
+    targets = {str((one.recipe.config["data"].get("init_args") or {}).get("target", "")) for one in arms}
+    where = " and ".join(sorted(data)) + "".join(f" {name}" for name in sorted(targets) if name)
+    return f"{len(arms)} arms, {len(study.seeds)} seeds, {where}"
+
+
+def setting(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
+    """Return the paragraph about what was run, with which code, and where."""
+    known = []
+    for state in unique(arms):
+        file = state.folder / "environment.json" if state.folder else None
+        known += [json.loads(file.read_text())] if file and file.is_file() else []
+    each = lambda read: ", ".join(sorted({str(read(environment)) for environment in known})) or "unknown"
+    packages = ", ".join(
+        f"{name} {each(lambda environment: environment['packages'].get(name))}"  # noqa: B023  called at once
+        for name in ("pt-flows", "torch", "lightning")
+    )
+    budget = f"equal budgets of {study.budget}" if study.budget else "as many iterations as each recipe has"
+    hours = number(seconds(arms) / 3600)
+    return (
+        f"{short(study, arms)}, {budget}. Study file: `{study.file}`. Device: {each(lambda e: e['device'])}. "
+        f"Commit: {each(lambda e: e['git_commit'])}. Python {each(lambda e: e['python'])}, {packages}. "
+        f"Training took {hours} hours in all, of one process each. Written on {date.today()}."
+    )
+
+
+def arm_row(one: ArmRuns) -> dict[str, str]:
+    """Return the row of an arm in the table of runs."""
+    rows = [last_row(folder) for folder in one.folders]
+    evaluated = [sum(value for key, value in row.items() if "evaluations_" in key) for row in rows]
+    changes = ", ".join(f"{key}: {json.dumps(value)}" for key, value in one.arm.changes.items() if "run." not in key)
+    return {
+        "arm": one.arm.name,
+        "recipe": ", ".join(f"`{path.name}`" for path in one.arm.configs),
+        "changes": "; ".join(
+            filter(None, (changes, f"sampler {json.dumps(one.arm.sampler)}" if one.arm.sampler is not None else ""))
+        )
+        or "none",
+        "iterations": f"{one.wanted[0].iterations:,}",
+        "runs": str(len(one.states)),
+        "failed": str(sum(state.state == "failed" for state in one.states)),
+        "minutes": number(mean([row.get("cost/seconds", 0.0) / 60 for row in rows])),
+        "samples evaluated by networks": number(mean(evaluated)),
+    }
+
+
+def tuning(arms: Sequence[ArmRuns]) -> list[str]:
+    """Return the section about tuning, if an arm was tuned."""
+    lines = [f"- {one.arm.name}: {one.tuned}" for one in arms if one.tuned]
+    return ["## Tuning", "\n".join(lines)] if lines else []
+
+
+def failures(arms: Sequence[ArmRuns]) -> str:
+    """Return the section about failed runs, or a sentence that there are none."""
+    failed = [
+        f"- {run.name}: {state.reason}"
+        for one in arms
+        for run, state in zip(one.wanted, one.states, strict=True)
+        if state.state == "failed"
+    ]
+    return "## Failures\n\n" + "\n".join(dict.fromkeys(failed)) if failed else "No run failed."
+
+
+def pictures(arms: Sequence[ArmRuns], numbers: Sequence[Number], target: Path) -> list[tuple[str, Path]]:
+    """Draw curves of the first number and samples of each arm; return titles and files."""
+    drawn = []
+    first = numbers[0]
+    figures = {"curves": curves_figure(first.groups, first.criterion), "samples": samples_figure(arms)}
+    titles = {"curves": f"{first.criterion.key} of every run", "samples": "samples at the end, one run of each arm"}
+    for kind, figure in figures.items():
+        if figure is not None:
+            file = target.parent / "pictures" / f"{target.stem}_{kind}.png"
+            with replacing(file) as partial:
+                figure.savefig(partial, dpi=80, format="png")
+            drawn.append((titles[kind], file))
+    return drawn
+
+
+def samples_figure(arms: Sequence[ArmRuns]) -> Any:
+    """Return a figure with the last picture of a finished run of each arm; None if there is none."""
+    from matplotlib.figure import Figure
+    from matplotlib.image import imread
+
+    found: dict[str, Path] = {}
+    for one in arms:
+        ended = [state.folder for state in one.states if state.state == "finished" and state.folder]
+        files = [file for folder in ended for file in sorted((folder / "pictures").glob("[0-9]*.png"))[-1:]]
+        if files and one.arm.sampler is None:
+            found[one.arm.name] = files[0]
+    if not found:
+        return None
+    images = {name: imread(file) for name, file in found.items()}
+    columns = min(2, len(images))
+    rows = -(-len(images) // columns)
+    height, width = next(iter(images.values())).shape[:2]
+    figure = Figure(figsize=(6 * columns, (6 * height / width + 0.3) * rows), layout="constrained")
+    for axis in (axes := list(figure.subplots(rows, columns, squeeze=False).flat)):
+        axis.axis("off")
+    for axis, (name, image) in zip(axes, images.items(), strict=False):
+        axis.imshow(image)
+        axis.set_title(name, fontsize=10)
+    return figure

@@ -1,0 +1,150 @@
+"""The command `study`: a whole comparison from one file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from pt_flows.compare.runs import Run
+from pt_flows.compare.subjects import as_text, shared
+from pt_flows.compare.table import markdown
+from pt_flows.errors import UserError
+from pt_flows.evaluation.passport import SubjectKey
+from pt_flows.files import checked_target
+from pt_flows.studies import measure, tuning
+from pt_flows.studies.estimate import dry_run
+from pt_flows.studies.options import at_least_one, taken
+from pt_flows.studies.plan import (
+    arm_runs,
+    changes_since,
+    keep_settings,
+    lengthened,
+    progress,
+    recipes_of,
+    unique_runs,
+)
+from pt_flows.studies.pool import Slot, slots_of
+from pt_flows.studies.recipes import Recipe
+from pt_flows.studies.record import ArmRuns, compared, write_record
+from pt_flows.studies.study_file import StudyFile, read_study
+from pt_flows.studies.submit import Submission, submit
+from pt_flows.studies.train import train_all
+from pt_flows.studies.wanted import found
+
+USAGE = """pt-flows study FILE [--out DIR] [--jobs N] [--dry-run] [--record FILE.md] [--submit '{workers: 8, ...}']
+
+  FILE       the study file: arms, seeds, budget, numbers and verdicts (docs/studies.md)
+  --out      folder of all runs; default runs/<name of FILE>. After an interruption the same command continues there
+  --jobs     number of runs side by side; default as many as there are cores or GPUs
+  --dry-run  print what would run and what it would cost, by a short trial of each arm
+  --record   the record to write; default record.md in the folder
+  --submit   start workers through submitit that share the folder: {cluster: slurm, workers: 8, slurm_partition: gpu}
+"""
+
+
+def study(words: Sequence[str]) -> None:
+    """Run what is missing of a study, compare its arms, and write its record.
+
+    Args:
+        words: The command line after `study`.
+
+    Raises:
+        UserError: The file or a recipe in it is wrong, or a run could not end.
+    """
+    if not words or {"-h", "--help"} & set(words):
+        print(USAGE, end="")
+        return
+    options = {"out": Path, "jobs": at_least_one, "record": Path, "submit": Submission.read}
+    own, rest = taken([word for word in words if word != "--dry-run"], options)
+    if len(rest) != 1 or rest[0].startswith("-"):
+        raise UserError(f"study: expected one study file, got {' '.join(rest) or 'none'}. See pt-flows study --help")
+    file = read_study(Path(rest[0]))
+    out: Path = own.get("out", Path("runs") / file.file.stem)
+    target: Path = own.get("record", out / "record.md")
+    if "record" in own:
+        checked_target(str(target), (".md",))
+    recipes = recipes_of(file, out)
+    if "submit" in own:
+        submit(own["submit"], words, out)
+        return
+    slots = slots_of(list(recipes.values()), own.get("jobs"))
+    if "--dry-run" in words:
+        dry_run(file, recipes, out, slots)
+    else:
+        run(file, recipes, out, slots, words, target)
+
+
+def run(
+    file: StudyFile, recipes: Mapping[str, Recipe], out: Path, slots: Sequence[Slot], words: Sequence[str], target: Path
+) -> None:
+    """Tune, train, measure and compare what is missing, and write the record.
+
+    Args:
+        file: The study file.
+        recipes: The recipes of its arms, before tuning.
+        out: Folder of the study.
+        slots: Places to run.
+        words: The command line after `study`.
+        target: File of the record.
+
+    Raises:
+        UserError: A run could not end.
+    """
+    final, searches = tuning.tuned(file, recipes, out, slots)
+    arms = arm_runs(file, lengthened(file, final, out, slots))
+    for one in arms:
+        if best := searches.get(one.arm.name):
+            one.tuned = tuning.told(best, recipes[one.arm.name], final[one.arm.name])
+            one.trials, one.tuning_seconds = best.num_trials, best.seconds
+    for line in changes_since(arms, out):
+        print(f"note: {line}")
+    print(f"{markdown(progress(arms))}\n", flush=True)
+    keep_settings(arms, out)
+    runs = sorted(unique_runs(arms), key=lambda run: file.seeds.index(run[1].seed))
+    train_all([run for _, run in runs], out, slots, file.title, [name for name, _ in runs])
+    arms = [replace(one, states=found(one.wanted)) for one in arms]
+    subjects = measured(file, arms, out, slots)
+    folders = list({folder: None for one in arms for folder in one.folders})
+    numbers = compared(file, folders, lambda run: arm_of(run, arms, subjects))
+    with FileLock(out / "claims" / "record.lock", thread_local=False):
+        write_record(file, arms, numbers, words, target, out)
+    for number in numbers:
+        print(f"\n{number.criterion}\n\n{number.text}")
+    print(f"\nrecord: {target}; report: {out / 'report.html'}; run folders: {out / 'runs'}")
+
+
+def measured(
+    file: StudyFile, arms: Sequence[ArmRuns], out: Path, slots: Sequence[Slot]
+) -> dict[tuple[str, SubjectKey], str]:
+    """Measure the finished runs, if the file asks for it.
+
+    Returns:
+        The names of arms by configuration and subject; empty if the numbers of training are compared.
+    """
+    if file.measurement is None:
+        return {}
+    wanted, names = [], {}
+    for one in arms:
+        for run, state in zip(one.wanted, one.states, strict=True):
+            if state.state == "finished" and state.folder is not None:
+                how = measure.wanted(run.name, state.folder, file.measurement, one.arm.sampler, one.recipe.accelerator)
+                wanted.append(how)
+                names[how.name] = (run.identity[0], one.arm.name)
+    return {(names[key][0], subject): names[key][1] for key, subject in measure.measure_all(wanted, out, slots).items()}
+
+
+def arm_of(run: Run, arms: Sequence[ArmRuns], subjects: Mapping[tuple[str, SubjectKey], str]) -> str | None:
+    """Return the name of the arm of a run with its subject; None if it belongs to none.
+
+    Args:
+        run: The run, with its subject.
+        arms: The arms.
+        subjects: The names of arms by configuration and subject; empty if no run was measured apart.
+    """
+    identity = as_text(shared(run))
+    if run.subject is not None and (identity, run.subject) in subjects:
+        return subjects[identity, run.subject]
+    own = [one for one in arms if one.wanted[0].identity[0] == identity and one.arm.sampler is None]
+    is_known = any(identity == known for known, _ in subjects)
+    return own[0].arm.name if own and run.is_logged and not is_known else None

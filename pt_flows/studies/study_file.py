@@ -1,0 +1,418 @@
+"""The file of a study: arms, data, seeds, budget, numbers and wanted verdicts, checked before anything runs."""
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+
+from pt_flows.cli.given import check_yaml
+from pt_flows.errors import UserError
+from pt_flows.studies.options import seeds_in
+from pt_flows.studies.space import Space, parsed_space, read_space
+
+Unit = Literal["iterations", "evaluations", "seconds"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The length of a run.
+
+    Attributes:
+        unit: Iterations, samples evaluated by networks, or seconds of training.
+        amount: Their number.
+    """
+
+    unit: Unit
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.amount:,.15g} {self.unit}"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of the comparison.
+
+    Attributes:
+        name: Its name in tables and verdicts.
+        configs: Its recipe, one or several files.
+        changes: Keys of `pt-flows fit` with the values that replace those of the recipe.
+        sampler: The sampler that it is measured with; None for the method's own one.
+        space: The search space for tuning, a file or its content; None for an arm that is not tuned.
+    """
+
+    name: str
+    configs: tuple[Path, ...]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    sampler: Any = None
+    space: Path | Mapping[str, Any] | None = None
+
+    @property
+    def search_space(self) -> Space | None:
+        """The search space.
+
+        Raises:
+            UserError: It has a mistake.
+        """
+        if self.space is None:
+            return None
+        where = f"arm {self.name}, tune.space"
+        return read_space(self.space) if isinstance(self.space, Path) else parsed_space(self.space, where)
+
+    @property
+    def words(self) -> list[str]:
+        """Arguments of `pt-flows fit` for the recipe with its changes."""
+        return [*(word for path in self.configs for word in ("--config", str(path))), *flags_of(self.changes)]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The effort that every tuned arm gets.
+
+    Attributes:
+        trials: Number of trials.
+        iterations: Length of a trial; None for that of the final runs.
+        seeds: Training seeds of the trials.
+        metric: The number that decides; None for the study's first one.
+    """
+
+    trials: int
+    iterations: int | None = None
+    seeds: tuple[int, ...] = (1000,)
+    metric: str | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Measurement of every finished run by `pt-flows evaluate`.
+
+    Attributes:
+        n: Number of generated samples.
+        split: Split of the real samples.
+        seeds: Number of sampling seeds.
+    """
+
+    n: int
+    split: str = "train"
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A wanted verdict.
+
+    Attributes:
+        better: Name of the arm that should be better.
+        than: Name of the other arm.
+        metric: The number that is judged.
+    """
+
+    better: str
+    than: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper that the study checks.
+
+    Attributes:
+        paper: The paper.
+        text: The claim in one sentence.
+        wishes: The verdicts that decide it.
+    """
+
+    paper: str
+    text: str
+    wishes: tuple[Wish, ...]
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """The content of a study file.
+
+    Attributes:
+        file: The file.
+        title: Title of the record.
+        arms: The arms by name.
+        seeds: Training seeds of every arm.
+        metrics: The numbers that are compared; the first one decides. Empty for the one that `compare` chooses.
+        budget: Length of every run; None for that of each recipe.
+        tuning: Effort of tuning; None if no arm is tuned.
+        measurement: Measurement of finished runs; None if the numbers of training are compared.
+        wishes: The wanted verdicts, also those of claims; empty for all pairs by the first number.
+        claims: The claims that verdicts decide.
+    """
+
+    file: Path
+    title: str
+    arms: Mapping[str, Arm]
+    seeds: tuple[int, ...]
+    metrics: tuple[str, ...] = ()
+    budget: Budget | None = None
+    tuning: Tuning | None = None
+    measurement: Measurement | None = None
+    wishes: tuple[Wish, ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+
+def flags_of(changes: Mapping[str, Any]) -> list[str]:
+    """Return keys and values as flags of `pt-flows fit`.
+
+    Example:
+        >>> flags_of({"model.critic.steps": 5, "data.target": "ring8", "model.penalty": None, "run.tags": ["a"]})
+        ['--model.critic.steps', '5', '--data.target', 'ring8', '--model.penalty', 'null', '--run.tags', '["a"]']
+    """
+    texts = (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in changes.values())
+    return [word for key, text in zip(changes, texts, strict=True) for word in (f"--{key}", text)]
+
+
+def read_study(file: Path) -> StudyFile:
+    """Read and check a study file.
+
+    Raises:
+        UserError: It does not exist, or something in it is wrong. The sentence names the file and the key.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: expected a study file, got no such file. Check the path")
+    if wrong := check_yaml(file):
+        raise UserError(wrong.replace("keys such as trainer, model or data", "arms and seeds").replace(
+            "seed_everything: 0", "seeds: 0..4"))  # fmt: skip
+    names = ("title", "arms", "changes", "data", "seeds", "budget", "tune", "metrics", "evaluate", "verdicts", "claims")
+    top = Section(file, "", yaml.safe_load(file.read_text(encoding="utf-8"))).only(names)
+    arms = arms_of(top)
+    metrics = top.get("metrics", list_of(text), ())
+    measurement = top.get("evaluate", measurement_of, None)
+    for arm in arms.values():
+        if arm.sampler is not None and measurement is None:
+            raise top.wrong("evaluate", f"a number of samples, because the arm {arm.name} has a sampler", None,
+                            "Add, for example, evaluate: {n: 2000}")  # fmt: skip
+    tuning = top.get("tune", tuning_of, None)
+    if is_tuned := [arm.name for arm in arms.values() if arm.space is not None]:
+        if tuning is None:
+            raise top.wrong("tune", f"trials, because the arm {is_tuned[0]} is tuned", None, "Add tune: {trials: 20}")
+    elif tuning is not None:
+        raise top.wrong("tune", "an arm with a search space", "none", "Add tune: {space: FILE} to the arms, or omit it")
+    read_wishes = partial(wishes_of, arms=arms, metrics=metrics)
+    claims = top.get("claims", partial(claims_of, read_wishes=read_wishes), ())
+    wishes = [*top.get("verdicts", read_wishes, ()), *(wish for claim in claims for wish in claim.wishes)]
+    return StudyFile(
+        file=file,
+        title=top.get("title", text, file.stem),
+        arms=arms,
+        seeds=top.get("seeds", seeds),
+        metrics=metrics,
+        budget=top.get("budget", budget_of, None),
+        tuning=tuning,
+        measurement=measurement,
+        wishes=tuple(dict.fromkeys(wishes)),
+        claims=claims,
+    )
+
+
+class Section:
+    """A mapping in a study file. Its errors name the file and the key.
+
+    Args:
+        file: The file.
+        key: The key of the mapping; empty for the whole file.
+        content: The mapping.
+    """
+
+    def __init__(self, file: Path, key: str, content: Mapping[str, Any]) -> None:
+        self.file, self.key, self.content = file, key, content
+
+    def wrong(self, key: str, expected: str, got: Any, advice: str) -> UserError:
+        """Return the error about a value."""
+        path = ".".join(filter(None, (self.key, key)))
+        given = "none" if got is None else got if isinstance(got, str) else json.dumps(got, default=str)
+        return UserError(f"{self.file}: {path}: expected {expected}, got {given}. {advice}")
+
+    def only(self, names: Sequence[str]) -> "Section":
+        """Return this section, after a check that it has no other keys.
+
+        Raises:
+            UserError: It has one.
+        """
+        for key in self.content:
+            if key not in names:
+                close = difflib.get_close_matches(str(key), names, 1)
+                hint = f"Did you mean {close[0]}?" if close else "Omit it"
+                raise self.wrong(str(key), f"one of the keys {', '.join(names)}", "another key", hint)
+        return self
+
+    def get(self, key: str, read: "Reader[T]", *default: Any) -> T:
+        """Return a value, or the default if there is none.
+
+        Raises:
+            UserError: It is missing and has no default, or it is of another kind.
+        """
+        if self.content.get(key) is None:
+            if default:
+                return default[0]
+            raise self.wrong(key, "a value", None, "Add it")
+        return read(self, key, self.content[key])
+
+
+Reader = Callable[[Section, str, Any], T]
+"""Reads a value of a section: the section, the key, the raw value."""
+
+
+def mapping(section: Section, key: str, value: Any) -> Section:
+    """Read a mapping."""
+    if not isinstance(value, dict):
+        raise section.wrong(key, "keys with values", value, "Write them below it, or as {key: value}")
+    return Section(section.file, ".".join(filter(None, (section.key, key))), {str(k): v for k, v in value.items()})
+
+
+def text(section: Section, key: str, value: Any) -> str:
+    """Read a text."""
+    if not isinstance(value, str) or not value.strip():
+        raise section.wrong(key, "a text", value, "Put it in quotes")
+    return value.strip()
+
+
+def count(section: Section, key: str, value: Any) -> int:
+    """Read a whole number of at least one."""
+    if (number := positive(section, key, value)) != int(number):
+        raise section.wrong(key, "a whole number", value, "Round it")
+    return int(number)
+
+
+def positive(section: Section, key: str, value: Any) -> float:
+    """Read a number above zero. YAML reads 2e6 as a text."""
+    is_number = re.fullmatch(r"\d+\.?\d*(e\d+)?", str(value)) and not isinstance(value, bool)
+    if not is_number or not float(value) > 0:
+        raise section.wrong(key, "a number above 0", value, "Correct it")
+    return float(value)
+
+
+def list_of(read: Reader[T]) -> "Reader[tuple[T, ...]]":
+    """Read one item or a list of items."""
+
+    def read_all(section: Section, key: str, value: Any) -> tuple[T, ...]:
+        items = value if isinstance(value, list) else [value]
+        return tuple(read(section, key, item) for item in items)
+
+    return read_all
+
+
+def seeds(section: Section, key: str, value: Any) -> tuple[int, ...]:
+    """Read seeds: 0..4, 0,3,7, or a list."""
+    given = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    try:
+        return tuple(seeds_in(given))
+    except UserError as error:
+        raise section.wrong(key, "seeds such as 0..4 or [0, 3, 7]", value, "Correct them") from error
+
+
+def path(section: Section, key: str, value: Any) -> Path:
+    """Read the path of a file, relative to the study file."""
+    found = section.file.parent / text(section, key, value)
+    if not found.is_file():
+        raise section.wrong(key, "a file", f"{value}, which does not exist beside {section.file.name}", "Check it")
+    return found
+
+
+def arms_of(top: Section) -> dict[str, Arm]:
+    """Read the arms, each with the changes and the data of all."""
+    common, data = top.get("changes", mapping, Section(top.file, "", {})), top.get("data", list_of(path), ())
+    found: dict[str, Arm] = {}
+    given = top.get("arms", mapping)
+    for name in given.content:
+        arm = given.get(name, mapping).only(("config", "changes", "sampler", "tune"))
+        if not str(name).strip():
+            raise given.wrong(name, "a name", "none", "Name the arm")
+        changes = arm.get("changes", mapping, Section(top.file, "", {}))
+        found[name] = Arm(
+            name,
+            (*arm.get("config", list_of(path)), *data),
+            {**common.content, **changes.content},
+            arm.content.get("sampler"),
+            arm.get("tune", space_of, None),
+        )
+    if len(found) < 2:
+        raise top.wrong("arms", "at least two arms", f"{len(found)}", "Add one, or use pt-flows fit --seeds")
+    for arm in found.values():
+        for key in ("seed_everything", "trainer.max_steps"):
+            if key in arm.changes:
+                instead = "seeds" if key == "seed_everything" else "budget: {iterations: N}"
+                raise top.wrong(f"changes.{key}", "other keys", f"this one for {arm.name}", f"Use {instead}")
+    return found
+
+
+def space_of(section: Section, key: str, value: Any) -> Path | dict[str, Any]:
+    """Read the search space of an arm, a file or its content."""
+    space = mapping(section, key, value).only(("space",)).content.get("space")
+    if isinstance(space, dict):
+        return space
+    return path(Section(section.file, f"{section.key}.{key}", {}), "space", space)
+
+
+def budget_of(section: Section, key: str, value: Any) -> Budget:
+    """Read the length of a run."""
+    units: tuple[Unit, ...] = get_args(Unit)
+    own = mapping(section, key, value).only(units)
+    if len(own.content) != 1:
+        raise section.wrong(key, f"one of {', '.join(units)}", value, "Choose one")
+    unit = next(unit for unit in units if unit in own.content)
+    return Budget(unit, own.get(unit, count if unit == "iterations" else positive))
+
+
+def tuning_of(section: Section, key: str, value: Any) -> Tuning:
+    """Read the effort of tuning."""
+    own = mapping(section, key, value).only(("trials", "budget", "seeds", "metric"))
+    budget = own.get("budget", budget_of, None)
+    if budget is not None and budget.unit != "iterations":
+        raise own.wrong("budget", "iterations", budget.unit, "Trials have equal numbers of iterations")
+    length = int(budget.amount) if budget else None
+    return Tuning(own.get("trials", count), length, own.get("seeds", seeds, (1000,)), own.get("metric", text, None))
+
+
+def measurement_of(section: Section, key: str, value: Any) -> Measurement:
+    """Read the measurement of finished runs."""
+    own = mapping(section, key, value).only(("n", "split", "seeds"))
+    split = own.get("split", text, "train")
+    if split not in ("train", "test"):
+        raise own.wrong("split", "train or test", split, "Correct it")
+    return Measurement(own.get("n", count), split, own.get("seeds", count, 1))
+
+
+def wishes_of(
+    section: Section, key: str, value: Any, arms: Mapping[str, Arm], metrics: Sequence[str]
+) -> tuple[Wish, ...]:
+    """Read the wanted verdicts."""
+    found: list[Wish] = []
+    for item in value if isinstance(value, list) else [value]:
+        own = mapping(section, key, item).only(("better", "than", "metric"))
+        for name in ("better", "than"):
+            if own.get(name, text) not in arms:
+                raise own.wrong(name, f"one of the arms {'; '.join(arms)}", own.content[name], "Check the name")
+        if not metrics:
+            raise section.wrong("metrics", "the numbers that verdicts are about", None, "Add, for example, [w2_512]")
+        metric = own.get("metric", text, metrics[0])
+        if metric not in metrics:
+            raise own.wrong("metric", f"one of the metrics {', '.join(metrics)}", metric, "Add it to metrics")
+        wish = Wish(own.get("better", text), own.get("than", text), metric)
+        if wish.better == wish.than:
+            raise own.wrong("than", "another arm", wish.than, "Correct it")
+        if any({wish.better, wish.than} == {w.better, w.than} and wish.metric == w.metric for w in found):
+            raise section.wrong(key, "every pair once", f"{wish.better} and {wish.than} again", "Keep one of them")
+        found.append(wish)
+    return tuple(found)
+
+
+def claims_of(section: Section, key: str, value: Any, read_wishes: Reader[tuple[Wish, ...]]) -> tuple[Claim, ...]:
+    """Read claims, each with the verdicts that decide it."""
+    found = []
+    for item in value if isinstance(value, list) else [value]:
+        own = mapping(section, key, item).only(("paper", "text", "verdicts"))
+        found.append(Claim(own.get("paper", text), own.get("text", text), own.get("verdicts", read_wishes)))
+    return tuple(found)
