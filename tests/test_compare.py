@@ -624,7 +624,7 @@ def test_a_table_for_wandb_is_written_offline(tmp_path: Path, monkeypatch: pytes
     assert [row["method"] for row in rows] == ["W1FE", "WGANGP"]
     for row in rows:
         texts = {key for key, value in row.items() if isinstance(value, str)}
-        assert texts == {"method", "failed seeds", "worst seed"}
+        assert texts == {"method", "tuned", "failed seeds", "worst seed"}
         assert row["sd of training"] > 0
         assert row["sd of sampling"] is None
     judged = json.loads(next(file for file in tables if file.name.startswith("verdicts")).read_text())

@@ -1,7 +1,7 @@
 """Measurement of generated samples during training, in `validate` and in `test`."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import lightning as L
 import torch
@@ -10,11 +10,11 @@ from pt_flows.bounds import Count, CountOrZero
 from pt_flows.callbacks.records import record_run
 from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.callbacks.watchers import tell_watchers, watch_evaluations
-from pt_flows.contracts import Weights
+from pt_flows.contracts import Split, Weights
 from pt_flows.evaluation.engine import listed, measure, prepare_metrics
 from pt_flows.evaluation.subject import Subject
 from pt_flows.loop.method import Method
-from pt_flows.metrics.base import SampleMetric
+from pt_flows.metrics.base import SampleMetric, other_split
 from pt_flows.samplers import Sampler
 
 
@@ -35,6 +35,8 @@ class Evaluate(EveryIterations):
         metrics: One metric or a list of metrics. The first one ranks checkpoints.
         num_samples: Generated samples per evaluation, over all processes.
         every_n_iterations: Iterations between two evaluations. Another one follows the last iteration.
+        split: Split of the real samples for all metrics; by default each metric uses its own. "other" is the one that a
+            metric does not use by itself, for choices that must not see the real samples of the final numbers.
         weights: The moving average, or the raw weights.
         sampler: Draws the samples; default the method's own way.
         full_metrics: One metric or a list of metrics, measured rarely and on more samples.
@@ -47,6 +49,7 @@ class Evaluate(EveryIterations):
         metrics: list[SampleMetric] | SampleMetric | None = None,
         num_samples: Count = 10_000,
         every_n_iterations: CountOrZero = 5_000,
+        split: Split | Literal["other"] | None = None,
         weights: Weights = "ema",
         sampler: Sampler | None = None,
         full_metrics: list[SampleMetric] | SampleMetric | None = None,
@@ -55,6 +58,9 @@ class Evaluate(EveryIterations):
     ) -> None:
         super().__init__(every_n_iterations)
         self.curve, self.full = Tier(listed(metrics), num_samples), Tier(listed(full_metrics), full_num_samples)
+        if split is not None:
+            for metric in (*self.curve.metrics, *self.full.metrics):
+                metric.use_split(other_split(metric.split) if split == "other" else split)
         self.milestones = EveryIterations(full_every_n_iterations)
         self.weights: Weights = weights
         self.sampler = sampler

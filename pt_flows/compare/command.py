@@ -30,7 +30,9 @@ def compare(
 
     Args:
         runs: Run folders, folders above them, patterns, or W&B paths entity/project/run.
-        metric: The number, such as w2_1k or fd_lite0_64_10k_train; by default one that all runs have.
+        metric: The number, such as w2_1k or fd_lite0_64_10k_train; by default one that all runs have. "area of w2_1k"
+            is its mean while an equal number of samples is evaluated by networks, and "area of w2_1k over seconds" its
+            mean over equal seconds of training.
         level: Probability of any wrong verdict among all pairs.
         goal: Value for which the table also shows the time to reach it.
         out: Name of files to write the table to, as .md, .csv and .tex.

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pt_flows.compare.groups import Criterion, Group
+if TYPE_CHECKING:
+    from pt_flows.compare.groups import Criterion, Group
 
 COSTS: dict[str, Callable[[dict[str, float]], float]] = {
     "iterations": lambda costs: costs.get("iteration", math.nan),
@@ -14,7 +15,7 @@ COSTS: dict[str, Callable[[dict[str, float]], float]] = {
 }
 
 
-def curves_figure(groups: Sequence[Group], criterion: Criterion) -> Any:
+def curves_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
     """Curves of every run against four costs, a colour for each group, and the best number at each cost."""
     from matplotlib.figure import Figure
 

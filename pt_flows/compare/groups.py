@@ -2,11 +2,12 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from pt_flows.compare.areas import AREA, area_named, with_areas
 from pt_flows.compare.runs import Note, Run, find_runs, say_note
 from pt_flows.compare.subjects import as_text, by_subject, shared
 from pt_flows.errors import UserError
@@ -60,19 +61,23 @@ class Group:
         return values + [math.inf] * (len(self.runs) - len(values))
 
 
-def comparable(paths: Sequence[str], wanted: str | None, note: Note = say_note) -> tuple[list[Group], Criterion]:
+def comparable(
+    paths: Sequence[str], wanted: str | None, note: Note = say_note, names: Callable[[Run], str] | None = None
+) -> tuple[list[Group], Criterion]:
     """Groups of runs and the number to compare them by.
 
     Args:
         paths: As for `find_runs`.
-        wanted: The number; by default one that all runs have.
+        wanted: The number, or the area under its curve as in `area_named`; by default a number that all runs have.
         note: Takes a sentence about every run that is skipped, and about limits of the verdicts.
+        names: Returns the name of the group of a run with its subject; by default methods and what sets them apart.
 
     Raises:
         UserError: There is no run, no common number, no common protocol, or a number has two directions.
     """
     runs = independent(find_runs(paths, note), note)
-    key = chosen_metric(runs, wanted)
+    area = area_named(wanted or "")
+    key = chosen_metric(runs, area.key if area else wanted)
     without = [run for run in runs if key not in run.keys and run.failure is None]
     for run in without:
         note(f"{run.folder} has no {key}: skipped")
@@ -84,15 +89,18 @@ def comparable(paths: Sequence[str], wanted: str | None, note: Note = say_note) 
             note(f"{run.folder} has logged {last:,} of {planned:,} iterations: its last number is from there")
     for related in families(runs):
         if len(related) > 1:
-            names = ", ".join(str(run.folder) for run in related)
-            note(f"{names} share a part of their training, as forks do: they are not independent")
+            folders = ", ".join(str(run.folder) for run in related)
+            note(f"{folders} share a part of their training, as forks do: they are not independent")
     views = by_subject(runs, key, note)
     for view in views:
         for passport, _ in view.latest(key)[:1]:
             if passport.iteration < view.iteration and not view.failed(key):
                 at = f"iteration {passport.iteration:,} of {view.iteration:,}"
                 note(f"{view.folder}: {key} of its {passport.weights} weights is from {at}")
-    return grouped(views), criterion
+    if area is not None:
+        views = with_areas(views, area)
+        criterion = Criterion(f"{AREA}{area.key} over {area.over}", criterion.higher)
+    return grouped(views, names), criterion
 
 
 def higher_is_better(runs: Sequence[Run], key: str, note: Note = say_note) -> bool:
@@ -154,14 +162,22 @@ def identities(run: Run) -> list[tuple[str, str]]:
     return names + ([(run.id, str(run.seed))] if re.fullmatch("[0-9a-f]{8}", run.id) else [])
 
 
-def grouped(runs: Sequence[Run]) -> list[Group]:
-    """Groups of runs with equal configurations, weights and samplers."""
+def grouped(runs: Sequence[Run], names: Callable[[Run], str] | None = None) -> list[Group]:
+    """Groups of runs with equal configurations, weights and samplers.
+
+    Args:
+        runs: Runs with their subjects.
+        names: Returns the name of a group from any of its runs.
+    """
     together: dict[tuple[str, Any], list[Run]] = {}
     for run in runs:
         together.setdefault((as_text(shared(run)), run.subject), []).append(run)
     firsts = [members[0] for members in together.values()]
     named = []
     for run, members in zip(firsts, together.values(), strict=True):
+        if names is not None:
+            named.append(Group(names(run), members))
+            continue
         details = distinctions(run, firsts)
         named.append(Group(f"{run.method} ({', '.join(details)})" if details else run.method, members))
     return named

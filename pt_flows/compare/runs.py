@@ -13,7 +13,7 @@ from typing import Any
 
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import Passport, SubjectKey, checked_record, own_direction, read_record
-from pt_flows.runs.folder import FAILED, read_config, say
+from pt_flows.runs.folder import FAILED, read_config, say, tuned_in
 
 Note = Callable[[str], None]
 """Takes a sentence about something that is skipped."""
@@ -112,6 +112,11 @@ class Run:
             if checkpoint.parent.name == "checkpoints":
                 found.add(str(checkpoint.parent.parent))
         return found
+
+    @property
+    def tuned(self) -> str:
+        """How the recipe was tuned; empty if nobody has recorded it."""
+        return tuned_in(self.config)
 
     @property
     def method(self) -> str:

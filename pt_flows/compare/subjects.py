@@ -15,16 +15,16 @@ OWN = ("seed_everything", "run", "ckpt_path")
 
 
 def shared(run: Run) -> dict[str, Any]:
-    """The part of a configuration that runs of one group have in common, without the weights that are measured."""
-    return shared_settings(run.config)
-
-
-def shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that runs of one group have in common; see `shared`."""
-    config = {key: value for key, value in settings.items() if key not in OWN}
+    """The part of a configuration that runs of one group have in common, without the weights and the sampler."""
+    config = defining_settings(run.config)
     if isinstance(evaluation := config.get("evaluation"), dict):
-        config["evaluation"] = {key: value for key, value in evaluation.items() if key != "weights"}
+        config["evaluation"] = {key: value for key, value in evaluation.items() if key not in ("weights", "sampler")}
     return config
+
+
+def defining_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that all seeds of a run have in common."""
+    return {key: value for key, value in config.items() if key not in OWN}
 
 
 def as_text(tree: dict[str, Any]) -> str:
@@ -67,8 +67,27 @@ def trained_subject(run: Run, chains: set[str]) -> SubjectKey:
         run: The run.
         chains: Methods that draw by chains according to passports.
     """
-    weights = (run.config.get("evaluation") or {}).get("weights", "ema")
-    return SubjectKey(weights, "Chains" if run.method in chains else own_sampler(run.method))
+    evaluation = run.config.get("evaluation") or {}
+    own = "Chains" if run.method in chains else own_sampler(run.method)
+    configured = configured_sampler(evaluation.get("sampler"))
+    name = configured.partition("(")[0]
+    recorded = {passport.sampler for passport, _ in run.records if passport.sampler.partition("(")[0] == name}
+    sampler = recorded.pop() if len(recorded) == 1 else configured  # the same values may be written differently
+    return SubjectKey(evaluation.get("weights", "ema"), sampler or own)
+
+
+def configured_sampler(section: Any) -> str:
+    """A sampler of a configuration as in passports; empty without one.
+
+    Example:
+        >>> configured_sampler({"class_path": "my.Repeated", "init_args": {"times": 3}})
+        'Repeated(times=3)'
+    """
+    if not section:
+        return ""
+    name = str(section["class_path"]).rsplit(".", 1)[-1]
+    arguments = ", ".join(f"{key}={value}" for key, value in (section.get("init_args") or {}).items())
+    return f"{name}({arguments})" if arguments else name
 
 
 def measured_views(run: Run, key: str, protocol: dict[str, Any] | None, trained: SubjectKey, note: Note) -> list[Run]:

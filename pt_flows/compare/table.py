@@ -2,11 +2,12 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pt_flows.compare.areas import areas
 from pt_flows.compare.groups import Criterion, Group
 from pt_flows.compare.runs import Run
 from pt_flows.compare.statistics import components, mean_interval
@@ -20,11 +21,20 @@ def table(groups: Sequence[Group], criterion: Criterion, goal: float | None) -> 
     """One row of numbers for each group, best mean first; those without a finished run last."""
     values = lambda group: group.values(criterion.key)
     order = lambda group: (not values(group), criterion.sign * mean(values(group)))
-    return [row_of(group, criterion, goal) for group in sorted(groups, key=order)]
+    ordered = sorted(groups, key=order)
+    found = iter(areas([run for group in ordered for run in group.runs], criterion.key))
+    return [row_of(group, criterion, goal, [next(found) for _ in group.runs]) for group in ordered]
 
 
-def row_of(group: Group, criterion: Criterion, goal: float | None) -> Row:
-    """The numbers of one group."""
+def row_of(group: Group, criterion: Criterion, goal: float | None, under_curves: Sequence[float]) -> Row:
+    """The numbers of one group.
+
+    Args:
+        group: The group.
+        criterion: The number that is compared.
+        goal: Value for which the row has the time to reach it.
+        under_curves: The mean of each run's curve at equal cost.
+    """
     key, sign = criterion.key, criterion.sign
     runs = group.finished(key)
     curves = [[v for _, v in run.curve(key)] for run in runs if run.curve(key)]
@@ -32,12 +42,13 @@ def row_of(group: Group, criterion: Criterion, goal: float | None) -> Row:
     spread = components([run.last(key) for run in runs])
     worst = max(runs, key=lambda run: sign * fmean(run.last(key)), default=None)
     row: Row = {"method": group.name, "runs": len(group.runs)}
+    row["tuned"] = "; ".join(dict.fromkeys(filter(None, (run.tuned for run in group.runs))))
     row["failed"] = len(group.runs) - len(runs)
     row["failed seeds"] = ", ".join(str(run.seed) for run in group.runs if run.failed(key))
     row |= {f"{key}, last": last[0], "95 % low": last[1], "95 % high": last[2]}
     row |= {"worst": fmean(worst.last(key)) if worst else math.nan, "worst seed": str(worst.seed) if worst else ""}
     row["best"] = mean([sign * min(sign * v for v in curve) for curve in curves])
-    row["mean over the run"] = mean([fmean(curve) for curve in curves])
+    row["mean at equal cost"] = mean(under_curves)
     row |= {"sd of training": spread.training, "sd of sampling": spread.sampling}
     row["minutes"] = mean([cost(run, "cost/seconds") / 60 for run in group.runs])
     row["images seen"] = mean([cost(run, "cost/images_seen") for run in group.runs])
@@ -71,21 +82,24 @@ def number(value: float) -> str:
 
 
 def shown(rows: Sequence[Row], key: str, goal: float | None = None) -> list[dict[str, str]]:
-    """The rows as text, with related columns merged, and a column of failures if there are any."""
-    return [shown_row(row, key, goal, any(other["failed"] for other in rows)) for row in rows]
+    """The rows as text, with related columns merged, and columns of tuning and failures if there are any."""
+    optional = {name for name in ("tuned", "failed") if any(row[name] for row in rows)}
+    return [shown_row(row, key, goal, optional) for row in rows]
 
 
-def shown_row(row: Row, key: str, goal: float | None, with_failed: bool) -> dict[str, str]:
-    """One row as text."""
+def shown_row(row: Row, key: str, goal: float | None, optional: Collection[str]) -> dict[str, str]:
+    """One row as text, with some of the columns that not every table has."""
     cells = {"method": row["method"], "runs": str(row["runs"])}
-    if with_failed:
+    if "tuned" in optional:
+        cells["tuned"] = row["tuned"] or "not recorded"
+    if "failed" in optional:
         cells["failed"] = f"{row['failed']} (seed {row['failed seeds']})" if row["failed"] else "0"
     cells[f"{key}, last"] = number(row[f"{key}, last"])
     low, high, of_one = row["95 % low"], row["95 % high"], row["runs"] - row["failed"] == 1
     interval = "one run" if of_one else "-" if math.isnan(low) else f"{number(low)} to {number(high)}"
     cells["95 % interval"] = interval
     cells["worst seed"] = f"{number(row['worst'])} (seed {row['worst seed']})" if row["worst seed"] else "-"
-    cells |= {name: number(row[name]) for name in ("best", "mean over the run")}
+    cells |= {name: number(row[name]) for name in ("best", "mean at equal cost")}
     cells["sd of training / sampling"] = f"{number(row['sd of training'])} / {number(row['sd of sampling'])}"
     cells |= {name: number(row[name]) for name in ("minutes", "images seen")}
     if goal is not None:

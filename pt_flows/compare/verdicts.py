@@ -9,7 +9,7 @@ hidden.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -38,15 +38,20 @@ class Verdict:
     sentence: str
 
 
-def judged(groups: Sequence[Group], criterion: Criterion, level: float) -> list[Verdict]:
+def judged(
+    groups: Sequence[Group], criterion: Criterion, level: float, wanted: Collection[frozenset[str]] | None = None
+) -> list[Verdict]:
     """A verdict for each pair of groups of several runs.
 
     Args:
         groups: The groups to compare.
         criterion: The number.
         level: Probability of any wrong verdict among all pairs.
+        wanted: Pairs of names that are judged; by default all. If they are chosen before the results are known, fewer
+            pairs leave more power to each verdict.
     """
     pairs = [(a, b) for a, b in itertools.combinations(groups, 2) if min(len(a.runs), len(b.runs)) > 1]
+    pairs = [(a, b) for a, b in pairs if wanted is None or frozenset((a.name, b.name)) in wanted]
     adjusted = holm([judge(a.costs(criterion), b.costs(criterion)) for a, b in pairs])
     reachable = holm([least_p(len(a.runs), len(b.runs)) for a, b in pairs])
     found = []

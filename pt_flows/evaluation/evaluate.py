@@ -40,7 +40,7 @@ def evaluate(
     ref: str | None = None,
     metrics: list[SampleMetric] | SampleMetric | None = None,
     n: AtLeastTwo = 10_000,
-    split: Split = "train",
+    split: Split | None = None,
     weights: Weights = "ema",
     sampler: Sampler | None = None,
     seeds: Count = 1,
@@ -60,7 +60,7 @@ def evaluate(
             density and coverage in features of EfficientNet-Lite0 at 64 pixels. Default for toys: exact and sliced
             Wasserstein distances, MMD, modes, and the density and log-likelihood of energies.
         n: Number of generated samples; toys at most 5,000.
-        split: Split of the real samples to compare with.
+        split: Split of the real samples to compare with; by default train for images and test for toys.
         weights: The averaged weights, or the raw ones of the last iteration.
         sampler: The sampler; by default the method's own one, direct or by chains.
         seeds: Number of sampling seeds; each is measured separately.
@@ -72,7 +72,7 @@ def evaluate(
     where = device_named(device)
     with launched(where):
         if images is not None:
-            evaluate_images(Path(images), ref, listed(metrics), n, split, where)
+            evaluate_images(Path(images), ref, listed(metrics), n, split or "train", where)
         else:
             evaluate_checkpoint(str(ckpt), listed(metrics), n, split, weights, sampler, seeds, where)
 
@@ -81,7 +81,7 @@ def evaluate_checkpoint(
     named: str,
     metrics: list[SampleMetric],
     n: int,
-    split: Split,
+    split: Split | None,
     weights: Weights,
     sampler: Sampler | None,
     seeds: int,
@@ -96,8 +96,9 @@ def evaluate_checkpoint(
         n = min(n, 5_000)
         if n > 2_000 and not metrics:
             say(f"note: exact transport between {n} points takes a minute or two on a CPU; --n 512 is quick")
-    chosen = prepared(metrics or default_metrics(method, data, split), data, n, split, device, method)
-    first = passport_of(subject, ckpt, n, 0, data, split, chosen)
+    side: Split = split or ("train" if len(data.event_shape) == 3 else "test")
+    chosen = prepared(metrics or default_metrics(method, data, side), data, n, side, device, method)
+    first = passport_of(subject, ckpt, n, 0, data, side, chosen)
     for i in range(seeds):
         chunks = with_progress(subject.chunks(n, stream(i)), n, "measuring")
         numbers = finite(measured(chosen, chunks, method, weights))

@@ -62,6 +62,7 @@ class Passport:
         cost: Cost of training so far: seconds, images seen, samples evaluated by each network; and of drawing one
             sample, `sampling_<network>`.
         directions: For each number whether higher or lower is better; empty if neither is.
+        tuned: The tuning of the recipe, such as "20 trials of 600 iterations"; empty if nobody has recorded it.
         measured: Time of the measurement, in UTC.
         format: Version of this record.
     """
@@ -82,6 +83,7 @@ class Passport:
     packages: dict[str, str | None]
     cost: dict[str, float]
     directions: dict[str, Direction]
+    tuned: str = ""
     precision: str = "float32 features without TF32, float64 statistics"
     measured: str = ""
     format: int = FORMAT
@@ -194,6 +196,7 @@ def checked_record(record: Any, path: str) -> tuple[Passport, dict[str, float]]:
     try:
         if version == 1:
             passport = from_format_1(passport, numbers)
+        passport.setdefault("tuned", "")  # recorded by version 0.3 and later
         return Passport(**{field.name: passport[field.name] for field in fields(Passport)}), numbers
     except KeyError as error:
         raise UserError(f"{path}: expected a complete passport, got one without {error}. Measure again") from error

@@ -8,12 +8,14 @@ import torch
 
 from pt_flows.contracts import Split
 from pt_flows.data.base import FlowData
+from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import Direction, Passport
 from pt_flows.evaluation.subject import Subject
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.metrics.features import file_hash
 from pt_flows.metrics.reference import content_hash
 from pt_flows.runs.environment import environment
+from pt_flows.runs.folder import read_config, run_folder_of, tuned_in
 
 
 def passport_of(
@@ -59,6 +61,7 @@ def passport_of(
         checkpoint=file_hash(checkpoint) if checkpoint is not None else "",
         cost=cost,
         directions=directions_of(metrics, numbers),
+        tuned=tuning_of(checkpoint) if checkpoint is not None else "",
         **machine(method.device),
     )
 
@@ -77,6 +80,15 @@ def directions_of(metrics: Sequence[SampleMetric], numbers: Iterable[str]) -> di
         key: direction for metric in metrics for key, direction in metric.directions().items()
     }
     return {key: told[key] for key in names if key in told}
+
+
+def tuning_of(checkpoint: Path) -> str:
+    """The tuning of the recipe of a checkpoint's run; empty if it is not recorded."""
+    folder = run_folder_of(checkpoint)
+    try:
+        return tuned_in(read_config(folder)) if folder is not None else ""
+    except UserError:  # a lost configuration does not make a number wrong
+        return ""
 
 
 def machine(device: torch.device) -> dict[str, Any]:

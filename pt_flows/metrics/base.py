@@ -111,6 +111,11 @@ class SampleMetric(Constructed, Metric, ABC):
         return {key: "" if key.endswith("_floor") else own for key in self.compute()}
 
 
+def other_split(split: Split) -> Split:
+    """The split of the data that is not `split`."""
+    return "test" if split == "train" else "train"
+
+
 def count_name(num: int) -> str:
     """Short name of a sample size.
 

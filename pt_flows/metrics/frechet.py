@@ -15,7 +15,7 @@ from pt_flows.bounds import Count
 from pt_flows.contracts import Split
 from pt_flows.errors import DivergenceError, UserError
 from pt_flows.functional.transport import squared_bures, symmetric_sqrt
-from pt_flows.metrics.base import RealData, SampleMetric, as_uint8, count_name
+from pt_flows.metrics.base import RealData, SampleMetric, as_uint8, count_name, other_split
 from pt_flows.metrics.features import FeatureNet, Lite0Features
 from pt_flows.metrics.reference import cached, content_hash
 from pt_flows.progress import track
@@ -114,7 +114,7 @@ class FrechetDistance(SampleMetric):
         name = self.cache_name(images)
         self.reference = self.real_moments(images, name)
         self.root = cached(f"{name}-root", ("root",), lambda: (symmetric_sqrt(self.reference.covariance),))[0]
-        other = "test" if self.split == "train" else "train"
+        other = other_split(self.split)
         try:
             others = self.floor_samples(data, other, num_samples)
             self.floor = self.distance_to(self.real_moments(others, self.cache_name(others)))

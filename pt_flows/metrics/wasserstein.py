@@ -6,20 +6,22 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
+from pt_flows.contracts import Split
 from pt_flows.errors import UserError
 from pt_flows.functional.transport import exact_wasserstein, gaussian_mmd, sliced_wasserstein
-from pt_flows.metrics.base import RealData, SampleMetric, count_name
+from pt_flows.metrics.base import RealData, SampleMetric, count_name, other_split
 
 NUM_FLOOR_DRAWS = 4
 
 
 class PointDistance(SampleMetric):
-    """Distances of n generated to n fixed real samples, and their floor.
+    """Distances of n generated to n fixed real samples of a split, "test" by default, and their floor.
 
-    The floor is the mean distance between the fixed samples and as many fresh real samples: the score of a perfect
-    generator.
+    The floor is the mean distance between the fixed samples and as many real samples of the other split: the score of a
+    perfect generator.
     """
 
+    split: Split = "test"
     samples: list[Tensor] | Tensor
 
     def __init__(self) -> None:
@@ -36,8 +38,8 @@ class PointDistance(SampleMetric):
             found = f"data of shape {data.event_shape}"
             raise UserError(f"{type(self).__name__}: expected vectors, got {found}. Use FrechetDistance")
         self.num = num_samples
-        self.real = data.reference("test", num_samples)
-        fresh = self.floor_samples(data, "train", NUM_FLOOR_DRAWS * num_samples).split(num_samples)
+        self.real = data.reference(self.split, num_samples)
+        fresh = self.floor_samples(data, other_split(self.split), NUM_FLOOR_DRAWS * num_samples).split(num_samples)
         draws = [self.distances(points, self.real) for points in fresh]
         self.floor = {name: sum(draw[name] for draw in draws) / NUM_FLOOR_DRAWS for name in draws[0]}
 

@@ -17,6 +17,7 @@ The id is also the run id of W&B, so that a continued run continues its charts.
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
         raise UserError(f"{path}: expected a configuration with model and data, got another file. Restore it")
     return config
+
+
+def tuned_in(config: Mapping[str, Any]) -> str:
+    """Return how the recipe of a configuration was tuned; empty if it was not, or if nobody has recorded it."""
+    return str((config.get("run") or {}).get("tuned") or "")
 
 
 def describe_run(folder: Path, config_yaml: str, recorded: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ class RunOptions:
         project: W&B project.
         group: W&B group. Runs of one comparison should share it.
         tags: W&B tags.
+        tuned: The tuning of the recipe, such as "20 trials of 600 iterations". `pt-flows tune` writes it, and passports
+            and comparisons show it.
         wandb: Mode of W&B. "auto" means $WANDB_MODE if it is set, else online with a configured API key and offline
             without one.
     """
@@ -30,10 +32,12 @@ class RunOptions:
         group: str | None = None,
         tags: list[str] | None = None,
         wandb: WandbMode = "auto",
+        tuned: str | None = None,
     ) -> None:
         self.root, self.name, self.project = Path(root), name, project
         self.group, self.tags = group, tags
         self.wandb: WandbMode = wandb
+        self.tuned = tuned
 
 
 def wandb_mode(wanted: WandbMode) -> Literal["online", "offline", "disabled"]:

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from pt_flows.compare.runs import run_folders
-from pt_flows.compare.subjects import as_text, shared_settings
+from pt_flows.compare.subjects import as_text, defining_settings
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.runs.settings import differences, told
@@ -47,7 +47,7 @@ def recipes_of(study: StudyFile, out: Path) -> dict[str, Recipe]:
         space.own(recipes[name].config)
     known: dict[str, str] = {}
     for name, arm in study.arms.items():
-        identity = as_text({**shared_settings(recipes[name].config), "sampler": arm.sampler})
+        identity = as_text({**defining_settings(recipes[name].config), "sampler": arm.sampler})
         if (other := known.setdefault(identity, name)) != name and arm.space is None:
             got = f"one configuration for {other} and {name}"
             raise UserError(f"{study.file}: arms: expected different arms, got {got}. Change or omit one")
@@ -151,7 +151,7 @@ def keep_settings(arms: Sequence[ArmRuns], out: Path) -> None:
 
 def settings_of(arms: Sequence[ArmRuns]) -> dict[str, Any]:
     """Return the configurations of the arms, without seeds."""
-    return {one.arm.name: shared_settings(one.recipe.config) for one in arms}
+    return {one.arm.name: defining_settings(one.recipe.config) for one in arms}
 
 
 def digest(*content: Any) -> str:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from pt_flows.compare.groups import chosen_metric, higher_is_better
 from pt_flows.compare.runs import read_run
-from pt_flows.compare.subjects import as_text, shared_settings
+from pt_flows.compare.subjects import as_text, defining_settings
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.studies.board import Board
@@ -327,7 +327,7 @@ def digest(config: Mapping[str, Any], space: Space, seeds: Sequence[int], metric
         seeds: Seeds of the runs of each trial.
         metric: The number that ranks trials.
     """
-    what = {"config": shared_settings(config), "space": repr(space.dimensions), "seeds": list(seeds), "metric": metric}
+    what = {"config": defining_settings(config), "space": repr(space.dimensions), "seeds": list(seeds), "metric": metric}
     return hashlib.sha256(as_text(what).encode()).hexdigest()[:8]
 
 

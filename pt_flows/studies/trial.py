@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pt_flows.compare.runs import read_rows, run_folders
-from pt_flows.compare.subjects import as_text, shared_settings
+from pt_flows.compare.subjects import as_text, defining_settings
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.studies.board import Board
@@ -88,7 +88,7 @@ def measured_costs(recipes: Mapping[str, Recipe], folder: Path, slots: Sequence[
 
 def digest(config: Mapping[str, Any]) -> str:
     """Return eight hexadecimal digits of a configuration without its seed and its length."""
-    settings = shared_settings(config)
+    settings = defining_settings(config)
     settings["trainer"] = {key: value for key, value in settings["trainer"].items() if key != "max_steps"}
     return hashlib.sha256(as_text(settings).encode()).hexdigest()[:8]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from pt_flows.compare.subjects import shared_settings
+from pt_flows.compare.subjects import defining_settings
 from pt_flows.runs.settings import differences, short
 from pt_flows.studies.plan import digest
 from pt_flows.studies.pool import Slot
@@ -51,7 +51,7 @@ def searched(study: StudyFile, arm: Arm, recipe: Recipe, out: Path, slots: Seque
         iterations = int(study.budget.amount)
     measures = study.metrics and study.measurement is None and not study.metrics[0].startswith("area of ")
     metric = effort.metric or (study.metrics[0] if measures else None)
-    what = digest(shared_settings(recipe.config), arm.search_space.dimensions, effort, iterations, metric)
+    what = digest(defining_settings(recipe.config), arm.search_space.dimensions, effort, iterations, metric)
     folder = out / "tune" / f"{file_name(arm.name)}-{what}"
     return search(
         folder, f"{arm.name}, tuning", recipe, arm.search_space, effort.trials, effort.seeds,
@@ -73,7 +73,7 @@ def told(best: Best, recipe: Recipe, tuned_to: Recipe) -> str:
         recipe: The recipe before.
         tuned_to: The recipe after.
     """
-    found = differences(shared_settings(recipe.config), shared_settings(tuned_to.config))
+    found = differences(defining_settings(recipe.config), defining_settings(tuned_to.config))
     values = ", ".join(f"{key} = {short(here)} (before: {short(there)})" for key, (there, here) in found.items())
     own = "failed" if best.own is None else f"had {best.own:.4g}"
     return f"{best.text}. Best {best.metric} {best.value:.4g}, the recipe itself {own}. {values or 'Nothing changed'}"

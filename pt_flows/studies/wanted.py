@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pt_flows.compare.runs import read_rows
-from pt_flows.compare.subjects import as_text, shared_settings
+from pt_flows.compare.subjects import as_text, defining_settings
 from pt_flows.errors import UserError
 from pt_flows.runs.folder import FAILED, experiment_of, read_config, recorded_config
 from pt_flows.runs.lock import is_locked
@@ -51,7 +51,7 @@ class Wanted:
     @property
     def identity(self) -> tuple[str, int]:
         """The part of the configuration that defines the run, as text, and the seed."""
-        return as_text(shared_settings(self.config)), self.seed
+        return as_text(defining_settings(self.config)), self.seed
 
     def seeded(self, seed: int, name: str) -> "Wanted":
         """The same run with another seed and name."""
@@ -110,7 +110,7 @@ def _identity(folder: Path, written: int) -> tuple[str, int] | None:
         return None
     if environment.get("parent"):
         return None
-    return as_text(shared_settings(config)), config.get("seed_everything", 0)
+    return as_text(defining_settings(config)), config.get("seed_everything", 0)
 
 
 def state_of(folder: Path) -> Found:
