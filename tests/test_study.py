@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import yaml
-from problems import ROOT
 
 from pt_flows.errors import UserError
 from pt_flows.studies.study_file import Budget, Measurement, Tuning, Wish, read_study

@@ -115,7 +115,7 @@ class Run:
 
     @property
     def tuned(self) -> str:
-        """How the recipe was tuned; empty if nobody has recorded it."""
+        """The tuning of the recipe; empty if nobody has recorded it."""
         return tuned_in(self.config)
 
     @property

@@ -72,7 +72,7 @@ def row_of(claim: dict[str, Any], record: dict[str, Any], link: Path) -> dict[st
         "paper": plain(claim["paper"]),
         "claim": plain(claim["text"]),
         "run": f"[{plain(record['title'])}]({link.as_posix()}): {plain(record['what'])}",
-        "cost": f"{runs}{trials}, {number(record['seconds'] / 3600)} hours",
+        "cost": f"{runs}{trials}, {duration(record['seconds'])}",
         "finding": f"**{claim['finding']}**",
         "numbers": "; ".join(told(verdict) for verdict in claim["verdicts"]),
     }
@@ -86,6 +86,18 @@ def told(verdict: dict[str, Any]) -> str:
     if verdict["p"] is None:
         return plain(text)
     return plain(f"{text} (probability of improvement {verdict['improvement']:.2g}, p = {verdict['p']:.2g})")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as text.
+
+    Example:
+        >>> duration(42), duration(600), duration(9000)
+        ('42 seconds', '10 minutes', '2.5 hours')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
 
 
 def plain(text: str) -> str:

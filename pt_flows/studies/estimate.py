@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pt_flows.compare.table import markdown, number
 from pt_flows.errors import UserError
+from pt_flows.studies.claims import duration
 from pt_flows.studies.plan import arm_runs, changes_since, costs_of, lengthened, progress, unique_runs
 from pt_flows.studies.pool import Slot
 from pt_flows.studies.recipes import Recipe
@@ -85,15 +86,3 @@ def estimate(
         "time": duration(seconds),
     }
     return row, seconds
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as text.
-
-    Example:
-        >>> duration(42), duration(600), duration(9000)
-        ('42 seconds', '10 minutes', '2.5 hours')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"

@@ -50,8 +50,8 @@ def wanted(name: str, run: Path, how: Measurement, sampler: Any, device: str) ->
         sampler: The sampler, as in the study file; None for the method's own one.
         device: Device of the arm.
     """
-    words = ["evaluate", str(run / "checkpoints" / "last.ckpt"), "--n", str(how.n), "--split", how.split]
-    words += ["--seeds", str(how.seeds), *(["--device", "cpu"] if device == "cpu" else [])]
+    words = ["evaluate", str(run / "checkpoints" / "last.ckpt"), "--n", str(how.n), "--seeds", str(how.seeds)]
+    words += [*(["--split", how.split] if how.split else []), *(["--device", "cpu"] if device == "cpu" else [])]
     if sampler is not None:
         words += ["--sampler", sampler if isinstance(sampler, str) else json.dumps(sampler)]
     return Wanted(name, run, tuple(words))

@@ -9,8 +9,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from pt_flows.compare.runs import run_folders
-from pt_flows.compare.subjects import as_text, defining_settings
+from pt_flows.compare.runs import Run, run_folders
+from pt_flows.compare.subjects import as_text, defining_settings, shared
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.runs.settings import differences, told
@@ -47,7 +47,8 @@ def recipes_of(study: StudyFile, out: Path) -> dict[str, Recipe]:
         space.own(recipes[name].config)
     known: dict[str, str] = {}
     for name, arm in study.arms.items():
-        identity = as_text({**defining_settings(recipes[name].config), "sampler": arm.sampler})
+        compared = shared(Run(out, recipes[name].config, None, []))
+        identity = as_text({**compared, "sampler": arm.sampler})
         if (other := known.setdefault(identity, name)) != name and arm.space is None:
             got = f"one configuration for {other} and {name}"
             raise UserError(f"{study.file}: arms: expected different arms, got {got}. Change or omit one")

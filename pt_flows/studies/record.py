@@ -15,7 +15,7 @@ from pt_flows.compare.runs import Run
 from pt_flows.compare.table import markdown, mean, number, shown, table
 from pt_flows.compare.verdicts import Verdict, judged, remarks
 from pt_flows.files import replacing
-from pt_flows.studies.claims import marked
+from pt_flows.studies.claims import duration, marked
 from pt_flows.studies.recipes import Recipe
 from pt_flows.studies.study_file import Arm, StudyFile, Wish
 from pt_flows.studies.wanted import Found, Wanted, last_row
@@ -77,8 +77,8 @@ class Number:
     def text(self) -> str:
         """The table with its notes and verdicts as Markdown."""
         cells = shown(table(self.groups, self.criterion, None), self.criterion.key)
-        parts = [markdown(cells), "\n".join(f"- {line}" for line in self.lines)]
-        return "\n\n".join([*parts, "\n".join(f"note: {note}" for note in self.notes)]).strip()
+        lines = [f"- {line}" for line in (*self.lines, *(f"note: {note}" for note in self.notes))]
+        return "\n\n".join(part for part in (markdown(cells), "\n".join(lines)) if part)
 
     def means(self, wish: Wish) -> tuple[float | None, float | None]:
         """The means of the two arms of a wanted verdict; None for an arm without a finished run."""
@@ -87,13 +87,13 @@ class Number:
         return better, than
 
 
-def compared(study: StudyFile, folders: Sequence[Path], names: Callable[[Run], str | None]) -> list[Number]:
+def compared(study: StudyFile, folders: Sequence[Path], names: Callable[[Run], str]) -> list[Number]:
     """Compare the arms by every number of the study.
 
     Args:
         study: The study.
         folders: All run folders.
-        names: Returns the name of the arm of a run with its subject; None for one that is in no arm.
+        names: Returns the name of the arm of a run with its subject; empty for one that is in no arm.
 
     Raises:
         UserError: Runs do not have a number, or not by one protocol.
@@ -101,14 +101,11 @@ def compared(study: StudyFile, folders: Sequence[Path], names: Callable[[Run], s
     found = []
     for metric in study.metrics or (None,):
         notes: list[str] = []
-        groups, criterion = comparable([str(folder) for folder in folders], metric, notes.append)
-        for group in groups:
-            group.name = names(group.runs[0]) or group.name
+        groups, criterion = comparable([str(folder) for folder in folders], metric, notes.append, names)
         order = list(study.arms)
         groups = sorted((group for group in groups if group.name in order), key=lambda group: order.index(group.name))
-        pairs = [(wish.better, wish.than) for wish in study.wishes if wish.metric == metric]
-        is_judged = pairs or metric == (study.metrics or (None,))[0]
-        verdicts = judged(groups, criterion, LEVEL) if is_judged else []
+        pairs = {frozenset((wish.better, wish.than)) for wish in study.wishes if wish.metric == metric}
+        verdicts = judged(groups, criterion, LEVEL, pairs if study.wishes else None)
         found.append(Number(groups, criterion, verdicts, notes))
     return found
 
@@ -176,7 +173,7 @@ def write_record(
     parts += [f"**Claim: {claim['finding']}.** {claim['paper']}: {claim['text']}" for claim in claims]
     parts += [f"## {found.criterion}\n\n{found.text}" for found in numbers]
     parts += [f"![{title}](pictures/{file.name})" for title, file in pictures(arms, numbers, target)]
-    parts += ["## Runs", markdown([arm_row(one) for one in arms]), *tuning(arms), failures(arms)]
+    parts += ["## Runs", markdown([arm_row(one, study.changes) for one in arms]), *tuning(arms), failures(arms)]
     summary = {
         "format": 1, "title": study.title, "what": short(study, arms), "claims": claims,
         "runs": len(unique(arms)), "failed": sum(state.state == "failed" for state in unique(arms)),
@@ -210,7 +207,7 @@ def short(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
 
 
 def setting(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
-    """Return the paragraph about what was run, with which code, and where."""
+    """Return the list of what was run, with which code, and where."""
     known = []
     for state in unique(arms):
         file = state.folder / "environment.json" if state.folder else None
@@ -221,24 +218,36 @@ def setting(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
         for name in ("pt-flows", "torch", "lightning")
     )
     budget = f"equal budgets of {study.budget}" if study.budget else "as many iterations as each recipe has"
-    hours = number(seconds(arms) / 3600)
+    common = f"\n- Changes of all recipes: {changes_text(study.changes)}" if study.changes else ""
     return (
-        f"{short(study, arms)}, {budget}. Study file: `{study.file}`. Device: {each(lambda e: e['device'])}. "
-        f"Commit: {each(lambda e: e['git_commit'])}. Python {each(lambda e: e['python'])}, {packages}. "
-        f"Training took {hours} hours in all, of one process each. Written on {date.today()}."
+        f"- {short(study, arms)}, {budget}; study file `{study.file}`{common}\n"
+        f"- Cost: {len(unique(arms))} runs and {sum(one.trials for one in arms)} trials of tuning, "
+        f"{duration(seconds(arms))} of training by one process in all\n"
+        f"- Device: {each(lambda e: e['device'])}; Python {each(lambda e: e['python'])}, {packages}; "
+        f"commit {each(lambda e: e['git_commit'])}; {date.today()}"
     )
 
 
-def arm_row(one: ArmRuns) -> dict[str, str]:
-    """Return the row of an arm in the table of runs."""
+def changes_text(changes: Mapping[str, Any]) -> str:
+    """Return keys and values in one line, without those of folders and of W&B."""
+    return ", ".join(f"`{word}`" for word in (f"{k}: {json.dumps(v)}" for k, v in changes.items() if "run." not in k))
+
+
+def arm_row(one: ArmRuns, common: Mapping[str, Any]) -> dict[str, str]:
+    """Return the row of an arm in the table of runs.
+
+    Args:
+        one: The arm.
+        common: Changes of all arms, which are told elsewhere.
+    """
     rows = [last_row(folder) for folder in one.folders]
     evaluated = [sum(value for key, value in row.items() if "evaluations_" in key) for row in rows]
-    changes = ", ".join(f"{key}: {json.dumps(value)}" for key, value in one.arm.changes.items() if "run." not in key)
+    changes = changes_text({key: value for key, value in one.arm.changes.items() if common.get(key) != value})
     return {
         "arm": one.arm.name,
         "recipe": ", ".join(f"`{path.name}`" for path in one.arm.configs),
         "changes": "; ".join(
-            filter(None, (changes, f"sampler {json.dumps(one.arm.sampler)}" if one.arm.sampler is not None else ""))
+            filter(None, (changes, f"sampler `{json.dumps(one.arm.sampler)}`" if one.arm.sampler is not None else ""))
         )
         or "none",
         "iterations": f"{one.wanted[0].iterations:,}",

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pt_flows.compare.runs import Run
-from pt_flows.compare.subjects import as_text, shared
+from pt_flows.compare.subjects import as_text, defining_settings
 from pt_flows.compare.table import markdown
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import SubjectKey
@@ -134,17 +134,17 @@ def measured(
     return {(names[key][0], subject): names[key][1] for key, subject in measure.measure_all(wanted, out, slots).items()}
 
 
-def arm_of(run: Run, arms: Sequence[ArmRuns], subjects: Mapping[tuple[str, SubjectKey], str]) -> str | None:
-    """Return the name of the arm of a run with its subject; None if it belongs to none.
+def arm_of(run: Run, arms: Sequence[ArmRuns], subjects: Mapping[tuple[str, SubjectKey], str]) -> str:
+    """Return the name of the arm of a run with its subject; empty if it belongs to none.
 
     Args:
         run: The run, with its subject.
         arms: The arms.
         subjects: The names of arms by configuration and subject; empty if no run was measured apart.
     """
-    identity = as_text(shared(run))
+    identity = as_text(defining_settings(run.config))
     if run.subject is not None and (identity, run.subject) in subjects:
         return subjects[identity, run.subject]
     own = [one for one in arms if one.wanted[0].identity[0] == identity and one.arm.sampler is None]
     is_known = any(identity == known for known, _ in subjects)
-    return own[0].arm.name if own and run.is_logged and not is_known else None
+    return own[0].arm.name if own and run.is_logged and not is_known else ""

@@ -17,6 +17,12 @@ from pt_flows.studies.options import seeds_in
 from pt_flows.studies.space import Space, parsed_space, read_space
 
 Unit = Literal["iterations", "evaluations", "seconds"]
+ELSEWHERE = {
+    "seed_everything": "seeds: 0..4",
+    "trainer.max_steps": "budget: {iterations: N}",
+    "evaluation.sampler": "sampler: ... of the arm",
+}
+"""Keys that are no changes of an arm, and what to use instead."""
 T = TypeVar("T")
 
 
@@ -95,12 +101,12 @@ class Measurement:
 
     Attributes:
         n: Number of generated samples.
-        split: Split of the real samples.
+        split: Split of the real samples; None for that of `pt-flows evaluate`.
         seeds: Number of sampling seeds.
     """
 
     n: int
-    split: str = "train"
+    split: str | None = None
     seeds: int = 1
 
 
@@ -142,6 +148,7 @@ class StudyFile:
         file: The file.
         title: Title of the record.
         arms: The arms by name.
+        changes: The changes of all arms.
         seeds: Training seeds of every arm.
         metrics: The numbers that are compared; the first one decides. Empty for the one that `compare` chooses.
         budget: Length of every run; None for that of each recipe.
@@ -154,6 +161,7 @@ class StudyFile:
     file: Path
     title: str
     arms: Mapping[str, Arm]
+    changes: Mapping[str, Any]
     seeds: tuple[int, ...]
     metrics: tuple[str, ...] = ()
     budget: Budget | None = None
@@ -207,6 +215,7 @@ def read_study(file: Path) -> StudyFile:
         file=file,
         title=top.get("title", text, file.stem),
         arms=arms,
+        changes=top.get("changes", mapping, Section(file, "", {})).content,
         seeds=top.get("seeds", seeds),
         metrics=metrics,
         budget=top.get("budget", budget_of, None),
@@ -341,9 +350,8 @@ def arms_of(top: Section) -> dict[str, Arm]:
     if len(found) < 2:
         raise top.wrong("arms", "at least two arms", f"{len(found)}", "Add one, or use pt-flows fit --seeds")
     for arm in found.values():
-        for key in ("seed_everything", "trainer.max_steps"):
+        for key, instead in ELSEWHERE.items():
             if key in arm.changes:
-                instead = "seeds" if key == "seed_everything" else "budget: {iterations: N}"
                 raise top.wrong(f"changes.{key}", "other keys", f"this one for {arm.name}", f"Use {instead}")
     return found
 
@@ -362,8 +370,10 @@ def budget_of(section: Section, key: str, value: Any) -> Budget:
     own = mapping(section, key, value).only(units)
     if len(own.content) != 1:
         raise section.wrong(key, f"one of {', '.join(units)}", value, "Choose one")
-    unit = next(unit for unit in units if unit in own.content)
-    return Budget(unit, own.get(unit, count if unit == "iterations" else positive))
+    if "iterations" in own.content:
+        return Budget("iterations", own.get("iterations", count))
+    unit: Unit = "seconds" if "seconds" in own.content else "evaluations"
+    return Budget(unit, own.get(unit, positive))
 
 
 def tuning_of(section: Section, key: str, value: Any) -> Tuning:
@@ -379,8 +389,8 @@ def tuning_of(section: Section, key: str, value: Any) -> Tuning:
 def measurement_of(section: Section, key: str, value: Any) -> Measurement:
     """Read the measurement of finished runs."""
     own = mapping(section, key, value).only(("n", "split", "seeds"))
-    split = own.get("split", text, "train")
-    if split not in ("train", "test"):
+    split = own.get("split", text, None)
+    if split not in (None, "train", "test"):
         raise own.wrong("split", "train or test", split, "Correct it")
     return Measurement(own.get("n", count), split, own.get("seeds", count, 1))
 

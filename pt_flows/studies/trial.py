@@ -19,7 +19,6 @@ from pt_flows.studies.board import Board
 from pt_flows.studies.pool import Job, Slot, last_lines, run_jobs
 from pt_flows.studies.recipes import Recipe
 from pt_flows.studies.study_file import Budget
-from pt_flows.studies.train import file_name
 
 LEAST_ITERATIONS = 20
 
@@ -71,8 +70,9 @@ def measured_costs(recipes: Mapping[str, Recipe], folder: Path, slots: Sequence[
     Raises:
         UserError: A trial failed.
     """
-    files = {name: folder / f"{file_name(name)}-{digest(recipe.config)}.json" for name, recipe in recipes.items()}
-    missing = [name for name, file in files.items() if not file.is_file()]
+    files = {name: folder / f"{digest(recipe.config)}.json" for name, recipe in recipes.items()}
+    owners = {file: name for name, file in files.items()}  # equal recipes have one trial
+    missing = [name for file, name in owners.items() if not file.is_file()]
     if missing:
         num = len(missing)
         board = Board(f"{num} short trial{'s' * (num > 1)}", [("", 1.0)] * num, len(slots))
