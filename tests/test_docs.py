@@ -25,7 +25,7 @@ CKPT = "checkpoints/last.ckpt"
 
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
             "neighbours", "check-method", "my_images", "my_table", "my_metrics", "my_callbacks", "my_samplers",
-            "me/pt_flows")  # fmt: skip
+            "me/pt_flows", "--trials", "--storage", "--seeds 0..4")  # fmt: skip
 """Marks of commands that need data, weights, devices, an account or minutes, or have another test: only parsed."""
 
 FEW = {
@@ -154,7 +154,7 @@ def filled_in(words: list[str]) -> list[str]:
     for i, word in enumerate(words):
         if word == "...":
             chosen += ["configs/toy2d/w1_fe.yaml"] if words[i - 1] == "--config" else []
-        elif word in ("RECIPE", "FILE") and words[i - 1] == "--config":
+        elif word in ("RECIPE", "FILE") and words[i - 1] in ("--config", "tune"):
             chosen.append("configs/toy2d/w1_fe.yaml")
         elif word == "FILE" and words[0] == "upgrade":
             chosen.append("old.yaml")
@@ -179,6 +179,8 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr(FlowCLI, "before_instantiate_classes", stop)
         patch.setattr(Explaining, "instantiate_classes", stop)
+        patch.setattr("pt_flows.studies.tune.completed", stop)
+        patch.setattr("pt_flows.studies.seeds.completed", stop)
         yield
 
 

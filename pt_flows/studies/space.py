@@ -248,14 +248,13 @@ def number(value: Any, key: str) -> float:
     Raises:
         UserError: The value is no finite number.
     """
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            value = math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        found = float(value) if isinstance(value, str) else value
+    except ValueError:
+        found = math.nan
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
         raise UserError(f"{key}: expected a number, got {as_word(value)}. Correct it")
-    return value
+    return found
 
 
 def value_at(config: Mapping[str, Any], key: str, where: str) -> Any:
