@@ -78,6 +78,15 @@ def test_a_shipped_space_holds_its_recipe(path: Path, monkeypatch: pytest.Monkey
     config = complete(words)["config"]
     own = space.own(config)
     assert space.values(config, own) == {key: own[d.name] for d in space.dimensions for key in d.keys}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_ends_of_a_shipped_space_can_be_built(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pt-flows"])
+    recipe = path.with_name(path.name.replace(".space", ""))
+    words = ["--config", str(recipe), "--trainer.accelerator", "cpu"]
+    space = read_space(path)
     for name, command in extremes("", words, space).items():
         answer = complete(command)
         assert "error" not in answer, f"{name}: {answer}"

@@ -17,8 +17,9 @@ from pt_flows.runs.folder import experiment_of
 from pt_flows.studies.options import at_least_one, seeds_in, taken
 from pt_flows.studies.pool import Slot, slots_of
 from pt_flows.studies.recipes import Recipe, completed
-from pt_flows.studies.search import Search, database, digest
+from pt_flows.studies.search import Search, digest
 from pt_flows.studies.space import Space, as_word, changed, flags, read_space
+from pt_flows.studies.storage import database
 from pt_flows.studies.wanted import Wanted
 
 HELP = """pt-flows tune CONFIG [CONFIG ...] [options] [flags of fit]: find better values for a recipe
