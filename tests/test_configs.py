@@ -8,7 +8,9 @@ from problems import ROOT, write_class_folders, write_digits
 
 from pt_flows.cli.main import main
 
+SPACES = sorted((ROOT / "configs").glob("*/*.space.yaml"))
 RECIPES = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in ("data", "metrics"))
+RECIPES = [p for p in RECIPES if p not in SPACES]
 
 
 def small(recipe: Path) -> list[str]:

@@ -22,6 +22,7 @@ USAGE = """pt-flows: generative methods as discretised flows
 
   pt-flows fit       --config FILE [--config FILE ...] [--KEY VALUE ...]   train; --ckpt_path last continues
   pt-flows fit       --config FILE --seeds 0..4 [--jobs N]                 several seeds side by side, and their table
+  pt-flows tune      CONFIG [--trials 20] [--KEY VALUE ...]                better values for a recipe, from its space file
   pt-flows study     FILE [--out DIR] [--jobs N] [--dry-run]               a comparison from one file, with its record
   pt-flows fork      CKPT | RUN [--KEY VALUE ...]                          a new run from another's state, with changes
   pt-flows validate  --config FILE --ckpt_path FILE                        measure as during training
@@ -52,7 +53,7 @@ last / best are of the newest run with the same data, model and seed.
 TRAINING = ("fit", "validate", "test", "fork")
 """Commands of the Trainer."""
 
-STUDIES = {"study": "pt_flows.studies.study:study"}
+STUDIES = {"tune": "pt_flows.studies.tune:tune", "study": "pt_flows.studies.study:study"}
 """Commands that run others. Each takes its words."""
 
 FUNCTIONS = {

@@ -180,9 +180,10 @@ class Search:
         """Say once that the search ends when other processes have ended."""
         if others and not self.has_said_waiting:
             self.has_said_waiting = True
-            places = {trial.user_attrs.get("place", "a new trial") for trial in others}
-            advice = "If its process has died, repeat the command there"
-            self.board.say(f"{self.name}: waiting for a trial in {', '.join(sorted(places))}. {advice}")
+            places = {trial.user_attrs.get("place", self.place) for trial in others} - {self.place}
+            where = "".join(f" in {place}" for place in sorted(places))
+            advice = ". If it has died, repeat the command there" if places else ""
+            self.board.say(f"{self.name}: waiting for the trials of another process{where}{advice}")
 
     def asked(self) -> Trial | None:
         """Begin a trial, the recipe's own values first; None if there are enough."""

@@ -39,6 +39,8 @@ OPTIONS = {"trials": at_least_one, "space": Path, "iterations": at_least_one, "m
 NUM_SHOWN = 5
 STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
 """Words for Optuna's states of trials that have ended."""
+OTHER_SPLIT = {None: "other", "other": None, "train": "test", "test": "train"}
+"""The split for trials, by that of the recipe."""
 
 
 @dataclass(frozen=True)
@@ -156,31 +158,23 @@ def trial_of(recipe: Recipe, length: int, metric: str | None) -> tuple[list[str]
         metric: The number that ranks trials, by its name in the final comparison.
     """
     evaluation = recipe.config["evaluation"]
-    split, other = splits(evaluation)
-    values: dict[str, Any] = {"trainer.max_steps": length, "pictures.every_n_iterations": 0}
-    if "split" in evaluation:  # TEMP
-        values["evaluation.split"] = other
+    split = OTHER_SPLIT[evaluation["split"]]
+    values: dict[str, Any] = {"trainer.max_steps": length, "pictures.every_n_iterations": 0, "evaluation.split": split}
     if metric is None and evaluation["metrics"]:
         values["evaluation.full_metrics"] = None
-    ranked = metric and re.sub(rf"_{split}(?=(\d+k?)?$)", f"_{other}", metric.removeprefix("eval/"))
     words = [*recipe.words, *flags(values), "--run.wandb", "disabled"]
-    return words, changed(recipe.config, values), ranked
+    return words, changed(recipe.config, values), metric and in_trials(metric.removeprefix("eval/"))
 
 
-def splits(evaluation: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the split that a recipe measures against, and the other one.
-
-    Metrics of images name their split. The distances of toys, which name none, use the test split.
+def in_trials(metric: str) -> str:
+    """Return the name that a number has if it is measured against the other split.
 
     Example:
-        >>> splits({"split": None, "metrics": [{"class_path": "M", "init_args": {"split": "train"}}]})
-        ('train', 'test')
+        >>> in_trials("fd_lite0_64_1k_train5k"), in_trials("fd_lite0_64_10k_test"), in_trials("w2_512")
+        ('fd_lite0_64_1k_test5k', 'fd_lite0_64_10k_train', 'w2_512')
     """
-    given = evaluation["metrics"] or evaluation["full_metrics"] or []
-    metrics = given if isinstance(given, list) else [given]
-    named = {metric.get("init_args", {}).get("split", "test") for metric in metrics}
-    own = evaluation.get("split") or ("train" if "train" in named else "test")
-    return own, "test" if own == "train" else "train"
+    swapped = {"train": "test", "test": "train"}
+    return re.sub(r"_(train|test)(?=(\d+k?)?$)", lambda found: f"_{swapped[found[1]]}", metric)
 
 
 def written(found: Search, recipe: Recipe) -> Best:
@@ -202,8 +196,7 @@ def written(found: Search, recipe: Recipe) -> Best:
         for trial in ranking[:NUM_SHOWN]
     ]
     print(f"\n{text}: {states}. The best by {key}; trial 0 is the recipe itself.\n\n{markdown(rows)}\n", flush=True)
-    tuned = {"run.tuned": text} if "tuned" in recipe.config["run"] else {}  # TEMP
-    config = changed(recipe.config, {**values_of(best), **tuned})
+    config = changed(recipe.config, {**values_of(best), "run.tuned": text})
     compared = "the recipe's own values failed" if own is None else f"the recipe's own values: {own:.4g}"
     seeds = ", ".join(map(str, found.seeds))
     head = f"""\
