@@ -19,7 +19,7 @@ SEEDED  := $(if $(SEEDS),--seeds 0..$(shell expr $(SEEDS) - 1))
 ROOT    := $(if $(DATA_DIR),PT_FLOWS_DATA="$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-cifar train-mnist train-imagenet test test-slow lint types check smoke bench same clean
+.PHONY: help install demo train-cifar train-mnist train-imagenet test test-slow lint types check smoke bench claims same clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  %-15s %s\n' "$$t" "$$d"; done
@@ -44,8 +44,8 @@ $(STAMP): pyproject.toml constraints.txt
 	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(STAMP)  ## train tuned WGAN-GP, W1-FE and W2-FE on the ring of eight in minutes on a CPU core; print a table and pictures
-	$(BIN)/python benchmarks/demo.py $(ARGS)
+demo: $(STAMP)  ## study tuned WGAN-GP, W1-FE and W2-FE on the ring of eight, three seeds, in minutes on two CPU cores
+	$(BIN)/pt-flows study benchmarks/demo.yaml $(ARGS)
 
 train-cifar: $(STAMP)  ## train a recipe on CIFAR-10 (the full ones need a GPU); see METHOD, DATASET, METRIC, DATA_DIR, ARGS
 	$(ROOT) $(BIN)/pt-flows fit $(LAYERS) $(SEEDED) $(ARGS)
@@ -79,6 +79,9 @@ smoke: $(STAMP)  ## train every configuration for two iterations on small data
 
 bench: $(STAMP)  ## compare the speed of the Trainer with that of a bare loop, in one run
 	$(BIN)/python benchmarks/speed.py $(ARGS)
+
+claims: $(STAMP)  ## write docs/claims.md from the records of studies in benchmarks
+	$(BIN)/python -m pt_flows.studies.claims benchmarks docs/claims.md
 
 same: $(STAMP)  ## train the recipes at commit REF and here, and name the first tensor that differs: make same REF=main~1
 	$(BIN)/python benchmarks/same.py $(REF) $(ARGS)

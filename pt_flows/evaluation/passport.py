@@ -196,7 +196,7 @@ def checked_record(record: Any, path: str) -> tuple[Passport, dict[str, float]]:
     try:
         if version == 1:
             passport = from_format_1(passport, numbers)
-        passport.setdefault("tuned", "")  # recorded by version 0.3 and later
+        passport.setdefault("tuned", "")  # not in earlier records
         return Passport(**{field.name: passport[field.name] for field in fields(Passport)}), numbers
     except KeyError as error:
         raise UserError(f"{path}: expected a complete passport, got one without {error}. Measure again") from error

@@ -327,7 +327,12 @@ def digest(config: Mapping[str, Any], space: Space, seeds: Sequence[int], metric
         seeds: Seeds of the runs of each trial.
         metric: The number that ranks trials.
     """
-    what = {"config": defining_settings(config), "space": repr(space.dimensions), "seeds": list(seeds), "metric": metric}
+    what = {
+        "config": defining_settings(config),
+        "space": repr(space.dimensions),
+        "seeds": list(seeds),
+        "metric": metric,
+    }
     return hashlib.sha256(as_text(what).encode()).hexdigest()[:8]
 
 
