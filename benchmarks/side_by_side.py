@@ -45,9 +45,7 @@ def main() -> None:
         seeds = ["--seeds", f"0..{arguments.seeds - 1}", "--jobs", str(arguments.jobs)]
         together = seconds_of(*length, "--run.root", f"{folder}/all", *seeds)
     ideal = sum(single) / arguments.jobs
-    print(
-        f"{arguments.seeds} runs, {arguments.jobs} side by side: {together:.1f} s; sum / {arguments.jobs}: {ideal:.1f} s"
-    )
+    print(f"{arguments.seeds} runs, {arguments.jobs} side by side: {together:.1f} s; the ideal: {ideal:.1f} s")
     print(f"ratio {together / ideal:.2f}")
 
 

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "evaluation": {"data", "functional", "loop", "metrics", "plots", "runs", "samplers", "training"},
     "callbacks": {"evaluation", "functional", "loop", "metrics", "plots", "runs", "samplers", "training"},
     "compare": {"evaluation", "runs"},
-    "studies": {"compare", "evaluation", "runs"},
+    "studies": {"cli", "compare", "evaluation", "runs"},
 }
 """Rooms and the other rooms that they may import; the command line and the modules beside it may import all."""
 

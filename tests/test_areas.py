@@ -22,7 +22,6 @@ from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import read_record
 from pt_flows.metrics import ExactWasserstein
 
-
 AREA = Area("w2_1k", "evaluations")
 
 

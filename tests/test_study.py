@@ -1,13 +1,32 @@
 """Studies: the file, the plan, what is run and what is reused, the record and the table of claims."""
 
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from problems import ROOT
+from test_compare import recorded
+from test_seeds import in_process  # noqa: F401  a fixture
 
+from pt_flows.cli.main import main
+from pt_flows.compare.runs import read_run
+from pt_flows.compare.verdicts import Verdict
 from pt_flows.errors import UserError
+from pt_flows.studies import claims, study, submit
+from pt_flows.studies.estimate import check_numbers
+from pt_flows.studies.record import finding
 from pt_flows.studies.study_file import Budget, Measurement, Tuning, Wish, read_study
+from pt_flows.studies.trial import Cost, cost_of
+from pt_flows.studies.wanted import Found, Wanted, found
 
 TWO_ARMS = """
 arms:
@@ -93,6 +112,7 @@ MISTAKES = {
     changed(verdicts=[{"better": "GAN", "than": "W1-FE, K = 5", "metric": "w1"}]): "verdicts.metric: expected one of",
     changed(changes={"seed_everything": 3}): "changes.seed_everything: expected other keys, got this one for GAN",
     changed(changes={"trainer.max_steps": 3}): "Use budget: {iterations: N}",
+    changed(changes={"evaluation.sampler": "Direct"}): "Use sampler: ... of the arm",
 }
 
 
@@ -103,3 +123,259 @@ def test_mistakes_in_a_study_file_are_one_sentence_with_the_key(text: str, said:
     assert str(error.value).startswith("study.yaml: ")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies_are_read(file: Path) -> None:
+    assert read_study(file).metrics
+
+
+# ------------------------------------------------------------------------------------------------------- a whole study
+
+SMALL = {
+    "trainer.accelerator": "cpu", "evaluation.every_n_iterations": 20, "evaluation.num_samples": 64,
+    "pictures.every_n_iterations": 40, "model.generator.network.width": 8, "model.critic.network.width": 8,
+    "data.batch_size": 32, "run.wandb": "disabled", "checkpoints.every_n_iterations": 10,
+}  # fmt: skip
+WISH = {"better": "flow", "than": "GAN", "metric": "w2_64"}
+
+
+def toy_study(**values: Any) -> Path:
+    """A study of two toy recipes."""
+    configs = ROOT / "configs" / "toy2d"
+    tree = {
+        "title": "Two arms", "arms": {"GAN": {"config": str(configs / "wgan_gp.yaml")},
+                                      "flow": {"config": str(configs / "w1_fe.yaml")}},
+        "changes": SMALL, "seeds": "0..4", "budget": {"iterations": 40}, "metrics": ["w2_64"],
+        "claims": [{"paper": "Somebody 2020", "text": "Flows are better.", "verdicts": [WISH]}],
+    }  # fmt: skip
+    Path("toy.yaml").write_text(yaml.safe_dump(tree | values, sort_keys=False))
+    return Path("toy.yaml")
+
+
+def pretend(wanted: Sequence[Wanted], *_: Any) -> list[Found]:
+    """Write the run folders that are missing, as training leaves them; seed 4 of the GAN diverges."""
+    for run, state in zip(wanted, found(wanted), strict=True):
+        if state.state in ("finished", "failed"):
+            continue
+        is_flow = "W1FE" in run.config["model"]["class_path"]
+        folder = run.place / f"20260101-000000-{abs(hash((run.identity, run.seed))) % 16**8:08x}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(run.config)))
+        about = {"seed": run.seed, "packages": {"torch": "9.9"}, "device": "abacus", "git_commit": "abc", "python": "3"}
+        (folder / "environment.json").write_text(json.dumps(about))
+        value = 0.1 + run.seed / 1000 + 0.5 * (not is_flow)
+        rows = [f"{i},{value + 1 / i},{i / 10},{i * 100}" for i in (20, 40)]
+        text = "\n".join(["iteration,eval/w2_64,cost/seconds,cost/evaluations_critic", *rows, ""])
+        (folder / "metrics.csv").write_text(text)
+        if not is_flow and run.seed == 4:
+            (folder / "failed.txt").write_text("loss_G is nan\n")
+        else:
+            recorded(folder, {"w2_64": value + 1 / 40}, iteration=40, training_seed=run.seed, num_samples=64)
+    return found(wanted)
+
+
+@pytest.fixture
+def pretended(in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(study, "train_all", pretend)
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_study_ends_with_a_record_that_programs_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", str(toy_study()), "--out", "here"]) == 0
+    printed, text = capsys.readouterr().out, Path("here/record.md").read_text()
+    for part in ("# Two arms", "    pt-flows study toy.yaml --out here", "**Claim: holds.** Somebody 2020",
+                 "torch 9.9", "Device: abacus", "commit abc", "- GAN, seed 4: loss_G is nan", "flow is better than GAN"):  # fmt: skip
+        assert part in text, part
+    assert "| GAN  | 40         | missing" in printed
+    assert "flow is better than GAN" in printed
+    (picture,) = re.findall(r"!\[.*\]\((.*)\)", text)  # no run has drawn samples
+    assert (Path("here") / picture).read_bytes().startswith(b"\x89PNG")
+    assert "<html" in Path("here/report.html").read_text()
+    record = claims.read_marked(Path("here/record.md"))
+    assert record is not None
+    assert (record["runs"], record["failed"], record["trials"]) == (10, 1, 0)
+    assert record["seconds"] == pytest.approx(40.0)
+    (claim,) = record["claims"]
+    assert (claim["finding"], claim["verdicts"][0]["improvement"]) == ("holds", 1)
+    page = claims.page(Path("here"), Path("docs/claims.md"))
+    assert "| Somebody 2020 | Flows are better. | [Two arms](../here/record.md): 2 arms, 5 seeds, Toy2D ring8" in page
+    assert "10 runs, 1 failed, 40 seconds | **holds**" in page
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_changed_study_reuses_what_is_the_same_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", str(toy_study())]) == 0
+    folders = set(Path("runs/toy/runs").glob("*/*"))
+    assert main(["study", str(toy_study())]) == 0
+    assert "note:" not in capsys.readouterr().out.partition("| arm")[0]
+    assert set(Path("runs/toy/runs").glob("*/*")) == folders
+    changed_arm = {"config": str(ROOT / "configs/toy2d/w1_fe.yaml"), "changes": {"model.persistence": 2}}
+    arms = {"GAN": {"config": str(ROOT / "configs/toy2d/wgan_gp.yaml")}, "flow": changed_arm}
+    assert main(["study", str(toy_study(arms=arms))]) == 0
+    said = capsys.readouterr().out.partition("w2_64 (")[0]
+    assert "note: flow has changed (model.persistence (5 there, 2 here)): its runs are repeated" in said
+    assert "note: runs of GAN are reused" in said
+    assert "and 4 more belong to no arm or seed of the file now: kept, and not compared" in said
+    assert "| GAN  | 40         | finished | finished | finished | finished | failed at 40 |" in said
+    assert len(set(Path("runs/toy/runs").glob("*/*"))) == 15
+    runs = [read_run(folder) for folder in folders]
+    assert sum(run.method == "W1FE" for run in runs) == 5
+    record = claims.read_marked(Path("runs/toy/record.md"))
+    assert record is not None
+    assert record["runs"] == 10
+
+
+@pytest.mark.usefixtures("pretended")
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"changes": {"model.persistense": 2}}, "GAN: there is no key model.persistense"),
+        ({"arms": {"A": {"config": "x.yaml"}, "B": {"config": "x.yaml"}}}, "got one configuration for A and B"),
+        ({"arms": {"A": {"config": "x.yaml"}, "B": {"config": "x.yaml", "sampler": "Shrink"}}, "evaluate": {"n": 10}},
+         "B with its sampler: evaluation.sampler: there is no class 'Shrink'"),
+        ({"arms": {"A": {"config": "x.yaml"}, "B": {"config": "x.yaml", "tune": {"space": {"model.stp": [1, 2]}}}},
+          "tune": {"trials": 2}}, "there is no key model.stp"),
+        ({"metrics": ["w2_999"]}, "expected a number that runs have"),
+    ],
+)  # fmt: skip
+def test_mistakes_of_arms_are_named(values: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("x.yaml").write_text((ROOT / "configs/toy2d/w1_fe.yaml").read_text())
+    values = {"claims": [], "changes": SMALL} | values
+    assert main(["study", str(toy_study(**values))]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "FILE       the study file"),
+        (["a.yaml", "b.yaml"], "expected one study file, got a.yaml b.yaml"),
+        (["none.yaml"], "none.yaml: expected a study file, got no such file"),
+        (["toy.yaml", "--jobs", "0"], "--jobs: expected a whole number of at least 1"),
+        (["toy.yaml", "--record", "x.txt"], "expected a file .md, got x.txt"),
+        (["toy.yaml", "--submit", "[1]"], "--submit: expected a mapping such as"),
+        (["toy.yaml", "--submit", "{workers: 0}"], "--submit: expected workers, a whole number of at least 1, got 0"),
+    ],
+)
+def test_mistakes_on_the_command_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    toy_study()
+    assert main(["study", *words]) == (2 if words else 0)
+    captured = capsys.readouterr()
+    assert said in captured.out + captured.err
+
+
+# --------------------------------------------------------------------------------------------- findings, claims, costs
+
+
+def test_a_wish_holds_or_not_or_is_open() -> None:
+    wish = Wish("A", "B", "w2")
+    of = lambda first, second, word: [Verdict(first, second, word, 0.9, 0.01, "")]
+    assert finding(of("A", "B", "better"), wish) == "holds"
+    assert finding(of("B", "A", "better"), wish) == "does not hold"
+    assert finding(of("A", "B", "inconclusive"), wish) == "inconclusive"
+    assert finding(of("A", "C", "better"), wish) == "inconclusive"
+
+
+def test_the_page_of_claims_is_up_to_date() -> None:
+    target = ROOT / "docs" / "claims.md"
+    assert target.read_text(encoding="utf-8") == claims.page(ROOT / "benchmarks", target), "run make claims"
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "prose.md").write_text("# No record\n")
+    (tmp_path / "a.md").write_text('# A\n\n<!-- record: {"claims": [{}]} -->\n')
+    with pytest.raises(UserError, match=r"a\.md: expected a record of a study, got a damaged one"):
+        claims.page(tmp_path, tmp_path / "claims.md")
+
+
+def test_a_comment_ends_where_the_record_ends(tmp_path: Path) -> None:
+    content = {"title": "a --> b", "claims": []}
+    (tmp_path / "a.md").write_text(claims.marked(content) + "\n")
+    assert claims.read_marked(tmp_path / "a.md") == content
+    assert claims.marked(content).count("-->") == 1
+
+
+def test_budgets_are_whole_blocks_of_iterations() -> None:
+    cost = Cost(seconds=0.1, evaluations=300.0, frame=5.0, evaluation=2.0, numbers=("w2_64",))
+    assert cost.iterations(Budget("iterations", 25), 10) == 25
+    assert cost.iterations(Budget("seconds", 5.55), 10) == 50
+    assert cost.iterations(Budget("evaluations", 7000), 10) == 20
+    assert cost.iterations(Budget("seconds", 0.55), 10) == 5  # less than a block
+    assert cost.of_run(100, 30) == pytest.approx(5 + 10 + 4 * 2)
+    with pytest.raises(UserError, match=r"metrics: expected numbers that GAN measures \(w2_64\), got w2_512"):
+        check_numbers(read_study(toy_study(metrics=["area of w2_512"], claims=[])), {"GAN": cost})
+
+
+def test_the_first_iterations_do_not_count_in_a_trial(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    recorded(folder, {"w2_64": 1.0})
+    (folder / "environment.json").write_text("{}")
+    os.utime(folder / "environment.json", (105, 105))
+    (evaluation,) = (folder / "evaluations").glob("*.json")
+    os.utime(evaluation, (112, 112))
+    (folder / "metrics.csv").write_text(
+        "iteration,cost/seconds,cost/evaluations_critic,eval/w2_64\n5,2.0,500,\n20,3.5,2000,\n20,,,1.0\n"
+    )
+    cost = cost_of(folder, 100, 113)
+    assert (cost.seconds, cost.evaluations, cost.numbers) == (pytest.approx(0.1), 100, ("w2_64",))
+    assert (cost.evaluation, cost.frame) == (pytest.approx(3.5), pytest.approx(6.0))
+
+
+def test_workers_of_a_cluster_run_the_same_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    how = submit.Submission.read("{cluster: local, workers: 2, timeout_min: 5}")
+    assert how == submit.Submission("local", 2, {"timeout_min": 5})
+    assert submit.Worker([], "").checkpoint is not None
+    with pytest.raises(UserError, match="--submit: expected parameters of submitit, got others"):
+        submit.submit(submit.Submission("nowhere", 1), ["a.yaml"], tmp_path)
+    with pytest.raises(UserError, match="--submit: expected parameters of submitit, got others"):
+        submit.submit(submit.Submission("local", 1, {"hours": 3}), ["a.yaml"], tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------------- real runs
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "pt_flows", "study", "toy.yaml", *words]
+
+
+@pytest.mark.slow
+def test_a_killed_study_continues_where_it_was() -> None:
+    """SIGKILL in the middle: children save and stop, and the same command ends the study without repeating a run."""
+    toy_study(seeds="0..1", budget={"iterations": 400})
+    process = subprocess.Popen(command(), stdout=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not list(Path("runs").glob("toy/runs/*/*/checkpoints/last.ckpt")):
+        assert time.time() < deadline
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(5)  # the runs save
+    before = sorted(Path("runs").glob("toy/runs/*/*/checkpoints/last.ckpt"))
+    answer = subprocess.run(command(), capture_output=True, text=True, check=True)
+    assert re.search("begun at|finished", answer.stdout)
+    folders = sorted(Path("runs").glob("toy/runs/*/*"))
+    assert len(folders) == 4
+    assert {path.parents[1] for path in before} <= set(folders)
+    assert Path("runs/toy/record.md").is_file()
+
+
+@pytest.mark.slow
+def test_a_study_tunes_measures_and_ends_in_time() -> None:
+    """Tuning, a budget in evaluations, and two workers through submitit on this machine."""
+    configs = ROOT / "configs" / "toy2d"
+    space = {"model.penalty_weight": {"low": 0.1, "high": 30.0, "log": True}}
+    arms = {"GAN": {"config": str(configs / "wgan_gp.yaml"), "tune": {"space": space}},
+            "flow": {"config": str(configs / "w1_fe.yaml")},
+            "direct": {"config": str(configs / "w1_fe.yaml"), "sampler": "Direct"}}  # fmt: skip
+    toy_study(arms=arms, seeds="0..1", budget={"evaluations": 30000}, tune={"trials": 2, "budget": {"iterations": 20}},
+              evaluate={"n": 64, "split": "test"}, claims=[])  # fmt: skip
+    subprocess.run(command("--submit", "{cluster: local, workers: 2, timeout_min: 9}", "--jobs", "1"), check=True)
+    deadline = time.time() + 400
+    while not Path("runs/toy/record.md").is_file():
+        assert time.time() < deadline, [path.read_text()[-2000:] for path in Path("runs/toy/workers").glob("*_log.*")]
+        time.sleep(1)
+    record = claims.read_marked(Path("runs/toy/record.md"))
+    assert record is not None
+    assert (record["runs"], record["trials"]) == (4, 2)

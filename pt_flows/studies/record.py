@@ -16,6 +16,7 @@ from pt_flows.compare.table import markdown, mean, number, shown, table
 from pt_flows.compare.verdicts import Verdict, judged, remarks
 from pt_flows.files import replacing
 from pt_flows.studies.claims import duration, marked
+from pt_flows.studies.figures import samples_figure
 from pt_flows.studies.recipes import Recipe
 from pt_flows.studies.study_file import Arm, StudyFile, Wish
 from pt_flows.studies.wanted import Found, Wanted, last_row
@@ -50,6 +51,11 @@ class ArmRuns:
     def folders(self) -> list[Path]:
         """The run folders."""
         return [state.folder for state in self.states if state.folder is not None]
+
+    @property
+    def finished(self) -> list[Path]:
+        """The folders of finished runs."""
+        return [state.folder for state in self.states if state.state == "finished" and state.folder is not None]
 
 
 @dataclass
@@ -279,7 +285,8 @@ def pictures(arms: Sequence[ArmRuns], numbers: Sequence[Number], target: Path) -
     """Draw curves of the first number and samples of each arm; return titles and files."""
     drawn = []
     first = numbers[0]
-    figures = {"curves": curves_figure(first.groups, first.criterion), "samples": samples_figure(arms)}
+    ended = {one.arm.name: one.finished for one in arms if one.arm.sampler is None}
+    figures = {"curves": curves_figure(first.groups, first.criterion), "samples": samples_figure(ended)}
     titles = {"curves": f"{first.criterion.key} of every run", "samples": "samples at the end, one run of each arm"}
     for kind, figure in figures.items():
         if figure is not None:
@@ -288,29 +295,3 @@ def pictures(arms: Sequence[ArmRuns], numbers: Sequence[Number], target: Path) -
                 figure.savefig(partial, dpi=80, format="png")
             drawn.append((titles[kind], file))
     return drawn
-
-
-def samples_figure(arms: Sequence[ArmRuns]) -> Any:
-    """Return a figure with the last picture of a finished run of each arm; None if there is none."""
-    from matplotlib.figure import Figure
-    from matplotlib.image import imread
-
-    found: dict[str, Path] = {}
-    for one in arms:
-        ended = [state.folder for state in one.states if state.state == "finished" and state.folder]
-        files = [file for folder in ended for file in sorted((folder / "pictures").glob("[0-9]*.png"))[-1:]]
-        if files and one.arm.sampler is None:
-            found[one.arm.name] = files[0]
-    if not found:
-        return None
-    images = {name: imread(file) for name, file in found.items()}
-    columns = min(2, len(images))
-    rows = -(-len(images) // columns)
-    height, width = next(iter(images.values())).shape[:2]
-    figure = Figure(figsize=(6 * columns, (6 * height / width + 0.3) * rows), layout="constrained")
-    for axis in (axes := list(figure.subplots(rows, columns, squeeze=False).flat)):
-        axis.axis("off")
-    for axis, (name, image) in zip(axes, images.items(), strict=False):
-        axis.imshow(image)
-        axis.set_title(name, fontsize=10)
-    return figure
