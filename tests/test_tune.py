@@ -297,7 +297,7 @@ def test_numbers_have_the_name_of_the_other_split() -> None:
 @pytest.mark.slow
 def test_a_search_survives_a_kill() -> None:
     toy = ROOT / "configs" / "toy2d" / "w1_fe.yaml"
-    command = [sys.executable, "-m", "pt_flows", "tune", str(toy), "--trials", "3", "--iterations", "200",
+    command = [sys.executable, "-m", "pt_flows", "tune", str(toy), "--trials", "3", "--iterations", "100",
                "--out", "out", "--jobs", "2", "--trainer.accelerator", "cpu", "--evaluation.num_samples", "64",
                "--checkpoints.every_n_iterations", "10", "--evaluation.every_n_iterations", "20"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -308,6 +308,6 @@ def test_a_search_survives_a_kill() -> None:
     process.wait()
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert "3 trials of 200 iterations" in ended.stdout
+    assert "3 trials of 100 iterations" in ended.stdout
     assert len(list(Path("out").glob("runs/*/*/config.yaml"))) == 3
     assert main(["fit", "--config", "out/best.yaml", "--print_config"]) == 0
