@@ -19,13 +19,14 @@ from test_extending import own_files
 from pt_flows.cli.fit import FlowCLI
 from pt_flows.cli.main import main
 from pt_flows.cli.parser import Explaining
+from pt_flows.studies import study
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CKPT = "checkpoints/last.ckpt"
 
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
             "neighbours", "check-method", "my_images", "my_table", "my_metrics", "my_callbacks", "my_samplers",
-            "me/pt_flows", "--trials", "--storage", "--seeds 0..4")  # fmt: skip
+            "me/pt_flows", "--trials", "--storage", "--seeds 0..4", "study benchmarks")  # fmt: skip
 """Marks of commands that need data, weights, devices, an account or minutes, or have another test: only parsed."""
 
 FEW = {
@@ -130,6 +131,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder like that of a user who has trained a little: recipes, files of the pages, a few short runs."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     for code in blocks("python").values():
         if name := FILE.match(code):
             (folder / name[1]).write_text(code)
@@ -181,6 +183,7 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr(Explaining, "instantiate_classes", stop)
         patch.setattr("pt_flows.studies.tune.completed", stop)
         patch.setattr("pt_flows.studies.seeds.completed", stop)
+        patch.setattr(study, "recipes_of", stop)
         yield
 
 

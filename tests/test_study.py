@@ -23,6 +23,7 @@ from pt_flows.compare.verdicts import Verdict
 from pt_flows.errors import UserError
 from pt_flows.studies import claims, study, submit
 from pt_flows.studies.estimate import check_numbers
+from pt_flows.studies.pool import environment_in
 from pt_flows.studies.record import finding
 from pt_flows.studies.study_file import Budget, Measurement, Tuning, Wish, read_study
 from pt_flows.studies.trial import Cost, cost_of
@@ -185,7 +186,8 @@ def test_a_study_ends_with_a_record_that_programs_read(capsys: pytest.CaptureFix
     assert main(["study", str(toy_study()), "--out", "here"]) == 0
     printed, text = capsys.readouterr().out, Path("here/record.md").read_text()
     for part in ("# Two arms", "    pt-flows study toy.yaml --out here", "**Claim: holds.** Somebody 2020",
-                 "torch 9.9", "Device: abacus", "commit abc", "- GAN, seed 4: loss_G is nan", "flow is better than GAN"):  # fmt: skip
+                 "torch 9.9", "Device: abacus", "commit abc", "- GAN, seed 4: loss_G is nan",
+                 "flow is better than GAN"):  # fmt: skip
         assert part in text, part
     assert "| GAN  | 40         | missing" in printed
     assert "flow is better than GAN" in printed
@@ -236,7 +238,7 @@ def test_a_changed_study_reuses_what_is_the_same_and_says_so(capsys: pytest.Capt
          "B with its sampler: evaluation.sampler: there is no class 'Shrink'"),
         ({"arms": {"A": {"config": "x.yaml"}, "B": {"config": "x.yaml", "tune": {"space": {"model.stp": [1, 2]}}}},
           "tune": {"trials": 2}}, "there is no key model.stp"),
-        ({"metrics": ["w2_999"]}, "expected a number that runs have"),
+        ({"metrics": ["w2_999"]}, "toy.yaml: metrics: expected a number that runs have"),
     ],
 )  # fmt: skip
 def test_mistakes_of_arms_are_named(values: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,6 +332,14 @@ def test_workers_of_a_cluster_run_the_same_command(monkeypatch: pytest.MonkeyPat
         submit.submit(submit.Submission("nowhere", 1), ["a.yaml"], tmp_path)
     with pytest.raises(UserError, match="--submit: expected parameters of submitit, got others"):
         submit.submit(submit.Submission("local", 1, {"hours": 3}), ["a.yaml"], tmp_path)
+
+
+def test_runs_of_a_worker_are_no_tasks_of_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_NTASKS", "SLURM_PROCID", "RANK"):
+        monkeypatch.setenv(name, "3")
+    found_there = environment_in({"OMP_NUM_THREADS": "1"})
+    assert not {"SLURM_NTASKS", "SLURM_PROCID", "RANK"} & set(found_there)
+    assert (found_there["OMP_NUM_THREADS"], found_there["PATH"]) == ("1", os.environ["PATH"])
 
 
 # ----------------------------------------------------------------------------------------------------------- real runs

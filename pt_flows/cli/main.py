@@ -22,7 +22,7 @@ USAGE = """pt-flows: generative methods as discretised flows
 
   pt-flows fit       --config FILE [--config FILE ...] [--KEY VALUE ...]   train; --ckpt_path last continues
   pt-flows fit       --config FILE --seeds 0..4 [--jobs N]                 several seeds side by side, and their table
-  pt-flows tune      CONFIG [--trials 20] [--KEY VALUE ...]                better values in a space beside the recipe
+  pt-flows tune      CONFIG [--trials 20] [--KEY VALUE ...]                better values for a recipe (docs/tuning.md)
   pt-flows study     FILE [--out DIR] [--jobs N] [--dry-run]               a comparison from one file, with its record
   pt-flows fork      CKPT | RUN [--KEY VALUE ...]                          a new run from another's state, with changes
   pt-flows validate  --config FILE --ckpt_path FILE                        measure as during training

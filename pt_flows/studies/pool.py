@@ -14,6 +14,8 @@ from pt_flows.runs.signals import TIED
 from pt_flows.studies.board import Board
 from pt_flows.studies.recipes import Recipe
 
+RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT", "JSM_NAMESPACE_RANK")
+"""Environment variables of launchers."""
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_TRIES = 0.2, 2.0
 
 
@@ -165,12 +167,22 @@ def start(job: Job, slot: Slot) -> Child:
     """Start a job in a place. Its process is tied to this one by its standard input."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pt_flows", *job.words]
-    environment = {**os.environ, **slot, TIED: "1"}
+    environment = environment_in(slot)
     with job.log.open("ab") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
         )
     return Child(job, process, slot)
+
+
+def environment_in(slot: Slot) -> dict[str, str]:
+    """Return the environment of a job: it is a run of one task, also if a launcher started this process as one of many.
+
+    Args:
+        slot: Its place.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") and name not in RANKS}
+    return {**own, **slot, TIED: "1"}
 
 
 def end(child: Child, board: Board) -> None:

@@ -14,6 +14,7 @@ from pt_flows.compare.report import page
 from pt_flows.compare.runs import Run
 from pt_flows.compare.table import markdown, mean, number, shown, table
 from pt_flows.compare.verdicts import Verdict, judged, remarks
+from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.studies.claims import duration, marked
 from pt_flows.studies.figures import samples_figure
@@ -107,7 +108,10 @@ def compared(study: StudyFile, folders: Sequence[Path], names: Callable[[Run], s
     found = []
     for metric in study.metrics or (None,):
         notes: list[str] = []
-        groups, criterion = comparable([str(folder) for folder in folders], metric, notes.append, names)
+        try:
+            groups, criterion = comparable([str(folder) for folder in folders], metric, notes.append, names)
+        except UserError as error:
+            raise UserError(f"{study.file}: metrics: {str(error).removeprefix('--metric: ')}") from error
         order = list(study.arms)
         groups = sorted((group for group in groups if group.name in order), key=lambda group: order.index(group.name))
         pairs = {frozenset((wish.better, wish.than)) for wish in study.wishes if wish.metric == metric}
@@ -213,7 +217,7 @@ def short(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
 
 
 def setting(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
-    """Return the list of what was run, with which code, and where."""
+    """Return a list about the runs: their number, budget, cost, device and code."""
     known = []
     for state in unique(arms):
         file = state.folder / "environment.json" if state.folder else None
