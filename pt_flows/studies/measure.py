@@ -86,11 +86,11 @@ def measure_all(all_wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot
 
 def jobs(todo: Sequence[Wanted], folder: Path, board: Board, problems: list[str]) -> Iterator[Job | None]:
     """Yield a job for every measurement that no other process has claimed; None while all others are claimed."""
-    (folder / "claims").mkdir(parents=True, exist_ok=True)
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
     left = list(todo)
     while left:
         for one in left:
-            claim = FileLock(folder / "claims" / f"{file_name(one.name)}-measured.lock", thread_local=False)
+            claim = FileLock(folder / "locks" / f"{file_name(one.name)}-measured.lock", thread_local=False)
             try:
                 claim.acquire(timeout=0)
             except Timeout:

@@ -85,7 +85,7 @@ class Search:
         self.folder, self.name, self.base, self.space = folder, name, base, space
         self.num, self.seeds, self.wanted_metric = num, list(seeds), metric
         self.own = space.own(base.config)
-        (folder / "claims").mkdir(parents=True, exist_ok=True)
+        (folder / "locks").mkdir(parents=True, exist_ok=True)
         self.place = self.place_of(folder)
         self.digest = digest
         self.study = opened(folder, f"{file_name(name)}-{digest}", storage, base.iterations)
@@ -98,7 +98,7 @@ class Search:
     def place_of(folder: Path) -> str:
         """Return the name of a search's folder, the same for all hosts that share it."""
         file = folder / "place.txt"
-        with FileLock(folder / "claims" / "asking.lock"):
+        with FileLock(folder / "locks" / "asking.lock"):
             if not file.is_file():
                 with replacing(file) as partial_file:
                     partial_file.write_text(f"{socket.gethostname()}:{folder.resolve()} ({os.urandom(4).hex()})\n")
@@ -184,7 +184,7 @@ class Search:
         """Begin a trial, the recipe's own values first; None if there are enough."""
         from optuna.samplers import TPESampler
 
-        with FileLock(self.folder / "claims" / "asking.lock"):
+        with FileLock(self.folder / "locks" / "asking.lock"):
             self.recover()
             known = self.known()
             if len(known) >= self.num and all(trial.state.name != "WAITING" for trial in known):
@@ -203,7 +203,7 @@ class Search:
 
     def claim(self, number: int) -> FileLock:
         """Return the lock of a trial."""
-        return FileLock(self.folder / "claims" / f"{self.digest}-{number}.lock", thread_local=False)
+        return FileLock(self.folder / "locks" / f"{self.digest}-{number}.lock", thread_local=False)
 
     def recover(self) -> None:
         """Propose the trials of dead processes again, which continues their runs."""

@@ -107,7 +107,7 @@ def run(
     subjects = measured(file, arms, out, slots)
     folders = list({folder: None for one in arms for folder in one.folders})
     numbers = compared(file, folders, lambda run: arm_of(run, arms, subjects))
-    with FileLock(out / "claims" / "record.lock", thread_local=False):
+    with FileLock(out / "locks" / "record.lock", thread_local=False):
         write_record(file, arms, numbers, words, target, out)
     for number in numbers:
         print(f"\n{number.criterion}\n\n{number.text}")

@@ -90,8 +90,8 @@ class Work:
 
     def claimed(self, run: Wanted) -> FileLock | None:
         """Claim a run; None if another process has it."""
-        (self.folder / "claims").mkdir(parents=True, exist_ok=True)
-        claim = FileLock(self.folder / "claims" / f"{file_name(run.name)}.lock", thread_local=False)
+        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        claim = FileLock(self.folder / "locks" / f"{file_name(run.name)}.lock", thread_local=False)
         try:
             claim.acquire(timeout=0)
         except Timeout:
