@@ -13,7 +13,7 @@ from test_compare import fake_run, recorded
 
 from pt_flows.callbacks import Evaluate
 from pt_flows.cli.main import main
-from pt_flows.compare.areas import Area, areas, with_areas
+from pt_flows.compare.areas import Area, areas, counted, with_areas
 from pt_flows.compare.groups import comparable
 from pt_flows.compare.runs import Run, read_run
 from pt_flows.compare.subjects import trained_subject
@@ -44,7 +44,10 @@ def test_a_failed_run_does_not_shorten_the_range() -> None:
     found = areas([falling, flat, failed], "w2_1k")
     assert found[:2] == pytest.approx([3.0, 7.0])
     assert math.isnan(found[2])
-    views = with_areas([falling, flat, failed], AREA)
+    notes: list[str] = []
+    views = with_areas([falling, flat, failed, run_of([(1, 5)])], AREA, notes.append)
+    assert len(notes) == 1
+    assert "has no curve of w2_1k in the common range of evaluations: omitted" in notes[0]
     assert [view.failed("area of w2_1k over evaluations") for view in views] == [False, False, True]
 
 
@@ -57,7 +60,10 @@ def test_areas_need_a_common_range_of_costs() -> None:
 
 def test_iterations_stand_for_evaluations_that_nobody_counted() -> None:
     one, other = run_of([(1, 5), (5, 3)]), run_of([(1, 1), (2, 3)], cost="cost/seconds")
-    assert areas([one, other], "w2_1k") == pytest.approx([4.0, 2.0])
+    assert (counted([one], "w2_1k"), counted([one, other], "w2_1k")) == ("evaluations", "iterations")
+    assert areas([one, other], "w2_1k", counted([one, other], "w2_1k")) == pytest.approx([4.0, 2.0])
+    with pytest.raises(UserError, match="overlap in evaluations, got none"):
+        with_areas([one, other], AREA)
     assert areas([other], "w2_1k", "seconds") == pytest.approx([2.0])
 
 

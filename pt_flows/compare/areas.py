@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pt_flows.compare.curves import COSTS
-from pt_flows.compare.runs import Run
+from pt_flows.compare.runs import Note, Run, say_note
 from pt_flows.errors import UserError
 
 AREA = "area of "
@@ -49,8 +49,7 @@ def area_named(wanted: str) -> Area | None:
 def areas(runs: Sequence[Run], key: str, over: str = "evaluations") -> list[float]:
     """The mean of each curve between the greatest first and the least last cost of all curves.
 
-    Between two evaluations a curve is a straight line. Evaluations of networks that no log has counted are replaced by
-    iterations.
+    Between two evaluations a curve is a straight line.
 
     Args:
         runs: The runs. Failed ones do not shorten the range.
@@ -58,12 +57,11 @@ def areas(runs: Sequence[Run], key: str, over: str = "evaluations") -> list[floa
         over: The cost.
 
     Returns:
-        A number for each run; NaN for a failed run, a run without a curve, and all runs if their costs do not overlap.
+        A number for each run; NaN for a failed run, for a run without a curve, and for all if their costs do not overlap
+        or are not in all logs.
     """
     curves = {i: curve for i, run in enumerate(runs) if not run.failed(key) and len(curve := run.curve(key)) > 1}
     cost = COSTS[OVER[over]]
-    if any(math.isnan(cost(costs)) for curve in curves.values() for costs, _ in curve):
-        cost = COSTS["iterations"]
     points = {i: ([cost(costs) for costs, _ in curve], [value for _, value in curve]) for i, curve in curves.items()}
     low = max((costs[0] for costs, _ in points.values()), default=math.nan)
     high = min((costs[-1] for costs, _ in points.values()), default=math.nan)
@@ -90,12 +88,20 @@ def mean_between(costs: Sequence[float], values: Sequence[float], low: float, hi
     return float(np.trapezoid(np.interp(ticks, costs, values), ticks) / (high - low))
 
 
-def with_areas(runs: Sequence[Run], area: Area) -> list[Run]:
+def counted(runs: Sequence[Run], key: str) -> str:
+    """The cost for areas: evaluations, or iterations if a log has not counted evaluations."""
+    cost = COSTS[OVER["evaluations"]]
+    is_known = all(not math.isnan(cost(costs)) for run in runs for costs, _ in run.curve(key))
+    return "evaluations" if is_known else "iterations"
+
+
+def with_areas(runs: Sequence[Run], area: Area, note: Note = say_note) -> list[Run]:
     """The runs with the areas under their curves as their only number, without those that have no curve.
 
     Args:
         runs: Runs with their subjects.
         area: The area.
+        note: Takes a sentence about every run that is omitted.
 
     Raises:
         UserError: No run has a curve.
@@ -107,6 +113,9 @@ def with_areas(runs: Sequence[Run], area: Area) -> list[Run]:
         for run, value in zip(runs, found, strict=True)
         if math.isfinite(value) or run.failed(area.key)
     ]
+    for run, value in zip(runs, found, strict=True):
+        if not (math.isfinite(value) or run.failed(area.key)):
+            note(f"{run.folder} has no curve of {area.key} in the common range of {area.over}: omitted")
     if all(run.failed(area.key) for run in views):
         raise UserError(
             f"--metric: expected curves of {area.key} that overlap in {area.over}, got none. Compare {area.key}"

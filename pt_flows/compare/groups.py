@@ -98,7 +98,7 @@ def comparable(
                 at = f"iteration {passport.iteration:,} of {view.iteration:,}"
                 note(f"{view.folder}: {key} of its {passport.weights} weights is from {at}")
     if area is not None:
-        views = with_areas(views, area)
+        views = with_areas(views, area, note)
         criterion = Criterion(f"{AREA}{area.key} over {area.over}", criterion.higher)
     return grouped(views, names), criterion
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pt_flows.compare.areas import areas
+from pt_flows.compare.areas import areas, counted
 from pt_flows.compare.groups import Criterion, Group
 from pt_flows.compare.runs import Run
 from pt_flows.compare.statistics import components, mean_interval
@@ -22,7 +22,8 @@ def table(groups: Sequence[Group], criterion: Criterion, goal: float | None) -> 
     values = lambda group: group.values(criterion.key)
     order = lambda group: (not values(group), criterion.sign * mean(values(group)))
     ordered = sorted(groups, key=order)
-    found = iter(areas([run for group in ordered for run in group.runs], criterion.key))
+    runs = [run for group in ordered for run in group.runs]
+    found = iter(areas(runs, criterion.key, counted(runs, criterion.key)))
     return [row_of(group, criterion, goal, [next(found) for _ in group.runs]) for group in ordered]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.bounds import Bound
+from pt_flows.contracts import Split
 from pt_flows.errors import UserError
 from pt_flows.metrics.base import Direction, RealData, SampleMetric
 
@@ -22,6 +23,8 @@ class GridKL(SampleMetric):
     Args:
         num_points: Number of points per side; their distance must resolve the finest detail of both densities.
     """
+
+    split: Split = "test"
 
     def __init__(self, num_points: Annotated[int, Bound(2)] = 400) -> None:
         super().__init__()
@@ -51,7 +54,7 @@ class GridKL(SampleMetric):
         self.grid = torch.cartesian_prod(*ticks).to(self.device)
         self.log_p = log_prob(self.grid).double().log_softmax(0)
         self.log_cell = sum(math.log(float(t[1] - t[0])) for t in ticks)
-        self.real = data.reference("test", 10_000).to(self.device)
+        self.real = data.reference(self.split, 10_000).to(self.device)
 
     def update_energy(self, energy: Callable[[Tensor], Tensor]) -> None:
         """Compare the energy, a function (B, 2) to (B,), on the grid."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.bounds import Positive
+from pt_flows.contracts import Split
 from pt_flows.functional.distances import exact_distances
 from pt_flows.metrics.base import Direction, RealData, SampleMetric
 
@@ -19,6 +20,7 @@ class ModeCoverage(SampleMetric):
     """
 
     higher_is_better = True
+    split: Split = "test"  # the split of the other metrics of toys; modes are counted without real samples
     counts: Tensor
     total: Tensor
 
