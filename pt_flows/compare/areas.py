@@ -57,11 +57,13 @@ def areas(runs: Sequence[Run], key: str, over: str = "evaluations") -> list[floa
         over: The cost.
 
     Returns:
-        A number for each run; NaN for a failed run, for a run without a curve, and for all if their costs do not overlap
+        A number for each run; NaN for a failed run, for one without a curve, and for all if their costs do not overlap
         or are not in all logs.
     """
     curves = {i: curve for i, run in enumerate(runs) if not run.failed(key) and len(curve := run.curve(key)) > 1}
     cost = COSTS[OVER[over]]
+    if any(math.isnan(cost(costs)) for curve in curves.values() for costs, _ in curve):
+        return [math.nan] * len(runs)
     points = {i: ([cost(costs) for costs, _ in curve], [value for _, value in curve]) for i, curve in curves.items()}
     low = max((costs[0] for costs, _ in points.values()), default=math.nan)
     high = min((costs[-1] for costs, _ in points.values()), default=math.nan)
