@@ -27,7 +27,9 @@ def curves_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
             for j, run in enumerate(group.runs):
                 curve = [(of(costs), value) for costs, value in run.curve(key)]
                 name = group.name if j == 0 else None
-                axis.plot(*zip(*curve, strict=True) if curve else ([], []), c=f"C{i}", lw=1.2, alpha=0.8, label=name)
+                xy = zip(*curve, strict=True) if curve else ([], [])
+                mark = "o" if len(curve) == 1 else None  # a line needs two points
+                axis.plot(*xy, c=f"C{i}", lw=1.2, alpha=0.8, marker=mark, ms=4, label=name)
                 points += curve
         front = pareto_front(points, criterion.higher)
         axis.plot([c for c, _ in front], [v for _, v in front], "k:", lw=1, drawstyle="steps-post", label="best so far")

@@ -84,8 +84,16 @@ class Number:
     def text(self) -> str:
         """The table with its notes and verdicts as Markdown."""
         cells = shown(table(self.groups, self.criterion, None), self.criterion.key)
-        lines = [f"- {line}" for line in (*self.lines, *(f"note: {note}" for note in self.notes))]
+        lines = [f"- {line}" for line in (*self.lines, *self.floor, *(f"note: {note}" for note in self.notes))]
         return "\n\n".join(part for part in (markdown(cells), "\n".join(lines)) if part)
+
+    @property
+    def floor(self) -> list[str]:
+        """A sentence with the same number for real samples, if it was measured."""
+        key = f"{self.criterion.key}_floor"
+        runs = [run for group in self.groups for run in group.runs]
+        found = [value for run in runs for value in run.last(key)]
+        return [f"real samples in place of generated ones: {number(mean(found))}"] if found else []
 
     def means(self, wish: Wish) -> tuple[float | None, float | None]:
         """The means of the two arms of a wanted verdict; None for an arm without a finished run."""
