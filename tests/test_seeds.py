@@ -261,7 +261,7 @@ def arguments(*more: str) -> list[str]:
 
 
 def children() -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
     return [line for line in listed if "pt_flows fit" in line and str(Path.cwd()) in line and "--seeds" not in line]
 
 
