@@ -335,7 +335,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["fit", "--config", TOY, "--ckpt_path", "no.ckpt"], r"no.ckpt: expected a checkpoint, got no"),
     (
         ["train"],
-        r"there is no command 'train'; did you mean fit\? There are fit, validate, test, fork, tune, study, sample, evaluate",
+        r"there is no command 'train'; did you mean fit\? There are fit, validate, test, fork, tune, study,",
     ),
     (["fitt"], r"there is no command 'fitt'; did you mean fit\?"),
     (["evaluate", "no.ckpt", "--metrics", "my_own.M"], r"metrics: the module my_own was not found"),

@@ -261,8 +261,8 @@ def arguments(*more: str) -> list[str]:
 
 
 def children() -> list[str]:
-    listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in listed if "pt_flows fit" in line and str(Path.cwd()) in line and "--seeds" not in line]
+    listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if "pt_flows fit" in line and str(Path.cwd()) in line and "--seeds" not in line]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+from pt_flows.compare.areas import AREA, area_named
 from pt_flows.compare.curves import curves_figure
 from pt_flows.compare.groups import Criterion, Group, comparable
 from pt_flows.compare.report import page
@@ -294,16 +295,27 @@ def failures(arms: Sequence[ArmRuns]) -> str:
 
 
 def pictures(arms: Sequence[ArmRuns], numbers: Sequence[Number], target: Path) -> list[tuple[str, Path]]:
-    """Draw curves of the first number and samples of each arm; return titles and files."""
+    """Draw the curves of a number and samples of each arm; return titles and files."""
     drawn = []
-    first = numbers[0]
     ended = {one.arm.name: one.finished for one in arms if one.arm.sampler is None}
-    figures = {"curves": curves_figure(first.groups, first.criterion), "samples": samples_figure(ended)}
-    titles = {"curves": f"{first.criterion.key} of every run", "samples": "samples at the end, one run of each arm"}
-    for kind, figure in figures.items():
+    figures = {"samples": ("samples at the end, one run of each arm", samples_figure(ended))}
+    if (curves := with_curves(numbers)) is not None:
+        groups, criterion = curves
+        figures = {"curves": (f"{criterion.key} of every run", curves_figure(groups, criterion))} | figures
+    for kind, (title, figure) in figures.items():
         if figure is not None:
             file = target.parent / "pictures" / f"{target.stem}_{kind}.png"
             with replacing(file) as partial:
                 figure.savefig(partial, dpi=80, format="png")
-            drawn.append((titles[kind], file))
+            drawn.append((title, file))
     return drawn
+
+
+def with_curves(numbers: Sequence[Number]) -> tuple[list[Group], Criterion] | None:
+    """Return a number that was measured during training, with its arms: one whose area is judged, else the first."""
+    for one in sorted(numbers, key=lambda one: not one.criterion.key.startswith(AREA)):
+        area = area_named(one.criterion.key)
+        key = area.key if area else one.criterion.key
+        if any(run.curve(key) for group in one.groups for run in group.runs):
+            return one.groups, Criterion(key, one.criterion.higher)
+    return None
