@@ -262,7 +262,8 @@ def arguments(*more: str) -> list[str]:
 
 def children() -> list[str]:
     listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if "pt_flows fit" in line and str(Path.cwd()) in line and "--seeds" not in line]
+    lines = listed.splitlines()
+    return [line for line in lines if "pt_flows fit" in line and str(Path.cwd()) in line and "--seeds" not in line]
 
 
 @pytest.mark.slow
