@@ -18,9 +18,10 @@ from pt_flows.cli.complete import complete
 from pt_flows.cli.main import main
 from pt_flows.errors import UserError
 from pt_flows.studies import search as searching
+from pt_flows.studies.options import flags
 from pt_flows.studies.pool import Job
 from pt_flows.studies.recipes import Recipe
-from pt_flows.studies.space import changed, flags, parsed_space, read_space
+from pt_flows.studies.space import changed, parsed_space, read_space
 from pt_flows.studies.tune import extremes, in_trials, search
 
 SPACES = sorted((ROOT / "configs").glob("*/*.space.yaml"))

@@ -1,5 +1,6 @@
 """Subjects of a comparison: the weights and the sampler of each run, measured by one protocol for all."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,9 +28,14 @@ def defining_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in OWN}
 
 
-def as_text(tree: dict[str, Any]) -> str:
-    """A configuration or a protocol as text, the same for equal ones."""
+def as_text(tree: Any) -> str:
+    """A configuration, a protocol or other plain data as text, the same for equal ones."""
     return json.dumps(tree, sort_keys=True, default=str)
+
+
+def digest(tree: Any) -> str:
+    """Eight hexadecimal digits, the same for equal plain data."""
+    return hashlib.sha256(as_text(tree).encode()).hexdigest()[:8]
 
 
 def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:

@@ -1,6 +1,5 @@
 """Measurement of finished runs by `pt-flows evaluate`, each once."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -9,15 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from pt_flows.compare.subjects import digest
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import SubjectKey, read_record
 from pt_flows.files import replacing
 from pt_flows.studies.board import Board
 from pt_flows.studies.pool import Job, Slot, last_lines, run_jobs
 from pt_flows.studies.study_file import Measurement
-from pt_flows.studies.train import file_name
+from pt_flows.studies.train import claimed, file_name
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Wanted:
 
     def note(self, folder: Path) -> Path:
         """The file with the paths of its records, which exists if it is done."""
-        digest = hashlib.sha256(json.dumps(self.words).encode()).hexdigest()[:8]
-        return folder / "measured" / f"{self.run.name}-{digest}.json"
+        return folder / "measured" / f"{self.run.name}-{digest(self.words)}.json"
 
 
 def wanted(name: str, run: Path, how: Measurement, sampler: Any, device: str) -> Wanted:
@@ -86,14 +85,10 @@ def measure_all(all_wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot
 
 def jobs(todo: Sequence[Wanted], folder: Path, board: Board, problems: list[str]) -> Iterator[Job | None]:
     """Yield a job for every measurement that no other process has claimed; None while all others are claimed."""
-    (folder / "locks").mkdir(parents=True, exist_ok=True)
     left = list(todo)
     while left:
         for one in left:
-            claim = FileLock(folder / "locks" / f"{file_name(one.name)}-measured.lock", thread_local=False)
-            try:
-                claim.acquire(timeout=0)
-            except Timeout:
+            if (claim := claimed(folder / "locks" / f"{file_name(one.name)}-measured.lock")) is None:
                 continue
             left.remove(one)
             if one.note(folder).is_file():

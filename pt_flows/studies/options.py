@@ -1,5 +1,6 @@
 """Options of commands that pass all other flags on to `fit`."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -79,3 +80,16 @@ def seeds_in(text: str) -> list[int]:
     if seeds[-1] >= 2**32 or len(seeds) > 1000:
         raise UserError(f"expected at most 1000 seeds below 2^32, got {text!r}. Correct it")
     return seeds
+
+
+def flags(changes: Mapping[str, Any]) -> list[str]:
+    """Return keys and values as flags of `pt-flows fit`.
+
+    Example:
+        >>> flags({"model.critic.steps": 5, "data.target": "ring8", "model.penalty": None, "run.tags": ["a"]})
+        ['--model.critic.steps', '5', '--data.target', 'ring8', '--model.penalty', 'null', '--run.tags', '["a"]']
+        >>> flags({"model.penalty": "two_sided", "model.step_size": 0.1, "data.shuffle": True})
+        ['--model.penalty', 'two_sided', '--model.step_size', '0.1', '--data.shuffle', 'true']
+    """
+    texts = (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in changes.values())
+    return [word for key, text in zip(changes, texts, strict=True) for word in (f"--{key}", text)]

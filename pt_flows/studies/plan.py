@@ -1,6 +1,5 @@
 """The plan of a study: its recipes, lengths and runs, and what earlier calls have left."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,10 +13,11 @@ from pt_flows.compare.subjects import as_text, defining_settings, shared
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.runs.settings import differences, told
+from pt_flows.studies.options import flags
 from pt_flows.studies.pool import Slot
 from pt_flows.studies.recipes import Recipe, completed
 from pt_flows.studies.record import ArmRuns
-from pt_flows.studies.study_file import StudyFile, flags_of
+from pt_flows.studies.study_file import StudyFile
 from pt_flows.studies.trial import Cost, lengths, measured_costs
 from pt_flows.studies.tune import extremes
 from pt_flows.studies.wanted import Found, Wanted, found, identity_of
@@ -36,7 +36,7 @@ def recipes_of(study: StudyFile, out: Path) -> dict[str, Recipe]:
     common = ["--run.group", study.file.stem]  # first, so that a recipe may have another group
     commands = {name: [*common, *arm.words, "--run.root", str(out / "runs")] for name, arm in study.arms.items()}
     samplers = {
-        f"{name} with its sampler": [*commands[name], *flags_of({"evaluation.sampler": arm.sampler})]
+        f"{name} with its sampler": [*commands[name], *flags({"evaluation.sampler": arm.sampler})]
         for name, arm in study.arms.items()
         if arm.sampler is not None
     }
@@ -153,8 +153,3 @@ def keep_settings(arms: Sequence[ArmRuns], out: Path) -> None:
 def settings_of(arms: Sequence[ArmRuns]) -> dict[str, Any]:
     """Return the configurations of the arms, without seeds."""
     return {one.arm.name: defining_settings(one.recipe.config) for one in arms}
-
-
-def digest(*content: Any) -> str:
-    """Return eight hexadecimal digits of plain values."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]

@@ -4,7 +4,6 @@ Optuna keeps what was proposed and its outcome, in a file of the search's folder
 read from run folders: an interrupted trial is proposed again with the same values, and continues in its run folder.
 """
 
-import hashlib
 import os
 import socket
 from collections import Counter
@@ -20,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from pt_flows.compare.groups import chosen_metric, higher_is_better
 from pt_flows.compare.runs import read_run
-from pt_flows.compare.subjects import as_text, defining_settings
+from pt_flows.compare.subjects import defining_settings, digest
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.studies.board import Board
@@ -75,20 +74,20 @@ class Search:
         seeds: Seeds of the runs of each trial.
         metric: The number that ranks trials; None for the one that `compare` chooses.
         storage: URL of a database, instead of the file.
-        digest: See the function.
+        identity: See the function.
     """
 
     def __init__(
         self, folder: Path, name: str, base: Wanted, space: Space, num: int, seeds: Sequence[int],
-        metric: str | None, storage: str | None, digest: str,
+        metric: str | None, storage: str | None, identity: str,
     ) -> None:  # fmt: skip
         self.folder, self.name, self.base, self.space = folder, name, base, space
         self.num, self.seeds, self.wanted_metric = num, list(seeds), metric
         self.own = space.own(base.config)
         (folder / "locks").mkdir(parents=True, exist_ok=True)
         self.place = self.place_of(folder)
-        self.digest = digest
-        self.study = opened(folder, f"{file_name(name)}-{digest}", storage, base.iterations)
+        self.identity = identity
+        self.study = opened(folder, f"{file_name(name)}-{identity}", storage, base.iterations)
         self.ready: list[Trial] = []
         self.active: set[int] = set()
         self.stopped: list[Trial] = []
@@ -203,7 +202,7 @@ class Search:
 
     def claim(self, number: int) -> FileLock:
         """Return the lock of a trial."""
-        return FileLock(self.folder / "locks" / f"{self.digest}-{number}.lock", thread_local=False)
+        return FileLock(self.folder / "locks" / f"{self.identity}-{number}.lock", thread_local=False)
 
     def recover(self) -> None:
         """Propose the trials of dead processes again, which continues their runs."""
@@ -314,7 +313,7 @@ class Search:
         return sum(last_row(file.parent).get("cost/seconds", 0.0) for file in folders)
 
 
-def digest(config: Mapping[str, Any], space: Space, seeds: Sequence[int], metric: str | None) -> str:
+def identity(config: Mapping[str, Any], space: Space, seeds: Sequence[int], metric: str | None) -> str:
     """Eight hexadecimal digits of everything that defines a search but the number of its trials.
 
     Args:
@@ -329,7 +328,7 @@ def digest(config: Mapping[str, Any], space: Space, seeds: Sequence[int], metric
         "seeds": list(seeds),
         "metric": metric,
     }
-    return hashlib.sha256(as_text(what).encode()).hexdigest()[:8]
+    return digest(what)
 
 
 def is_free(claim: FileLock) -> bool:

@@ -1,8 +1,8 @@
 """The command `fit --seeds`: one recipe with several seeds."""
 
-import hashlib
 from collections.abc import Sequence
 
+from pt_flows.compare.subjects import defining_settings, digest
 from pt_flows.errors import UserError
 from pt_flows.studies.options import at_least_one, seeds_in, taken
 from pt_flows.studies.pool import slots_of
@@ -28,7 +28,7 @@ def fit_seeds(words: Sequence[str]) -> None:
     seeds: list[int] = own["seeds"]
     recipe = completed({"": [*rest, "--seed_everything", str(seeds[0])]})[""]
     runs = wanted_seeds(recipe, rest, seeds)
-    folder = runs[0].place / f"seeds-{digest(runs[0])}"
+    folder = runs[0].place / f"seeds-{digest(defining_settings(runs[0].config))}"
     states = train_all(runs, folder, slots_of([recipe], own.get("jobs")), f"{len(runs)} seeds")
     if any(recipe.config["evaluation"][key] for key in ("metrics", "full_metrics")):
         from pt_flows.compare.command import compare
@@ -50,11 +50,6 @@ def wanted_seeds(recipe: Recipe, words: Sequence[str], seeds: Sequence[int]) -> 
     """
     first = Wanted("", tuple(words), recipe.config)
     if not recipe.config["run"]["group"]:
-        group = f"{first.place.name}-{digest(first)}"
+        group = f"{first.place.name}-{digest(defining_settings(first.config))}"
         first = Wanted("", (*words, "--run.group", group), recipe.config)
     return [first.seeded(seed, f"seed {seed}") for seed in seeds]
-
-
-def digest(run: Wanted) -> str:
-    """Eight hexadecimal digits of the configuration of a run without its seed."""
-    return hashlib.sha256(run.identity[0].encode()).hexdigest()[:8]

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from pt_flows.errors import UserError
+from pt_flows.studies.options import flags
 
 Scalar = bool | int | float | str | None
 DIGITS = 3
@@ -293,16 +294,6 @@ def holder_of(config: Any, key: str, where: str) -> tuple[dict[str, Any], str]:
             )
         node = holder[leaf]
     return holder, leaf
-
-
-def flags(values: Mapping[str, Scalar]) -> list[str]:
-    """Return flags of `fit` for values.
-
-    Example:
-        >>> flags({"model.penalty": "two_sided", "model.step_size": 0.1, "data.shuffle": True})
-        ['--model.penalty', 'two_sided', '--model.step_size', '0.1', '--data.shuffle', 'true']
-    """
-    return [word for key, value in values.items() for word in (f"--{key}", as_word(value))]
 
 
 def as_word(value: Any) -> str:

@@ -1,6 +1,5 @@
 """The file of a study: arms, data, seeds, budget, numbers and wanted verdicts, checked before anything runs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +10,7 @@ import yaml
 
 from pt_flows.cli.given import check_yaml
 from pt_flows.errors import UserError
+from pt_flows.studies.options import flags
 from pt_flows.studies.sections import Reader, Section, count, list_of, mapping, path, positive, seeds, text
 from pt_flows.studies.space import Space, parsed_space, read_space
 
@@ -72,7 +72,7 @@ class Arm:
     @property
     def words(self) -> list[str]:
         """Arguments of `pt-flows fit` for the recipe with its changes."""
-        return [*(word for path in self.configs for word in ("--config", str(path))), *flags_of(self.changes)]
+        return [*(word for path in self.configs for word in ("--config", str(path))), *flags(self.changes)]
 
 
 @dataclass(frozen=True)
@@ -166,17 +166,6 @@ class StudyFile:
     measurement: Measurement | None = None
     wishes: tuple[Wish, ...] = ()
     claims: tuple[Claim, ...] = ()
-
-
-def flags_of(changes: Mapping[str, Any]) -> list[str]:
-    """Return keys and values as flags of `pt-flows fit`.
-
-    Example:
-        >>> flags_of({"model.critic.steps": 5, "data.target": "ring8", "model.penalty": None, "run.tags": ["a"]})
-        ['--model.critic.steps', '5', '--data.target', 'ring8', '--model.penalty', 'null', '--run.tags', '["a"]']
-    """
-    texts = (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in changes.values())
-    return [word for key, text in zip(changes, texts, strict=True) for word in (f"--{key}", text)]
 
 
 def read_study(file: Path) -> StudyFile:

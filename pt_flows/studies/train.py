@@ -74,7 +74,7 @@ class Work:
         """Yield a job for every run that no other process has claimed; None while all others are claimed."""
         while todo:
             for run in todo:
-                if (claim := self.claimed(run)) is None:
+                if (claim := claimed(self.folder / "locks" / f"{file_name(run.name)}.lock")) is None:
                     continue
                 (state,) = found([run])
                 if state.state in ENDED or state.state == "running":
@@ -87,16 +87,6 @@ class Work:
                 break
             else:
                 yield None
-
-    def claimed(self, run: Wanted) -> FileLock | None:
-        """Claim a run; None if another process has it."""
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        claim = FileLock(self.folder / "locks" / f"{file_name(run.name)}.lock", thread_local=False)
-        try:
-            claim.acquire(timeout=0)
-        except Timeout:
-            return None
-        return claim
 
     def job(self, run: Wanted, state: Found, claim: FileLock) -> Job:
         """A job that releases the claim of the run at its end, and reports about it."""
@@ -119,6 +109,17 @@ class Work:
         else:
             self.board.say(f"{run.name}: ended with exit code {code}; see {log}")
             self.problems.append(f"{run.name}: {last_lines(log)}")
+
+
+def claimed(file: Path) -> FileLock | None:
+    """Claim a piece of work by its lock; None if another process has it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    claim = FileLock(file, thread_local=False)
+    try:
+        claim.acquire(timeout=0)
+    except Timeout:
+        return None
+    return claim
 
 
 def job_of(run: Wanted, state: Found, log: Path, kind: str = "") -> Job:

@@ -1,6 +1,5 @@
 """Short trials: the cost of an iteration of each arm, for budgets that are not in iterations and for estimates."""
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pt_flows.compare.runs import read_rows, run_folders
-from pt_flows.compare.subjects import as_text, defining_settings
+from pt_flows.compare.subjects import defining_settings, digest
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.studies.board import Board
@@ -70,7 +69,7 @@ def measured_costs(recipes: Mapping[str, Recipe], folder: Path, slots: Sequence[
     Raises:
         UserError: A trial failed.
     """
-    files = {name: folder / f"{digest(recipe.config)}.json" for name, recipe in recipes.items()}
+    files = {name: folder / f"{digest(without_length(recipe.config))}.json" for name, recipe in recipes.items()}
     owners = {file: name for name, file in files.items()}  # equal recipes have one trial
     missing = [name for file, name in owners.items() if not file.is_file()]
     if missing:
@@ -86,11 +85,11 @@ def measured_costs(recipes: Mapping[str, Recipe], folder: Path, slots: Sequence[
     return {name: Cost(**{**cost, "numbers": tuple(cost["numbers"])}) for name, cost in found.items()}
 
 
-def digest(config: Mapping[str, Any]) -> str:
-    """Return eight hexadecimal digits of a configuration without its seed and its length."""
+def without_length(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without its seed and its length."""
     settings = defining_settings(config)
     settings["trainer"] = {key: value for key, value in settings["trainer"].items() if key != "max_steps"}
-    return hashlib.sha256(as_text(settings).encode()).hexdigest()[:8]
+    return settings
 
 
 def trial(name: str, recipe: Recipe, file: Path, problems: list[str]) -> Job:

@@ -14,11 +14,11 @@ from pt_flows.compare.table import markdown
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.runs.folder import experiment_of
-from pt_flows.studies.options import at_least_one, seeds_in, taken
+from pt_flows.studies.options import at_least_one, flags, seeds_in, taken
 from pt_flows.studies.pool import Slot, slots_of
 from pt_flows.studies.recipes import Recipe, completed
-from pt_flows.studies.search import Search, digest
-from pt_flows.studies.space import Space, as_word, changed, flags, read_space
+from pt_flows.studies.search import Search, identity
+from pt_flows.studies.space import Space, as_word, changed, read_space
 from pt_flows.studies.storage import database
 from pt_flows.studies.wanted import Wanted
 
@@ -136,7 +136,7 @@ def search(
     """
     length = iterations or recipe.config["trainer"]["max_steps"]
     words, config, ranked = trial_of(recipe, length, metric)
-    what = digest(config, space, seeds, ranked)
+    what = identity(config, space, seeds, ranked)
     if folder is None:
         folder = Path(recipe.config["run"]["root"]) / "tune" / f"{name}-{what}"
     base = Wanted(

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from pt_flows.compare.subjects import defining_settings
+from pt_flows.compare.subjects import defining_settings, digest
 from pt_flows.runs.settings import differences, short
-from pt_flows.studies.plan import digest
 from pt_flows.studies.pool import Slot
 from pt_flows.studies.recipes import Recipe
 from pt_flows.studies.study_file import Arm, StudyFile
@@ -51,7 +50,7 @@ def searched(study: StudyFile, arm: Arm, recipe: Recipe, out: Path, slots: Seque
         iterations = int(study.budget.amount)
     measures = study.metrics and study.measurement is None and not study.metrics[0].startswith("area of ")
     metric = effort.metric or (study.metrics[0] if measures else None)
-    what = digest(defining_settings(recipe.config), arm.search_space.dimensions, effort, iterations, metric)
+    what = digest([defining_settings(recipe.config), arm.search_space.dimensions, effort, iterations, metric])
     folder = out / "tune" / f"{file_name(arm.name)}-{what}"
     return search(
         folder, f"{arm.name}, tuning", recipe, arm.search_space, effort.trials, effort.seeds,
