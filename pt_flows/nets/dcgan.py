@@ -9,9 +9,10 @@ symmetrically, half a pixel off TensorFlow's "same" padding; the released MNIST 
 
 from torch import Tensor, nn
 
-from pt_flows.bounds import Count
+from pt_flows.bounds import Count, NonNegative
 from pt_flows.contracts import CriticNet, GeneratorNet
 from pt_flows.nets.init import conv, deconv, linear
+from pt_flows.nets.noise import noise_units, with_noise
 from pt_flows.nets.sizes import stages
 
 
@@ -26,6 +27,7 @@ class DCGANGenerator(GeneratorNet):
         width: Channels of the last hidden layer; each level below has twice as many.
         latent_dim: Dimension of z ~ N(0, I).
         batch_norm: Batch norm in every hidden layer.
+        noise_std: First standard deviation of the noise inside every hidden layer (noise.py); 0 for none.
     """
 
     def __init__(
@@ -35,10 +37,11 @@ class DCGANGenerator(GeneratorNet):
         width: Count = 128,
         latent_dim: Count = 128,
         batch_norm: bool = True,
+        noise_std: NonNegative = 0.0,
     ) -> None:
         super().__init__()
         side, k = stages(self, image_size)
-        self.latent_shape, self.event_shape = (latent_dim,), (num_channels, image_size, image_size)
+        self.latent_dim, self.event_shape = latent_dim, (num_channels, image_size, image_size)
         channels = [width * 2**i for i in reversed(range(k))]
         first = channels[0] * side**2
         layers: list[nn.Module] = [linear(latent_dim, first)]
@@ -49,11 +52,14 @@ class DCGANGenerator(GeneratorNet):
         ]
         for c_in, c_out in zip(channels, channels[1:], strict=False):
             layers += [deconv(c_in, c_out), *([nn.BatchNorm2d(c_out)] if batch_norm else []), nn.ReLU()]
-        self.net = nn.Sequential(*layers, deconv(channels[-1], num_channels), nn.Tanh())
+        net = nn.Sequential(*layers, deconv(channels[-1], num_channels), nn.Tanh())
+        shapes = [(first,), *((c, side * 2**i, side * 2**i) for i, c in enumerate(channels[1:], 1))]
+        self.net = with_noise(type(self).__name__, noise_std, net, shapes)
+        self.latent_shape = (latent_dim + noise_units(self),)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] from latents (B, latent_dim)."""
-        return self.net(z)
+        """Images (B, C, H, W) in [-1, 1] from latents (B, *latent_shape)."""
+        return self.net(z[:, : self.latent_dim], z[:, self.latent_dim :])
 
 
 class DCGANCritic(CriticNet):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pt_flows.bounds import Count, NonNegative, Positive
 from pt_flows.contracts import CriticNet, GeneratorNet
 from pt_flows.nets.init import fan_in_, linear, normal_
+from pt_flows.nets.noise import noise_units, with_noise
 from pt_flows.nets.sizes import filled
 
 InitStd = NonNegative | Literal["fan_in"] | None
@@ -79,6 +80,7 @@ class MLPGenerator(GeneratorNet):
         init_std: Standard deviation of normal weights. "fan_in" gives truncated normal weights with 1/√fan_in
             (ODE-GAN's toys), None gives He uniform weights (WGAN-GP's toys).
         latent_std: Standard deviation of the latent.
+        noise_std: First standard deviation of the noise inside every hidden layer (noise.py); 0 for none.
     """
 
     def __init__(
@@ -90,15 +92,19 @@ class MLPGenerator(GeneratorNet):
         batch_norm: bool = False,
         init_std: InitStd = None,
         latent_std: Positive = 1.0,
+        noise_std: NonNegative = 0.0,
     ) -> None:
         super().__init__()
         filled(self, event_shape=event_shape)
-        self.latent_shape, self.event_shape, self.latent_std = (latent_dim,), tuple(event_shape), latent_std
-        self.net = mlp(latent_dim, math.prod(self.event_shape), width, depth, batch_norm, init_std)
+        self.event_shape, self.latent_std, self.latent_dim = tuple(event_shape), latent_std, latent_dim
+        net = mlp(latent_dim, math.prod(self.event_shape), width, depth, batch_norm, init_std)
+        self.net = with_noise(type(self).__name__, noise_std, net, [(width,)] * depth)
+        self.latent_shape = (latent_dim + noise_units(self),)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Samples (B, *event_shape) from latents (B, latent_dim)."""
-        return self.net(z).unflatten(1, self.event_shape)
+        """Samples (B, *event_shape) from latents (B, *latent_shape)."""
+        z, xi = z[:, : self.latent_dim], z[:, self.latent_dim :] / self.latent_std
+        return self.net(z, xi).unflatten(1, self.event_shape)
 
 
 class ResidualMLPGenerator(GeneratorNet):
@@ -115,6 +121,7 @@ class ResidualMLPGenerator(GeneratorNet):
         init_std: Standard deviation of H's normal weights.
         latent_std: Standard deviation of the source N(0, latent_std² I).
         bound: Largest move of a coordinate: G(z) = z + bound · tanh H(z). The released code has 2 for digits.
+        noise_std: First standard deviation of the noise inside every hidden layer of H (noise.py); 0 for none.
     """
 
     def __init__(
@@ -126,18 +133,19 @@ class ResidualMLPGenerator(GeneratorNet):
         init_std: NonNegative = 0.01,
         latent_std: Positive = 0.05,
         bound: Positive | None = None,
+        noise_std: NonNegative = 0.0,
     ) -> None:
         super().__init__()
         filled(self, event_shape=event_shape)
-        self.latent_shape, self.event_shape, self.latent_std = (
-            tuple(event_shape),
-            tuple(event_shape),
-            latent_std,
-        )
-        dim = math.prod(self.event_shape)
-        self.net, self.bound = mlp(dim, dim, width, depth, batch_norm, init_std), bound
+        self.event_shape, self.latent_std, self.bound = tuple(event_shape), latent_std, bound
+        self.dim = math.prod(self.event_shape)
+        net = mlp(self.dim, self.dim, width, depth, batch_norm, init_std)
+        self.net = with_noise(type(self).__name__, noise_std, net, [(width,)] * depth)
+        self.latent_shape = (self.dim + noise_units(self),) if noise_std else self.event_shape
 
     def forward(self, z: Tensor) -> Tensor:
-        """Samples (B, *event_shape) from latents of the same shape."""
-        move = self.net(z.flatten(1)).view_as(z)
-        return torch.add(z, move if self.bound is None else self.bound * move.tanh())
+        """Samples (B, *event_shape) from latents of the same shape, or from vectors that end with the noise."""
+        z = z.flatten(1)
+        z, xi = z[:, : self.dim], z[:, self.dim :] / self.latent_std
+        move = self.net(z, xi)
+        return torch.add(z, move if self.bound is None else self.bound * move.tanh()).unflatten(1, self.event_shape)

@@ -12,6 +12,7 @@ The papers have 32, 64 and 128 pixels. Other sizes follow the network with as ma
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm as normalise_spectrally
 
-from pt_flows.bounds import Count, CountOrZero
+from pt_flows.bounds import Count, CountOrZero, NonNegative
 from pt_flows.contracts import CriticNet, GeneratorNet
 from pt_flows.errors import UserError
 from pt_flows.nets.init import conv, linear, uniform_
+from pt_flows.nets.noise import StochasticLayer, noise_units
 from pt_flows.nets.recompute import recomputed
 from pt_flows.nets.sizes import stages
 
@@ -60,19 +62,32 @@ def batch_norm(num_features: int, num_classes: int) -> nn.Module:
 
 
 class UpBlock(nn.Module):
-    """BN ReLU upsample conv BN ReLU conv, plus an upsampled 1x1 shortcut."""
+    """BN ReLU upsample conv BN ReLU conv, plus an upsampled 1x1 shortcut.
 
-    def __init__(self, num_in: int, num_out: int, num_classes: int = 0) -> None:
+    Args:
+        num_in: Channels of the input.
+        num_out: Channels of the output.
+        num_classes: Classes of the batch norms; 0 for none.
+        noise: A stochastic layer before each ReLU; none if empty.
+    """
+
+    def __init__(self, num_in: int, num_out: int, num_classes: int = 0, noise: Sequence[StochasticLayer] = ()) -> None:
         super().__init__()
+        self.noise = nn.ModuleList(noise)
         self.norm1, self.conv1 = batch_norm(num_in, num_classes), conv(num_in, num_out, 3)
         self.norm2, self.conv2 = batch_norm(num_out, num_classes), conv(num_out, num_out, 3)
         self.shortcut = conv(num_in, num_out, 1, he=False)
 
-    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
-        """(B, num_in, H, W), and labels (B,) if class-conditional, to (B, num_out, 2H, 2W)."""
-        h = self.conv1(F.interpolate(F.relu(self.norm1(x, *labels)), scale_factor=2.0))
-        h = self.conv2(F.relu(self.norm2(h, *labels)))
+    def forward(self, x: Tensor, xi: Tensor, *labels: Tensor) -> Tensor:
+        """(B, num_in, H, W), noise (B, units), and labels (B,) if class-conditional, to (B, num_out, 2H, 2W)."""
+        xi1, xi2 = xi.split([layer.num_units for layer in self.noise], 1) if self.noise else (xi, xi)
+        h = F.relu(self._noisy(0, self.norm1(x, *labels), xi1))
+        h = self.conv1(F.interpolate(h, scale_factor=2.0))
+        h = self.conv2(F.relu(self._noisy(1, self.norm2(h, *labels), xi2)))
         return h + self.shortcut(F.interpolate(x, scale_factor=2.0))
+
+    def _noisy(self, i: int, h: Tensor, xi: Tensor) -> Tensor:
+        return self.noise[i](h, xi) if self.noise else h
 
 
 class DownBlock(nn.Module):
@@ -105,6 +120,7 @@ class ResNetGenerator(GeneratorNet):
         num_classes: Classes of the blocks' batch norms (de Vries et al. 2017, arXiv:1707.00683); 0 for an unconditional
             generator.
         activation_checkpointing: Keep activations between blocks only, and compute the others again in backward passes.
+        noise_std: First standard deviation of the noise inside every hidden layer (noise.py); 0 for none.
     """
 
     def __init__(
@@ -115,23 +131,35 @@ class ResNetGenerator(GeneratorNet):
         latent_dim: Count = 128,
         num_classes: CountOrZero = 0,
         activation_checkpointing: bool = False,
+        noise_std: NonNegative = 0.0,
     ) -> None:
         super().__init__()
         side, k = stages(self, image_size)
         self.activation_checkpointing = activation_checkpointing
         channels = [width * m for m in (reversed(widening(k)) if k > SMALL else [1] * (k + 1))]
-        self.latent_shape, self.event_shape = (latent_dim,), (num_channels, image_size, image_size)
+        self.latent_dim, self.event_shape = latent_dim, (num_channels, image_size, image_size)
         self.num_classes = num_classes
         self.side, self.first = side, linear(latent_dim, channels[0] * side**2)
-        self.blocks = nn.ModuleList(UpBlock(a, b, num_classes) for a, b in zip(channels, channels[1:], strict=False))
+        noisy = lambda *shapes: [StochasticLayer(type(self).__name__, noise_std, *s) for s in shapes if noise_std]
+        self.blocks = nn.ModuleList(
+            UpBlock(a, b, num_classes, noisy((a, s, s), (b, 2 * s, 2 * s)))
+            for a, b, s in zip(channels, channels[1:], [side * 2**i for i in range(k)], strict=False)
+        )
         self.norm, self.last = nn.BatchNorm2d(channels[-1]), conv(channels[-1], num_channels, 3, he=False)
+        self.noise = nn.ModuleList(noisy((channels[-1], image_size, image_size)))
+        self.noise_sizes = [noise_units(part) for part in (*self.blocks, self.noise)]
+        self.latent_shape = (latent_dim + sum(self.noise_sizes),)
 
     def forward(self, z: Tensor, *labels: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] from latents (B, latent_dim), and labels (B,) if class-conditional."""
+        """Images (B, C, H, W) in [-1, 1] from latents (B, *latent_shape), and labels (B,) if class-conditional."""
+        z, *xi = z.split([self.latent_dim, *self.noise_sizes], 1)
         h = self.first(z).unflatten(1, (-1, self.side, self.side))
-        for block in self.blocks:
-            h = recomputed(block, h, *labels) if self.activation_checkpointing else block(h, *labels)
-        return torch.tanh(self.last(F.relu(self.norm(h))))
+        for block, own in zip(self.blocks, xi, strict=False):
+            h = recomputed(block, h, own, *labels) if self.activation_checkpointing else block(h, own, *labels)
+        h = self.norm(h)
+        for noise in self.noise:
+            h = noise(h, xi[-1])
+        return torch.tanh(self.last(F.relu(h)))
 
 
 class ResNetCritic(CriticNet):

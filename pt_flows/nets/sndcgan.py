@@ -9,9 +9,10 @@ sizes.py says: a generator of 28 pixels goes from 7x7 to 14x14 to 28x28.
 import torch
 from torch import Tensor, nn
 
-from pt_flows.bounds import Count, Fraction
+from pt_flows.bounds import Count, Fraction, NonNegative
 from pt_flows.contracts import CriticNet, GeneratorNet
 from pt_flows.nets.init import fan_in_
+from pt_flows.nets.noise import noise_units, with_noise
 from pt_flows.nets.sizes import stages
 
 
@@ -27,6 +28,7 @@ class SNDCGANGenerator(GeneratorNet):
         latent_dim: Dimension of z ~ N(0, I).
         batch_norm_momentum: Weight of a new batch in the running statistics. The released code has 0.001; a run shorter
             than a few thousand iterations needs more.
+        noise_std: First standard deviation of the noise inside every hidden layer (noise.py); 0 for none.
     """
 
     def __init__(
@@ -36,10 +38,11 @@ class SNDCGANGenerator(GeneratorNet):
         width: Count = 64,
         latent_dim: Count = 128,
         batch_norm_momentum: Fraction = 0.001,
+        noise_std: NonNegative = 0.0,
     ) -> None:
         super().__init__()
         side, k = stages(self, image_size)
-        self.latent_shape, self.event_shape = (latent_dim,), (num_channels, image_size, image_size)
+        self.latent_dim, self.event_shape = latent_dim, (num_channels, image_size, image_size)
         channels = [width * 2**i for i in reversed(range(k + 1))]
         first = nn.Linear(latent_dim, channels[0] * side**2)
         layers: list[nn.Module] = [first, nn.Unflatten(1, (channels[0], side, side))]
@@ -49,12 +52,15 @@ class SNDCGANGenerator(GeneratorNet):
                 nn.BatchNorm2d(c_out, eps=1e-3, momentum=batch_norm_momentum),
                 nn.ReLU(),
             ]
-        self.net = nn.Sequential(*layers, nn.Conv2d(channels[-1], num_channels, 3, padding=1), nn.Tanh())
-        fan_in_(self.net)
+        net = nn.Sequential(*layers, nn.Conv2d(channels[-1], num_channels, 3, padding=1), nn.Tanh())
+        fan_in_(net)
+        shapes = [(c, side * 2**i, side * 2**i) for i, c in enumerate(channels[1:], 1)]
+        self.net = with_noise(type(self).__name__, noise_std, net, shapes)
+        self.latent_shape = (latent_dim + noise_units(self),)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] from latents (B, latent_dim)."""
-        return self.net(z)
+        """Images (B, C, H, W) in [-1, 1] from latents (B, *latent_shape)."""
+        return self.net(z[:, : self.latent_dim], z[:, self.latent_dim :])
 
 
 class SNDCGANCritic(CriticNet):
