@@ -110,6 +110,16 @@ def test_config_of_a_run_runs_again_to_the_same_weights() -> None:
     assert_same(first / "checkpoints/last.ckpt", run_folder("again") / "checkpoints/last.ckpt")
 
 
+def test_null_reaches_arguments_at_any_depth(capsys: pytest.CaptureFixture[str]) -> None:
+    """Inner parsers would take it for the text None."""
+    deep = ["--model.critic.network.init_std", "null", "--model.generator.network.init_args.bound", "null"]
+    assert main(["fit", "--config", TOY, *deep, "--model.generator.ema_decay", "null", "--print_config"]) == 0
+    model = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    assert model["critic"]["network"]["init_args"]["init_std"] is None
+    assert model["generator"]["network"]["init_args"]["bound"] is None
+    assert model["generator"]["ema_decay"] is None
+
+
 def test_layers_of_configuration_and_print_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "layer.yaml").write_text(
         "model: {init_args: {persistence: 9, critic: {network: {init_args: {depth: 1}}}}}\n"
