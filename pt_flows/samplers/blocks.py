@@ -29,7 +29,7 @@ class InBlocks(Sampler):
             rng: Source of randomness, on any device. Take as much from it for any `num`.
 
         Yields:
-            The fraction of the work done and the points so far, samples (num, *event) last.
+            The fraction of the work done and the points so far; last 1.0 and the samples (num, *event).
         """
 
     def sample(self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None) -> Tensor:
@@ -49,7 +49,8 @@ class InBlocks(Sampler):
         for start in range(0, num, BLOCK):
             size, x = min(BLOCK, num - start), torch.empty(0)
             for fraction, x in self.block(size, None if y is None else y[start : start + size], rng):
-                yield 0.999 * (start + fraction * size) / num, torch.cat([*ready, x])
+                if fraction < 1:
+                    yield (start + fraction * size) / num, torch.cat([*ready, x])
             ready.append(x)
         yield 1.0, torch.cat(ready)
 
