@@ -15,6 +15,7 @@ _HOMES = {
     "Energy": "pt_flows.training.players",
     "Schedule": "pt_flows.training.schedules",
     "DAEBM": "pt_flows.methods",
+    "GradientLayers": "pt_flows.methods",
     "ImprovedCD": "pt_flows.methods",
     "PCD": "pt_flows.methods",
     "JSFlow": "pt_flows.methods",

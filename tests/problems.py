@@ -16,7 +16,7 @@ from torch import Tensor
 from pt_flows.data import ImageAugmentation, Shapes32, Toy2D
 from pt_flows.data.base import FlowData
 from pt_flows.functional.integrators import RK4, Field, Tableau, rk_step
-from pt_flows.methods import DAEBM, ODEGAN, PCD, W1FE, W2FE, WGANGP, ImprovedCD, JSFlow, MinibatchW2FE
+from pt_flows.methods import DAEBM, ODEGAN, PCD, W1FE, W2FE, WGANGP, GradientLayers, ImprovedCD, JSFlow, MinibatchW2FE
 from pt_flows.methods.energies.base import EnergyMethod
 from pt_flows.nets import (
     DCGANCritic,
@@ -41,6 +41,10 @@ CHAINS: dict[str, Any] = {"num_langevin_steps": 3, "buffer_size": 40, "max_energ
 
 METHODS: dict[str, dict[str, Any]] = {
     "WGANGP": {"cls": WGANGP, **FLOW, "generator_batch_multiple": 2, "lr_schedule": LINEAR},
+    "GradientLayers": {"cls": GradientLayers, **FLOW, "step_size": Schedule(0.1, "linear"), "base_iterations": 1,
+                       "iterations_per_layer": 1, "pool_size": 20, "lr_schedule": LINEAR},
+    "GradientLayers-latent": {"cls": GradientLayers, **FLOW, "space": "latent", "iterations_per_layer": 1,
+                              "pool_size": 20, "distill_every": 2, "distillation_steps": 2},
     "W1FE": {"cls": W1FE, **FLOW, "persistence": 3, "reduction": "mean", "lr_schedule": LINEAR},
     "W2FE": {"cls": W2FE, **FLOW, "persistence": 2, "interpolated_weight": 10.0, "excess_weight": 1.0,
              "inequality_weight": 10.0, "equality_weight": 1.0, "lr_schedule": LINEAR},

@@ -54,7 +54,8 @@ def kinds(name: str) -> list[Any]:
 @pytest.mark.parametrize(("name", "images"), [kind for name in METHODS for kind in kinds(name)])
 def test_every_method_keeps_the_contract(name: str, images: bool, check: str) -> None:
     result = result_of(check, METHOD_CHECKS[check], case_of(name, images))
-    assert result.outcome == "ok", result.why
+    settled = METHODS[name]["cls"].settles and check in ("average", "samples by weights")
+    assert result.outcome == ("skipped" if settled else "ok"), result.why
 
 
 def small(cls: Any, **arguments: Any) -> Callable[[], Any]:

@@ -50,6 +50,9 @@ class Method(Constructed, L.LightningModule, ABC):
     differentiated_once: ClassVar[tuple[str, ...]] = ()
     """Names of the networks that are never differentiated twice, so that they can be compiled."""
 
+    settles: ClassVar[bool] = False
+    """Whether averaged weights equal the raw ones from some iteration on, because what draws is not trained further."""
+
     minibatches_per_iteration: int = 1
     """Number of fresh minibatches that one iteration consumes; the data yield exactly that many."""
 

@@ -7,7 +7,8 @@ from pt_flows.methods.flows.js_flow import JSFlow
 from pt_flows.methods.flows.minibatch_w2_fe import MinibatchW2FE
 from pt_flows.methods.flows.w1_fe import W1FE
 from pt_flows.methods.flows.w2_fe import W2FE
+from pt_flows.methods.games.gradient_layers import GradientLayers
 from pt_flows.methods.games.ode_gan import ODEGAN
 from pt_flows.methods.games.wgan_gp import WGANGP
 
-__all__ = ["DAEBM", "ODEGAN", "PCD", "W1FE", "W2FE", "WGANGP", "ImprovedCD", "JSFlow", "MinibatchW2FE"]
+__all__ = ["DAEBM", "ODEGAN", "PCD", "W1FE", "W2FE", "WGANGP", "GradientLayers", "ImprovedCD", "JSFlow", "MinibatchW2FE"]

@@ -50,6 +50,8 @@ def samples_weights(case: Case) -> None:
     x = draw(case, weights="raw")
     if best_weights(case.trained) == "raw":
         raise NotApplicable("no player keeps an average of its weights")
+    if case.trained.settles:
+        raise NotApplicable("averages become the weights themselves during the run")
     assert not torch.equal(x, draw(case, weights="ema")), (
         "averaged and raw weights give the same samples. Use self.weights, or the argument weights"
     )

@@ -5,7 +5,6 @@ from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from pt_flows.bounds import Count, DecayRate, Positive
@@ -13,7 +12,7 @@ from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet, OptimizerFact
 from pt_flows.errors import UserError
 from pt_flows.training.noise import BLOCK, NoiseStream
 from pt_flows.training.player import Player, adam
-from pt_flows.training.requirements import check_agreement, check_network
+from pt_flows.training.requirements import check_agreement, check_network, check_no_batch_norm
 from pt_flows.training.schedules import Schedule
 
 N = TypeVar("N", bound=nn.Module)
@@ -230,11 +229,7 @@ class Energy(Player[EnergyNet]):
         clip_norm: Positive | None = None,
     ) -> None:
         check_network("model.energy.network", network, EnergyNet)
-        for path, layer in network.named_modules():
-            if isinstance(layer, _BatchNorm):
-                raise UserError(
-                    f"model.energy.network: expected no batch norm, got one at {path}. Use another normalisation"
-                )
+        check_no_batch_norm("model.energy.network", network)
         super().__init__(one_valued(network), optimizer, lr_schedule, ema_decay, clip_norm)
 
     @property
