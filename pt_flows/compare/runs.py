@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pt_flows.errors import UserError
@@ -76,6 +77,17 @@ class Run:
         if latest := self.latest(key):
             return [value for _, value in latest]
         return [row[f"eval/{key}"] for row in self.rows if self.is_logged and f"eval/{key}" in row][-1:]
+
+    def evaluations_per_sample(self, key: str) -> float:
+        """Evaluations by all networks that drawing one sample takes; NaN if no record tells them.
+
+        Args:
+            key: The number whose samples are meant.
+        """
+        costs = [passport.cost for passport, _ in self.latest(key)]
+        told = [[num for name, num in cost.items() if name.startswith("sampling_")] for cost in costs]
+        known = [sum(nums) for nums in told if nums]
+        return fmean(known) if known else math.nan
 
     def failed(self, key: str) -> bool:
         """Whether training failed, or its last number is not finite."""
