@@ -580,12 +580,13 @@ def test_a_run_is_what_its_folder_says(tmp_path: Path) -> None:
 
 def test_a_run_comes_from_wandb_as_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison reads the values that the logger sends; a stand-in plays the service."""
-    folder = train("toy2d/w1_fe", tmp_path, 4, "--evaluation.num_samples", "50")
+    folder = train("toy2d/w1_fe", tmp_path, 4, "--evaluation.num_samples", "50", "--evaluation.sampler", "Direct")
     local = find_runs([str(folder)])[0]
+    assert local.sampler == local.records[0][0].sampler == "Direct"
     records = [json.loads(file.read_text()) for file in (folder / "evaluations").glob("*.json")]
 
     class Online:
-        config: ClassVar = local.config | {"environment": {"seed": 7}}
+        config: ClassVar = local.config | {"environment": {"seed": 7, "sampler": "Direct"}}
         summary: ClassVar = {"evaluations": json.dumps(records)}
 
         def scan_history(self) -> list[dict[str, Any]]:
@@ -603,7 +604,7 @@ def test_a_run_comes_from_wandb_as_from_its_folder(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr("wandb.Api", Api)
     (run,) = find_runs(["me/project/abc"])
-    assert (run.config, run.seed, run.records) == (local.config, 7, local.records)
+    assert (run.config, run.seed, run.records, run.sampler) == (local.config, 7, local.records, "Direct")
     assert run.curve("w2_50") == local.curve("w2_50")
     assert len(grouped([local, run])) == 1
     Online.config = {"model": {}}
