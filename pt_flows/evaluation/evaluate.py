@@ -101,8 +101,8 @@ def evaluate_checkpoint(
     first = passport_of(subject, ckpt, n, 0, data, side, chosen)
     for i in range(seeds):
         chunks = with_progress(subject.chunks(n, stream(i)), n, "measuring")
-        numbers = finite(measured(chosen, chunks, method, weights))
-        directions, cost = directions_of(chosen, numbers), first.cost | subject.sampling_cost
+        numbers = finite(measured(chosen, chunks, method, weights) | subject.diagnostics)
+        directions, cost = directions_of(chosen, numbers, subject), first.cost | subject.sampling_cost
         passport = replace(first, sampling_seed=i, directions=directions, cost=cost)
         title = f"{type(method).__name__}, iteration {method.iteration}, {weights} weights, sampling seed {i}"
         conclude(record_path(folder, passport, ckpt), passport, numbers, title)

@@ -21,19 +21,21 @@ from pt_flows.files import checked_target
 from pt_flows.metrics.base import as_uint8
 from pt_flows.plots import save_density, save_grid
 from pt_flows.progress import track_shares
-from pt_flows.samplers import Sampler
+from pt_flows.samplers import Sampler, check_drawn
 from pt_flows.training.noise import generator_at
 
 
 def draw(subject: Subject, n: int, seed: int) -> Iterator[tuple[float, Tensor]]:
     """Draw samples in pieces, each with the fraction done; chains also report while they run."""
     sampler = subject.prepared()
-    for i in range(0, n, CHUNK):
-        num, x = min(CHUNK, n - i), torch.empty(0)
-        for fraction, x in sampler.sampling(num, generator_at("cpu", seed, "sample", i)):
-            if fraction < 1:
-                yield (i + fraction * num) / n, x[:0].cpu()
-        yield (i + num) / n, x.cpu()
+    with subject.counting(n) as cost, cost.running():
+        for i in range(0, n, CHUNK):
+            num, x = min(CHUNK, n - i), torch.empty(0)
+            for fraction, x in sampler.sampling(num, generator_at("cpu", seed, "sample", i)):
+                if fraction < 1:
+                    yield (i + fraction * num) / n, x[:0].cpu()
+            check_drawn(sampler, x, num, subject.method)
+            yield (i + num) / n, x.cpu()
 
 
 def sample(
@@ -71,7 +73,9 @@ def sample(
     target = checked_target(out, (".png", ".npz") if long_run is None else (".png",))
     if plus is None and long_run is None and denoise is None:
         run = finished(ckpt)
-        write_samples(Subject(run.method.to(device_named(device)), weights, sampler), n, target, seed, run.checkpoint)
+        data = run.data() if sampler is not None and sampler.needs_data else None
+        subject = Subject(run.method.to(device_named(device)), weights, sampler, data)
+        write_samples(subject, n, target, seed, run.checkpoint)
         return
     run, method = load_energy(ckpt, device)
     if denoise is not None:
@@ -102,3 +106,5 @@ def write_samples(subject: Subject, n: int, target: Path, seed: int, ckpt: Path)
     else:
         raise UserError(f"--out: expected .npz for samples of shape {shape}, got {target.suffix}. Write an .npz file")
     print(f"{n} samples of {name} after {method.iteration} iterations ({subject.weights} weights): {target}")
+    for key, value in subject.diagnostics.items():
+        print(f"  {key:<40} {value:.5g}")

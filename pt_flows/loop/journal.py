@@ -62,8 +62,8 @@ class Cost:
             self.evaluations[network] = self.evaluations.get(network, 0) + num * ranks
 
     def watch(self, networks: dict[str, nn.Module]) -> None:
-        """Count every evaluation of the networks from now on."""
-        self._counters = [net.register_forward_pre_hook(partial(self._hook, name)) for name, net in networks.items()]
+        """Count every evaluation of the networks, too, from now on."""
+        self._counters += [net.register_forward_pre_hook(partial(self._hook, name)) for name, net in networks.items()]
 
     def _hook(self, name: str, network: nn.Module, inputs: tuple[Any, ...]) -> None:
         if inputs and isinstance(inputs[0], torch.Tensor):
