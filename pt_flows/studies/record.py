@@ -1,6 +1,7 @@
 """The record of a study: one Markdown file with all tables, verdicts, pictures and costs, which programs can read."""
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from typing import Any, Literal
 
 from pt_flows.compare.areas import AREA, area_named
 from pt_flows.compare.curves import curves_figure
-from pt_flows.compare.groups import Criterion, Group, comparable
+from pt_flows.compare.groups import Criterion, Group, comparable, floor_of
 from pt_flows.compare.report import page
 from pt_flows.compare.runs import Run
+from pt_flows.compare.sampling import sampling_figure
 from pt_flows.compare.table import markdown, mean, number, shown, table
 from pt_flows.compare.verdicts import Verdict, judged, remarks
 from pt_flows.errors import UserError
@@ -91,10 +93,8 @@ class Number:
     @property
     def floor(self) -> list[str]:
         """A sentence with the same number for real samples, if it was measured."""
-        key = f"{self.criterion.key}_floor"
-        runs = [run for group in self.groups for run in group.runs]
-        found = [value for run in runs for value in run.last(key)]
-        return [f"real samples in place of generated ones: {number(mean(found))}"] if found else []
+        found = floor_of(self.groups, self.criterion.key)
+        return [] if math.isnan(found) else [f"real samples in place of generated ones: {number(found)}"]
 
     def means(self, wish: Wish) -> tuple[float | None, float | None]:
         """The means of the two arms of a wanted verdict; None for an arm without a finished run."""
@@ -302,6 +302,9 @@ def pictures(arms: Sequence[ArmRuns], numbers: Sequence[Number], target: Path) -
     if (curves := with_curves(numbers)) is not None:
         groups, criterion = curves
         figures = {"curves": (f"{criterion.key} of every run", curves_figure(groups, criterion))} | figures
+    for one in reversed(numbers):
+        if (figure := sampling_figure(one.groups, one.criterion)) is not None:
+            figures["sampling"] = (f"{one.criterion.key} against evaluations per sample, with 95 % intervals", figure)
     for kind, (title, figure) in figures.items():
         if figure is not None:
             file = target.parent / "pictures" / f"{target.stem}_{kind}.png"

@@ -23,15 +23,13 @@ from pt_flows.compare.subjects import defining_settings, digest
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.studies.board import Board
-from pt_flows.studies.pool import Job, Slot, last_lines, run_jobs
+from pt_flows.studies.pool import STOPPED, Job, Slot, last_lines, run_jobs
 from pt_flows.studies.space import Space
 from pt_flows.studies.storage import opened
 from pt_flows.studies.train import ENDED, file_name, folder_finder, job_of
 from pt_flows.studies.wanted import Wanted, curve, found, last_row
 
 SECONDS_TO_CLAIM = 60.0
-STOPPED = (129, 130, 138, 143)
-"""Exit codes of runs that were asked to stop."""
 
 
 @dataclass

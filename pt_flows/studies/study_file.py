@@ -176,9 +176,8 @@ def read_study(file: Path) -> StudyFile:
     """
     if not file.is_file():
         raise UserError(f"{file}: expected a study file, got no such file. Check the path")
-    if wrong := check_yaml(file):
-        raise UserError(wrong.replace("keys such as trainer, model or data", "arms and seeds").replace(
-            "seed_everything: 0", "seeds: 0..4"))  # fmt: skip
+    if wrong := check_yaml(file, "arms and seeds", "seeds: 0..4"):
+        raise UserError(wrong)
     names = ("title", "arms", "changes", "data", "seeds", "budget", "tune", "metrics", "evaluate", "verdicts", "claims")
     top = Section(file, "", yaml.safe_load(file.read_text(encoding="utf-8"))).only(names)
     arms = arms_of(top)

@@ -70,7 +70,7 @@ def measured_costs(recipes: Mapping[str, Recipe], folder: Path, slots: Sequence[
         UserError: A trial failed.
     """
     files = {name: folder / f"{digest(without_length(recipe.config))}.json" for name, recipe in recipes.items()}
-    owners = {file: name for name, file in files.items()}  # equal recipes have one trial
+    owners = {file: name for name, file in reversed(files.items())}  # equal recipes have one trial, of the first arm
     missing = [name for file, name in owners.items() if not file.is_file()]
     if missing:
         num = len(missing)
