@@ -14,6 +14,7 @@ from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import SubjectKey
 from pt_flows.files import checked_target
 from pt_flows.studies import measure, tuning
+from pt_flows.studies.bases import stages, without_base
 from pt_flows.studies.estimate import dry_run, has_numbers
 from pt_flows.studies.options import at_least_one, taken
 from pt_flows.studies.plan import (
@@ -106,8 +107,12 @@ def run(
     check = partial(check_numbers, file, arms, out, slots[:1])
     for folder in [folder for one in arms for folder in one.finished][:1]:  # of an earlier call
         check(folder)
-    train_all([run for _, run in runs], out, slots, file.title, [name for name, _ in runs], check)
-    arms = [replace(one, states=found(one.wanted)) for one in arms]
+    for part in stages(arms, runs):
+        if lost := without_base({one.arm.name: one for one in arms}, part, out):
+            print(f"note: {', '.join(lost)}: omitted, because the base was not trained to its end", flush=True)
+        ready = [run for run in part if run[1].name not in lost]
+        train_all([run for _, run in ready], out, slots, file.title, [name for name, _ in ready], check)
+        arms = [replace(one, states=found(one.wanted)) for one in arms]
     subjects = measured(file, arms, out, slots)
     folders = list({folder: None for one in arms for folder in one.folders})
     numbers = compared(file, folders, lambda run: arm_of(run, arms, subjects))

@@ -56,6 +56,7 @@ class GradientLayers(WGANGP):
         step_size: η of the next layer, in units of the space per slope of the critic. The progress of a schedule is
             that of the whole run, base included.
         base: Checkpoint of a method with the same generator and critic, whose weights a new run copies at its start.
+            "{seed}" in its path stands for the seed of the run.
         base_iterations: First iterations, which train a fresh base with WGAN-GP.
         iterations_per_layer: Iterations of the critic before each layer.
         space: "data" moves samples, "latent" moves latents.
@@ -234,7 +235,7 @@ class GradientLayers(WGANGP):
             raise UserError(f"data.source: expected none, as {name} moves samples of noise, got one. Use other data")
         new = not self.base_copied and self.trainer.ckpt_path is None
         if stage == "fit" and self.base is not None and new:
-            copy_weights(self.base, self.generator, self.critic)
+            copy_weights(self.base.replace("{seed}", str(run_seed())), self.generator, self.critic)
             self.base_copied = True
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -287,7 +288,9 @@ def check_same_network(role: str, own: Any, other: Any) -> None:
     """
     facts = [{"class": type(net).__name__} for net in (own, other)]
     for fact, net in zip(facts, (own, other), strict=True):
-        fact |= {name: getattr(net, name) for name in ("event_shape", "latent_shape", "latent_std") if hasattr(net, name)}
+        fact |= {
+            name: getattr(net, name) for name in ("event_shape", "latent_shape", "latent_std") if hasattr(net, name)
+        }
         fact |= {name: tuple(value.shape) for name, value in net.state_dict().items() if isinstance(value, Tensor)}
     for name in facts[0] | facts[1]:
         ours, theirs = (fact.get(name, "none") for fact in facts)
