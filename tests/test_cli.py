@@ -655,12 +655,12 @@ def test_last_names_a_run_that_stopped_before_its_first_checkpoint(tmp_path: Pat
     for seed in (0, 1):
         folder = tmp_path / "toy2d-w1fe" / str(seed)
         (folder / "checkpoints").mkdir(parents=True)
-        (folder / "config.yaml").write_text(f"seed_everything: {seed}\n")
+        (folder / "config.yaml").write_text(f"{{seed_everything: {seed}, model: {{}}, data: {{}}}}\n")
     (tmp_path / "toy2d-w1fe/0/checkpoints/last.ckpt").touch()
     with pytest.raises(UserError, match=r"toy2d-w1fe/1 without one\. It stopped before its first checkpoint"):
-        find_checkpoint("last", tmp_path, "toy2d-w1fe", {"seed_everything": 1})
+        find_checkpoint("last", tmp_path, "toy2d-w1fe", {"seed_everything": 1, "model": {}, "data": {}})
     with pytest.raises(UserError, match=r"got \S*toy2d-w1fe/0 with another seed_everything"):
-        find_checkpoint("last", tmp_path, "toy2d-w1fe", {"seed_everything": 2})
+        find_checkpoint("last", tmp_path, "toy2d-w1fe", {"seed_everything": 2, "model": {}, "data": {}})
 
 
 def test_a_fast_dev_run_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
