@@ -206,6 +206,43 @@ def test_a_study_ends_with_a_record_that_programs_read(capsys: pytest.CaptureFix
 
 
 @pytest.mark.usefixtures("pretended")
+def test_an_unknown_number_is_found_after_the_first_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that finishes is checked before the others; with `evaluate` it is measured for that, once."""
+    checked: list[Path] = []
+
+    def one_by_one(wanted: Sequence[Wanted], out: Path, slots: Any, title: str, kinds: Any, check: Any) -> list[Found]:
+        for run in wanted:
+            (state,) = pretend([run])
+            assert state.folder is not None
+            checked.append(state.folder)
+            check(state.folder)
+        return found(wanted)
+
+    monkeypatch.setattr(study, "train_all", one_by_one)
+    assert main(["study", str(toy_study(metrics=["w2_64", "w2_99"]))]) == 2
+    assert "toy.yaml: metrics: expected numbers that GAN measures (w2_64), got w2_99" in capsys.readouterr().err
+    assert len(checked) == 1
+    assert main(["study", str(toy_study(metrics=["w2_64", "w2_99"]))]) == 2  # and at once, if the run is there
+    assert len(checked) == 1
+    measured: list[str] = []
+
+    def measure_all(how: Any, out: Path, slots: Any) -> dict[str, Any]:
+        for one in how:
+            measured.append(one.name)
+            one.note(out).parent.mkdir(exist_ok=True)
+            one.note(out).write_text("{}")
+        return {}
+
+    monkeypatch.setattr(study.measure, "measure_all", measure_all)
+    values: dict[str, Any] = {"evaluate": {"n": 99}, "seeds": "0..1", "metrics": ["w2_99"], "claims": []}
+    assert main(["study", str(toy_study(**values))]) == 2
+    assert "expected numbers that GAN measures (w2_64), got w2_99" in capsys.readouterr().err
+    assert measured == ["GAN, seed 0"]
+
+
+@pytest.mark.usefixtures("pretended")
 def test_a_changed_study_reuses_what_is_the_same_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", str(toy_study())]) == 0
     folders = set(Path("runs/toy/runs").glob("*/*"))
