@@ -24,7 +24,7 @@ class Calibration(NamedTuple):
     Attributes:
         slope: Log-odds per unit of the raw score.
         intercept: Log-odds at score 0, for equally many real and generated samples.
-        spread: Log-odds per standard deviation of the scores of both sides. Unlike the slope it does not depend on their scale.
+        spread: Log-odds per standard deviation of the scores of both sides, which does not depend on their scale.
     """
 
     slope: float

@@ -15,7 +15,18 @@ from pt_flows.samplers.rep_gan import REPGAN
 from pt_flows.samplers.sampler import Sampler
 from pt_flows.training.requirements import check_samples
 
-__all__ = ["REPGAN", "Chains", "Direct", "GradientFlow", "InBlocks", "Sampler", "check_drawn", "default_sampler", "row_noise", "sample"]
+__all__ = [
+    "REPGAN",
+    "Chains",
+    "Direct",
+    "GradientFlow",
+    "InBlocks",
+    "Sampler",
+    "check_drawn",
+    "default_sampler",
+    "row_noise",
+    "sample",
+]
 
 
 def default_sampler(method: Any) -> Sampler:

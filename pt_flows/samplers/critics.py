@@ -1,10 +1,10 @@
 """Requirements of the samplers that improve a generator by its critic."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
 from pt_flows.contracts import HasCritic, MapsLatents, Samples, Weights
 from pt_flows.errors import UserError
@@ -30,12 +30,12 @@ def critic_weights(method: HasCritic, weights: Weights) -> Weights:
 
 
 @contextmanager
-def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Keep all layers of a module in evaluation mode inside a `with` block."""
-    modes = [(layer, layer.training) for layer in module.modules()]
-    module.eval()
+def potential_of(method: Any) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The potential of a method as one function, all its networks in evaluation mode, inside a `with` block."""
+    modes = [(layer, layer.training) for layer in method.modules()]
+    method.eval()
     try:
-        yield
+        yield method.values
     finally:
         for layer, mode in modes:
             layer.training = mode

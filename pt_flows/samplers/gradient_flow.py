@@ -7,7 +7,7 @@ f is the method's own potential, whose gradient moved particles in training, or 
 never trained further. u is the latent in units of its standard deviation.
 
 Each step is a gradient layer x + η ∇f(x) of Nitanda and Suzuki 2018, Gradient Layer: Enhancing the Convergence of
-Adversarial Training for Generative Models, arXiv:1801.02227, with one critic for all layers where the paper trains a new
+Adversarial Training for Generative Models, arXiv:1801.02227, with one critic for all layers where the paper has a new
 one for each. With noise it is an Euler-Maruyama step of the discriminator gradient flow of Ansari, Ang, Soh 2021,
 arXiv:2012.00780, with weight one, which is its Kullback-Leibler case if f is the log ratio of densities.
 
@@ -30,7 +30,7 @@ from pt_flows.errors import UserError
 from pt_flows.functional.langevin import normal_like
 from pt_flows.functional.potentials import euler_target, velocity
 from pt_flows.samplers.blocks import InBlocks, row_noise
-from pt_flows.samplers.critics import check_critic, critic_weights, in_evaluation_mode
+from pt_flows.samplers.critics import check_critic, critic_weights, potential_of
 
 Space = Literal["latent", "data"]
 
@@ -72,16 +72,15 @@ class GradientFlow(InBlocks):
     @contextmanager
     def potential(self, y: Tensor | None) -> Iterator[Callable[[Tensor], Tensor]]:
         """The function whose gradient points move along, in evaluation mode, inside a `with` block."""
-        labels = () if y is None else (y,)
-        scale = self.method.generator.latent_std
+        labels, generator = () if y is None else (y,), self.method.generator
+        scale = generator.latent_std
         with ExitStack() as stack:
             if isinstance(self.method, HasPotential):
-                stack.enter_context(in_evaluation_mode(self.method))
-                f = self.method.values
+                f = stack.enter_context(potential_of(self.method))
             else:
                 D = stack.enter_context(self.method.critic.fixed(critic_weights(self.method, self.weights)))
                 f = lambda x: D(x, *labels)
-            G = stack.enter_context(self.method.generator.fixed(self.weights))
+            G = stack.enter_context(generator.fixed(self.weights))
             yield (lambda u: f(G(scale * u, *labels))) if self.in_latents else f
 
     def block(self, num: int, y: Tensor | None, rng: torch.Generator) -> Iterator[tuple[float, Tensor]]:

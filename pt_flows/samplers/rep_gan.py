@@ -105,7 +105,7 @@ class REPGAN(InBlocks):
             self.odds = self.calibrated(data)
 
     def diagnostics(self) -> dict[str, float]:
-        """Mean acceptance, the share of chains that never moved, and the calibrator's slope."""
+        """Mean acceptance, the fraction of chains that never moved, and the calibrator's slope."""
         num = max(self.num_chains, 1)
         found = {"acceptance": float(self.accepted) / num, "never_moved": float(self.resting) / num}
         return found | ({"calibrator_slope": self.odds.slope} if self.needs_data else {})

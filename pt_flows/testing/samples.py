@@ -58,8 +58,8 @@ def samples_num(case: Case) -> None:
     """The first samples are the same for every number of samples."""
     few, more = draw(case, num=3), draw(case, num=23)
     assert torch.allclose(few, more[:3], rtol=1e-3, atol=1e-4), (
-        "the first 3 of 23 samples differ from 3 samples of the same generator. Draw noise for more rows than needed and "
-        "keep the first ones, as pt_flows.samplers.InBlocks and generator.inputs do"
+        "the first 3 of 23 samples differ from 3 samples of the same generator. Draw noise for more rows than "
+        "needed and keep the first ones, as pt_flows.samplers.row_noise and generator.inputs do"
     )
 
 
