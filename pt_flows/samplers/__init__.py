@@ -7,13 +7,26 @@ from torch import Tensor
 
 from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
 from pt_flows.errors import UserError
+from pt_flows.samplers.blocks import InBlocks, row_noise
 from pt_flows.samplers.chains import Chains
 from pt_flows.samplers.direct import Direct
+from pt_flows.samplers.gradient_flow import GradientFlow
 from pt_flows.samplers.rep_gan import REPGAN
 from pt_flows.samplers.sampler import Sampler
 from pt_flows.training.requirements import check_samples
 
-__all__ = ["REPGAN", "Chains", "Direct", "Sampler", "check_drawn", "default_sampler", "sample"]
+__all__ = [
+    "REPGAN",
+    "Chains",
+    "Direct",
+    "GradientFlow",
+    "InBlocks",
+    "Sampler",
+    "check_drawn",
+    "default_sampler",
+    "row_noise",
+    "sample",
+]
 
 
 def default_sampler(method: Any) -> Sampler:

@@ -58,4 +58,6 @@ class InBlocks(Sampler):
 def row_noise(rng: torch.Generator, device: torch.device) -> RowNoise:
     """Noise for the steps of a block, on a device; it takes one number from the generator."""
     seed = torch.randint(2**62, (), generator=rng, device=rng.device)
-    return RowNoise(device).manual_seed(int(seed))
+    noise = RowNoise(device)
+    noise.manual_seed(int(seed))
+    return noise
