@@ -223,17 +223,23 @@ class GradientLayers(WGANGP):
     # ---------------------------------------------------------------------------------------------- base and checkpoints
 
     def setup(self, stage: str) -> None:
-        """Copy the weights of the base into a new run.
+        """Check that the generator draws from noise.
 
         Raises:
-            UserError: The base does not fit, or the generator maps data.
+            UserError: It maps data.
         """
         super().setup(stage)
         if self.generator.source is not None:
             name = type(self).__name__
             raise UserError(f"data.source: expected none, as {name} moves samples of noise, got one. Use other data")
-        new = not self.base_copied and self.trainer.ckpt_path is None
-        if stage == "fit" and self.base is not None and new:
+
+    def on_fit_start(self) -> None:
+        """Copy the weights of the base into a new run; by now a run that continues has loaded its own.
+
+        Raises:
+            UserError: The base does not fit.
+        """
+        if self.base is not None and not self.base_copied:
             copy_weights(self.base, self.generator, self.critic)
             self.base_copied = True
 
