@@ -13,15 +13,15 @@ r"""Gradient layers: a trained generator is deepened by layers that move its sam
 
 With `space: latent` the layers stand below G and move latents, z + η ∇_z f(G(z)), so that samples stay in G's range.
 
-Nitanda and Suzuki 2018, Gradient Layer: Enhancing the Convergence of Adversarial Training for Generative Models, AISTATS,
-arXiv:1801.02227. Its abstract and introduction fix: with the critic held fixed a new layer moves samples along the
-direction of descent in the space of functions, which no parameterisation restricts; stacked layers are a discretised
+Nitanda and Suzuki 2018, Gradient Layer: Enhancing the Convergence of Adversarial Training for Generative Models,
+AISTATS, arXiv:1801.02227. Its abstract and introduction fix: with the critic held fixed, a new layer moves samples along
+the direction of descent in the space of functions, which no parameterisation restricts; stacked layers are a discretised
 gradient flow that decreases the objective; the critic is that of a Wasserstein GAN and its variant with a penalty.
 
 Departures: the body of the paper was not available, so the rest is a reconstruction of our own: the loop above, the pool
 (the stack is never run again in training, so T layers cost O(T)), the critic that continues from layer to layer, step
-sizes, numbers of steps, layers on latents in this form, and distillation, which fits G to the pool's pairs (z_i, x_i) and
-begins a new stack.
+sizes, numbers of steps, layers on latents in this form, and distillation, which fits G to the pool's pairs (z_i, x_i)
+and begins a new stack.
 """
 
 import math
@@ -220,7 +220,7 @@ class GradientLayers(WGANGP):
             found["train/latent_size"] = float(size)
         return found
 
-    # ---------------------------------------------------------------------------------------------- base and checkpoints
+    # --------------------------------------------------------------------------------------------- base and checkpoints
 
     def setup(self, stage: str) -> None:
         """Check that the generator draws from noise.
@@ -248,7 +248,7 @@ class GradientLayers(WGANGP):
         return super().get_extra_state() | {"base_copied": self.base_copied, "pool_seed": self.pool_seed}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore it."""
+        """Restore that state."""
         super().set_extra_state(state)
         self.base_copied, self.pool_seed = bool(state["base_copied"]), int(state["pool_seed"])
 
@@ -293,7 +293,9 @@ def check_same_network(role: str, own: Any, other: Any) -> None:
     """
     facts = [{"class": type(net).__name__} for net in (own, other)]
     for fact, net in zip(facts, (own, other), strict=True):
-        fact |= {name: getattr(net, name) for name in ("event_shape", "latent_shape", "latent_std") if hasattr(net, name)}
+        fact |= {
+            name: getattr(net, name) for name in ("event_shape", "latent_shape", "latent_std") if hasattr(net, name)
+        }
         fact |= {name: tuple(value.shape) for name, value in net.state_dict().items() if isinstance(value, Tensor)}
     for name in facts[0] | facts[1]:
         ours, theirs = (fact.get(name, "none") for fact in facts)
