@@ -14,14 +14,15 @@ r"""Gradient layers: a trained generator is deepened by layers that move its sam
 With `space: latent` the layers stand below G and move latents, z + η ∇_z f(G(z)), so that samples stay in G's range.
 
 Nitanda and Suzuki 2018, Gradient Layer: Enhancing the Convergence of Adversarial Training for Generative Models,
-AISTATS, arXiv:1801.02227. Its abstract and introduction fix: with the critic held fixed, a new layer moves samples along
-the direction of descent in the space of functions, which no parameterisation restricts; stacked layers are a discretised
-gradient flow that decreases the objective; the critic is that of a Wasserstein GAN and its variant with a penalty.
+AISTATS, arXiv:1801.02227. Its abstract and introduction fix: with the critic held fixed, a new layer moves samples
+along the direction of descent in the space of functions, which no parameterisation restricts; stacked layers are a
+discretised gradient flow that decreases the objective; the critic is that of a Wasserstein GAN and its variant with a
+penalty.
 
-Departures: the body of the paper was not available, so the rest is a reconstruction of our own: the loop above, the pool
-(the stack is never run again in training, so T layers cost O(T)), the critic that continues from layer to layer, step
-sizes, numbers of steps, layers on latents in this form, and distillation, which fits G to the pool's pairs (z_i, x_i)
-and begins a new stack.
+Departures: the body of the paper was not available, so the rest is a reconstruction of our own: the loop above, the
+pool (the stack is never run again in training, so T layers cost O(T)), the critic that continues from layer to layer,
+step sizes, numbers of steps, layers on latents in this form, and distillation, which fits G to the pool's pairs
+(z_i, x_i) and begins a new stack.
 """
 
 import math
