@@ -11,4 +11,15 @@ from pt_flows.methods.games.gradient_layers import GradientLayers
 from pt_flows.methods.games.ode_gan import ODEGAN
 from pt_flows.methods.games.wgan_gp import WGANGP
 
-__all__ = ["DAEBM", "ODEGAN", "PCD", "W1FE", "W2FE", "WGANGP", "GradientLayers", "ImprovedCD", "JSFlow", "MinibatchW2FE"]
+__all__ = [
+    "DAEBM",
+    "ODEGAN",
+    "PCD",
+    "W1FE",
+    "W2FE",
+    "WGANGP",
+    "GradientLayers",
+    "ImprovedCD",
+    "JSFlow",
+    "MinibatchW2FE",
+]

@@ -13,15 +13,16 @@ r"""Gradient layers: a trained generator is deepened by layers that move its sam
 
 With `space: latent` the layers stand below G and move latents, z + η ∇_z f(G(z)), so that samples stay in G's range.
 
-Nitanda and Suzuki 2018, Gradient Layer: Enhancing the Convergence of Adversarial Training for Generative Models, AISTATS,
-arXiv:1801.02227. Its abstract and introduction fix: with the critic held fixed a new layer moves samples along the
-direction of descent in the space of functions, which no parameterisation restricts; stacked layers are a discretised
-gradient flow that decreases the objective; the critic is that of a Wasserstein GAN and its variant with a penalty.
+Nitanda and Suzuki 2018, Gradient Layer: Enhancing the Convergence of Adversarial Training for Generative Models,
+AISTATS, arXiv:1801.02227. Its abstract and introduction fix: with the critic held fixed, a new layer moves samples
+along the direction of descent in the space of functions, which no parameterisation restricts; stacked layers are a
+discretised gradient flow that decreases the objective; the critic is that of a Wasserstein GAN and its variant with a
+penalty.
 
-Departures: the body of the paper was not available, so the rest is a reconstruction of our own: the loop above, the pool
-(the stack is never run again in training, so T layers cost O(T)), the critic that continues from layer to layer, step
-sizes, numbers of steps, layers on latents in this form, and distillation, which fits G to the pool's pairs (z_i, x_i) and
-begins a new stack.
+Departures: the body of the paper was not available, so the rest is a reconstruction of our own: the loop above, the
+pool (the stack is never run again in training, so T layers cost O(T)), the critic that continues from layer to layer,
+step sizes, numbers of steps, layers on latents in this form, and distillation, which fits G to the pool's pairs
+(z_i, x_i) and begins a new stack.
 """
 
 import math
@@ -221,20 +222,26 @@ class GradientLayers(WGANGP):
             found["train/latent_size"] = float(size)
         return found
 
-    # ---------------------------------------------------------------------------------------------- base and checkpoints
+    # --------------------------------------------------------------------------------------------- base and checkpoints
 
     def setup(self, stage: str) -> None:
-        """Copy the weights of the base into a new run.
+        """Check that the generator draws from noise.
 
         Raises:
-            UserError: The base does not fit, or the generator maps data.
+            UserError: It maps data.
         """
         super().setup(stage)
         if self.generator.source is not None:
             name = type(self).__name__
             raise UserError(f"data.source: expected none, as {name} moves samples of noise, got one. Use other data")
-        new = not self.base_copied and self.trainer.ckpt_path is None
-        if stage == "fit" and self.base is not None and new:
+
+    def on_fit_start(self) -> None:
+        """Copy the weights of the base into a new run; by now a run that continues has loaded its own.
+
+        Raises:
+            UserError: The base does not fit.
+        """
+        if self.base is not None and not self.base_copied:
             copy_weights(self.base.replace("{seed}", str(run_seed())), self.generator, self.critic)
             self.base_copied = True
 
@@ -243,7 +250,7 @@ class GradientLayers(WGANGP):
         return super().get_extra_state() | {"base_copied": self.base_copied, "pool_seed": self.pool_seed}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore it."""
+        """Restore that state."""
         super().set_extra_state(state)
         self.base_copied, self.pool_seed = bool(state["base_copied"]), int(state["pool_seed"])
 
