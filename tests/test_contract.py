@@ -72,7 +72,7 @@ NETWORKS += [
 
 @pytest.mark.parametrize("check", NETWORK_CHECKS)
 @pytest.mark.parametrize(
-    ("name", "noise"), NETWORKS, ids=lambda value: value if isinstance(value, str) else "noise" * bool(value)
+    ("name", "noise"), NETWORKS, ids=[f"{name}{'-noise' * bool(noise)}" for name, noise in NETWORKS]
 )
 def test_every_network_keeps_the_contract(name: str, noise: dict[str, float], check: str) -> None:
     make = small(getattr(pt_flows.nets, name), image_size=32, attention=False, **noise)
