@@ -49,14 +49,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "W2FE": {"cls": W2FE, **FLOW, "persistence": 2, "interpolated_weight": 10.0, "excess_weight": 1.0,
              "inequality_weight": 10.0, "equality_weight": 1.0, "lr_schedule": LINEAR},
     "W2FE-mean": {"cls": W2FE, **FLOW, "persistence": Schedule(3, "linear"), "rematch": True,
-                  "potential_side": "mean", "inequality_weight": 1.0, "equality_weight": 0.0},
+                  "potential_side": "mean", "inequality_weight": 1.0, "equality_weight": 0.0,
+                  "generator_noise": 0.3},
     "MinibatchW2FE": {"cls": MinibatchW2FE, **FLOW, "persistence": 2, "lr_schedule": LINEAR},
     "MinibatchW2FE-entropic": {"cls": MinibatchW2FE, **FLOW, "entropy": 0.1},
     "JSFlow": {"cls": JSFlow, **FLOW, "persistence": 2, "step_size": Schedule(1.0, "linear")},
     "ODEGAN": {"cls": ODEGAN, "step_size": Schedule(0.05, boundaries=(2,), factors=(0.5, 1.0)), "penalty_weight": 0.1,
                "ema_decay": 0.9},
     "ODEGAN-released": {"cls": ODEGAN, "step_size": 0.05, "penalty_weight": 0.1, "integrator": "heun",
-                        "stage_batches": "fresh", "penalty_placement": "first_stage", "ema_decay": 0.9},
+                        "stage_batches": "fresh", "penalty_placement": "first_stage", "ema_decay": 0.9,
+                        "generator_noise": 0.3},
     "DAEBM": {"cls": DAEBM, **CHAINS, "num_levels": 3, "data_scale": 0.5, "adapt_every": 2,
               "num_visits": 1, "lr_schedule": Schedule(warmup=2)},
     "DAEBM-released": {"cls": DAEBM, **CHAINS, "num_levels": 3, "acceptance_ratio": "released", "metropolis_from": 2,
@@ -85,10 +87,11 @@ def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] 
     arguments = {**METHODS[name], **overrides}
     cls = arguments.pop("cls")
     own = {key: arguments.pop(key) for key in PLAYERS if key in arguments}
+    noise = {"noise_std": arguments.pop("generator_noise")} if "generator_noise" in arguments else {}
     if issubclass(cls, EnergyMethod):
         return build_energy(cls, arguments, own, images)
     make_G, make_D = pair or PAIRS[images]
-    G, D = make_G(), make_D()
+    G, D = partial(make_G, **noise)(), make_D()
     if cls is ODEGAN:
         return cls(G, D, **arguments, **own)
     if cls is W2FE:

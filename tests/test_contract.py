@@ -63,10 +63,20 @@ def small(cls: Any, **arguments: Any) -> Callable[[], Any]:
     return partial(cls, **{key: value for key, value in {"width": 8, **arguments}.items() if key in known})
 
 
+NETWORKS = [(name, {}) for name in pt_flows.nets.__all__]
+NETWORKS += [
+    (name, {"noise_std": 0.3})
+    for name in pt_flows.nets.__all__
+    if "noise_std" in inspect.signature(getattr(pt_flows.nets, name)).parameters
+]
+
+
 @pytest.mark.parametrize("check", NETWORK_CHECKS)
-@pytest.mark.parametrize("name", pt_flows.nets.__all__)
-def test_every_network_keeps_the_contract(name: str, check: str) -> None:
-    make = small(getattr(pt_flows.nets, name), image_size=32, attention=False)
+@pytest.mark.parametrize(
+    ("name", "noise"), NETWORKS, ids=[f"{name}{'-noise' * bool(noise)}" for name, noise in NETWORKS]
+)
+def test_every_network_keeps_the_contract(name: str, noise: dict[str, float], check: str) -> None:
+    make = small(getattr(pt_flows.nets, name), image_size=32, attention=False, **noise)
     result = result_of(check, NETWORK_CHECKS[check], make)
     once = check == "second derivatives" and isinstance(make(), GeneratorNet)
     assert result.outcome == ("skipped" if once else "ok"), result.why
