@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
+from pt_flows.contracts import MapsLatents, RunsChains, Samples, Shape, Weights
 from pt_flows.errors import UserError
 from pt_flows.samplers.blocks import InBlocks, row_noise
 from pt_flows.samplers.chains import Chains
@@ -82,7 +82,12 @@ def check_drawn(sampler: Sampler, x: Any, num: int, method: Any) -> None:
     Raises:
         UserError: They have another one.
     """
+    if (shape := event_shape_of(method)) is not None:
+        check_samples(f"{type(sampler).__name__}.sample", x, num, shape)
+
+
+def event_shape_of(method: Any) -> Shape | None:
+    """Shape of one sample of a method; None if it is not known."""
     if isinstance(method, MapsLatents):
-        check_samples(f"{type(sampler).__name__}.sample", x, num, method.generator.event_shape)
-    elif isinstance(method, RunsChains):
-        check_samples(f"{type(sampler).__name__}.sample", x, num, method.event_shape)
+        return method.generator.event_shape
+    return method.event_shape if isinstance(method, RunsChains) else None
