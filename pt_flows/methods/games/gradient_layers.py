@@ -160,7 +160,8 @@ class GradientLayers(WGANGP):
         """Draw the pool, the same on all ranks."""
         self.pool_seed = fold(run_seed(), "pool", self.iteration)
         z = self.pool_latents()
-        self.points = z if self.space == "latent" else self.shared(z, lambda part: self.generator.push(part, "raw"))
+        samples = lambda part: self.generator.push(part, "raw").to(z)
+        self.points = z if self.space == "latent" else self.shared(z, samples)
 
     def pool_latents(self) -> Tensor:
         """The latents (pool_size, *latent_shape) that the pool came from."""
