@@ -47,11 +47,12 @@ def main() -> None:
     for i, (name, sampler) in enumerate(candidates(options.evaluations)):
         subject = Subject(method, sampler=sampler, data=data)
         numbers = measure(subject, metrics, options.n, "steps", name)
-        numbers |= {"evaluations": sum(subject.evaluations.values())} | subject.diagnostics
-        shown = {key: value for key, value in numbers.items() if not key.endswith(("_floor", "_of"))}
+        numbers["evaluations"] = sum(subject.evaluations.values())
+        shown = {key: f"{value:.4g}" for key, value in numbers.items() if not key.endswith(("_floor", "_of"))}
+        shown["about its chains"] = ", ".join(f"{key} {value:.3g}" for key, value in subject.diagnostics.items())
         if i == 0:
             print("| sampler | " + " | ".join(shown) + " |\n" + "| --- " * (len(shown) + 1) + "|")
-        print(f"| {name} | " + " | ".join(f"{value:.4g}" for value in shown.values()) + " |", flush=True)
+        print(f"| {name} | " + " | ".join(shown.values()) + " |", flush=True)
 
 
 if __name__ == "__main__":
