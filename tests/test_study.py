@@ -114,6 +114,16 @@ MISTAKES = {
     changed(changes={"seed_everything": 3}): "changes.seed_everything: expected other keys, got this one for GAN",
     changed(changes={"trainer.max_steps": 3}): "Use budget: {iterations: N}",
     changed(changes={"evaluation.sampler": "Direct"}): "Use sampler: ... of the arm",
+    changed(changes={"model.base": "a.ckpt"}): "Use after: NAME of the arm",
+    changed(arms={"GAN": {"config": "a.yaml"}, "W1-FE, K = 5": {"config": "b.yaml", "after": "Gan"}}): (
+        "arms.W1-FE, K = 5.after: expected one of the arms GAN, got Gan. Name an arm without a base"
+    ),
+    changed(
+        arms={
+            "GAN": {"config": "a.yaml"},
+            "W1-FE, K = 5": {"config": "b.yaml", "after": "GAN", "tune": {"space": {"model.step_size": [1, 2]}}},
+        }
+    ): "after: expected no tune beside it, got GAN",
 }
 
 
@@ -240,6 +250,27 @@ def test_an_unknown_number_is_found_after_the_first_run(
     assert main(["study", str(toy_study(**values))]) == 2
     assert "expected numbers that GAN measures (w2_64), got w2_99" in capsys.readouterr().err
     assert measured == ["GAN, seed 0"]
+
+
+@pytest.mark.usefixtures("pretended")
+def test_an_arm_begins_where_another_one_has_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seed by seed; without the base that diverged. Its configuration is the same for all seeds."""
+    configs = ROOT / "configs" / "toy2d"
+    layers = {"config": str(configs / "gradient_layers.yaml"), "after": "GAN", "changes": {"model.base_iterations": 0}}
+    arms = {"GAN": {"config": str(configs / "wgan_gp.yaml")}, "layers": layers}
+    file = toy_study(arms=arms, claims=[])
+    assert main(["study", str(file)]) == 0
+    assert "note: layers, seed 4: omitted, because the base was not trained to its end" in capsys.readouterr().out
+    recipes = sorted(Path("runs/toy/runs").glob("toy2d-gradientlayers/*/config.yaml"))
+    models = [yaml.safe_load(path.read_text())["model"]["init_args"] for path in recipes]
+    assert len(models) == 4
+    assert {model["base"] for model in models} == {"runs/toy/bases/GAN/{seed}.ckpt"}
+    for folder in Path("runs/toy/runs").glob("toy2d-wgangp/*"):
+        seed = yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"]
+        link = Path(f"runs/toy/bases/GAN/{seed}.ckpt")
+        assert link.is_symlink() == (seed != 4)
+        assert seed == 4 or link.resolve() == (folder / "checkpoints/last.ckpt").resolve()
+    assert "| layers " in Path("runs/toy/record.md").read_text()
 
 
 @pytest.mark.usefixtures("pretended")
