@@ -48,7 +48,8 @@ def main() -> None:
         subject = Subject(method, sampler=sampler, data=data)
         numbers = measure(subject, metrics, options.n, "steps", name)
         numbers["evaluations"] = sum(subject.evaluations.values())
-        shown = {key: f"{value:.4g}" for key, value in numbers.items() if not key.endswith(("_floor", "_of"))}
+        left_out = [key for key in numbers if key in subject.diagnostics or key.endswith(("_floor", "_of"))]
+        shown = {key: f"{value:.4g}" for key, value in numbers.items() if key not in left_out}
         shown["about its chains"] = ", ".join(f"{key} {value:.3g}" for key, value in subject.diagnostics.items())
         if i == 0:
             print("| sampler | " + " | ".join(shown) + " |\n" + "| --- " * (len(shown) + 1) + "|")
