@@ -361,6 +361,13 @@ class Fixed(Direct):
         return super().sample(num, y, torch.Generator().manual_seed(0))
 
 
+class OfAllRows(Direct):
+    """Noise that changes with the number of samples."""
+
+    def sample(self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None) -> Tensor:
+        return super().sample(num, y, rng) + torch.randn(num, 2, generator=rng)
+
+
 class AlwaysRaw(Direct):
     """The raw weights whatever is asked."""
 
@@ -388,6 +395,7 @@ SAMPLERS: list[tuple[type[Sampler], str, str]] = [
     (Cut, "samples", r"expected 7 samples of the data's shape, \(7, 2\), got \(7, 1\)"),
     (OwnNoise, "samples by rng", r"generators of one seed differ"),
     (Fixed, "samples by rng", r"generators of two seeds are the same"),
+    (OfAllRows, "samples by number", r"the first 3 of 23 samples differ"),
     (AlwaysRaw, "samples by weights", r"averaged and raw weights give the same samples"),
     (LeavesMode, "samples leave no trace", r"drawing leaves critic.network in another mode"),
     (Tunes, "samples leave no trace", r"drawing changes the method's weights \(critic.network"),
