@@ -421,7 +421,7 @@ def test_a_run_logs_sigma_and_its_checkpoint_draws(capsys: pytest.CaptureFixture
         "--data.batch_size", "16", "--data.iterations_per_block", "2", "--evaluation.metrics", "[]",
         "--run.wandb", "disabled", "--run.root", "runs",
     ])  # fmt: skip
-    assert code == 0
+    assert code == 0, capsys.readouterr().err
     (log,) = Path("runs").glob("*/*/metrics.csv")
     rows = [row for row in csv.DictReader(log.open()) if row["train/loss_D"]]
     means = [[float(row[f"train/noise_std_generator_{i}"]) for i in (1, 2, 3)] for row in rows]
