@@ -101,6 +101,8 @@ def test_labels_stay() -> None:
         x = sample(method, 2, torch.tensor([3, 7]), rng(), sampler=GradientFlow(2, space=space))
         assert x.shape == (2, *D.event_shape)
     assert seen == 4 * [[3, 7]]
+    with pytest.raises(UserError, match="y: expected 1 labels, one for each sample, got 2"):
+        sample(method, 1, torch.tensor([3, 7]), sampler=GradientFlow(2))
 
 
 @pytest.mark.parametrize(

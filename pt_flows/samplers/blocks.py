@@ -44,6 +44,8 @@ class InBlocks(Sampler):
     def _stages(self, num: int, y: Tensor | None, rng: torch.Generator | None) -> Iterator[tuple[float, Tensor]]:
         if num < 1:
             raise UserError(f"num: expected at least 1, got {num}")
+        if y is not None and len(y) != num:
+            raise UserError(f"y: expected {num} labels, one for each sample, got {len(y)}")
         rng = rng or torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         ready: list[Tensor] = []
         for start in range(0, num, BLOCK):
