@@ -40,7 +40,7 @@ from pt_flows.loop.describing import built, read
 from pt_flows.loop.method import Method
 from pt_flows.methods.games.wgan_gp import WGANGP
 from pt_flows.training.distributed import gathered, share_of
-from pt_flows.training.noise import fold, run_seed
+from pt_flows.training.noise import BLOCK, fold, run_seed
 from pt_flows.training.players import Critic, Generator
 from pt_flows.training.requirements import check_no_batch_norm
 from pt_flows.training.schedules import Schedule, scheduled
@@ -212,7 +212,7 @@ class GradientLayers(WGANGP):
         if self.space == "data" or num < 1 or y is not None:
             return self.moved(G.sample(num, y, rng, weights), weights=weights)
         rng = rng or torch.Generator(self.device).manual_seed(int(torch.randint(2**62, ())))
-        z = G.starting_points(num, rng).to(next(G.network.parameters()))
+        z = torch.cat([G.inputs(min(BLOCK, num - i), None, rng)[0] for i in range(0, num, BLOCK)])
         return self.rendered(self.moved(z, weights=weights), weights)
 
     def diagnose(self, row: dict[str, float]) -> dict[str, float]:
