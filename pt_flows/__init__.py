@@ -13,6 +13,7 @@ _HOMES = {
     "Generator": "pt_flows.training.players",
     "Critic": "pt_flows.training.players",
     "Energy": "pt_flows.training.players",
+    "Encoder": "pt_flows.training.players",
     "Schedule": "pt_flows.training.schedules",
     "DAEBM": "pt_flows.methods",
     "ImprovedCD": "pt_flows.methods",
@@ -26,6 +27,8 @@ _HOMES = {
     "GeneratorNet": "pt_flows.contracts",
     "CriticNet": "pt_flows.contracts",
     "EnergyNet": "pt_flows.contracts",
+    "DecoderNet": "pt_flows.contracts",
+    "EncoderNet": "pt_flows.contracts",
     "sample": "pt_flows.samplers",
     "UserError": "pt_flows.errors",
 }
