@@ -18,6 +18,7 @@ _HOMES = {
     "DAEBM": "pt_flows.methods",
     "ImprovedCD": "pt_flows.methods",
     "PCD": "pt_flows.methods",
+    "IWAE": "pt_flows.methods",
     "JSFlow": "pt_flows.methods",
     "MinibatchW2FE": "pt_flows.methods",
     "ODEGAN": "pt_flows.methods",

@@ -145,7 +145,7 @@ def check_two_samples(trainer: L.Trainer, method: Any) -> None:
     rng = torch.Generator().manual_seed(0)
     if isinstance(method, Samples):
         shape = getattr(getattr(trainer, "datamodule", None), "event_shape", None)
-        x = method.sample(2, rng=rng)
+        x = method.sample(2, rng=rng, weights="raw")
         check_samples(f"{type(method).__name__}.sample", x, 2, tuple(shape or x.shape[1:]))
     elif isinstance(method, MapsLatents):
         x = method.generator.sample(2, rng=rng, weights="raw")

@@ -9,5 +9,6 @@ from pt_flows.methods.flows.w1_fe import W1FE
 from pt_flows.methods.flows.w2_fe import W2FE
 from pt_flows.methods.games.ode_gan import ODEGAN
 from pt_flows.methods.games.wgan_gp import WGANGP
+from pt_flows.methods.latent.iwae import IWAE
 
-__all__ = ["DAEBM", "ODEGAN", "PCD", "W1FE", "W2FE", "WGANGP", "ImprovedCD", "JSFlow", "MinibatchW2FE"]
+__all__ = ["DAEBM", "IWAE", "ODEGAN", "PCD", "W1FE", "W2FE", "WGANGP", "ImprovedCD", "JSFlow", "MinibatchW2FE"]
