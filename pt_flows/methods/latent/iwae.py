@@ -9,9 +9,9 @@ r"""IWAE: an autoencoder whose bound of the likelihood weighs K samples of every
 Burda, Grosse, Salakhutdinov 2016, Importance Weighted Autoencoders, arXiv:1509.00519. K = 1 is the variational
 autoencoder of Kingma and Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114.
 
-Departures: z has one stochastic layer. The divergence of q from the prior is sampled, for K = 1 too. The optimizers, the
-learning rates and their schedules are those of the players, and weights are averaged. Samples are means of p_θ(x|z)
-unless `denoise` is false.
+Departures: z has one stochastic layer. The divergence of q from the prior is sampled, for K = 1 too. The optimizers,
+the learning rates and their schedules are those of the players, and weights are averaged. Samples are means of
+p_θ(x|z) unless `denoise` is false.
 """
 
 from collections.abc import Sequence
