@@ -7,12 +7,13 @@ from torch import Tensor
 
 from pt_flows.contracts import MapsLatents, RunsChains, Samples, Shape, Weights
 from pt_flows.errors import UserError
-from pt_flows.samplers.blocks import InBlocks, row_noise
+from pt_flows.samplers.blocks import InBlocks
 from pt_flows.samplers.chains import Chains
 from pt_flows.samplers.direct import Direct
 from pt_flows.samplers.gradient_flow import GradientFlow
 from pt_flows.samplers.rep_gan import REPGAN
 from pt_flows.samplers.sampler import Sampler
+from pt_flows.training.noise import row_noise
 from pt_flows.training.requirements import check_samples
 
 __all__ = [

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from pt_flows.errors import UserError
 from pt_flows.samplers.sampler import Sampler
-from pt_flows.training.noise import BLOCK, RowNoise
+from pt_flows.training.noise import BLOCK
 
 
 class InBlocks(Sampler):
     """Draws blocks of at most 500 samples, one after another.
 
-    A subclass overrides `block`. If it takes its noise row by row, from `row_noise` or `generator.inputs`, the first k
+    A subclass overrides `block`. If it takes its noise row by row, from `training.noise.row_noise` or `generator.inputs`, the first k
     of n samples are the same for every n.
     """
 
@@ -55,11 +55,3 @@ class InBlocks(Sampler):
                     yield (start + fraction * size) / num, torch.cat([*ready, x])
             ready.append(x)
         yield 1.0, torch.cat(ready)
-
-
-def row_noise(rng: torch.Generator, device: torch.device) -> RowNoise:
-    """Noise for the steps of a block, on a device; it takes one number from the generator."""
-    seed = torch.randint(2**62, (), generator=rng, device=rng.device)
-    noise = RowNoise(device)
-    noise.manual_seed(int(seed))
-    return noise

@@ -29,8 +29,9 @@ from pt_flows.contracts import HasPotential, Weights
 from pt_flows.errors import UserError
 from pt_flows.functional.langevin import normal_like
 from pt_flows.functional.potentials import euler_target, velocity
-from pt_flows.samplers.blocks import InBlocks, row_noise
+from pt_flows.samplers.blocks import InBlocks
 from pt_flows.samplers.critics import check_critic, critic_weights, potential_of
+from pt_flows.training.noise import row_noise
 
 Space = Literal["latent", "data"]
 

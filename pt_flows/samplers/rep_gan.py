@@ -32,9 +32,9 @@ from pt_flows.contracts import Weights
 from pt_flows.errors import UserError
 from pt_flows.functional.calibration import Calibration, calibrate
 from pt_flows.functional.langevin import chain_at, independent_step, mala_step, ula_step
-from pt_flows.samplers.blocks import InBlocks, row_noise
+from pt_flows.samplers.blocks import InBlocks
 from pt_flows.samplers.critics import check_critic, critic_weights
-from pt_flows.training.noise import BLOCK, RowNoise, generator_at
+from pt_flows.training.noise import BLOCK, RowNoise, generator_at, row_noise
 
 Proposal = Literal["langevin", "independent"]
 FEWEST = 10
