@@ -15,7 +15,7 @@ from pt_flows.training.noise import BLOCK
 class InBlocks(Sampler):
     """Draws blocks of at most 500 samples, one after another.
 
-    A subclass overrides `block`. If it takes its noise row by row, from `training.noise.row_noise` or `generator.inputs`, the first k
+    A subclass overrides `block`. If it takes its noise row by row, from `row_noise` or `generator.inputs`, the first k
     of n samples are the same for every n.
     """
 
