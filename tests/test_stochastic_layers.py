@@ -406,7 +406,7 @@ def test_samples_are_functions_of_the_seed_noise_included() -> None:
     player = Generator(made("mlp", 0.3), Adam, ema_decay=0.9)
     one, again = (player.sample(5, rng=torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(one, again)
-    u = player.starting_points(5, torch.Generator().manual_seed(1))
+    u, _ = player.inputs(5, None, torch.Generator().manual_seed(1))
     close(player.push(u), one, rtol=0, atol=0)
     u[:, noise_parts(player.network)["z"].stop :] = 0
     assert not torch.allclose(player.push(u), one)
