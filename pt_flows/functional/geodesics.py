@@ -1,0 +1,258 @@
+r"""Shortest curves between many pairs of latents at once, under the metric of a map (geometry.py).
+
+    repeat   E_p = Σ_i w_i φ_p(t_i)²                    energy of pair p, at Gauss-Legendre times t_i with weights w_i
+             ω_p ← one step of Adam on E_p              every pair has parameters ω_p of its own
+    until    E_p on a denser grid falls by less than `tolerance` between two checks, for every pair
+    return   the best curve of every pair, which is never worse than the straight line; its length is the distance
+
+Two parametrisations of a curve from z0 to z1:
+
+    SineSeries   z(t) = (1-t) z0 + t z1 + ‖z1 - z0‖ Σ_k c_k sin(kπt) / (kπ)
+    Network      z(t) = A ẑ(t) - B by coordinate, A = (z0 - z1) / (ẑ(0) - ẑ(1)), B = A ẑ(0) - z0, with a network ẑ
+
+The network, its affine normalisation and Adam are those of Chen et al. 2018, Metrics for Deep Generative Models,
+arXiv:1711.01204. The normalisation fixes a coordinate in which z0 and z1 agree: A is zero there. The series holds the
+end points exactly and cannot degenerate; it is ours and the default.
+
+Departures: the paper minimises the length and watches the largest speed. A length hardly depends on the times, so
+curves jump between them. Here the energy is minimised and validated, whose minima are the shortest curves at constant
+speed. Curves start at straight lines, and if `num_starts` is above one, also at random bends in place of Bézier curves.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pt_flows.errors import UserError
+from pt_flows.functional.geometry import Curves, Metric, measured, straight_lines
+
+CHECK = 25
+"""Steps between two checks of convergence."""
+
+
+class Parametrisation(Protocol):
+    """A family of curves with given end points."""
+
+    def start(self, bent: Bool[Tensor, " P"], like: Float[Tensor, "P d"], rng: torch.Generator) -> list[Tensor]:
+        """Parameters (P, ...) of straight lines, or of random bends."""
+        ...
+
+    def at(
+        self, omega: list[Tensor], z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], t: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "P n d"], Float[Tensor, "P n d"]]:
+        """Points and derivatives of the curves at times t."""
+        ...
+
+
+@dataclass(frozen=True)
+class SineSeries:
+    """The straight line and a series of sines, which vanish at both ends.
+
+    Args:
+        num_terms: Number of sines.
+    """
+
+    num_terms: int = 8
+
+    def start(self, bent: Bool[Tensor, " P"], like: Float[Tensor, "P d"], rng: torch.Generator) -> list[Tensor]:
+        """Coefficients c (P, K, d): zeros, or noise that bends curves by about their length."""
+        shape = (len(like), self.num_terms, like.shape[1])
+        noise = torch.randn(shape, generator=rng, device=rng.device).to(like)
+        return [noise * bent[:, None, None]]
+
+    def at(
+        self, omega: list[Tensor], z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], t: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "P n d"], Float[Tensor, "P n d"]]:
+        """Points and derivatives."""
+        (c,), span = omega, z1 - z0
+        k = math.pi * torch.arange(1, c.shape[1] + 1, dtype=t.dtype, device=t.device)
+        angle, unit, t = t[:, None] * k, span.norm(dim=1)[:, None, None], t[:, None]
+        z = (1 - t) * z0[:, None] + t * z1[:, None] + unit * ((angle.sin() / k) @ c)
+        return z, span[:, None] + unit * (angle.cos() @ c)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The published curves: a network of the time with tanh layers, normalised to hold the end points.
+
+    Args:
+        width: Units of a hidden layer.
+        depth: Number of hidden layers.
+    """
+
+    width: int = 150
+    depth: int = 2
+
+    def start(self, bent: Bool[Tensor, " P"], like: Float[Tensor, "P d"], rng: torch.Generator) -> list[Tensor]:
+        """Weights and biases of every layer: with small first weights ẑ is nearly linear."""
+        sizes, omega = [1, *[self.width] * self.depth, like.shape[1]], []
+        for i, (num_in, num_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            weight = torch.randn(len(like), num_in, num_out, generator=rng, device=rng.device).to(like)
+            scale = torch.where(bent, 3.0, 0.1)[:, None, None].to(like) if i == 0 else num_in**-0.5
+            omega += [scale * weight, torch.zeros_like(weight[:, :1])]
+        return omega
+
+    def at(
+        self, omega: list[Tensor], z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], t: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, "P n d"], Float[Tensor, "P n d"]]:
+        """Points and derivatives."""
+        times = torch.cat([t.new_tensor([0.0, 1.0]), t])[None, :, None].repeat(len(z0), 1, 1)
+        raw, slope = torch.func.jvp(lambda times: self.raw(omega, times), (times,), (torch.ones_like(times),))
+        first, last = raw[:, :1], raw[:, 1:2]
+        A = (z0 - z1)[:, None] / (first - last)
+        return z0[:, None] + A * (raw[:, 2:] - first), A * slope[:, 2:]
+
+    def raw(self, omega: list[Tensor], times: Float[Tensor, "P n 1"]) -> Float[Tensor, "P n d"]:
+        """Outputs ẑ of the networks."""
+        *hidden, (weight, bias) = zip(omega[::2], omega[1::2], strict=True)
+        for own_weight, own_bias in hidden:
+            times = torch.baddbmm(own_bias, times, own_weight).tanh()
+        return torch.baddbmm(bias, times, weight)
+
+
+class Geodesics(NamedTuple):
+    """The shortest curves that were found.
+
+    Attributes:
+        curves: The curves, whose lengths are distances.
+        converged: Whether the energy of a pair had settled (P,).
+        num_steps: Steps until the last pair settled.
+    """
+
+    curves: Curves
+    converged: Tensor
+    num_steps: int
+
+
+def geodesics(
+    metric: Metric,
+    z0: Float[Tensor, "P d"],
+    z1: Float[Tensor, "P d"],
+    parametrisation: Parametrisation = SineSeries(),  # noqa: B008  immutable
+    num_points: int = 24,
+    num_steps: int = 400,
+    learning_rate: float = 0.02,
+    tolerance: float = 1e-4,
+    num_starts: int = 1,
+    rng: torch.Generator | None = None,
+    progress: Callable[[range], Iterable[int]] = iter,
+    num: int = 101,
+) -> Geodesics:
+    """Geodesics between pairs of latents, all at once.
+
+    No pair influences another one. A pair that has settled leaves the batch.
+
+    Args:
+        metric: The metric.
+        z0: First ends.
+        z1: Last ends.
+        parametrisation: The family of curves.
+        num_points: Times t_i of the energy.
+        num_steps: Largest number of steps.
+        learning_rate: Rate of Adam at first; it falls to zero like a cosine.
+        tolerance: Relative fall of the energy between two checks below which a pair has settled.
+        num_starts: Curves that start for every pair. The first is straight, and the best one is returned.
+        rng: Source of the bends and of the networks' weights; None for seed 0.
+        progress: Wrapper of the range of steps, such as a progress bar.
+        num: Times of the curves that are returned and validated.
+
+    Raises:
+        UserError: The latents of the pairs do not have one shape.
+    """
+    if z0.dim() != 2 or z0.shape != z1.shape:
+        got = f"{tuple(z0.shape)} and {tuple(z1.shape)}"
+        raise UserError(f"geodesics: expected two tensors of latents (pairs, dimension), got shapes {got}")
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(z0.device.type, enabled=False):
+        first, last = (z.detach().clone().repeat_interleave(num_starts, 0) for z in (z0, z1))
+        search = _Search(metric, parametrisation, first, last, num_points, num, tolerance)
+        bent = torch.arange(len(first), device=first.device) % num_starts > 0
+        search.begin(bent, learning_rate, rng or torch.Generator(first.device).manual_seed(0))
+        step = -1
+        for step in progress(range(num_steps)):
+            search.step(learning_rate * (1 + math.cos(math.pi * step / num_steps)) / 2)
+            if (step + 1) % CHECK == 0 or step + 1 == num_steps:
+                search.check()
+            if not len(search.rows):
+                break
+    return search.best_of(num_starts, step + 1)
+
+
+class _Search:
+    """The curves of all pairs during the search, and the best ones so far.
+
+    Attributes:
+        rows: Indices of the pairs that have not settled.
+    """
+
+    def __init__(
+        self, metric: Metric, family: Parametrisation, z0: Tensor, z1: Tensor, num_points: int, num: int, tol: float
+    ) -> None:
+        self.metric, self.family, self.z0, self.z1, self.tolerance = metric, family, z0, z1, tol
+        self.t, self.w = (values.to(z0) for values in gauss_legendre(num_points))
+        self.dense = torch.linspace(0, 1, num, dtype=z0.dtype, device=z0.device)
+        self.best = straight_lines(metric, z0, z1, num)
+        self.scale = self.best.energy.clamp(min=torch.finfo(z0.dtype).tiny)
+        self.converged = torch.zeros(len(z0), dtype=torch.bool, device=z0.device)
+        self.rows = torch.arange(len(z0), device=z0.device)
+
+    def begin(self, bent: Tensor, learning_rate: float, rng: torch.Generator) -> None:
+        """Start the curves."""
+        self.omega = [p.requires_grad_(True) for p in self.family.start(bent, self.z0, rng)]
+        self.optimizer = torch.optim.Adam(self.omega, lr=learning_rate, betas=(0.9, 0.99))
+        self.last = torch.full_like(self.scale, torch.inf)
+
+    def step(self, learning_rate: float) -> None:
+        """Take one step of Adam on the energies, each relative to the straight line's."""
+        z, dz = self.family.at(self.omega, self.z0[self.rows], self.z1[self.rows], self.t)
+        squares = self.metric.squared_speed(z.flatten(0, 1), dz.flatten(0, 1)).view(z.shape[:2])
+        loss = (squares @ self.w / self.scale[self.rows]).sum()
+        for p, gradient in zip(self.omega, torch.autograd.grad(loss, self.omega), strict=True):
+            p.grad = gradient
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.step()
+
+    def check(self) -> None:
+        """Measure the curves on the dense grid, keep the better ones, and drop the pairs that have settled."""
+        with torch.no_grad():
+            now = measured(self.metric, *self.family.at(self.omega, self.z0[self.rows], self.z1[self.rows], self.dense))
+        is_better = now.energy < self.best.energy[self.rows]
+        for best, new in zip(self.best, now, strict=True):
+            best[self.rows[is_better]] = new[is_better]
+        settled = (self.last[self.rows] - now.energy).abs() <= self.tolerance * now.energy
+        self.last[self.rows] = now.energy
+        self.converged[self.rows[settled]] = True
+        lost = ~now.energy.isfinite()
+        self._keep(~(settled | lost))
+
+    def _keep(self, stays: Tensor) -> None:
+        """Continue with some of the pairs, and with their state of the optimizer."""
+        if bool(stays.all()):
+            return
+        old, group = self.omega, self.optimizer.param_groups[0]
+        self.omega = [p.detach()[stays].requires_grad_(True) for p in old]
+        states = [{key: v[stays] if v.dim() else v for key, v in self.optimizer.state[p].items()} for p in old]
+        self.optimizer = torch.optim.Adam(self.omega, lr=group["lr"], betas=group["betas"])
+        self.optimizer.state.update(zip(self.omega, states, strict=True))
+        self.rows = self.rows[stays]
+
+    def best_of(self, num_starts: int, num_steps: int) -> Geodesics:
+        """The best start of every pair."""
+        chosen = self.best.energy.view(-1, num_starts).argmin(1)
+        rows = chosen + num_starts * torch.arange(len(chosen), device=chosen.device)
+        return Geodesics(Curves(*(part[rows] for part in self.best)), self.converged[rows], num_steps)
+
+
+def gauss_legendre(num: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Times and weights of Gauss-Legendre quadrature on [0, 1], exact for polynomials of degree 2 num - 1.
+
+    They are from the eigenvalues of the Jacobi matrix (Golub and Welsch 1969).
+    """
+    k = torch.arange(1, num, dtype=torch.float64)
+    beside = k / (4 * k.square() - 1).sqrt()
+    x, V = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
+    return (x + 1) / 2, V[0].square()
