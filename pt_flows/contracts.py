@@ -193,6 +193,33 @@ class HasLevels(RunsChains, Protocol):
 
 
 @runtime_checkable
+class Encodes(Protocol):
+    """A method that finds latents of data."""
+
+    def encode(self, x: Tensor, weights: Weights = "ema") -> Tensor:
+        """Return latents (B, *latent_shape) of data (B, *event), such as the mean of q(z | x), without gradients."""
+        ...
+
+
+@runtime_checkable
+class BoundsLikelihood(Protocol):
+    """A method that bounds the log-likelihood of data from below."""
+
+    def likelihood_bound(
+        self, x: Tensor, num_importance_samples: int, rng: torch.Generator, weights: Weights = "ema"
+    ) -> Tensor:
+        """Return unbiased estimates (B,) of a lower bound of log p(x) in nats, without gradients.
+
+        Args:
+            x: Data (B, *event) on the method's device.
+            num_importance_samples: Importance samples of every x.
+            rng: Source of randomness, on the method's device.
+            weights: The averaged weights, or the raw ones.
+        """
+        ...
+
+
+@runtime_checkable
 class HasPotential(Protocol):
     """A method that moves particles along the gradient of a function."""
 
@@ -232,6 +259,36 @@ class GeneratorNet(Constructed, nn.Module):
     event_shape: Shape
     latent_std: float = 1.0
     num_classes: int = 0
+
+
+class DecoderNet(GeneratorNet):
+    """Base of decoders: generators whose samples are means of a distribution p(x | z).
+
+    `decoder(z)` returns the mean (B, *event_shape) in data units, so that a decoder is a generator everywhere.
+    `decoder(z, x)` returns log p(x | z) in nats, (B,), in the precision of x.
+    """
+
+    def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
+        """Return the mean of p(x | z), or log p(x | z) of given data."""
+        raise NotImplementedError
+
+    def draw(self, mean: Tensor, noise: Tensor) -> Tensor:
+        """Draw data from p(x | z), given its mean and standard normal noise, both (B, *event_shape)."""
+        raise NotImplementedError
+
+    def supports(self, x: Tensor) -> Tensor:
+        """Whether p(x | z) is defined at every value of the data (B, *event_shape): booleans of the same shape."""
+        return x.isfinite()
+
+
+class EncoderNet(Constructed, nn.Module):
+    """Base of encoders: maps (B, *event_shape) to a Gaussian with independent coordinates over latents.
+
+    `encoder(x)` returns its means and its positive standard deviations, (B, 2, *latent_shape).
+    """
+
+    event_shape: Shape
+    latent_shape: Shape
 
 
 class CriticNet(Constructed, nn.Module):

@@ -16,19 +16,35 @@ from torch import Tensor
 from pt_flows.data import ImageAugmentation, Shapes32, Toy2D
 from pt_flows.data.base import FlowData
 from pt_flows.functional.integrators import RK4, Field, Tableau, rk_step
-from pt_flows.methods import DAEBM, ODEGAN, PCD, W1FE, W2FE, WGANGP, GradientLayers, ImprovedCD, JSFlow, MinibatchW2FE
+from pt_flows.methods import (
+    DAEBM,
+    IWAE,
+    ODEGAN,
+    PCD,
+    W1FE,
+    W2FE,
+    WGANGP,
+    GradientLayers,
+    ImprovedCD,
+    JSFlow,
+    MinibatchW2FE,
+)
 from pt_flows.methods.energies.base import EnergyMethod
 from pt_flows.nets import (
+    ConvDecoder,
+    ConvEncoder,
     DCGANCritic,
     DCGANGenerator,
     MLPCritic,
+    MLPDecoder,
+    MLPEncoder,
     MLPEnergy,
     MLPGenerator,
     MultiScaleEnergy,
     TimeMLPEnergy,
     TimeResNetEnergy,
 )
-from pt_flows.training.players import Critic, Energy, Generator
+from pt_flows.training.players import Critic, Encoder, Energy, Generator
 from pt_flows.training.schedules import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +81,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "PCD-data": {"cls": PCD, **CHAINS, "start": "data", "temperature": 0.5, "lr_schedule": LINEAR, "energy_l2": 0.1},
     "ImprovedCD": {"cls": ImprovedCD, **CHAINS, "step_size": 0.1, "noise_std": 0.05, "num_references": 4,
                    "min_history": 4, "kept_every": 2, "reinit_probability": 0.2, "clip_norm": 0.5},
+    "IWAE": {"cls": IWAE, "optimizer": Adam, "ema_decay": 0.9, "num_importance_samples": 3, "lr_schedule": LINEAR},
+    "IWAE-draws": {"cls": IWAE, "optimizer": Adam, "ema_decay": 0.9, "denoise": False, "clip_norm": 1.0},
 }  # fmt: skip
 """Every method, with arguments of the method and of its players; the contract tests run over all."""
 
@@ -87,6 +105,8 @@ def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] 
     own = {key: arguments.pop(key) for key in PLAYERS if key in arguments}
     if issubclass(cls, EnergyMethod):
         return build_energy(cls, arguments, own, images)
+    if cls is IWAE:
+        return build_autoencoder(arguments, own, images)
     make_G, make_D = pair or PAIRS[images]
     G, D = make_G(), make_D()
     if cls is ODEGAN:
@@ -96,6 +116,16 @@ def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] 
     generator = Generator(G, **{key: value for key, value in own.items() if key != "steps"})
     critic = Critic(D, **{key: value for key, value in own.items() if key != "ema_decay"})
     return cls(*([generator] if cls is MinibatchW2FE else [generator, critic]), **arguments)
+
+
+def build_autoencoder(arguments: dict[str, Any], own: dict[str, Any], images: bool) -> IWAE:
+    """A small autoencoder whose decoder learns its standard deviations."""
+    kind = "global" if images else "per_output"
+    if images:
+        decoder, encoder = ConvDecoder(width=4, latent_dim=3, learned_std=kind), ConvEncoder(width=4, latent_dim=3)
+    else:
+        decoder, encoder = MLPDecoder(width=16, learned_std=kind), MLPEncoder(width=16)
+    return IWAE(Generator(decoder, **own), Encoder(encoder, **own), **arguments)
 
 
 def build_energy(cls: type[EnergyMethod], arguments: dict[str, Any], own: dict[str, Any], images: bool) -> EnergyMethod:

@@ -16,7 +16,9 @@ RECIPES = [p for p in RECIPES if p not in SPACES]
 def small(recipe: Path) -> list[str]:
     """Flags that make networks and minibatches of a recipe small."""
     config = yaml.safe_load(recipe.read_text())
-    given = {key: config["model"]["init_args"].get(key) for key in ("generator", "critic", "excess", "energy")}
+    given = {
+        key: config["model"]["init_args"].get(key) for key in ("generator", "critic", "excess", "energy", "encoder")
+    }
     nets = [f"{key}.network" if "network" in value else key for key, value in given.items() if value]
     flags = [flag for key in nets for flag in (f"--model.{key}.width", "8")]
     few = {"num_langevin_steps": 2, "num_sampling_rounds": 1, "num_sampling_steps": 2, "num_visits": 1, "num_levels": 3}

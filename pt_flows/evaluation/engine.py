@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import HasEnergy, MapsLatents, RunsChains, Weights
+from pt_flows.contracts import BoundsLikelihood, HasEnergy, MapsLatents, RunsChains, Weights
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.metrics.base import RealData, SampleMetric, full_precision
 from pt_flows.progress import track
@@ -55,7 +55,7 @@ def measured(
     Args:
         metrics: Metrics that are prepared for as many samples.
         batches: Generated samples (B, *event).
-        method: Their method, for metrics of a map or an energy; None for images of unknown origin.
+        method: Their method, for metrics of a map, an energy or a likelihood; None for images of unknown origin.
         weights: The averaged weights, or the raw ones.
     """
     for metric in metrics:
@@ -64,6 +64,8 @@ def measured(
             metric.update_map(partial(method.generator.push, weights=weights))
         if isinstance(method, HasEnergy):
             metric.update_energy(partial(method.clean_energy, weights=weights))
+        if isinstance(method, BoundsLikelihood):
+            metric.update_likelihood(partial(method.likelihood_bound, weights=weights))
     with full_precision(metrics[0].device):  # samples are drawn here too
         for x in batches:
             for metric in metrics:

@@ -10,7 +10,7 @@ import torch
 
 import pt_flows.data
 from pt_flows.bounds import AtLeastTwo, Count
-from pt_flows.contracts import HasEnergy, Split, Weights
+from pt_flows.contracts import BoundsLikelihood, HasEnergy, Split, Weights
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
 from pt_flows.evaluation.engine import listed, measured, prepare_metrics, with_progress
@@ -23,6 +23,7 @@ from pt_flows.metrics import (
     ExactWasserstein,
     GridKL,
     ImageQuality,
+    LikelihoodBound,
     Lite0Features,
     ModeCoverage,
     SampleDiscrepancy,
@@ -58,9 +59,10 @@ def evaluate(
         ref: Reference of images: another folder or file, or a data set such as CIFAR10.
         metrics: One metric or a list. Default for images: Fréchet distance, KID, inception score, precision, recall,
             density and coverage in features of EfficientNet-Lite0 at 64 pixels. Default for toys: exact and sliced
-            Wasserstein distances, MMD, modes, and the density and log-likelihood of energies.
+            Wasserstein distances, MMD, modes, and the density and log-likelihood of energies. A bound of the
+            log-likelihood of test samples where a method has one.
         n: Number of generated samples; toys at most 5,000.
-        split: Split of the real samples to compare with; by default train for images and test for toys.
+        split: Split of the real samples to compare with; by default train for images and test for toys and likelihoods.
         weights: The averaged weights, or the raw ones of the last iteration.
         sampler: The sampler; by default the method's own one, direct or by chains.
         seeds: Number of sampling seeds; each is measured separately.
@@ -97,7 +99,7 @@ def evaluate_checkpoint(
         if n > 2_000 and not metrics:
             say(f"note: exact transport between {n} points takes a minute or two on a CPU; --n 512 is quick")
     side: Split = split or ("train" if len(data.event_shape) == 3 else "test")
-    chosen = prepared(metrics or default_metrics(method, data, side), data, n, side, device, method)
+    chosen = prepared(metrics or default_metrics(method, data, side), data, n, split, side, device, method)
     first = passport_of(subject, ckpt, n, 0, data, side, chosen)
     for i in range(seeds):
         chunks = with_progress(subject.chunks(n, stream(i)), n, "measuring")
@@ -119,7 +121,7 @@ def evaluate_images(
     if generated.event_shape != tuple(real.event_shape):
         wanted, got = tuple(real.event_shape), generated.event_shape
         raise UserError(f"{path}: expected images of shape {wanted}, as {ref} has, got {got}. Resize either")
-    chosen = prepared(metrics or [ImageQuality(Lite0Features(64), split)], real, n, split, device)
+    chosen = prepared(metrics or [ImageQuality(Lite0Features(64), split)], real, n, split, split, device)
     parts = x.split(CHUNK)
     batches = (parts[i].to(device).float() / 127.5 - 1 for i in share_of(len(parts)))
     numbers = finite(measured(chosen, with_progress(batches, n, "measuring")))
@@ -163,10 +165,11 @@ def named_reference(ref: str) -> RealData:
 
 def default_metrics(method: Any, data: FlowData, split: Split) -> list[SampleMetric]:
     """The default metrics."""
+    bounds: list[SampleMetric] = [LikelihoodBound()] if isinstance(method, BoundsLikelihood) else []
     if len(data.event_shape) == 3:
-        return [ImageQuality(Lite0Features(64), split)]
+        return [ImageQuality(Lite0Features(64), split), *bounds]
     law: Any = getattr(data, "law", None)
-    chosen: list[SampleMetric] = [ExactWasserstein(), SampleDiscrepancy()]
+    chosen: list[SampleMetric] = [ExactWasserstein(), SampleDiscrepancy(), *bounds]
     chosen += [ModeCoverage()] if hasattr(law, "centres") else []
     return [*chosen, GridKL()] if hasattr(law, "log_prob") and isinstance(method, HasEnergy) else chosen
 
@@ -175,13 +178,14 @@ def prepared(
     metrics: list[SampleMetric],
     data: RealData,
     n: int,
-    split: Split,
+    asked: Split | None,
+    side: Split,
     device: torch.device,
     method: Any = None,
 ) -> list[SampleMetric]:
-    """The metrics, prepared for a split of the data."""
+    """The metrics, prepared for the split that was asked for; else held-out ones for "test", the others for `side`."""
     for metric in metrics:
-        metric.use_split(split)
+        metric.use_split(asked or ("test" if metric.held_out else side))
     prepare_metrics(metrics, data, n, device, method)
     return metrics
 

@@ -3,6 +3,7 @@
 from pt_flows.metrics.density import GridKL
 from pt_flows.metrics.features import DINOv2Features, InceptionFeatures, Lite0Features
 from pt_flows.metrics.frechet import FrechetDistance
+from pt_flows.metrics.likelihood import LikelihoodBound
 from pt_flows.metrics.modes import ModeCoverage
 from pt_flows.metrics.quality import ImageQuality
 from pt_flows.metrics.transfer import TransferAccuracy
@@ -15,6 +16,7 @@ __all__ = [
     "GridKL",
     "ImageQuality",
     "InceptionFeatures",
+    "LikelihoodBound",
     "Lite0Features",
     "ModeCoverage",
     "SampleDiscrepancy",

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ class SampleMetric(Constructed, Metric, ABC):
     is_differentiable = False
     higher_is_better = False
     split: Split = "train"
+    held_out: ClassVar[bool] = False
+    """Whether real samples are those of the test split, unless another one is asked for."""
     sample_noise: float = 0.0
     """Standard deviation of the noise on samples of a perfect model, in data units. Floors have it too."""
 
@@ -94,6 +96,14 @@ class SampleMetric(Constructed, Metric, ABC):
 
         Args:
             energy: U (B,) of points (B, *event) on the metric's device.
+        """
+
+    def update_likelihood(self, bound: Callable[[Tensor, int, torch.Generator], Tensor]) -> None:
+        """Measure a bound of the log-likelihood. Called once before `update`; most metrics ignore it.
+
+        Args:
+            bound: Lower bounds (B,) in nats of log p at points (B, *event) on the metric's device, given the number of
+                importance samples and a source of randomness.
         """
 
     @property

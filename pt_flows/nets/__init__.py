@@ -2,6 +2,7 @@
 
 from pt_flows.nets.dcgan import DCGANCritic, DCGANGenerator
 from pt_flows.nets.energy import ConvEnergy, MLPEnergy, MultiScaleEnergy
+from pt_flows.nets.latent import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from pt_flows.nets.mlp import MLPCritic, MLPGenerator, ResidualMLPGenerator
 from pt_flows.nets.resnet import ResNetCritic, ResNetGenerator
 from pt_flows.nets.sndcgan import SNDCGANCritic, SNDCGANGenerator
@@ -9,11 +10,15 @@ from pt_flows.nets.time_energy import TimeMLPEnergy, TimeResNetEnergy
 from pt_flows.nets.transport import ConvTransportMap
 
 __all__ = [
+    "ConvDecoder",
+    "ConvEncoder",
     "ConvEnergy",
     "ConvTransportMap",
     "DCGANCritic",
     "DCGANGenerator",
     "MLPCritic",
+    "MLPDecoder",
+    "MLPEncoder",
     "MLPEnergy",
     "MLPGenerator",
     "MultiScaleEnergy",

@@ -1,4 +1,4 @@
-"""Checks of a network: what a generator, a critic or an energy promises."""
+"""Checks of a network: what a generator, a critic, an energy or an encoder promises."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet
+from pt_flows.contracts import CriticNet, DecoderNet, EncoderNet, EnergyNet, GeneratorNet
 from pt_flows.functional.penalties import gradient_norm
 from pt_flows.testing.report import NotApplicable
 from pt_flows.training.requirements import check_network
@@ -44,13 +44,17 @@ def awake(net: nn.Module) -> Any:
 def shape(build: Build) -> None:
     """The network says what it takes and gives what it says."""
     net = made(build)
-    kinds = [kind for kind in (GeneratorNet, CriticNet, EnergyNet) if isinstance(net, kind)]
-    name = type(net).__name__
-    assert kinds, f"{name}: expected a GeneratorNet, CriticNet or EnergyNet, got none. Derive it from one of them"
+    kinds = [kind for kind in (GeneratorNet, EncoderNet, CriticNet, EnergyNet) if isinstance(net, kind)]
+    name, several = type(net).__name__, "a GeneratorNet, CriticNet, EnergyNet or EncoderNet"
+    assert kinds, f"{name}: expected {several}, got none. Derive it from one of them"
     check_network(name, net, kinds[0])
-    wanted = (NUM, *net.event_shape) if kinds[0] is GeneratorNet else (NUM,)
+    what, rest = "one value per sample", ()
+    if isinstance(net, GeneratorNet):
+        what, rest = "samples of event_shape", net.event_shape
+    elif isinstance(net, EncoderNet):
+        what, rest = "means and standard deviations of latents", (2, *net.latent_shape)
+    wanted = (NUM, *rest)
     got = tuple(net(*arguments(net)).shape)
-    what = "samples of event_shape" if kinds[0] is GeneratorNet else "one value per sample"
     assert got == wanted, f"{name}: expected {what}, shape {wanted}, got {got}. Change forward or event_shape"
 
 
@@ -59,6 +63,8 @@ def gradients(build: Build) -> None:
     net = awake(made(build))
     out = net(*arguments(net))
     out = (out * torch.randn(out.shape)).sum()
+    if isinstance(net, DecoderNet):  # some parameters belong to p(x|z) alone
+        out = out + net(*arguments(net), torch.ones(NUM, *net.event_shape)).sum()
     names, parameters = zip(*[(n, p) for n, p in net.named_parameters() if p.requires_grad], strict=True)
     found = torch.autograd.grad(out, parameters, allow_unused=True)
     idle = [name for name, g in zip(names, found, strict=True) if g is None or not bool(g.any())]
@@ -71,8 +77,9 @@ def gradients(build: Build) -> None:
 def second_derivatives(build: Build) -> None:
     """The gradient in the input can be differentiated in the parameters, as penalties and samplers do."""
     net = made(build)
-    if isinstance(net, GeneratorNet):
-        raise NotApplicable("no method differentiates a generator twice")
+    if isinstance(net, GeneratorNet | EncoderNet):
+        kind = "generator" if isinstance(net, GeneratorNet) else "encoder"
+        raise NotApplicable(f"no method differentiates {'a' if kind == 'generator' else 'an'} {kind} twice")
     net = awake(net)
     x, *labels = arguments(net)
     try:

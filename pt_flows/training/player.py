@@ -7,6 +7,7 @@ gradients. `step` takes one optimizer step down a loss; a method that integrates
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import torch
@@ -168,15 +169,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         Raises:
             UserError: The loss is not a differentiable scalar, or does not depend on a trained parameter.
         """
-        parameters = self.trained
-        check_loss(f"{self.role}.step", loss)
-        if self.penalty is not None:
-            loss = loss + self.penalty(parameters)
-        with torch.autocast(loss.device.type, enabled=False):  # backward in the precision that forward chose
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        if any(gradient is None for gradient in gradients):
-            self._raise_for_unused(parameters, gradients)
-        self.apply_gradients(mean_over_ranks(gradients))
+        descend([self], loss)
 
     def apply_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Take one optimizer step along given gradients, one for each trained parameter, equal on all ranks."""
@@ -195,8 +188,16 @@ class Player(Constructed, nn.Module, Generic[N]):
         if self.ema is not None:
             self.ema.update(self.network, iteration)
 
-    def _raise_for_unused(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
-        unused = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+    def raise_for_unused(self, gradients: Sequence[Tensor | None]) -> None:
+        """Raise for parameters that a loss does not depend on.
+
+        Args:
+            gradients: One for each trained parameter, None without a dependence.
+
+        Raises:
+            UserError: The error names them.
+        """
+        unused = {id(p) for p, gradient in zip(self.trained, gradients, strict=True) if gradient is None}
         names = [name for net in (self.network, *self._also) for name, p in net.named_parameters() if id(p) in unused]
         lost = f"expected a loss of all trained parameters, got one without {', '.join(names[:3])}"
         raise UserError(f"{self.role}.step: {lost}. Remove them from the network, or set requires_grad to False")
@@ -230,6 +231,34 @@ class Player(Constructed, nn.Module, Generic[N]):
         finally:
             for layer, mode in modes:
                 layer.training = mode
+
+
+def descend(players: Sequence[Player[Any]], loss: Tensor) -> None:
+    """Take one optimizer step of every player down one loss (scalar), after one backward pass.
+
+    Gradients are averaged over ranks. No other parameters receive any, so nothing has to be frozen around a step.
+
+    Raises:
+        UserError: The loss is not a differentiable scalar, or does not depend on a trained parameter.
+    """
+    check_loss(f"{' and '.join(player.role for player in players)}.step", loss)
+    for player in players:
+        if player.penalty is not None:
+            loss = loss + player.penalty(player.trained)
+    parameters = [p for player in players for p in player.trained]
+    with torch.autocast(loss.device.type, enabled=False):  # backward in the precision that forward chose
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for player, own in zip(players, _shares(players, gradients), strict=True):
+        if any(gradient is None for gradient in own):
+            player.raise_for_unused(own)
+    for player, own in zip(players, _shares(players, mean_over_ranks(gradients)), strict=True):
+        player.apply_gradients(own)
+
+
+def _shares(players: Sequence[Player[Any]], gradients: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The gradients of every player, from those of all in order."""
+    rest = iter(gradients)
+    return [list(islice(rest, len(player.trained))) for player in players]
 
 
 def check_players(hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:

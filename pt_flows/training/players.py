@@ -1,4 +1,4 @@
-"""The three kinds of players: generators draw samples, critics score them, energies define densities."""
+"""The kinds of players: generators draw samples, critics score them, energies are densities, encoders find latents."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, final
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pt_flows.bounds import Count, DecayRate, Positive
-from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet, OptimizerFactory, Shape, Source, Weights
+from pt_flows.contracts import CriticNet, EncoderNet, EnergyNet, GeneratorNet, OptimizerFactory, Shape, Source, Weights
 from pt_flows.errors import UserError
 from pt_flows.training.noise import BLOCK, NoiseStream
 from pt_flows.training.player import Player, adam
@@ -238,6 +238,42 @@ class Energy(Player[EnergyNet]):
         return self.network.event_shape
 
 
+@final
+class Encoder(Player[EncoderNet]):
+    """An encoder q(z | x): samples to Gaussians with independent coordinates over latents.
+
+    Args:
+        network: The encoder; without batch norm, so that latents of a sample do not depend on the batch.
+        optimizer: Makes the optimizer from the parameters. Its state is kept between iterations.
+        lr_schedule: Factor of the learning rate over the run.
+        ema_decay: Decay of the average of the weights; None keeps no average.
+        clip_norm: Longest gradient; None for no bound.
+    """
+
+    def __init__(
+        self,
+        network: EncoderNet,
+        optimizer: OptimizerFactory = adam,
+        lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
+        ema_decay: DecayRate | None = 0.999,
+        clip_norm: Positive | None = None,
+    ) -> None:
+        check_network("model.encoder.network", network, EncoderNet)
+        network.register_forward_hook(_check_codes)
+        super().__init__(network, optimizer, lr_schedule, ema_decay, clip_norm)
+
+    @property
+    def event_shape(self) -> Shape:
+        """Shape of one sample."""
+        return self.network.event_shape
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, weights: Weights = "ema") -> Tensor:
+        """Means (B, *latent_shape) of q(z | x) with the network in evaluation mode, 500 samples at a time."""
+        with self.fixed(weights) as network:
+            return torch.cat([network(part)[:, 0] for part in x.split(500)])
+
+
 def check_pair(generator: Generator, critic: Critic) -> None:
     """Check that two players have the same samples and labels.
 
@@ -246,6 +282,21 @@ def check_pair(generator: Generator, critic: Critic) -> None:
     """
     shape, classes = generator.event_shape, generator.num_classes
     check_agreement("model.critic.network", critic.network, "model.generator", shape, classes)
+
+
+def check_codes(encoder: Encoder, generator: Generator) -> None:
+    """Check that an encoder maps the samples of a generator to its latents.
+
+    Raises:
+        UserError: Shapes of samples or of latents differ.
+    """
+    check_agreement("model.encoder.network", encoder.network, "model.generator", generator.event_shape, 0)
+    wanted, got = tuple(generator.network.latent_shape), tuple(encoder.network.latent_shape)
+    if got != wanted:
+        raise UserError(
+            f"model.encoder.network: expected latents of shape {wanted}, as model.generator has, got {got}. "
+            "Give both the same latent_dim"
+        )
 
 
 def check_unconditional(method: str, players: Sequence[Generator | Critic]) -> None:
@@ -283,3 +334,10 @@ def _check_values(network: nn.Module, inputs: tuple[Tensor, ...], values: Tensor
         wanted = f"one value per sample, shape ({len(inputs[0])},)"
         advice = "Squeeze an axis of length one; of two softmax logits take the difference"
         raise UserError(f"{type(network).__name__}: expected {wanted}, got {tuple(values.shape)}. {advice}")
+
+
+def _check_codes(network: EncoderNet, inputs: tuple[Tensor, ...], codes: Tensor) -> None:
+    wanted = (len(inputs[0]), 2, *network.latent_shape)
+    if tuple(codes.shape) != wanted:
+        what = f"means and standard deviations of latents, shape {wanted}"
+        raise UserError(f"{type(network).__name__}: expected {what}, got {tuple(codes.shape)}. Use an EncoderNet")

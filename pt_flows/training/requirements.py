@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet, Shape
+from pt_flows.contracts import CriticNet, EncoderNet, EnergyNet, GeneratorNet, Shape
 from pt_flows.errors import UserError
 
 
-def check_network(key: str, net: Any, kind: type[GeneratorNet | CriticNet | EnergyNet]) -> None:
+def check_network(key: str, net: Any, kind: type[GeneratorNet | CriticNet | EnergyNet | EncoderNet]) -> None:
     """Check that a network declares its inputs and outputs.
 
     Raises:
