@@ -31,6 +31,11 @@ def pair(first: list[float], last: list[float]) -> tuple[Tensor, Tensor]:
     return torch.tensor([first]), torch.tensor([last])
 
 
+def started(family: Any, z0: Tensor, z1: Tensor) -> list[Tensor]:
+    """Parameters of random bends."""
+    return family.start(z0, z1, torch.randn(len(z0), 3, z0.shape[1], dtype=z0.dtype), torch.Generator().manual_seed(1))
+
+
 FAMILIES = [SineSeries(), Network(width=20)]
 
 
@@ -121,8 +126,7 @@ def test_lengths_decrease_with_smoothing_and_rank() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ends_hold_for_any_parameters(family: Any) -> None:
     z0, z1 = torch.randn(2, 6, 4)
-    bent = torch.ones(6, dtype=torch.bool)
-    omega = family.start(bent, z0, torch.Generator().manual_seed(1))
+    omega = started(family, z0, z1)
     z, _ = family.at(omega, z0, z1, torch.tensor([0.0, 0.4, 1.0]))
     close(z[:, 0], z0, rtol=0, atol=1e-6)
     close(z[:, 2], z1, rtol=0, atol=1e-6 * float(z.abs().max()))
@@ -132,7 +136,7 @@ def test_ends_hold_for_any_parameters(family: Any) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_derivatives_of_curves_are_those_of_their_points(family: Any) -> None:
     z0, z1 = torch.randn(2, 3, 2, dtype=torch.float64)
-    omega = family.start(torch.ones(3, dtype=torch.bool), z0, torch.Generator().manual_seed(1))
+    omega = started(family, z0, z1)
     t, h = torch.linspace(0.1, 0.9, 5, dtype=torch.float64), 1e-6
     (ahead, _), (behind, _) = (family.at(omega, z0, z1, t + s) for s in (h, -h))
     close(family.at(omega, z0, z1, t)[1], (ahead - behind) / (2 * h), rtol=1e-5, atol=1e-5)
@@ -186,7 +190,7 @@ def test_geodesic_of_the_sphere_is_the_great_circle(family: Any) -> None:
 
 @pytest.mark.parametrize(
     ("f", "first", "last", "straight", "shortest"),
-    [(disc, [1.0, 0.0], [1.0, 2.0], 2.0, 2 * math.sin(1.0)), (sphere, [0.6, 0.0], [0.6, 2.0], 1.12929, 0.99024)],
+    [(disc, [1.0, 0.0], [1.0, 2.0], 2.0, 1.68294), (sphere, [0.6, 0.0], [0.6, 2.0], 1.12929, 0.99024)],
 )
 def test_series_bends_where_ends_share_a_coordinate_and_the_published_curve_cannot(
     f: Callable[[Tensor], Tensor], first: list[float], last: list[float], straight: float, shortest: float
@@ -194,7 +198,7 @@ def test_series_bends_where_ends_share_a_coordinate_and_the_published_curve_cann
     found = [geodesics(Metric(f), *pair(first, last), family).curves for family in FAMILIES]
     assert float(found[0].length) == pytest.approx(shortest, abs=1e-3)
     assert float(found[1].length) == pytest.approx(straight, abs=1e-3)
-    assert bool((found[1].points[0, :, 0] == first[0]).all())
+    close(found[1].points[0, :, 0], torch.full((101,), first[0]), rtol=0, atol=1e-6)
 
 
 def test_pairs_do_not_influence_one_another() -> None:
@@ -212,27 +216,27 @@ def test_more_starts_find_the_way_around_an_obstacle() -> None:
     hill = lambda z: torch.cat([z, 2 * (-2 * z.square().sum(1, keepdim=True)).exp()], 1)
     z0, z1 = pair([-1.5, 0.0], [1.5, 0.0])
     one = geodesics(Metric(hill), z0, z1).curves
-    several = geodesics(Metric(hill), z0, z1, num_starts=4).curves
+    several = geodesics(Metric(hill), z0, z1, num_starts=2).curves
     assert float(one.points[..., 1].abs().max()) < 1e-3
     assert float(several.length) < 0.95 * float(one.length)
-    again = geodesics(Metric(hill), z0, z1, num_starts=4, rng=torch.Generator().manual_seed(0)).curves
-    assert torch.equal(several.points, again.points)
 
 
-def test_the_way_and_the_number_of_steps_are_reported() -> None:
+def test_steps_are_watched_and_few_do_not_converge() -> None:
     z0, z1 = pair([0.6, 0.0], [0.9, 2.0])
     seen: list[int] = []
     watch = lambda steps: (seen.append(step) or step for step in steps)
-    found = geodesics(Metric(sphere), z0, z1, progress=watch)
-    assert seen == list(range(found.num_steps))
-    assert not geodesics(Metric(sphere), z0, z1, num_steps=2).converged
+    found = geodesics(Metric(sphere), z0, z1, num_steps=2, progress=watch)
+    assert seen == [0, 1]
+    assert found.num_steps == 2
+    assert not found.converged
+    assert float(found.curves.length) <= float(straight_lines(Metric(sphere), z0, z1).length)
 
 
 def test_smoothed_geodesics_prefer_the_data() -> None:
     """A plane that a map crosses with low gain and follows with high gain: smoothing makes the low gain free."""
     f = lambda z: torch.stack([z[:, 0] + 0.3 * z[:, 1].square(), 0.3 * z[:, 1]], 1)
     z0, z1 = pair([0.0, 0.0], [0.5, 1.0])
-    plain, free = (geodesics(Metric(f, lam), z0, z1).curves.length for lam in (0.0, 1.0))
+    plain, free = (geodesics(Metric(f, lam), z0, z1, num_steps=50).curves.length for lam in (0.0, 1.0))
     assert float(free) < 0.8 * float(plain)
 
 

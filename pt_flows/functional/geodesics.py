@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from pt_flows.errors import UserError
@@ -33,13 +33,19 @@ from pt_flows.functional.geometry import Curves, Metric, measured, straight_line
 
 CHECK = 25
 """Steps between two checks of convergence."""
+BENDS = 3
+"""Sines of a random first curve, whose deviation from the straight line is about a third of its length."""
 
 
 class Parametrisation(Protocol):
     """A family of curves with given end points."""
 
-    def start(self, bent: Bool[Tensor, " P"], like: Float[Tensor, "P d"], rng: torch.Generator) -> list[Tensor]:
-        """Parameters (P, ...) of straight lines, or of random bends."""
+    learning_rate: float
+
+    def start(
+        self, z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], bends: Float[Tensor, "P b d"], rng: torch.Generator
+    ) -> list[Tensor]:
+        """Parameters (P, ...) of first curves: straight lines with b coefficients of sines, zeros for none."""
         ...
 
     def at(
@@ -54,16 +60,20 @@ class SineSeries:
     """The straight line and a series of sines, which vanish at both ends.
 
     Args:
-        num_terms: Number of sines.
+        num_terms: Number of sines, K.
+        learning_rate: Rate of Adam, in lengths of the straight line.
     """
 
     num_terms: int = 8
+    learning_rate: float = 0.02
 
-    def start(self, bent: Bool[Tensor, " P"], like: Float[Tensor, "P d"], rng: torch.Generator) -> list[Tensor]:
-        """Coefficients c (P, K, d): zeros, or noise that bends curves by about their length."""
-        shape = (len(like), self.num_terms, like.shape[1])
-        noise = torch.randn(shape, generator=rng, device=rng.device).to(like)
-        return [noise * bent[:, None, None]]
+    def start(
+        self, z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], bends: Float[Tensor, "P b d"], rng: torch.Generator
+    ) -> list[Tensor]:
+        """Coefficients c (P, K, d)."""
+        c = bends.new_zeros(len(bends), self.num_terms, bends.shape[2])
+        c[:, : bends.shape[1]] = bends[:, : self.num_terms]
+        return [c]
 
     def at(
         self, omega: list[Tensor], z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], t: Float[Tensor, " n"]
@@ -83,36 +93,47 @@ class Network:
     Args:
         width: Units of a hidden layer.
         depth: Number of hidden layers.
+        learning_rate: Rate of Adam.
     """
 
     width: int = 150
     depth: int = 2
+    learning_rate: float = 2e-3
 
-    def start(self, bent: Bool[Tensor, " P"], like: Float[Tensor, "P d"], rng: torch.Generator) -> list[Tensor]:
-        """Weights and biases of every layer: with small first weights ẑ is nearly linear."""
-        sizes, omega = [1, *[self.width] * self.depth, like.shape[1]], []
-        for i, (num_in, num_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
-            weight = torch.randn(len(like), num_in, num_out, generator=rng, device=rng.device).to(like)
-            scale = torch.where(bent, 3.0, 0.1)[:, None, None].to(like) if i == 0 else num_in**-0.5
-            omega += [scale * weight, torch.zeros_like(weight[:, :1])]
-        return omega
+    def start(
+        self, z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], bends: Float[Tensor, "P b d"], rng: torch.Generator
+    ) -> list[Tensor]:
+        """Weights and biases of every layer: random ones, and for the output those that fit the first curves best."""
+        sizes, omega = [1, *[self.width] * self.depth], []
+        for num_in, num_out in zip(sizes, sizes[1:], strict=False):
+            weight = torch.randn(len(z0), num_in, num_out, generator=rng, device=rng.device).to(z0)
+            bias = torch.randn(len(z0), 1, num_out, generator=rng, device=rng.device).to(z0)
+            omega += [weight * num_in**-0.5, bias]
+        t = torch.linspace(0, 1, 50, dtype=z0.dtype, device=z0.device)
+        curve, _ = SineSeries(bends.shape[1]).at([bends], z0, z1, t)
+        h = hidden(omega, t[None, :, None].repeat(len(z0), 1, 1)).double()
+        h1 = torch.cat([h, torch.ones_like(h[..., :1])], 2)
+        ridge = 1e-4 * torch.eye(h1.shape[2], dtype=h1.dtype, device=h1.device)
+        fit = torch.linalg.solve(h1.mT @ h1 + ridge, h1.mT @ curve.double()).to(z0)
+        return [*omega, fit[:, :-1].contiguous(), fit[:, -1:].contiguous()]
 
     def at(
         self, omega: list[Tensor], z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], t: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, "P n d"], Float[Tensor, "P n d"]]:
         """Points and derivatives."""
         times = torch.cat([t.new_tensor([0.0, 1.0]), t])[None, :, None].repeat(len(z0), 1, 1)
-        raw, slope = torch.func.jvp(lambda times: self.raw(omega, times), (times,), (torch.ones_like(times),))
+        z_hat = lambda times: torch.baddbmm(omega[-1], hidden(omega[:-2], times), omega[-2])
+        raw, slope = torch.func.jvp(z_hat, (times,), (torch.ones_like(times),))
         first, last = raw[:, :1], raw[:, 1:2]
         A = (z0 - z1)[:, None] / (first - last)
         return z0[:, None] + A * (raw[:, 2:] - first), A * slope[:, 2:]
 
-    def raw(self, omega: list[Tensor], times: Float[Tensor, "P n 1"]) -> Float[Tensor, "P n d"]:
-        """Outputs ẑ of the networks."""
-        *hidden, (weight, bias) = zip(omega[::2], omega[1::2], strict=True)
-        for own_weight, own_bias in hidden:
-            times = torch.baddbmm(own_bias, times, own_weight).tanh()
-        return torch.baddbmm(bias, times, weight)
+
+def hidden(omega: list[Tensor], times: Float[Tensor, "P n 1"]) -> Float[Tensor, "P n h"]:
+    """Tanh layers of every pair's network, from weights and biases in turn."""
+    for weight, bias in zip(omega[::2], omega[1::2], strict=True):
+        times = torch.baddbmm(bias, times, weight).tanh()
+    return times
 
 
 class Geodesics(NamedTuple):
@@ -136,7 +157,6 @@ def geodesics(
     parametrisation: Parametrisation = SineSeries(),  # noqa: B008  immutable
     num_points: int = 24,
     num_steps: int = 400,
-    learning_rate: float = 0.02,
     tolerance: float = 1e-4,
     num_starts: int = 1,
     rng: torch.Generator | None = None,
@@ -153,8 +173,7 @@ def geodesics(
         z1: Last ends.
         parametrisation: The family of curves.
         num_points: Times t_i of the energy.
-        num_steps: Largest number of steps.
-        learning_rate: Rate of Adam at first; it falls to zero like a cosine.
+        num_steps: Largest number of steps. The rate of Adam falls like a cosine, to zero at the last one.
         tolerance: Relative fall of the energy between two checks below which a pair has settled.
         num_starts: Curves that start for every pair. The first is straight, and the best one is returned.
         rng: Source of the bends and of the networks' weights; None for seed 0.
@@ -170,11 +189,10 @@ def geodesics(
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(z0.device.type, enabled=False):
         first, last = (z.detach().clone().repeat_interleave(num_starts, 0) for z in (z0, z1))
         search = _Search(metric, parametrisation, first, last, num_points, num, tolerance)
-        bent = torch.arange(len(first), device=first.device) % num_starts > 0
-        search.begin(bent, learning_rate, rng or torch.Generator(first.device).manual_seed(0))
+        search.begin(num_starts, rng or torch.Generator(first.device).manual_seed(0))
         step = -1
         for step in progress(range(num_steps)):
-            search.step(learning_rate * (1 + math.cos(math.pi * step / num_steps)) / 2)
+            search.step((1 + math.cos(math.pi * step / num_steps)) / 2)
             if (step + 1) % CHECK == 0 or step + 1 == num_steps:
                 search.check()
             if not len(search.rows):
@@ -200,20 +218,23 @@ class _Search:
         self.converged = torch.zeros(len(z0), dtype=torch.bool, device=z0.device)
         self.rows = torch.arange(len(z0), device=z0.device)
 
-    def begin(self, bent: Tensor, learning_rate: float, rng: torch.Generator) -> None:
-        """Start the curves."""
-        self.omega = [p.requires_grad_(True) for p in self.family.start(bent, self.z0, rng)]
-        self.optimizer = torch.optim.Adam(self.omega, lr=learning_rate, betas=(0.9, 0.99))
+    def begin(self, num_starts: int, rng: torch.Generator) -> None:
+        """Start the curves: the first of every pair at the straight line, the others at random bends."""
+        shape = (len(self.z0), BENDS, self.z0.shape[1])
+        bends = torch.randn(shape, generator=rng, device=rng.device).to(self.z0)
+        bends[::num_starts] = 0.0
+        self.omega = [p.requires_grad_(True) for p in self.family.start(self.z0, self.z1, bends, rng)]
+        self.optimizer = torch.optim.Adam(self.omega, lr=self.family.learning_rate, betas=(0.9, 0.99))
         self.last = torch.full_like(self.scale, torch.inf)
 
-    def step(self, learning_rate: float) -> None:
-        """Take one step of Adam on the energies, each relative to the straight line's."""
+    def step(self, factor: float) -> None:
+        """Take one step of Adam, with its rate times a factor, on energies relative to those of straight lines."""
         z, dz = self.family.at(self.omega, self.z0[self.rows], self.z1[self.rows], self.t)
         squares = self.metric.squared_speed(z.flatten(0, 1), dz.flatten(0, 1)).view(z.shape[:2])
         loss = (squares @ self.w / self.scale[self.rows]).sum()
         for p, gradient in zip(self.omega, torch.autograd.grad(loss, self.omega), strict=True):
             p.grad = gradient
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.param_groups[0]["lr"] = factor * self.family.learning_rate
         self.optimizer.step()
 
     def check(self) -> None:
