@@ -259,7 +259,10 @@ def test_the_metric_of_relu_layers_has_no_derivative_and_that_of_tanh_layers_has
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Metric(sphere, 0.0, 3)(torch.ones(1, 2)), "rank: expected 1 to 2, the dimension of the latents, got 3"),
+        (
+            lambda: Metric(sphere, 0.0, 3)(torch.ones(1, 2)),
+            "rank: expected 1 to 2, the dimension of the latents, got 3",
+        ),
         (lambda: Metric(sphere, -1.0), "smoothing: expected at least 0, got -1.0"),
         (lambda: geodesics(Metric(sphere), torch.ones(1, 2), torch.ones(1, 3)), "got shapes .1, 2. and .1, 3."),
     ],

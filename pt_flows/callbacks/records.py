@@ -13,7 +13,6 @@ from pt_flows.construction import plain
 from pt_flows.evaluation.passport import record_path, write_record
 from pt_flows.evaluation.provenance import passport_of
 from pt_flows.evaluation.subject import Subject
-from pt_flows.loop.method import Method
 from pt_flows.runs.environment import environment
 from pt_flows.runs.folder import describe_run
 

@@ -154,7 +154,7 @@ def geodesics(
     metric: Metric,
     z0: Float[Tensor, "P d"],
     z1: Float[Tensor, "P d"],
-    parametrisation: Parametrisation = SineSeries(),  # noqa: B008  immutable
+    parametrisation: Parametrisation = SineSeries(),
     num_points: int = 24,
     num_steps: int = 400,
     tolerance: float = 1e-4,

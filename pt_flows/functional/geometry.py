@@ -62,7 +62,7 @@ class Metric:
         return torch.func.jvp(self.f, (z,), (dz,))[1].flatten(1).square().sum(1)
 
     def log_magnification(self, z: Float[Tensor, "B d"]) -> Float[Tensor, " B"]:
-        """log MF of the metric that is not smoothed; -inf if f loses a dimension."""
+        """Log MF of the metric that is not smoothed; -inf if f loses a dimension."""
         J = jacobian(self.f, z)
         if J.shape[1] < J.shape[2]:
             return torch.full_like(z[:, 0], -torch.inf)
