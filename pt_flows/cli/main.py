@@ -134,6 +134,7 @@ def quiet() -> None:
         "LeafSpec",
         "is an instance of `nn.Module`",
         "LightningCLI's args parameter",
+        "`torch.jit.script` is deprecated",
     ):
         warnings.filterwarnings("ignore", f".*{pattern}.*")
 

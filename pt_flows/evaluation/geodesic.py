@@ -138,8 +138,8 @@ def flat_map(network: Any, label: int) -> Map:
 def warn_of_kinks(f: Map, z: Tensor) -> None:
     """Warn of activations with which an energy is not truly minimised."""
     if names := kinks(f, z[:1]):
-        why = "its Jacobian is constant in pieces, so that curves may stop short of the shortest"
-        advice = "For geometry, train a network with tanh, softplus, silu or gelu, such as MLPDecoder"
+        why = "its Jacobian is constant in pieces, and shortest ways are approximate"
+        advice = "For geometry, train a network with tanh, softplus or silu, such as MLPDecoder"
         say(f"warning: the network has {' and '.join(names)}: {why}. {advice}")
 
 

@@ -3,7 +3,7 @@ r"""Shortest curves between many pairs of latents at once, under the metric of a
     repeat   E_p = Σ_i w_i φ_p(t_i)²                    energy of pair p, at Gauss-Legendre times t_i with weights w_i
              ω_p ← one step of Adam on E_p              every pair has parameters ω_p of its own
     until    E_p on a denser grid falls by less than `tolerance` between two checks, for every pair
-    return   the best curve of every pair, which is never worse than the straight line; its length is the distance
+    return   the best curve of every pair, never longer than the straight line; its length is the distance
 
 Two parametrisations of a curve from z0 to z1:
 
@@ -14,6 +14,9 @@ The network, its affine normalisation and Adam are those of Chen et al. 2018, Me
 arXiv:1711.01204. The normalisation fixes a coordinate in which z0 and z1 agree: A is zero there. The series holds the
 end points exactly and cannot degenerate; it is ours and the default.
 
+If a map has kinks (geometry.py), the speeds of the search are differences over a time 1 / num_points. All lengths and
+energies that are returned are from exact speeds.
+
 Departures: the paper minimises the length and watches the largest speed. A length hardly depends on the times, so
 curves jump between them. Here the energy is minimised and validated, whose minima are the shortest curves at constant
 speed. Curves start at straight lines, and if `num_starts` is above one, also at random bends in place of Bézier curves.
@@ -21,7 +24,7 @@ speed. Curves start at straight lines, and if `num_starts` is above one, also at
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -29,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pt_flows.errors import UserError
-from pt_flows.functional.geometry import Curves, Metric, measured, straight_lines
+from pt_flows.functional.geometry import Curves, Metric, kinks, measured, straight_lines
 
 CHECK = 25
 """Steps between two checks of convergence."""
@@ -211,9 +214,11 @@ class _Search:
         self, metric: Metric, family: Parametrisation, z0: Tensor, z1: Tensor, num_points: int, num: int, tol: float
     ) -> None:
         self.metric, self.family, self.z0, self.z1, self.tolerance = metric, family, z0, z1, tol
+        self.searched = replace(metric, difference=1 / num_points) if kinks(metric.f, z0[:1]) else metric
         self.t, self.w = (values.to(z0) for values in gauss_legendre(num_points))
         self.dense = torch.linspace(0, 1, num, dtype=z0.dtype, device=z0.device)
         self.best = straight_lines(metric, z0, z1, num)
+        self.longest = self.best.length
         self.scale = self.best.energy.clamp(min=torch.finfo(z0.dtype).tiny)
         self.converged = torch.zeros(len(z0), dtype=torch.bool, device=z0.device)
         self.rows = torch.arange(len(z0), device=z0.device)
@@ -230,7 +235,7 @@ class _Search:
     def step(self, factor: float) -> None:
         """Take one step of Adam, with its rate times a factor, on energies relative to those of straight lines."""
         z, dz = self.family.at(self.omega, self.z0[self.rows], self.z1[self.rows], self.t)
-        squares = self.metric.squared_speed(z.flatten(0, 1), dz.flatten(0, 1)).view(z.shape[:2])
+        squares = self.searched.squared_speed(z.flatten(0, 1), dz.flatten(0, 1)).view(z.shape[:2])
         loss = (squares @ self.w / self.scale[self.rows]).sum()
         for p, gradient in zip(self.omega, torch.autograd.grad(loss, self.omega), strict=True):
             p.grad = gradient
@@ -241,7 +246,8 @@ class _Search:
         """Measure the curves on the dense grid, keep the better ones, and drop the pairs that have settled."""
         with torch.no_grad():
             now = measured(self.metric, *self.family.at(self.omega, self.z0[self.rows], self.z1[self.rows], self.dense))
-        is_better = now.energy < self.best.energy[self.rows]
+        is_shorter = now.length <= self.longest[self.rows]  # a straight line may have more energy and less length
+        is_better = is_shorter & (now.energy < self.best.energy[self.rows])
         for best, new in zip(self.best, now, strict=True):
             best[self.rows[is_better]] = new[is_better]
         settled = (self.last[self.rows] - now.energy).abs() <= self.tolerance * now.energy
@@ -263,7 +269,7 @@ class _Search:
 
     def best_of(self, num_starts: int, num_steps: int) -> Geodesics:
         """The best start of every pair."""
-        chosen = self.best.energy.view(-1, num_starts).argmin(1)
+        chosen = self.best.length.view(-1, num_starts).argmin(1)
         rows = chosen + num_starts * torch.arange(len(chosen), device=chosen.device)
         return Geodesics(Curves(*(part[rows] for part in self.best)), self.converged[rows], num_steps)
 
