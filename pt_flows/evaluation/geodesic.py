@@ -31,7 +31,7 @@ VALUES = 2**23
 """Largest number of values of the samples that are mapped at once, so that images fit the memory."""
 NEIGHBOURS = 5_000
 """Number of training samples that classify points of curves."""
-CLASSIFIED = 4
+CLASSIFIED = 8
 """Every point of a curve with such a number is classified."""
 
 

@@ -164,7 +164,7 @@ def geodesics(
     num_starts: int = 1,
     rng: torch.Generator | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
-    num: int = 101,
+    num: int = 201,
 ) -> Geodesics:
     """Geodesics between pairs of latents, all at once.
 

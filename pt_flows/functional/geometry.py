@@ -161,7 +161,7 @@ def measured(metric: Metric, z: Float[Tensor, "P m d"], dz: Float[Tensor, "P m d
     return Curves(z.detach(), squares.sqrt().view(z.shape[:2]))
 
 
-def straight_lines(metric: Metric, z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], num: int = 101) -> Curves:
+def straight_lines(metric: Metric, z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], num: int = 201) -> Curves:
     """Straight lines between latents.
 
     Args:
