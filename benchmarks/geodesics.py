@@ -1,9 +1,9 @@
 """Measure geodesics between many pairs of latents at once against one pair, in one run.
 
-Maps are the sphere and decoders of random tanh layers. A round times the same pairs together and a few of them alone;
-the ratio is that of the times, and goals are ratios of at most 5 for 100 pairs. The number of steps is fixed, so that both
-do the same steps; with the criterion of convergence pairs leave the batch when they have settled, which is also timed.
-Times are of this process on the CPU, so that others on the machine hardly disturb them.
+Maps are the sphere and decoders of random tanh layers. A round times all pairs together and three of them alone. The
+goal is a ratio of at most 5 for 100 pairs. Both sides take the same number of steps. The last rows stop when pairs have
+settled, and settled pairs leave the batch. Times are those that this process spends on the CPU, so that other processes
+on the machine disturb them little.
 
     python benchmarks/geodesics.py [--rounds 3] [--pairs 100] [--steps 25]
 """

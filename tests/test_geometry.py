@@ -1,17 +1,27 @@
 """Metrics that maps pull back to their latents, and shortest curves under them, against closed forms."""
 
+import csv
 import math
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from problems import ROOT
 from torch import Tensor, nn
 from torch.testing import assert_close as close
 
+from pt_flows.cli.main import main
+from pt_flows.data import Toy2D
 from pt_flows.errors import UserError
+from pt_flows.evaluation import geodesic, geodesic_pictures
+from pt_flows.evaluation.load import finished
 from pt_flows.functional.geodesics import Network, SineSeries, gauss_legendre, geodesics
 from pt_flows.functional.geometry import Metric, jacobian, kinks, measured, smoothed, straight_lines
+from pt_flows.nets import MLPGenerator
 
 
 def sphere(z: Tensor) -> Tensor:
@@ -270,3 +280,150 @@ def test_the_metric_of_relu_layers_has_no_derivative_and_that_of_tanh_layers_has
 def test_wrong_arguments(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+CHECKPOINTS = ROOT / "tests/checkpoints/0.2"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search for a few steps, and draw coarse pictures."""
+    monkeypatch.setattr(geodesic, "geodesics", partial(geodesics, num_steps=5, num=21))
+    monkeypatch.setattr(geodesic, "straight_lines", partial(straight_lines, num=21))
+    monkeypatch.setattr(geodesic_pictures, "CELLS", 15)
+
+
+def command(name: str, *words: str) -> int:
+    return main(["geodesic", str(CHECKPOINTS / f"{name}.ckpt"), "--device", "cpu", *words])
+
+
+def test_command_writes_a_table_and_pictures(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """The generator has ReLU layers, which the command warns of."""
+    assert command("wgan_gp", "--pairs", "3", "--out", "g.csv") == 0
+    out = capsys.readouterr().out
+    assert "warning: the network has relu" in out
+    assert "tanh, softplus or silu" in out
+    assert "3 pairs of latents, draws from the prior" in out
+    rows = list(csv.DictReader(Path("g.csv").read_text().splitlines()))
+    assert len(rows) == 3
+    for row in rows:
+        assert 0 < float(row["geodesic"]) <= float(row["straight"])
+        assert float(row["ratio"]) == pytest.approx(float(row["geodesic"]) / float(row["straight"]), rel=1e-4)
+    assert len({row["straight"] for row in rows}) == 3
+    assert {path.name for path in Path().glob("*.png")} == {"g_plane.png", "g_samples.png", "g_speed.png"}
+
+
+def test_command_takes_a_pair_and_smooth_networks_get_no_warning(
+    quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (dim,) = load("iwae").generator.network.latent_shape
+    ends = ["--start", str([0.0] * dim), "--end", str([1.0] * dim), "--out", "g.md"]
+    assert command("iwae", *ends, "--curve", "network", "--smoothing", "0.1", "--rank", "1") == 0
+    assert "warning" not in capsys.readouterr().out
+    header, _, row = Path("g.md").read_text().splitlines()
+    assert header.startswith("| pair | straight | geodesic | ratio | chord |")
+    assert row.startswith("| 1 | ")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("pcd", [], "pcd.ckpt: expected a method with latents, such as WGANGP or IWAE, got PCD"),
+        ("wgan_gp", ["--start", "[0, 1, 2]", "--end", "[0, 1]"], "--start: expected 2 numbers, the dimension"),
+        ("wgan_gp", ["--start", "[0, 1]"], "--end: expected 2 numbers, the dimension of the latents, got none"),
+        ("wgan_gp", ["--rank", "3"], "--rank: expected 1 to 2, the dimension of the latents, got 3"),
+        ("wgan_gp", ["--label", "1"], "--label: expected none, as there are no classes, got 1"),
+        ("wgan_gp", ["--smoothing", "-1"], "--smoothing: expected at least 0, got -1"),
+        ("wgan_gp", ["--out", "g.png"], "--out: expected a file .md or .csv, got g.png"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(
+    name: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(name, *words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def load(name: str) -> Any:
+    return finished(CHECKPOINTS / f"{name}.ckpt").method
+
+
+class Images(Toy2D):
+    """Images of one grey level each, whose class is bright or dark."""
+
+    def __init__(self) -> None:
+        super().__init__(batch_size=100)
+        self.event_shape, self.num_classes = (1, 4, 4), 2
+
+    def draw(self, iteration: int, num_minibatches: int) -> tuple[Tensor, Tensor]:
+        level = torch.linspace(-1, 1, num_minibatches * 100).view(num_minibatches, 100)
+        return level[..., None, None, None].expand(*level.shape, 1, 4, 4), (level > 0).long()
+
+    def held_out(self, num: int) -> tuple[Tensor, Tensor]:
+        level = torch.linspace(-1, 1, min(num, 8))
+        return level[:, None, None, None].expand(-1, 1, 4, 4), (level > 0).long()
+
+
+def test_classes_on_a_way_and_images_along_it() -> None:
+    f = lambda z: z.sum(1)[:, None, None, None].expand(-1, 1, 4, 4)
+    z0, z1 = torch.tensor([[-0.5, -0.3, 0.0], [0.2, 0.1, 0.1]]), torch.tensor([[0.5, 0.3, 0.0], [0.3, 0.1, 0.2]])
+    lines = straight_lines(Metric(f), z0, z1)
+    labels = geodesic.labels_of(Images(), torch.device("cpu"))
+    ways = geodesic.Ways(f, lines, lines, torch.tensor([True, False]), labels, torch.ones(2))
+    assert ways.columns["classes straight"] == [2, 1]
+    assert ways.columns["converged"] == ["yes", "no"]
+    paths = geodesic_pictures.draw_pictures(Metric(f), lines, lines, Path("t.md"), None)
+    assert [path.name for path in paths] == ["t_speed.png", "t_strips.png"]
+    assert geodesic.labels_of(Toy2D(), torch.device("cpu")) is None
+
+
+def test_pairs_are_encoded_where_the_method_encodes() -> None:
+    method = SimpleNamespace(
+        generator=SimpleNamespace(starting_points=lambda num, rng: torch.randn(num, 1, generator=rng)),
+        device=torch.device("cpu"),
+        encode=lambda x, weights: 100 + x.flatten(1)[:, :1],
+    )
+    found = torch.cat(geodesic.ends(method, Images(), 4, None, None, 0, "ema"))
+    assert sorted(found.flatten().tolist()) == pytest.approx((100 + torch.linspace(-1, 1, 8)).tolist())
+    with pytest.raises(UserError, match="--pairs: expected at most 4, as there are 8 samples, got 5"):
+        geodesic.ends(method, Images(), 5, None, None, 0, "ema")
+    assert float(torch.cat(geodesic.ends(method, None, 4, None, None, 0, "ema")).max()) < 50
+
+
+def test_one_class_of_a_conditional_network_is_mapped() -> None:
+    net = MLPGenerator(width=4)
+    net.num_classes, seen = 3, []
+    net.forward = lambda z, y: seen.append(y) or z
+    geodesic.flat_map(net, 2)(torch.zeros(5, 2))
+    assert seen[0].tolist() == [2] * 5
+    with pytest.raises(UserError, match="--label: expected a class below 3, got 3"):
+        geodesic.flat_map(net, 3)
+
+
+def test_distances_on_a_grid_are_those_of_geodesics() -> None:
+    """Shortest paths on a grid of the sphere's angles have the lengths of great circles, one per cent too long at most."""
+    sides = torch.linspace(0.4, 1.6, 61), torch.linspace(0.0, 1.2, 61)
+    z = torch.cartesian_prod(*sides)
+    found = geodesic_pictures.distances(Metric(sphere)(z), z, z[30 * 61 + 5])
+    exact = (sphere(z) @ sphere(z)[30 * 61 + 5]).clamp(max=1).acos()
+    far = exact > 0.2
+    assert float((found[far] / exact[far] - 1).abs().max()) < 0.012
+
+
+@pytest.mark.slow
+def test_a_trained_decoder_is_measured_in_its_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The pairs are encoded samples, ways are shorter than straight lines, and never shorter than chords."""
+    words = ["--trainer.max_steps", "300", "--run.root", str(tmp_path), "--run.wandb", "disabled"]
+    assert main(["fit", "--config", str(ROOT / "configs/toy2d/iwae.yaml"), *words, "--evaluation.metrics", "[]"]) == 0
+    (folder,) = tmp_path.glob("*/*")
+    assert main(["geodesic", str(folder), "--pairs", "20", "--out", "g.csv"]) == 0
+    assert "20 pairs of latents, encoded samples" in capsys.readouterr().out
+    rows = list(csv.DictReader(Path("g.csv").read_text().splitlines()))
+    assert all(float(row["chord"]) * 0.999 <= float(row["geodesic"]) <= float(row["straight"]) for row in rows)
+    assert sum(float(row["ratio"]) for row in rows) / 20 < 0.999
+    assert sum(row["converged"] == "yes" for row in rows) >= 18

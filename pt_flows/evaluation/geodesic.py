@@ -78,18 +78,22 @@ def geodesic(
     if not isinstance(method, MapsLatents):
         wanted, got = "a method with latents, such as WGANGP or IWAE", type(method).__name__
         raise UserError(f"{run.checkpoint}: expected {wanted}, got {got}. Give another checkpoint")
-    data = None if run.folder is None and not isinstance(method, Encodes) else run.data()
+    data = None if run.folder is None else run.data()
+    encodes = isinstance(method, Encodes) and data is not None
+    origin = "given" if start or end else "encoded samples" if encodes else "draws from the prior"
     z0, z1 = ends(method, data, pairs, start, end, seed, weights)
     with method.generator.fixed(weights) as network:
         f = flat_map(cast(Any, network), label)
         warn_of_kinks(f, z0)
         metric = Metric(f, smoothing, rank)
-        metric.is_smoothed(z0.shape[1])
+        if rank is not None and rank > z0.shape[1]:
+            wanted = f"1 to {z0.shape[1]}, the dimension of the latents"
+            raise UserError(f"--rank: expected {wanted}, got {rank}. Use a smaller rank, or omit it")
         lines = straight_lines(metric, z0, z1)
         found, converged = shortest(metric, z0, z1, curve, starts, seed)
         both = Ways(f, lines, found, converged, labels_of(data, z0.device), (f(z1) - f(z0)).flatten(1).norm(dim=1))
         both.write(target)
-        both.tell(method.iteration)
+        both.tell(origin, method.iteration)
         pictures = draw_pictures(metric, lines, found, target, data)
     print(f"wrote {', '.join(map(str, [target, *pictures]))}")
 
@@ -226,10 +230,10 @@ class Ways:
         with replacing(target) as path:
             path.write_text(text.getvalue())
 
-    def tell(self, iteration: int) -> None:
+    def tell(self, origin: str, iteration: int) -> None:
         """Print means over pairs."""
         mean = {name: sum(v) / len(v) for name, v in self.columns.items() if name != "converged"}
         settled = int(self.converged.sum())
-        print(f"{len(self.converged)} pairs of latents after {iteration} iterations, {settled} geodesics converged")
+        print(f"{len(self.converged)} pairs of latents, {origin}, after {iteration} iterations; {settled} converged")
         for name, value in mean.items():
             print(f"  mean {name:<20} {value:.4f}")
