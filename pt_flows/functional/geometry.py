@@ -10,8 +10,8 @@ Chen, Klushyn, Kurle, Jiang, Bayer, van der Smagt 2018, Metrics for Deep Generat
 makes directions that f hardly uses almost free, so that short paths stay on the manifold of the data.
 
 Latents are vectors here, and f maps every row by itself: a network is in evaluation mode. The derivative of φ needs
-that of J, which is zero for networks of ReLU layers, as their Jacobian is constant in pieces. For these the speed is also
-available as a difference over a time h, ‖f(z + z'h/2) - f(z - z'h/2)‖ / h, which sees the kinks inside.
+that of J, which is zero for networks of ReLU layers, as their Jacobian is constant in pieces. For these the speed is
+also available as a difference over a time h, ‖f(z + z'h/2) - f(z - z'h/2)‖ / h, which sees the kinks inside.
 """
 
 from collections.abc import Callable
