@@ -115,7 +115,7 @@ def ends(
             chosen = torch.randperm(len(x), generator=rng)[: 2 * pairs]
             if len(chosen) < 2 * pairs:
                 raise UserError(f"--pairs: expected at most {len(x) // 2}, as there are {len(x)} samples, got {pairs}")
-            z = method.encode(x[chosen].to(method.device), weights).flatten(1)
+            z = method.encode(x[chosen].to(z.device), weights).flatten(1)
         return z[:pairs], z[pairs:]
     for name, given in (("start", start), ("end", end)):
         if given is None or len(given) != z.shape[1]:

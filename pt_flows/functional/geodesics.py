@@ -43,7 +43,10 @@ BENDS = 3
 class Parametrisation(Protocol):
     """A family of curves with given end points."""
 
-    learning_rate: float
+    @property
+    def learning_rate(self) -> float:
+        """Rate of Adam."""
+        ...
 
     def start(
         self, z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], bends: Float[Tensor, "P b d"], rng: torch.Generator
@@ -82,7 +85,7 @@ class SineSeries:
         self, omega: list[Tensor], z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], t: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, "P n d"], Float[Tensor, "P n d"]]:
         """Points and derivatives."""
-        (c,), span = omega, z1 - z0
+        c, span = omega[0], z1 - z0
         k = math.pi * torch.arange(1, c.shape[1] + 1, dtype=t.dtype, device=t.device)
         angle, unit, t = t[:, None] * k, span.norm(dim=1)[:, None, None], t[:, None]
         z = (1 - t) * z0[:, None] + t * z1[:, None] + unit * ((angle.sin() / k) @ c)
