@@ -35,6 +35,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows compare   RUN RUN ... [--out FILE] [--plot FILE.png]            table and verdicts over runs of several seeds
   pt-flows report    RUN RUN ... [--out report.html]                       the same with pictures, in one file to send
   pt-flows neighbours CKPT [--n 1000]                                      images: are training images repeated?
+  pt-flows geodesic  CKPT [--pairs 100]                                    latents: straight and shortest ways
   pt-flows prepare   imagenet --root DIR --size 64 --out DIR               decode images once, for training to read
   pt-flows density   CKPT                                                  DA-EBM: log-densities of test samples
   pt-flows ood       CKPT [--against FashionMNIST]                         energies: tell outliers from test samples
@@ -64,6 +65,7 @@ FUNCTIONS = {
     "density": "pt_flows.evaluation.density:density",
     "ood": "pt_flows.evaluation.outliers:ood",
     "neighbours": "pt_flows.evaluation.neighbours:neighbours",
+    "geodesic": "pt_flows.evaluation.geodesic:geodesic",
     "prepare": "pt_flows.data.prepared:prepare",
     "upgrade": "pt_flows.runs.upgrade:upgrade",
 }
@@ -132,6 +134,7 @@ def quiet() -> None:
         "LeafSpec",
         "is an instance of `nn.Module`",
         "LightningCLI's args parameter",
+        "`torch.jit.script` is deprecated",
     ):
         warnings.filterwarnings("ignore", f".*{pattern}.*")
 
