@@ -70,7 +70,7 @@ class Simulated(FlowData):
         return self.observe(self.latents(num, cpu)).to(rng.device)
 
     def pairs(self, split: Split, num: int) -> tuple[Tensor, Tensor]:
-        """Fixed observations (num, *event) and their latents (num, K), for metrics; "test" is independent of "train"."""
+        """Fixed observations (num, *event) and their latents (num, K); "test" is independent of "train"."""
         z = self.latents(num, generator_at("cpu", "reference", type(self.simulator).__name__, split))
         return torch.cat([self.observe(part) for part in z.split(CHUNK)]), z
 

@@ -10,5 +10,18 @@ from pt_flows.methods.flows.w2_fe import W2FE
 from pt_flows.methods.games.ode_gan import ODEGAN
 from pt_flows.methods.games.wgan_gp import WGANGP
 from pt_flows.methods.latent.iwae import IWAE
+from pt_flows.methods.latent.sim_vae import SimVAE
 
-__all__ = ["DAEBM", "IWAE", "ODEGAN", "PCD", "W1FE", "W2FE", "WGANGP", "ImprovedCD", "JSFlow", "MinibatchW2FE"]
+__all__ = [
+    "DAEBM",
+    "IWAE",
+    "ODEGAN",
+    "PCD",
+    "W1FE",
+    "W2FE",
+    "WGANGP",
+    "ImprovedCD",
+    "JSFlow",
+    "MinibatchW2FE",
+    "SimVAE",
+]

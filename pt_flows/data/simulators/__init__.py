@@ -1,4 +1,4 @@
-"""Simulators: black boxes from a few parameters to observations. Importing this package makes their short names known."""
+"""Simulators: black boxes from a few parameters to observations. Importing them makes their short names known."""
 
 from pt_flows.data.simulators.base import FunctionSimulator, Simulator
 from pt_flows.data.simulators.circuit import RLCCircuit

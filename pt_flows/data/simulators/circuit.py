@@ -2,9 +2,9 @@ r"""Series RLC circuit: the voltage over the resistor as a function of frequency
 
     H(ω) = R / (R + jωL + 1 / (jωC)) = 1 / (1 + jQ (ω/ω₀ - ω₀/ω)),   ω₀ = 1/√(LC),  Q = √(L/C) / R
 
-So H depends on f₀ = ω₀ / 2π and Q alone, and R, L and C singly are not identifiable: R/a, L/a and aC give the same H for
-every a > 0. Srivastava et al. 2019, SimVAE, arXiv:1911.08051, simulate the circuit with SPICE, restricted to f₀ below
-10 kHz and Q below 4. The closed form, the ranges, the frequencies and the scales of the outputs are ours.
+So H depends on f₀ = ω₀ / 2π and Q alone, and R, L and C singly are not identifiable: R/a, L/a and aC give the same H
+for every a > 0. Srivastava et al. 2019, SimVAE, arXiv:1911.08051, simulate the circuit with SPICE, restricted to f₀
+below 10 kHz and Q below 4. The closed form, the ranges, the frequencies and the scales of the outputs are ours.
 """
 
 import math

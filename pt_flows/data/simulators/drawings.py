@@ -4,8 +4,8 @@ r"""Drawings of few parameters: a Fourier series as a curve, a box, and a polygo
     box      centre (x, y), width w and height h, inside the frame
     polygon  the simple polygon through four points, in the order of their angles around their mean
 
-Srivastava et al. 2019, SimVAE, arXiv:1911.08051, name these simulators and their inputs, and draw with matplotlib. Sizes,
-ranges, filled shapes and the order of the four points are ours.
+Srivastava et al. 2019, SimVAE, arXiv:1911.08051, name these simulators and their inputs, and draw with matplotlib.
+Sizes, ranges, filled shapes and the order of the four points are ours.
 """
 
 import math

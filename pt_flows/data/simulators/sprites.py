@@ -1,7 +1,7 @@
 """Sprites: a square, an ellipse or a heart with scale, orientation and position on a grid of 737,280 images.
 
-The factors and their numbers of values are those of the dSprites data set (Matthey et al. 2017), which Srivastava et al.
-2019, SimVAE, arXiv:1911.08051, use as a simulator. The images are drawn here from the factors, with antialiased edges.
+The factors and their numbers of values are those of the dSprites data set (Matthey et al. 2017), which Srivastava et
+al. 2019, SimVAE, arXiv:1911.08051, use as a simulator. The images are drawn here from the factors, with antialiased edges.
 The sizes of the shapes are ours, and the 40 orientations are different from each other.
 """
 
@@ -32,7 +32,7 @@ def ellipse(x: Tensor, y: Tensor) -> Tensor:
 
 
 def heart(x: Tensor, y: Tensor) -> Tensor:
-    """Signed distance to a heart inside the unit circle: a square on its corner and two half discs on its upper sides."""
+    """Signed distance to a heart inside the unit circle: a square on its corner, two half discs on its upper sides."""
     side = 1.0
     y = -y + 0.2  # downwards, and around the middle of the heart
     u, v = (x + y) * math.sqrt(0.5), (y - x) * math.sqrt(0.5)
