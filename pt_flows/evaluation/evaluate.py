@@ -4,7 +4,7 @@ import inspect
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -177,7 +177,7 @@ def named_reference(ref: str) -> RealData:
 def default_metrics(method: Any, data: FlowData, split: Split) -> list[SampleMetric]:
     """The default metrics."""
     bounds: list[SampleMetric] = [LikelihoodBound()] if isinstance(method, BoundsLikelihood) else []
-    if isinstance(data, Simulated) and method.takes_latents:
+    if isinstance(data, Simulated) and cast(Any, method).takes_latents:
         return [MutualInformation(), InvariantR2(), SimulationError()]
     if len(data.event_shape) == 3:
         return [ImageQuality(Lite0Features(64), split), *bounds]

@@ -149,19 +149,19 @@ class InvariantR2(InverseMetric):
 
     `r2_<name>_...` is the explained fraction of the variance, which is at most 1 and negative for values worse than the
     mean. `slope_<name>_...` is the slope of inferred over true values. `r2_...` is the mean R² of the simulator's
-    invariants. Parameters that are no invariants are measured too if `parameters` is true, to show that they cannot be
+    invariants. Parameters that are no invariants are measured too if `with_parameters` is true, to show that they cannot be
     inferred.
 
     Args:
         num_real: Number of fixed observations.
-        parameters: Whether to measure parameters in addition to invariants.
+        with_parameters: Whether to measure parameters in addition to invariants.
     """
 
     higher_is_better = True
 
-    def __init__(self, num_real: AtLeastTwo = 5_000, parameters: bool = True) -> None:
+    def __init__(self, num_real: AtLeastTwo = 5_000, with_parameters: bool = True) -> None:
         super().__init__(num_real)
-        self.parameters = parameters
+        self.with_parameters = with_parameters
 
     @property
     def key(self) -> str:
@@ -172,7 +172,7 @@ class InvariantR2(InverseMetric):
         """The mean, then R² and slope of every quantity."""
         quantities, others = (self.simulator.invariants(part) for part in (true, inferred))
         invariant = list(quantities)
-        if self.parameters:
+        if self.with_parameters:
             columns = zip(self.simulator.names, true.T, inferred.T, strict=True)
             extra = [(name, a, b) for name, a, b in columns if name not in quantities]
             quantities |= {name: a for name, a, _ in extra}

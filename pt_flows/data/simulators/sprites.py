@@ -1,8 +1,8 @@
 """Sprites: a square, an ellipse or a heart with scale, orientation and position on a grid of 737,280 images.
 
 The factors and their numbers of values are those of the dSprites data set (Matthey et al. 2017), which Srivastava et
-al. 2019, SimVAE, arXiv:1911.08051, use as a simulator. The images are drawn here from the factors, with antialiased edges.
-The sizes of the shapes are ours, and the 40 orientations are different from each other.
+al. 2019, SimVAE, arXiv:1911.08051, use as a simulator. The images are drawn here from the factors, with antialiased
+edges. The sizes of the shapes are ours, and the 40 orientations are different from each other.
 """
 
 import math
