@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import Encodes, MapsLatents, Weights
+from pt_flows.contracts import Encodes, MapsLatents, Shape, Weights
 from pt_flows.data.simulators.base import Simulator
 from pt_flows.errors import UserError
 from pt_flows.evaluation.images import ImageFiles
@@ -68,37 +68,36 @@ def invert(
         got = "neither" if images is None else "both"
         raise UserError(f"invert: expected --images or --npz, got {got}. Give one of them")
     run = finished(ckpt)
-    method, simulator = checked(run)
-    shape = tuple(method.encoder.event_shape)
+    method, simulator, shape = checked(run)
     if target.suffix == ".png" and len(shape) != 3:
         wanted = f".csv or .npz for observations of shape {shape}"
         raise UserError(f"--out: expected {wanted}, got {target.suffix}. Write another file")
     flag, path = ("--images", images) if npz is None else ("--npz", npz)
     x = observations(flag, Path(cast(str, path)), shape)
     found = inferred(method.to(device_named(device)), simulator, x, weights)
-    passport = replace(
-        passport_of(Subject(method, weights), run.checkpoint, len(x)), sampler="", reference=content_hash(x)
-    )
+    passport = passport_of(Subject(method, weights), run.checkpoint, len(x))
+    passport = replace(passport, sampler="", reference=content_hash(x))
     write(target, x, found, simulator.names, json.dumps(stamped(passport)))
     error = float((found.simulated - x).square().mean().sqrt())
     print(f"{len(x)} observations, {type(simulator).__name__} at {type(method).__name__}'s parameters: {target}")
     print(f"  root mean square difference of the simulator's output {error:.4g}")
 
 
-def checked(run: FinishedRun) -> tuple[Any, Simulator]:
-    """Return the method of a run, which infers parameters, and its simulator.
+def checked(run: FinishedRun) -> tuple[Any, Simulator, Shape]:
+    """Return the method of a run, which infers parameters, its simulator, and the shape of observations.
 
     Raises:
         UserError: The method is another one.
     """
-    method: Any = run.method
-    if not (isinstance(method, Encodes) and method.takes_latents):
+    method = run.method
+    if not method.takes_latents or not isinstance(method, Encodes) or not isinstance(method, MapsLatents):
         wanted, got = "a method that infers parameters of a simulator, such as SimVAE", type(method).__name__
         raise UserError(f"{run.checkpoint}: expected {wanted}, got {got}. Give another checkpoint")
-    return method, cast(Any, run.data()).simulator
+    data = run.data()
+    return method, cast(Any, data).simulator, tuple(data.event_shape)
 
 
-def observations(flag: str, path: Path, shape: tuple[int, ...]) -> Tensor:
+def observations(flag: str, path: Path, shape: Shape) -> Tensor:
     """Read observations (N, *event) of a simulator.
 
     Raises:
@@ -144,7 +143,7 @@ def inferred(method: Any, simulator: Simulator, x: Tensor, weights: Weights) -> 
     for part in x.split(CHUNK):
         with full_precision(method.device):
             z = method.encode(part.to(method.device), weights)
-            emulated = method.generator.push(z, weights) if isinstance(method, MapsLatents) else part
+            emulated = method.generator.push(z, weights)
         parameters = simulator.from_latents(z.cpu())
         parts.append(Inferred(parameters, emulated.cpu(), simulator(parameters)))
     return Inferred(*(torch.cat(columns) for columns in zip(*parts, strict=True)))

@@ -147,10 +147,10 @@ def slope(true: Float[Tensor, " n"], inferred: Float[Tensor, " n"]) -> float:
 class InvariantR2(InverseMetric):
     """R² and slope of named quantities that an observation determines, computed from inferred parameters.
 
-    `r2_<name>_...` is the explained fraction of the variance, which is at most 1 and negative for values worse than the
-    mean. `slope_<name>_...` is the slope of inferred over true values. `r2_...` is the mean R² of the simulator's
-    invariants. Parameters that are no invariants are measured too if `with_parameters` is true, to show that they cannot be
-    inferred.
+    `r2_<name>_...` is the explained fraction of the variance, at most 1, and negative for values worse than the mean.
+    `slope_<name>_...` is the slope of inferred over true values. `r2_...` is the mean R² of the simulator's
+    invariants. Parameters that are no invariants are measured too if `with_parameters` is true, to show that they cannot
+    be inferred.
 
     Args:
         num_real: Number of fixed observations.
