@@ -40,6 +40,7 @@ METHODS: dict[str, list[str]] = {
     "js_flow": GAN,
     "wgan_gp": GAN,
     "minibatch_w2_fe": GAN[:2],
+    "iwae": ["--model.generator.network.width", "8", "--model.encoder.network.width", "8"],
     "ode_gan": ["--model.generator.width", "8", "--model.critic.width", "8"],
     "da_ebm": [*ENERGY, "--model.buffer_size", "64"],
     "pcd": [*ENERGY, "--model.buffer_size", "64", "--model.num_sampling_steps", "20"],

@@ -48,11 +48,12 @@ def shape(build: Build) -> None:
     name, several = type(net).__name__, "a GeneratorNet, CriticNet, EnergyNet or EncoderNet"
     assert kinds, f"{name}: expected {several}, got none. Derive it from one of them"
     check_network(name, net, kinds[0])
-    what, wanted = "one value per sample", (NUM,)
-    if kinds[0] is GeneratorNet:
-        what, wanted = "samples of event_shape", (NUM, *net.event_shape)
-    elif kinds[0] is EncoderNet:
-        what, wanted = "means and standard deviations of latents", (NUM, 2, *net.latent_shape)
+    what, rest = "one value per sample", ()
+    if isinstance(net, GeneratorNet):
+        what, rest = "samples of event_shape", net.event_shape
+    elif isinstance(net, EncoderNet):
+        what, rest = "means and standard deviations of latents", (2, *net.latent_shape)
+    wanted = (NUM, *rest)
     got = tuple(net(*arguments(net)).shape)
     assert got == wanted, f"{name}: expected {what}, shape {wanted}, got {got}. Change forward or event_shape"
 

@@ -235,6 +235,7 @@ class Encoder(Player[EncoderNet]):
         clip_norm: Positive | None = None,
     ) -> None:
         check_network("model.encoder.network", network, EncoderNet)
+        network.register_forward_hook(_check_codes)
         super().__init__(network, optimizer, lr_schedule, ema_decay, clip_norm)
 
     @property
@@ -309,3 +310,10 @@ def _check_values(network: nn.Module, inputs: tuple[Tensor, ...], values: Tensor
         wanted = f"one value per sample, shape ({len(inputs[0])},)"
         advice = "Squeeze an axis of length one; of two softmax logits take the difference"
         raise UserError(f"{type(network).__name__}: expected {wanted}, got {tuple(values.shape)}. {advice}")
+
+
+def _check_codes(network: EncoderNet, inputs: tuple[Tensor, ...], codes: Tensor) -> None:
+    wanted = (len(inputs[0]), 2, *network.latent_shape)
+    if tuple(codes.shape) != wanted:
+        what = f"means and standard deviations of latents, shape {wanted}"
+        raise UserError(f"{type(network).__name__}: expected {what}, got {tuple(codes.shape)}. Use an EncoderNet")

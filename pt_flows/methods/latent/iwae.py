@@ -115,8 +115,8 @@ class IWAE(Method):
                 shape = (num_importance_samples, len(part), *encoder.latent_shape)
                 xi = torch.randn(shape, generator=rng, device=rng.device).to(x).transpose(0, 1)
                 pieces = xi.split(max(1, ROWS // len(part)), 1)
-                log_w = [sum(self.log_weights(part, piece, cast(DecoderNet, decoder), encoder)) for piece in pieces]
-                bounds.append(importance_bound(torch.cat(log_w, 1)))
+                pairs = [self.log_weights(part, piece, cast(DecoderNet, decoder), encoder) for piece in pieces]
+                bounds.append(importance_bound(torch.cat([log_p + log_ratio for log_p, log_ratio in pairs], 1)))
         return torch.cat(bounds)
 
     def encode(self, x: Tensor, weights: Weights = "ema") -> Tensor:
