@@ -148,9 +148,9 @@ class InvariantR2(InverseMetric):
     """R² and slope of named quantities that an observation determines, computed from inferred parameters.
 
     `r2_<name>_...` is the explained fraction of the variance, at most 1, and negative for values worse than the mean.
-    `slope_<name>_...` is the slope of inferred over true values. `r2_...` is the mean R² of the simulator's
-    invariants. Parameters that are no invariants are measured too if `with_parameters` is true, to show that they cannot
-    be inferred.
+    `slope_<name>_...` is the slope of inferred over true values. `r2_...` is the mean R² of the simulator's invariants.
+    If `with_parameters` is true, parameters that are no invariants are measured too, to show that they cannot be
+    inferred.
 
     Args:
         num_real: Number of fixed observations.
