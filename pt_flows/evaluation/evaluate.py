@@ -104,10 +104,7 @@ def evaluate_checkpoint(
         if n > 2_000 and not metrics:
             say(f"note: exact transport between {n} points takes a minute or two on a CPU; --n 512 is quick")
     side: Split = split or ("train" if len(data.event_shape) == 3 else "test")
-    chosen = metrics or default_metrics(method, data, side)
-    for metric in chosen:
-        metric.use_split("test" if split is None and metric.held_out else side)
-    prepare_metrics(chosen, data, n, device, method)
+    chosen = prepared(metrics or default_metrics(method, data, side), data, n, split, side, device, method)
     first = passport_of(subject, ckpt, n, 0, data, side, chosen)
     for i in range(seeds):
         chunks = with_progress(subject.chunks(n, stream(i)), n, "measuring")
@@ -129,10 +126,7 @@ def evaluate_images(
     if generated.event_shape != tuple(real.event_shape):
         wanted, got = tuple(real.event_shape), generated.event_shape
         raise UserError(f"{path}: expected images of shape {wanted}, as {ref} has, got {got}. Resize either")
-    chosen = metrics or [ImageQuality(Lite0Features(64), split)]
-    for metric in chosen:
-        metric.use_split(split)
-    prepare_metrics(chosen, real, n, device)
+    chosen = prepared(metrics or [ImageQuality(Lite0Features(64), split)], real, n, split, split, device)
     parts = x.split(CHUNK)
     batches = (parts[i].to(device).float() / 127.5 - 1 for i in share_of(len(parts)))
     numbers = finite(measured(chosen, with_progress(batches, n, "measuring")))
@@ -185,6 +179,22 @@ def default_metrics(method: Any, data: FlowData, split: Split) -> list[SampleMet
     chosen: list[SampleMetric] = [ExactWasserstein(), SampleDiscrepancy(), *bounds]
     chosen += [ModeCoverage()] if hasattr(law, "centres") else []
     return [*chosen, GridKL()] if hasattr(law, "log_prob") and isinstance(method, HasEnergy) else chosen
+
+
+def prepared(
+    metrics: list[SampleMetric],
+    data: RealData,
+    n: int,
+    asked: Split | None,
+    side: Split,
+    device: torch.device,
+    method: Any = None,
+) -> list[SampleMetric]:
+    """The metrics, prepared for the split that was asked for; else held-out ones for "test", the others for `side`."""
+    for metric in metrics:
+        metric.use_split(asked or ("test" if metric.held_out else side))
+    prepare_metrics(metrics, data, n, device, method)
+    return metrics
 
 
 def finite(numbers: dict[str, float]) -> dict[str, float]:

@@ -6,12 +6,12 @@ r"""IWAE: an autoencoder whose bound of the likelihood weighs K samples of every
     L_K(x)  = E log (1/K) Σ_k w_k  ≤  log p_θ(x)               tighter with every K, equal as K → ∞
     step    θ, φ ← one optimizer step on  -(1/m) Σ_i L_K(x_i)  with reparameterised gradients
 
-Burda, Grosse, Salakhutdinov 2016, Importance Weighted Autoencoders, Eqs. 8 to 14, arXiv:1509.00519. K = 1 is the
-variational autoencoder of Kingma and Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114, with its whole
-bound sampled.
+Burda, Grosse, Salakhutdinov 2016, Importance Weighted Autoencoders, arXiv:1509.00519. K = 1 is the variational
+autoencoder of Kingma and Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114.
 
-Departures: one stochastic layer, not several. The optimizers, the learning rates and their schedules are those of the
-players, and weights are averaged. Samples are means of p_θ(x|z) unless `denoise` is false.
+Departures: z has one stochastic layer. The divergence of q from the prior is sampled, for K = 1 too. The optimizers,
+the learning rates and their schedules are those of the players, and weights are averaged. Samples are means of
+p_θ(x|z) unless `denoise` is false.
 """
 
 from collections.abc import Sequence
