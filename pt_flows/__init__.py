@@ -16,6 +16,7 @@ _HOMES = {
     "Encoder": "pt_flows.training.players",
     "Schedule": "pt_flows.training.schedules",
     "DAEBM": "pt_flows.methods",
+    "GradientLayers": "pt_flows.methods",
     "ImprovedCD": "pt_flows.methods",
     "PCD": "pt_flows.methods",
     "IWAE": "pt_flows.methods",

@@ -5,6 +5,7 @@ fit: the shapes that a network declares, the batch that a method receives, and t
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -42,6 +43,10 @@ class Maps(Protocol):
     """A trained map from latents to samples."""
 
     event_shape: Shape
+    num_classes: int
+    """Number of classes that it is conditioned on; 0 for none."""
+    latent_std: float
+    """Standard deviation of its latents, if they are noise."""
     moves_data: bool
     """Whether it maps data instead of noise."""
 
@@ -59,12 +64,35 @@ class Maps(Protocol):
         """Draw starting points (num, *latent_shape): noise, or samples of the data's source."""
         ...
 
+    def inputs(self, num: int, y: Tensor | None, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw starting points and labels on its device; those of row i are the same for any number of rows."""
+        ...
+
     def weighted(self, weights: Weights) -> nn.Module:
         """Return the network with the averaged or the raw weights."""
         ...
 
+    def fixed(self, weights: Weights) -> AbstractContextManager[nn.Module]:
+        """Return the network in evaluation mode, inside a `with` block."""
+        ...
+
     def push(self, z: Tensor, weights: Weights = "ema", y: Tensor | None = None) -> Tensor:
         """Map latents (num, *latent_shape) to samples (num, *event)."""
+        ...
+
+
+class Scores(Protocol):
+    """A trained critic."""
+
+    num_classes: int
+    """Number of classes that it is conditioned on; 0 for none."""
+
+    def keeps(self, weights: Weights) -> bool:
+        """Whether there are such weights."""
+        ...
+
+    def fixed(self, weights: Weights) -> AbstractContextManager[nn.Module]:
+        """Return the network in evaluation mode, inside a `with` block."""
         ...
 
 
@@ -76,6 +104,13 @@ class MapsLatents(Protocol):
     """A method with a generator."""
 
     generator: Maps
+
+
+@runtime_checkable
+class HasCritic(Protocol):
+    """A method with a critic, which is high on data."""
+
+    critic: Scores
 
 
 @runtime_checkable
@@ -198,6 +233,19 @@ class ShortensPaths(Protocol):
     """A flow whose exact step moves particles a fraction of the way to the data, which shortens W2 by this fraction."""
 
     fraction_of_the_way: float
+
+
+@runtime_checkable
+class AddsNoise(Protocol):
+    """A layer of a generator that adds noise, which is a part of the generator's latent."""
+
+    num_units: int
+    """Number of entries of the latent that are this layer's noise."""
+
+    @property
+    def sigma(self) -> Tensor:
+        """Standard deviations of the noise (C,)."""
+        ...
 
 
 class Consumer(Protocol):

@@ -17,7 +17,20 @@ from pt_flows.data import ImageAugmentation, Shapes32, Simulated, Toy2D
 from pt_flows.data.base import FlowData
 from pt_flows.data.simulators import FunctionSimulator
 from pt_flows.functional.integrators import RK4, Field, Tableau, rk_step
-from pt_flows.methods import DAEBM, IWAE, ODEGAN, PCD, W1FE, W2FE, WGANGP, ImprovedCD, JSFlow, MinibatchW2FE, SimVAE
+from pt_flows.methods import (
+    DAEBM,
+    IWAE,
+    ODEGAN,
+    PCD,
+    W1FE,
+    W2FE,
+    WGANGP,
+    GradientLayers,
+    ImprovedCD,
+    JSFlow,
+    MinibatchW2FE,
+    SimVAE,
+)
 from pt_flows.methods.energies.base import EnergyMethod
 from pt_flows.nets import (
     ConvDecoder,
@@ -46,18 +59,24 @@ CHAINS: dict[str, Any] = {"num_langevin_steps": 3, "buffer_size": 40, "max_energ
 
 METHODS: dict[str, dict[str, Any]] = {
     "WGANGP": {"cls": WGANGP, **FLOW, "generator_batch_multiple": 2, "lr_schedule": LINEAR},
+    "GradientLayers": {"cls": GradientLayers, **FLOW, "step_size": Schedule(0.1, "linear"), "base_iterations": 1,
+                       "iterations_per_layer": 1, "pool_size": 20, "lr_schedule": LINEAR},
+    "GradientLayers-latent": {"cls": GradientLayers, **FLOW, "space": "latent", "iterations_per_layer": 1,
+                              "pool_size": 20, "distill_every": 2, "distillation_steps": 2},
     "W1FE": {"cls": W1FE, **FLOW, "persistence": 3, "reduction": "mean", "lr_schedule": LINEAR},
     "W2FE": {"cls": W2FE, **FLOW, "persistence": 2, "interpolated_weight": 10.0, "excess_weight": 1.0,
              "inequality_weight": 10.0, "equality_weight": 1.0, "lr_schedule": LINEAR},
     "W2FE-mean": {"cls": W2FE, **FLOW, "persistence": Schedule(3, "linear"), "rematch": True,
-                  "potential_side": "mean", "inequality_weight": 1.0, "equality_weight": 0.0},
+                  "potential_side": "mean", "inequality_weight": 1.0, "equality_weight": 0.0,
+                  "generator_noise": 0.3},
     "MinibatchW2FE": {"cls": MinibatchW2FE, **FLOW, "persistence": 2, "lr_schedule": LINEAR},
     "MinibatchW2FE-entropic": {"cls": MinibatchW2FE, **FLOW, "entropy": 0.1},
     "JSFlow": {"cls": JSFlow, **FLOW, "persistence": 2, "step_size": Schedule(1.0, "linear")},
     "ODEGAN": {"cls": ODEGAN, "step_size": Schedule(0.05, boundaries=(2,), factors=(0.5, 1.0)), "penalty_weight": 0.1,
                "ema_decay": 0.9},
     "ODEGAN-released": {"cls": ODEGAN, "step_size": 0.05, "penalty_weight": 0.1, "integrator": "heun",
-                        "stage_batches": "fresh", "penalty_placement": "first_stage", "ema_decay": 0.9},
+                        "stage_batches": "fresh", "penalty_placement": "first_stage", "ema_decay": 0.9,
+                        "generator_noise": 0.3},
     "DAEBM": {"cls": DAEBM, **CHAINS, "num_levels": 3, "data_scale": 0.5, "adapt_every": 2,
               "num_visits": 1, "lr_schedule": Schedule(warmup=2)},
     "DAEBM-released": {"cls": DAEBM, **CHAINS, "num_levels": 3, "acceptance_ratio": "released", "metropolis_from": 2,
@@ -89,12 +108,13 @@ def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] 
     arguments = {**METHODS[name], **overrides}
     cls = arguments.pop("cls")
     own = {key: arguments.pop(key) for key in PLAYERS if key in arguments}
+    noise = {"noise_std": arguments.pop("generator_noise")} if "generator_noise" in arguments else {}
     if issubclass(cls, EnergyMethod):
         return build_energy(cls, arguments, own, images)
     if cls in (IWAE, SimVAE):
         return build_autoencoder(cls, arguments, own, images)
     make_G, make_D = pair or PAIRS[images]
-    G, D = make_G(), make_D()
+    G, D = partial(make_G, **noise)(), make_D()
     if cls is ODEGAN:
         return cls(G, D, **arguments, **own)
     if cls is W2FE:

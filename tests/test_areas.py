@@ -124,11 +124,16 @@ def test_a_configured_sampler_is_the_subject_of_the_curve(tmp_path: Path) -> Non
     folder = fake_run(tmp_path / "one", 0, "W1FE", [1.0, 0.5])
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["evaluation"] = {"sampler": {"class_path": "my.Repeated", "init_args": {"times": 3}}}
-    run = Run(folder, config, 0, [])
-    assert trained_subject(run, set()).sampler == "Repeated(times=3)"
-    recorded(folder, {"w2_1k": 0.5}, sampler="Repeated(times=3, scale=1.0)")  # a default that the file does not name
-    recorded(folder, {"w2_1k": 0.5}, sampler="Direct")
-    assert trained_subject(Run(folder, config, 0, [], read_run(folder).records), set()).sampler.endswith("scale=1.0)")
+    assert trained_subject(Run(folder, config, 0, []), set()).sampler == "Repeated(times=3)"
+    recorded(folder, {"w2_1k": 0.7}, sampler="Repeated(times=9, scale=1.0)")  # another one of its class
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    told = {"seed": 0, "sampler": "Repeated(times=3, scale=1.0)"}  # a default that the configuration does not name
+    (folder / "environment.json").write_text(json.dumps(told))
+    groups, _ = comparable([str(folder)], "w2_1k")
+    found = {group.runs[0].subject.sampler: bool(group.runs[0].curve("w2_1k")) for group in groups}
+    assert found == {"Repeated(times=3, scale=1.0)": True, "Repeated(times=9, scale=1.0)": False}
+    (folder / "environment-continued-1.json").write_text(json.dumps({"seed": 0, "sampler": ""}))
+    assert trained_subject(read_run(folder), set()).sampler == "Direct"
 
 
 def test_selection_can_measure_against_the_other_split(tmp_path: Path) -> None:

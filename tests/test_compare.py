@@ -27,6 +27,7 @@ from pt_flows.compare.command import compare
 from pt_flows.compare.curves import pareto_front
 from pt_flows.compare.groups import Criterion, comparable, grouped
 from pt_flows.compare.runs import Run, find_runs
+from pt_flows.compare.sampling import sampling_figure
 from pt_flows.compare.statistics import (
     brunner_munzel,
     components,
@@ -257,6 +258,13 @@ def test_weights_and_samplers_are_compared_apart(tmp_path: Path, capsys: pytest.
     assert not re.search(r"WGANGP.*not independent", printed)
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "report.html")]) == 0
     assert (tmp_path / "report.html").read_text().count("<h2>") == 10  # one for each run
+
+
+def test_a_subject_without_the_number_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = recorded(fake_run(tmp_path / "a", 0, "W1FE", [1.0]), {"w2_5k": 1.0}, weights="raw")
+    comparable([str(folder)], "w2_1k")
+    said = f"{folder} has no w2_1k of its raw weights through Direct, only w2_5k: omitted"
+    assert said in capsys.readouterr().out
 
 
 def test_which_weights_training_measured_does_not_split_a_group(tmp_path: Path) -> None:
@@ -579,12 +587,13 @@ def test_a_run_is_what_its_folder_says(tmp_path: Path) -> None:
 
 def test_a_run_comes_from_wandb_as_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison reads the values that the logger sends; a stand-in plays the service."""
-    folder = train("toy2d/w1_fe", tmp_path, 4, "--evaluation.num_samples", "50")
+    folder = train("toy2d/w1_fe", tmp_path, 4, "--evaluation.num_samples", "50", "--evaluation.sampler", "Direct")
     local = find_runs([str(folder)])[0]
+    assert local.sampler == local.records[0][0].sampler == "Direct"
     records = [json.loads(file.read_text()) for file in (folder / "evaluations").glob("*.json")]
 
     class Online:
-        config: ClassVar = local.config | {"environment": {"seed": 7}}
+        config: ClassVar = local.config | {"environment": {"seed": 7, "sampler": "Direct"}}
         summary: ClassVar = {"evaluations": json.dumps(records)}
 
         def scan_history(self) -> list[dict[str, Any]]:
@@ -602,7 +611,7 @@ def test_a_run_comes_from_wandb_as_from_its_folder(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr("wandb.Api", Api)
     (run,) = find_runs(["me/project/abc"])
-    assert (run.config, run.seed, run.records) == (local.config, 7, local.records)
+    assert (run.config, run.seed, run.records, run.sampler) == (local.config, 7, local.records, "Direct")
     assert run.curve("w2_50") == local.curve("w2_50")
     assert len(grouped([local, run])) == 1
     Online.config = {"model": {}}
@@ -699,3 +708,55 @@ def test_mistakes_in_a_report_are_one_sentence(
     fake_run(tmp_path / "a", 0, "W1FE", [1.0])
     assert main(["report", str(tmp_path), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------- cost of sampling
+
+
+def sampled(root: Path, samplers: dict[str, tuple[float, dict[str, float]]], seeds: int = 4) -> Path:
+    """Runs of one method that were measured through samplers, each with its number and its evaluations per sample."""
+    for seed in range(seeds):
+        folder = fake_run(root / str(seed), seed, "W1FE", [1.0])
+        for name, (value, evaluations) in samplers.items():
+            cost = {"seconds": 1.0} | {f"sampling_{network}": num for network, num in evaluations.items()}
+            recorded(folder, {"w2_1k": value * (1 + 0.05 * seed), "w2_1k_floor": 0.1},
+                     sampler=name, cost=cost, directions={"w2_1k": "lower", "w2_1k_floor": ""})  # fmt: skip
+    return root
+
+
+SAMPLERS = {"Direct": (1.0, {"generator": 1.0}), "Flow(steps=25)": (0.6, {"generator": 26.0, "critic": 25.0}),
+            "Chain(steps=25)": (0.5, {"generator": 26.0, "critic": 26.0}), "Mystery": (0.7, {})}  # fmt: skip
+
+
+def test_quality_against_evaluations_per_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Table, plot and report show the cost of sampling, summed over networks; without a record it is unknown."""
+    root = sampled(tmp_path / "runs", SAMPLERS)
+    (fake_run(root / "4", 4, "W1FE", [1.0]) / "failed.txt").write_text("diverged\n")
+    groups, criterion = comparable([str(root)], None)
+    costs = {group.name: group.evaluations_per_sample("w2_1k") for group in groups}
+    assert costs == pytest.approx({"W1FE (Direct)": 1, "W1FE (Flow(steps=25))": 51, "W1FE (Chain(steps=25))": 52,
+                                   "W1FE (Mystery)": math.nan}, nan_ok=True)  # fmt: skip
+    figure = sampling_figure(groups, criterion)
+    (axis,) = figure.axes
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "linear")
+    points = [(line.get_xdata()[0], *line.get_ydata()) for line in axis.lines if line.get_alpha() == 0.5]
+    assert [len(point) for point in points] == [5, 5, 5]
+    assert sorted(x for x, *_ in points) == pytest.approx([1, 48.5, 54.6], abs=0.1)  # almost equal costs side by side
+    assert axis.get_ylim()[0] < 0.1 < 1.15 < axis.get_ylim()[1]
+    assert [text.get_text() for text in axis.get_legend().get_texts()][:2] == [
+        "W1FE (Mystery) (1 of 5 failed, cost unknown)", "real samples"]  # fmt: skip
+    out, plot = tmp_path / "table", tmp_path / "plot.png"
+    assert main(["compare", str(root), "--out", str(out), "--plot", str(plot)]) == 0
+    assert f"wrote {tmp_path / 'plot_sampling.png'}" in capsys.readouterr().out
+    rows = list(csv.DictReader(out.with_suffix(".csv").read_text().splitlines()))
+    assert [row["evaluations per sample"] for row in rows] == ["52.0", "51.0", "", "1.0"]
+    assert main(["report", str(root), "--out", str(tmp_path / "r.html")]) == 0
+    assert (tmp_path / "r.html").read_text().count("w2_1k against evaluations per sample") == 2  # caption, alt
+
+
+def test_equal_costs_of_sampling_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    equal = {name: (value, {"generator": 1.0}) for name, (value, _) in SAMPLERS.items()}
+    root = sampled(tmp_path / "runs", equal | {"Unknown": (1.0, {})}, seeds=2)
+    assert main(["compare", str(root), "--plot", str(tmp_path / "plot.png")]) == 0
+    assert "evaluations per sample" not in capsys.readouterr().out
+    assert not (tmp_path / "plot_sampling.png").exists()

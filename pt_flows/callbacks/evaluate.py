@@ -101,7 +101,7 @@ class Evaluate(EveryIterations):
         method = as_method(trainer.lightning_module)
         self.subject = Subject(method, self.weights, self.sampler, cast(Any, trainer).datamodule)
         if self.tiers:
-            self.subject.prepared()
+            self.subject.check()
         device = trainer.strategy.root_device
         for tier in self.tiers:
             data = cast(Any, trainer).datamodule

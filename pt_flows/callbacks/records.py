@@ -13,7 +13,6 @@ from pt_flows.construction import plain
 from pt_flows.evaluation.passport import record_path, write_record
 from pt_flows.evaluation.provenance import passport_of
 from pt_flows.evaluation.subject import Subject
-from pt_flows.loop.method import Method
 from pt_flows.runs.environment import environment
 from pt_flows.runs.folder import describe_run
 
@@ -32,7 +31,7 @@ def record_run(trainer: L.Trainer, subject: Subject, found: list[tuple[Any, dict
     last, data = folder / "checkpoints" / "last.ckpt", getattr(trainer, "datamodule", None)
     ckpt = last if last.is_file() else None
     if not (folder / "config.yaml").is_file():
-        describe_python_run(folder, trainer, subject.method, data)
+        describe_python_run(folder, trainer, subject, data)
     records = []
     for (metrics, num), numbers in found:
         passport = passport_of(subject, ckpt, num, 0, data, metrics[0].split, metrics, numbers)
@@ -42,15 +41,16 @@ def record_run(trainer: L.Trainer, subject: Subject, found: list[tuple[Any, dict
             logger.experiment.summary["evaluations"] = json.dumps(records)
 
 
-def describe_python_run(folder: Path, trainer: L.Trainer, method: Method, data: Any) -> None:
+def describe_python_run(folder: Path, trainer: L.Trainer, subject: Subject, data: Any) -> None:
     """Write config.yaml and environment.json of a run that was built in Python, so that it can be compared.
 
     Args:
         folder: The run folder.
         trainer: The trainer with the number of iterations.
-        method: The trained method.
+        subject: The trained method and its sampler.
         data: The data it was trained on.
     """
+    method = subject.method
     try:
         sections = {"model": plain(method), "data": plain(data)}
     except TypeError:
@@ -60,4 +60,5 @@ def describe_python_run(folder: Path, trainer: L.Trainer, method: Method, data: 
         )
         return
     config = {"seed_everything": method.trained_seed, "trainer": {"max_steps": trainer.max_steps}} | sections
-    describe_run(folder, yaml.safe_dump(config, sort_keys=False), environment(method.trained_seed))
+    recorded = environment(method.trained_seed) | {"sampler": str(subject.chosen)}
+    describe_run(folder, yaml.safe_dump(config, sort_keys=False), recorded)

@@ -138,7 +138,8 @@ class FlowCLI(LightningCLI):
             if config.trainer.logger is not False:
                 own["logger"], *later = self.run_loggers(config)
             place, seed = self.place, config.seed_everything
-            start = RunStart(place.folder, self.lock, self.dumped, seed, place.parent, place.damaged, later)
+            sampler = str(config.evaluation.sampler or "")
+            start = RunStart(place.folder, self.lock, self.dumped, seed, place.parent, sampler, place.damaged, later)
             config.trainer.callbacks.insert(0, start)
             own["plugins"] = [*listed(config.trainer.plugins), AtomicCheckpointIO()]
             config.trainer.callbacks += [Performance(config.perf), Failure()]

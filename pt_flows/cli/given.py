@@ -10,8 +10,16 @@ CONFIG = ("config", "c")
 """Names of the flag for configuration files."""
 
 
-def check_yaml(path: Path) -> str | None:
-    """Return the sentence about a file that is no YAML mapping of distinct keys; None if it is one."""
+def check_yaml(
+    path: Path, keys: str = "keys such as trainer, model or data", example: str = "seed_everything: 0"
+) -> str | None:
+    """Return the sentence about a file that is no YAML mapping of distinct keys; None if it is one.
+
+    Args:
+        path: The file.
+        keys: Name of the keys that belong in it.
+        example: A key with a value.
+    """
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.reader.ReaderError):
@@ -21,9 +29,9 @@ def check_yaml(path: Path) -> str | None:
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         return f"{path}: expected YAML, got an error: {error.problem or error.context}{where}. Correct it"
     if node is None:
-        return f"{path}: expected keys such as trainer, model or data, got an empty file. Fill or omit it"
+        return f"{path}: expected {keys}, got an empty file. Fill or omit it"
     if not isinstance(node, yaml.MappingNode):
-        return f"{path}: expected keys with values, got a {node.id}. Write, for example, seed_everything: 0"
+        return f"{path}: expected keys with values, got a {node.id}. Write, for example, {example}"
     for key, first, second in _repeated(node):
         return f"{path}: expected {key} once, got it in line {first} and again in line {second}. Keep one of them"
     return None

@@ -1,5 +1,6 @@
 """A parser whose errors are one sentence with the key and a suggestion."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,9 +39,14 @@ class Explaining(ArgumentParser):
         return super().add_subclass_arguments(baseclass, nested_key, *args, **kwargs)
 
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
-        """Parse the arguments, and keep them for explanations."""
+        """Parse the arguments, and keep them for explanations.
+
+        An inner parser gets a value that was read already, as text of Python, in which null has become None.
+        """
         self.words = sys.argv[1:] if args is None else list(args)
-        return super().parse_args(args, *others, **kwargs)
+        if not self.exit_on_error:
+            self.words = [re.sub(r"=None$", "=null", word) for word in self.words]
+        return super().parse_args(self.words, *others, **kwargs)
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a configuration file, after a check that it is one."""

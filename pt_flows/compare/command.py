@@ -6,6 +6,7 @@ from typing import Any
 
 from pt_flows.compare.curves import curves_figure
 from pt_flows.compare.groups import comparable
+from pt_flows.compare.sampling import sampling_figure
 from pt_flows.compare.table import Row, markdown, shown, table, without_nan, write_files
 from pt_flows.compare.verdicts import judged, remarks
 from pt_flows.errors import UserError
@@ -37,7 +38,8 @@ def compare(
         goal: Value for which the table also shows the time to reach it.
         out: Name of files to write the table to, as .md, .csv and .tex.
         plot: A .png to draw: the number against iterations, images, minutes and network evaluations, and the best
-            number at every cost.
+            number at every cost. If groups differ in evaluations per sample, the number against these is drawn beside
+            it, in a file whose name ends in _sampling.png.
         wandb: W&B project to show the table in.
     """
     if not 0 < level < 0.5:
@@ -63,6 +65,9 @@ def compare(
         Path(plot).absolute().parent.mkdir(parents=True, exist_ok=True)
         curves_figure(groups, criterion).savefig(plot, dpi=100)
         print(f"wrote {plot}")
+        if (figure := sampling_figure(groups, criterion)) is not None:
+            figure.savefig(second := f"{plot.removesuffix('.png')}_sampling.png", dpi=100)
+            print(f"wrote {second}")
     if wandb is not None:
         show_in_wandb(wandb, criterion.key, without_nan(rows), [vars(verdict) for verdict in found])
 

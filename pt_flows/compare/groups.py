@@ -55,10 +55,32 @@ class Group:
         """The last number of every run that has not failed, mean over sampling seeds."""
         return [fmean(run.last(key)) for run in self.finished(key)]
 
+    def evaluations_per_sample(self, key: str) -> float:
+        """Evaluations by all networks that drawing one sample takes, mean over runs; NaN if no record tells them."""
+        known = [num for run in self.runs if not math.isnan(num := run.evaluations_per_sample(key))]
+        return fmean(known) if known else math.nan
+
     def costs(self, criterion: Criterion) -> list[float]:
         """The last number of every run, with its sign such that lower is better; infinite for a failed run."""
         values = [criterion.sign * value for value in self.values(criterion.key)]
         return values + [math.inf] * (len(self.runs) - len(values))
+
+
+def differ_in_sampling(groups: Sequence[Group], key: str) -> bool:
+    """Whether two groups are known to need different numbers of evaluations to draw one sample.
+
+    Args:
+        groups: The groups.
+        key: The number that is compared.
+    """
+    known = [num for group in groups if not math.isnan(num := group.evaluations_per_sample(key))]
+    return bool(known) and not math.isclose(min(known), max(known), rel_tol=1e-3)
+
+
+def floor_of(groups: Sequence[Group], key: str) -> float:
+    """The same number for real samples in place of generated ones, mean over all runs; NaN if nobody measured it."""
+    found = [value for group in groups for run in group.runs for value in run.last(f"{key}_floor")]
+    return fmean(found) if found else math.nan
 
 
 def comparable(

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from pt_flows.compare.curves import curves_figure
 from pt_flows.compare.groups import Criterion, Group, comparable
 from pt_flows.compare.runs import Run
+from pt_flows.compare.sampling import sampling_figure
 from pt_flows.compare.table import shown, table
 from pt_flows.compare.verdicts import verdicts
 from pt_flows.files import checked_target, replacing
@@ -59,14 +61,17 @@ def page(groups: Sequence[Group], criterion: Criterion, notes: Sequence[str]) ->
     key, members = criterion.key, [(group.name, run) for group in groups for run in group.runs]
     runs = {run.folder: run for _, run in members}
     names = ", ".join(group.name for group in groups)
-    figure = io.BytesIO()
-    curves_figure(groups, criterion).savefig(figure, format="png", dpi=110)
+    figures = {
+        f"{key} against iterations, images seen, minutes and samples evaluated": curves_figure(groups, criterion)
+    }
+    if (against_sampling := sampling_figure(groups, criterion)) is not None:
+        figures[f"{key} against evaluations per sample, with 95 % intervals"] = against_sampling
     parts = [
         f"<h1>{escape(names)}</h1>",
         f"<p>{len(runs)} runs, compared by {escape(str(criterion))}.</p>",
         html_table(shown(table(groups, criterion, None), key)),
         html_list([*verdicts(groups, criterion, 0.05), *notes]),
-        picture(figure.getvalue(), f"{key} against iterations, images seen, minutes and samples evaluated"),
+        *(picture(png(figure), caption) for caption, figure in figures.items()),
         *(section([name for name, other in members if other.folder == folder], run) for folder, run in runs.items()),
     ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -118,9 +123,16 @@ def file_picture(path: Path) -> str:
     return picture(path.read_bytes(), path.stem)
 
 
-def picture(png: bytes, caption: str) -> str:
+def png(figure: Any) -> bytes:
+    """A figure of matplotlib as an image."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    return drawn.getvalue()
+
+
+def picture(image: bytes, caption: str) -> str:
     """An image with its bytes inside."""
-    source = "data:image/png;base64," + base64.b64encode(png).decode()
+    source = "data:image/png;base64," + base64.b64encode(image).decode()
     return f'<figure><img alt="{escape(caption)}" src="{source}"><figcaption>{escape(caption)}</figcaption></figure>'
 
 

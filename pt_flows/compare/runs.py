@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pt_flows.errors import UserError
@@ -31,6 +32,7 @@ class Run:
         records: Passports and numbers in `evaluations/`.
         failure: Reason why training failed, if it did.
         parent: Path and hash of the checkpoint that it was started from, if there is one.
+        sampler: Name of the sampler that drew during training; empty for the method's own one, None in older folders.
         subject: Weights and sampler that are compared; None for all.
         protocol: Protocol of the number that is compared; None for any.
         is_logged: Whether the log is about the subject.
@@ -43,6 +45,7 @@ class Run:
     records: list[tuple[Passport, dict[str, float]]] = field(default_factory=list)
     failure: str | None = None
     parent: dict[str, Any] | None = None
+    sampler: str | None = None
     subject: SubjectKey | None = None
     protocol: dict[str, Any] | None = None
     is_logged: bool = True
@@ -76,6 +79,17 @@ class Run:
         if latest := self.latest(key):
             return [value for _, value in latest]
         return [row[f"eval/{key}"] for row in self.rows if self.is_logged and f"eval/{key}" in row][-1:]
+
+    def evaluations_per_sample(self, key: str) -> float:
+        """Evaluations by all networks that drawing one sample takes; NaN if no record tells them.
+
+        Args:
+            key: The number whose samples are meant.
+        """
+        costs = [passport.cost for passport, _ in self.latest(key)]
+        told = [[num for name, num in cost.items() if name.startswith("sampling_")] for cost in costs]
+        known = [sum(nums) for nums in told if nums]
+        return fmean(known) if known else math.nan
 
     def failed(self, key: str) -> bool:
         """Whether training failed, or its last number is not finite."""
@@ -207,6 +221,8 @@ def read_run(folder: Path, note: Note = say_note) -> Run:
         str(config["model"]["class_path"])
         environment = json.loads((folder / "environment.json").read_text())
         seed, parent = environment["seed"], environment.get("parent")
+        continued = sorted(folder.glob("environment-continued-*.json"))
+        sampler = (json.loads(continued[-1].read_text()) if continued else environment).get("sampler")
         failure = (folder / FAILED).read_text().strip() if (folder / FAILED).is_file() else None
         file = folder / "metrics.csv"
         rows, damaged = read_rows(file.read_text(errors="replace")) if file.is_file() else ([], 0)
@@ -222,7 +238,7 @@ def read_run(folder: Path, note: Note = say_note) -> Run:
             records.append(read_record(path))
         except UserError as error:
             note(f"{error}: skipped")
-    return Run(folder, config, seed, rows, records, failure, parent)
+    return Run(folder, config, seed, rows, records, failure, parent, sampler)
 
 
 def read_rows(text: str) -> tuple[list[dict[str, float]], int]:
@@ -274,4 +290,5 @@ def online_run(path: str) -> Run:
     environment = config.pop("environment")
     rows = [{k: float(v) for k, v in row.items() if isinstance(v, int | float)} for row in history]
     records = [checked_record(record, path) for record in records]
-    return Run(Path(path), config, environment["seed"], rows, records, failure, environment.get("parent"))
+    parent, sampler = environment.get("parent"), environment.get("sampler")
+    return Run(Path(path), config, environment["seed"], rows, records, failure, parent, sampler)

@@ -75,15 +75,12 @@ def trained_subject(run: Run, chains: set[str]) -> SubjectKey:
     """
     evaluation = run.config.get("evaluation") or {}
     own = "Chains" if run.method in chains else own_sampler(run.method)
-    configured = configured_sampler(evaluation.get("sampler"))
-    name = configured.partition("(")[0]
-    recorded = {passport.sampler for passport, _ in run.records if passport.sampler.partition("(")[0] == name}
-    sampler = recorded.pop() if len(recorded) == 1 else configured  # the same values may be written differently
+    sampler = configured_sampler(evaluation.get("sampler")) if run.sampler is None else run.sampler
     return SubjectKey(evaluation.get("weights", "ema"), sampler or own)
 
 
 def configured_sampler(section: Any) -> str:
-    """A sampler of a configuration as in passports; empty without one.
+    """A sampler of a configuration as in passports, if the configuration has all of its arguments; empty without one.
 
     Example:
         >>> configured_sampler({"class_path": "my.Repeated", "init_args": {"times": 3}})
@@ -106,6 +103,12 @@ def measured_views(run: Run, key: str, protocol: dict[str, Any] | None, trained:
             note(f"{run.folder} has {key} of {of} by another protocol only: omitted")
         elif view.last(key):
             views.append(replace(view, protocol=protocol))
+        elif subject != trained:
+            measured = sorted({k for passport, numbers in run.records if passport.subject == subject for k in numbers})
+            has = f"only {', '.join(measured[:4])}{', ...' * (len(measured) > 4)}"
+            note(
+                f"{run.folder} has no {key} of its {subject.weights} weights through {subject.sampler}, {has}: omitted"
+            )
     return views
 
 

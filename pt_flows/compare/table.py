@@ -8,13 +8,15 @@ from statistics import fmean
 from typing import Any
 
 from pt_flows.compare.areas import areas, counted
-from pt_flows.compare.groups import Criterion, Group
+from pt_flows.compare.groups import Criterion, Group, differ_in_sampling
 from pt_flows.compare.runs import Run
 from pt_flows.compare.statistics import components, mean_interval
 from pt_flows.files import checked_target
 
 Row = dict[str, Any]
 """Text, whole numbers and numbers by column; NaN for missing numbers."""
+PER_SAMPLE = "evaluations per sample"
+"""Column of tables in which groups differ by it."""
 
 
 def table(groups: Sequence[Group], criterion: Criterion, goal: float | None) -> list[Row]:
@@ -24,7 +26,11 @@ def table(groups: Sequence[Group], criterion: Criterion, goal: float | None) -> 
     ordered = sorted(groups, key=order)
     runs = [run for group in ordered for run in group.runs]
     found = iter(areas(runs, criterion.key, counted(runs, criterion.key)))
-    return [row_of(group, criterion, goal, [next(found) for _ in group.runs]) for group in ordered]
+    rows = [row_of(group, criterion, goal, [next(found) for _ in group.runs]) for group in ordered]
+    if differ_in_sampling(groups, criterion.key):
+        for row, group in zip(rows, ordered, strict=True):
+            row[PER_SAMPLE] = group.evaluations_per_sample(criterion.key)
+    return rows
 
 
 def row_of(group: Group, criterion: Criterion, goal: float | None, under_curves: Sequence[float]) -> Row:
@@ -102,7 +108,7 @@ def shown_row(row: Row, key: str, goal: float | None, optional: Collection[str])
     cells["worst seed"] = f"{number(row['worst'])} (seed {row['worst seed']})" if row["worst seed"] else "-"
     cells |= {name: number(row[name]) for name in ("best", "mean at equal cost")}
     cells["sd of training / sampling"] = f"{number(row['sd of training'])} / {number(row['sd of sampling'])}"
-    cells |= {name: number(row[name]) for name in ("minutes", "images seen")}
+    cells |= {name: number(row[name]) for name in ("minutes", "images seen", PER_SAMPLE) if name in row}
     if goal is not None:
         name, there = f"minutes to {number(goal)}", row[f"runs at {number(goal)}"]
         reached = f"{number(row[name])} ({there} of {row['runs']})" if there else f"never ({row['runs']} runs)"

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pt_flows.bounds import Count, check_arguments, hints_of
 from pt_flows.construction import Constructed
-from pt_flows.contracts import Consumer, Shape, Split
+from pt_flows.contracts import Batch, Consumer, Shape, Split
 from pt_flows.errors import UserError
 from pt_flows.training.distributed import world
 
@@ -61,6 +61,22 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
         Data with this method can be the source of a map between domains.
         """
         raise UserError(f"{type(self).__name__}: expected data that draw single samples, got others. Define sample")
+
+    def held_out(self, num: int) -> Batch:
+        """Real samples that training does not use, as a method sees them: x (num, *event), and labels (num,).
+
+        They are the first ones of the test split here, fewer if it has fewer. Images are not mirrored, and labels are
+        zeros. Data that draw fresh samples, or that have labels, override it.
+
+        Raises:
+            UserError: There is no test split, or the data have classes.
+        """
+        x = self.reference("test")
+        x = self.reference("test", min(num, len(x)))
+        x = x.to(torch.get_default_dtype()) / 127.5 - 1 if x.dtype == torch.uint8 else x
+        has_labels = f"samples with labels, as there are {self.num_classes} classes"
+        require(not self.num_classes, f"{type(self).__name__}.held_out", has_labels, "none. Override it")
+        return x, torch.zeros(len(x), dtype=torch.int64)
 
     def setup(self, stage: str) -> None:
         """Check the data. A subclass that loads them here calls this afterwards.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from pt_flows.bounds import Count
-from pt_flows.contracts import Shape, Split
+from pt_flows.contracts import Batch, Shape, Split
 from pt_flows.data.base import FlowData, first_not_finite, require
 from pt_flows.errors import UserError
 from pt_flows.training.noise import generator_at, run_seed
@@ -126,6 +126,12 @@ class ArrayImages(FlowData):
         images, labels = self.arrays(split)
         return as_float(images.cpu()), labels.cpu()
 
+    def held_out(self, num: int) -> Batch:
+        """Images of the test split, float (num, C, H, W) in [-1, 1], and labels (num,): the first of a fixed order."""
+        images, labels = self.arrays("test")
+        chosen = self._fixed_order("test")[:num]
+        return as_float(images[chosen.to(images.device)].cpu()), labels[chosen.to(labels.device)].cpu()
+
     def reference(self, split: Split, num: int | None = None) -> Tensor:
         """The split's images uint8 on the host; the first `num` of one fixed random order."""
         images = self.arrays(split)[0].cpu()
@@ -133,8 +139,11 @@ class ArrayImages(FlowData):
             return images
         where = f"{type(self).__name__}.reference({split!r})"
         require(num <= len(images), where, f"at most {len(images)} images", f"{num}. Ask for fewer")
-        order = torch.randperm(len(images), generator=generator_at("cpu", "reference", split))
-        return images[order[:num]]
+        return images[self._fixed_order(split)[:num]]
+
+    def _fixed_order(self, split: Split) -> Tensor:
+        """One random order of a split's images, the same for every run."""
+        return torch.randperm(len(self.arrays(split)[0]), generator=generator_at("cpu", "reference", split))
 
 
 def check_images(where: str, images: Tensor, event_shape: Shape) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.bounds import Count
-from pt_flows.contracts import Split
+from pt_flows.contracts import Batch, Split
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
 from pt_flows.functional.energies import (
@@ -105,6 +105,11 @@ class Toy2D(FlowData):
     def sample(self, num: int, rng: torch.Generator) -> Tensor:
         """Fresh samples (num, 2)."""
         return self.law.sample(num, rng)
+
+    def held_out(self, num: int) -> Batch:
+        """Fixed samples (num, 2), independent of those of training and of both splits, and zeros (num,)."""
+        x = self.law.sample(num, generator_at("cpu", "held out", self.target))
+        return x, torch.zeros(num, dtype=torch.int64)
 
     def reference(self, split: Split, num: int | None = None) -> Tensor:
         """Fixed samples (num, 2); "test" is independent of "train"."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import Split
+from pt_flows.contracts import Batch, Split
 from pt_flows.data.base import BlockLoader, FlowData, require
 
 
@@ -61,6 +61,10 @@ class TwoDomains(FlowData):
     def reference(self, split: Split, num: int | None = None) -> Tensor:
         """The target's reference samples."""
         return self.target.reference(split, num)
+
+    def held_out(self, num: int) -> Batch:
+        """Samples of the target that training does not use."""
+        return self.target.held_out(num)
 
     def sample(self, num: int, rng: torch.Generator) -> Tensor:
         """Samples of the target."""

@@ -43,7 +43,7 @@ def measure(subject: Subject, metrics: Sequence[SampleMetric], num: int, stream:
         text: Title of the progress bar.
     """
     chunks = with_progress(subject.chunks(num, stream), num, text)
-    return measured(metrics, chunks, subject.method, subject.weights)
+    return measured(metrics, chunks, subject.method, subject.weights) | subject.diagnostics
 
 
 @torch.no_grad()

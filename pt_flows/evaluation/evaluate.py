@@ -2,11 +2,13 @@
 
 import inspect
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 import pt_flows.data
 from pt_flows.bounds import AtLeastTwo, Count
@@ -34,6 +36,7 @@ from pt_flows.metrics import (
 )
 from pt_flows.metrics.base import RealData, SampleMetric
 from pt_flows.metrics.reference import content_hash
+from pt_flows.plots import num_shown, save_samples
 from pt_flows.runs.folder import say
 from pt_flows.samplers import Sampler
 from pt_flows.training.distributed import launched, share_of, world
@@ -53,9 +56,9 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint, or a set of images, and print and write all numbers with their passport.
 
-    Numbers of a checkpoint are written to `evaluations/` of its run folder, those of images to
-    `<images>.evaluation.json`. Sample i comes from noise that depends on i and the sampling seed alone. Processes that
-    `torchrun` starts share the work.
+    Numbers of a checkpoint are written to `evaluations/` of its run folder with a picture of the samples, those of
+    images to `<images>.evaluation.json`. Sample i comes from noise that depends on i and the sampling seed alone.
+    Processes that `torchrun` starts share the work.
 
     Args:
         ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
@@ -107,12 +110,32 @@ def evaluate_checkpoint(
     chosen = prepared(metrics or default_metrics(method, data, side), data, n, split, side, device, method)
     first = passport_of(subject, ckpt, n, 0, data, side, chosen)
     for i in range(seeds):
-        chunks = with_progress(subject.chunks(n, stream(i)), n, "measuring")
-        numbers = finite(measured(chosen, chunks, method, weights))
-        directions, cost = directions_of(chosen, numbers), first.cost | subject.sampling_cost
+        first_samples: list[Tensor] = []
+        chunks = kept(subject.chunks(n, stream(i)), num_shown(data.event_shape), first_samples)
+        chunks = with_progress(chunks, n, "measuring")
+        numbers = finite(measured(chosen, chunks, method, weights) | subject.diagnostics)
+        directions, cost = directions_of(chosen, numbers, subject), first.cost | subject.sampling_cost
         passport = replace(first, sampling_seed=i, directions=directions, cost=cost)
         title = f"{type(method).__name__}, iteration {method.iteration}, {weights} weights, sampling seed {i}"
-        conclude(record_path(folder, passport, ckpt), passport, numbers, title)
+        file = record_path(folder, passport, ckpt)
+        conclude(file, passport, numbers, title)
+        if world()[0] == 0:
+            real = data.reference(side) if tuple(data.event_shape) == (2,) else None
+            save_samples(torch.cat(first_samples), file.with_suffix(".png"), title, real)
+
+
+def kept(chunks: Iterable[Tensor], num: int, samples: list[Tensor]) -> Iterator[Tensor]:
+    """Pass chunks on, and keep the first samples of this rank for a picture.
+
+    Args:
+        chunks: Generated samples.
+        num: Number of samples to keep.
+        samples: List to which they are added, on the CPU.
+    """
+    for x in chunks:
+        if (missing := num - sum(map(len, samples))) > 0:
+            samples.append(x[:missing].cpu())
+        yield x
 
 
 def evaluate_images(

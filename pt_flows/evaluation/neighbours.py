@@ -63,7 +63,8 @@ def neighbours(
         raise UserError(f"{ckpt}: expected a model of images, got one of samples of shape {tuple(data.event_shape)}")
     net = (features or Lite0Features(64)).to(where)
     train, test = data.reference("train"), data.reference("test", n)
-    chunks = with_progress(Subject(method, weights, sampler, data).chunks(n, "evaluation"), n, "sampling")
+    subject = Subject(method, weights, sampler, data)
+    chunks = with_progress(subject.chunks(n, "evaluation"), n, "sampling")
     samples = torch.cat([as_uint8(x).cpu() for x in chunks])
 
     queries = torch.cat([net(images.to(where)) for images in torch.cat([samples, test]).split(BATCH)])
@@ -77,6 +78,8 @@ def neighbours(
     rows = [torch.cat([samples[i : i + 1], train[index[i, :SHOWN]]]) for i in order.tolist()]
     save_grid(torch.cat(rows).float() / 127.5 - 1, target, columns=rows[0].shape[0])
     print(f"{n} samples and {n} test images against {len(train)} training images, {net.name} features")
+    for key, value in subject.diagnostics.items():
+        print(f"  {key:<12} {value:.5g}")
     print("distance to the nearest over the mean distance to the 50 nearest:")
     for name, values in (("samples", generated), ("test images", real)):
         print(f"  {name:<12} median {float(values.median()):.3f}, least {float(values.min()):.3f}")

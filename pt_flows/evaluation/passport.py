@@ -19,7 +19,8 @@ OWN_SAMPLERS = ("Direct", "Chains")
 CHAIN_METHODS = ("DAEBM", "ImprovedCD", "PCD")
 """This package's methods that draw by chains."""
 OWN_DIRECTIONS: dict[Direction, str] = {
-    "": r".+_(floor|truth)|kid_.+_error|modes_of|transfer_accuracy_1nn_source|slope_.+",
+    "": r".+_(floor|truth)|kid_.+_error|modes_of|transfer_accuracy_1nn_source"
+        r"|acceptance|never_moved|calibrator_slope|distance|latent_norm|slope_.+",
     "higher": r"(modes|high_quality)(_.+std)?|is_.+_\d+k?|(precision|recall|density|coverage)_.+_(train|test)"
               r"|transfer_accuracy_1nn|log_likelihood_grid\d+|r2_\d+k?_(train|test)",
     "lower": r"(fd|kid)_.+_(train|test)(\d+k?)?|(w1|w2|sliced_w2|mmd2)_\d+k?|kl_grid\d+"
@@ -52,7 +53,7 @@ class Passport:
         num_samples: Number of generated samples.
         features: Feature network, with the hash of its weights; empty for toys.
         weights: "ema" or "raw"; empty for images.
-        sampler: The sampler, such as "Direct", "Chains" or "REPGAN(chain_length=100)"; empty for images.
+        sampler: The sampler, such as "Direct", "Chains" or "REPGAN(num_steps=100, ...)"; empty for images.
         sampling_seed: Seed of the samples.
         training_seed: Seed of the run; None for images.
         iteration: Iteration at which the checkpoint was written.
@@ -60,8 +61,8 @@ class Passport:
         precision: Precision of the measurement.
         device: Device of the measurement.
         packages: Versions of packages.
-        cost: Cost of training so far: seconds, images seen, samples evaluated by each network; and of drawing one
-            sample, `sampling_<network>`.
+        cost: Cost of training so far: seconds, images seen, samples evaluated by each network; of drawing one sample,
+            `sampling_<network>`; and of preparing the sampler once, `preparing_<network>`.
         directions: For each number whether higher or lower is better; empty if neither is.
         tuned: The tuning of the recipe, such as "20 trials of 600 iterations"; empty if nobody has recorded it.
         measured: Time of the measurement, in UTC.

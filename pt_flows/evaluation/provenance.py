@@ -60,7 +60,7 @@ def passport_of(
         iteration=method.iteration,
         checkpoint=file_hash(checkpoint) if checkpoint is not None else "",
         cost=cost,
-        directions=directions_of(metrics, numbers),
+        directions=directions_of(metrics, numbers, subject),
         tuned=tuning_of(checkpoint) if checkpoint is not None else "",
         **machine(method.device),
     )
@@ -72,13 +72,16 @@ def feature_hashes(metrics: Sequence[SampleMetric]) -> dict[str, str]:
     return {str(net.name): str(net.weights_hash)[:16] for net in networks}  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def directions_of(metrics: Sequence[SampleMetric], numbers: Iterable[str]) -> dict[str, Direction]:
-    """The direction of every number that metrics have just measured; empty without numbers."""
+def directions_of(
+    metrics: Sequence[SampleMetric], numbers: Iterable[str], subject: Subject | None = None
+) -> dict[str, Direction]:
+    """The direction of every number that metrics and a sampler have just measured; empty without numbers."""
     if not (names := list(numbers)):
         return {}
     told: dict[str, Direction] = {
         key: direction for metric in metrics for key, direction in metric.directions().items()
     }
+    told |= dict.fromkeys(subject.diagnostics if subject is not None else (), "")
     return {key: told[key] for key in names if key in told}
 
 

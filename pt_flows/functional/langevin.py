@@ -10,8 +10,8 @@ also inside `torch.inference_mode`. The energy must be a fixed function of its a
 batch statistics).
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -26,8 +26,9 @@ LabelledEnergy = Callable[[Tensor, Tensor], Tensor]
 Ratio = Literal["exact", "released"]
 
 
+@runtime_checkable
 class Draws(Protocol):
-    """A source of random numbers other than a torch.Generator, such as one that splits a draw between processes."""
+    """A source of random numbers with a rule of its own, such as one that splits a draw between processes."""
 
     def normal(self, num: int, *shape: int) -> Tensor:
         """Standard normal (num, *shape)."""
@@ -44,16 +45,16 @@ Rng = torch.Generator | Draws
 
 def normal_like(x: Tensor, rng: Rng) -> Tensor:
     """Standard normal noise of the shape and type of x (B, ...)."""
-    if isinstance(rng, torch.Generator):
-        return torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-    return rng.normal(*x.shape).to(x)
+    if isinstance(rng, Draws):
+        return rng.normal(*x.shape).to(x)
+    return torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
 
 
 def uniform_like(x: Tensor, rng: Rng) -> Tensor:
     """Numbers in [0, 1) of the shape and type of x (B, ...)."""
-    if isinstance(rng, torch.Generator):
-        return torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-    return rng.uniform(*x.shape).to(x)
+    if isinstance(rng, Draws):
+        return rng.uniform(*x.shape).to(x)
+    return torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device)
 
 
 class Chain(NamedTuple):
@@ -92,11 +93,13 @@ def propose(
     rng: Rng,
     temperature: float = 1.0,
     ratio: Ratio = "exact",
+    noise_std: Tensor | float | None = None,
 ) -> Proposal:
-    """One Langevin proposal x' = x - (s²/2) ∇U(x) + s z.
+    """One Langevin proposal x' = x - (s²/2) ∇U(x) + η z, by default with η = s.
 
-    The exact ratio, from the noise z' = -z + (s/2) (∇U(x) + ∇U(x')) that would lead back:
-    log α = U(x) - U(x') + ½ ‖z‖² - ½ ‖z'‖² (Roberts and Tweedie 1996).
+    The exact ratio, from the noise z' = -z + (s²/(2η)) (∇U(x) + ∇U(x')) that would lead back:
+    log α = U(x) - U(x') + ½ ‖z‖² - ½ ‖z'‖² (Roberts and Tweedie 1996). With another η it is still exact, as both
+    densities of the proposal have the same normalising constant; chains only mix less well.
 
     Args:
         energy: U.
@@ -104,14 +107,17 @@ def propose(
         step_size: s, one for all or (B,).
         rng: Source of random numbers on the chains' device.
         temperature: Divisor of U.
-        ratio: "exact", or "released": s² in place of s in z', an error in DA-EBM's released code that samples about
+        ratio: "exact", or "released": s² in place of s²/η in z', an error in DA-EBM's released code that samples about
             exp(-(2 - s) U).
+        noise_std: η, one for all or (B,); None for s.
     """
     x, u, g = chain
-    s = torch.as_tensor(step_size, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
+    column = lambda size: torch.as_tensor(size, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
+    s = column(step_size)
+    eta = s if noise_std is None else column(noise_std)
     z = normal_like(x, rng)
-    moved = chain_at(energy, x - 0.5 * s.square() * g / temperature + s * z)
-    lead_back = s if ratio == "exact" else s.square()
+    moved = chain_at(energy, x - 0.5 * s.square() * g / temperature + eta * z)
+    lead_back = s.square() if ratio == "released" else s if noise_std is None else s.square() / eta
     back = 0.5 * lead_back * (g + moved.gradient) / temperature - z
     squares = lambda noise: noise.flatten(1).square().sum(1)
     log_alpha = (u - moved.energy) / temperature + 0.5 * (squares(z) - squares(back))
@@ -125,13 +131,14 @@ def ula_step(
     rng: Rng,
     temperature: float = 1.0,
     ratio: Ratio = "exact",
+    noise_std: Tensor | float | None = None,
 ) -> tuple[Chain, Float[Tensor, " B"]]:
     """Unadjusted Langevin: every proposal is accepted, which is biased (N(0, 1) gets variance 1 / (1 - s²/4)).
 
     Returns:
         The chains, and the probability (B,) with which a Metropolis test would have accepted.
     """
-    proposal = propose(energy, chain, step_size, rng, temperature, ratio)
+    proposal = propose(energy, chain, step_size, rng, temperature, ratio, noise_std)
     return proposal.chain, proposal.log_acceptance.exp()
 
 
@@ -142,6 +149,7 @@ def mala_step(
     rng: Rng,
     temperature: float = 1.0,
     ratio: Ratio = "exact",
+    noise_std: Tensor | float | None = None,
 ) -> tuple[Chain, Float[Tensor, " B"]]:
     """Metropolis-adjusted Langevin: leaves exp(-U / temperature) exactly invariant.
 
@@ -150,10 +158,41 @@ def mala_step(
     Returns:
         The chains, and the probability of acceptance (B,).
     """
-    moved, log_acceptance = propose(energy, chain, step_size, rng, temperature, ratio)
+    moved, log_acceptance = propose(energy, chain, step_size, rng, temperature, ratio, noise_std)
     accept = uniform_like(log_acceptance, rng).log() < log_acceptance  # NaN compares false
-    where = lambda new, old: torch.where(accept.reshape(-1, *[1] * (new.dim() - 1)), new, old)
-    return Chain(*map(where, moved, chain)), log_acceptance.exp().nan_to_num(0.0)
+    return Chain(*chosen(accept, moved, chain)), log_acceptance.exp().nan_to_num(0.0)
+
+
+def independent_step(
+    potential: Energy, x: Float[Tensor, "B *event"], value: Float[Tensor, " B"], proposed: Tensor, rng: Rng
+) -> tuple[Tensor, Tensor, Float[Tensor, " B"]]:
+    """Metropolis-Hastings with proposals from a base density p0: leaves p0 exp(-V) exactly invariant.
+
+    The proposal's density cancels, so log α = V(x) - V(x') alone, and no gradient is computed. A proposal whose
+    potential is not finite is rejected.
+
+    Args:
+        potential: V, minus the logarithm of the ratio of the target to the base density, up to a constant.
+        x: Points of the chains.
+        value: V(x).
+        proposed: x', independent draws from p0, of the shape of x.
+        rng: Source of random numbers on the chains' device.
+
+    Returns:
+        The points, their potentials, and the probability of acceptance (B,).
+    """
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        moved = potential(proposed)
+    log_acceptance = (value - moved).clamp(max=0.0)
+    accept = uniform_like(log_acceptance, rng).log() < log_acceptance  # NaN compares false
+    x, value = chosen(accept, (proposed, moved), (x, value))
+    return x, value, log_acceptance.exp().nan_to_num(0.0)
+
+
+def chosen(accept: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
+    """New tensors (B, ...) for the chains that accept (B,), old ones for the others."""
+    where = lambda a, b: torch.where(accept.reshape(-1, *[1] * (a.dim() - 1)), a, b)
+    return [where(a, b) for a, b in zip(new, old, strict=True)]
 
 
 def langevin(

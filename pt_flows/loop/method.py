@@ -52,6 +52,9 @@ class Method(Constructed, L.LightningModule, ABC):
 
     takes_latents: ClassVar[bool] = False
     """Whether minibatches are `(x, y, z)` with the latents z of simulated data, which `encode` infers."""
+    settles: ClassVar[bool] = False
+    """Whether averaged weights equal the raw ones from some iteration on, because what draws is not trained further."""
+
     minibatches_per_iteration: int = 1
     """Number of fresh minibatches that one iteration consumes; the data yield exactly that many."""
 

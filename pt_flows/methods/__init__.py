@@ -7,6 +7,7 @@ from pt_flows.methods.flows.js_flow import JSFlow
 from pt_flows.methods.flows.minibatch_w2_fe import MinibatchW2FE
 from pt_flows.methods.flows.w1_fe import W1FE
 from pt_flows.methods.flows.w2_fe import W2FE
+from pt_flows.methods.games.gradient_layers import GradientLayers
 from pt_flows.methods.games.ode_gan import ODEGAN
 from pt_flows.methods.games.wgan_gp import WGANGP
 from pt_flows.methods.latent.iwae import IWAE
@@ -20,6 +21,7 @@ __all__ = [
     "W1FE",
     "W2FE",
     "WGANGP",
+    "GradientLayers",
     "ImprovedCD",
     "JSFlow",
     "MinibatchW2FE",

@@ -64,11 +64,28 @@ def _newest(name: str, root: Path, experiment: str, config: dict[str, Any] | Non
         if not found:
             return folder / "checkpoints" / f"{name}.ckpt"
         different = different or (folder, found)
+    if (stopped := _without_checkpoint(name, root, experiment, config or {})) is not None:
+        advice = (
+            "It stopped before its first checkpoint: start it again without --ckpt_path, or name another run folder"
+        )
+        raise UserError(f"{name}: expected a run with checkpoints/{name}.ckpt, got {stopped} without one. {advice}")
     got = f"{different[0]} with another {told(different[1])}" if different else "none that can be read"
     raise UserError(
         f"{name}: expected a run of this data, model and seed under {above}, got {got}. Name a run folder to continue "
         "it with these changes"
     )
+
+
+def _without_checkpoint(name: str, root: Path, experiment: str, config: dict[str, Any]) -> Path | None:
+    """The newest run folder of this data, model and seed that has no checkpoint of this name."""
+    files = sorted(root.glob(f"{experiment}/*/config.yaml"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for folder in [file.parent for file in files if not _is_there(file.parent, name)]:
+        try:
+            if not within(differences(read_config(folder), config), DEFINING):
+                return folder
+        except UserError:  # a damaged configuration is no such run
+            continue
+    return None
 
 
 def _written(folder: Path) -> float:

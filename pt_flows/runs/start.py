@@ -23,6 +23,7 @@ class RunStart(L.Callback):
         config_yaml: The complete configuration.
         seed: Seed of the run.
         parent: Record of the checkpoint that a new run starts from.
+        sampler: Name of the sampler of the evaluations, with all arguments; empty for the method's own one.
         damaged: The last checkpoint, if it cannot be read. It is renamed, so that it does not replace the previous one.
         loggers: Loggers that join the run now, because they write files when they start.
     """
@@ -34,17 +35,18 @@ class RunStart(L.Callback):
         config_yaml: str,
         seed: Any,
         parent: dict[str, Any] | None,
+        sampler: str,
         damaged: Path | None,
         loggers: list[Logger],
     ) -> None:
         self.folder, self.lock, self.config_yaml, self.seed = folder, lock, config_yaml, seed
-        self.parent, self.damaged, self.loggers = parent, damaged, loggers
+        self.parent, self.sampler, self.damaged, self.loggers = parent, sampler, damaged, loggers
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the run, unless it is a `fast_dev_run`, which leaves no files."""
         if getattr(trainer, "fast_dev_run", False):
             return
-        recorded = environment(self.seed) | ({"parent": self.parent} if self.parent else {})
+        recorded = environment(self.seed) | {"sampler": self.sampler} | ({"parent": self.parent} if self.parent else {})
         if trainer.is_global_zero:
             self.open_folder()
             describe_run(self.folder, self.config_yaml, recorded)

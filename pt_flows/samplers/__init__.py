@@ -5,13 +5,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
+from pt_flows.contracts import MapsLatents, RunsChains, Samples, Shape, Weights
 from pt_flows.errors import UserError
+from pt_flows.samplers.blocks import InBlocks
 from pt_flows.samplers.chains import Chains
 from pt_flows.samplers.direct import Direct
+from pt_flows.samplers.gradient_flow import GradientFlow
+from pt_flows.samplers.rep_gan import REPGAN
 from pt_flows.samplers.sampler import Sampler
+from pt_flows.training.noise import row_noise
+from pt_flows.training.requirements import check_samples
 
-__all__ = ["Chains", "Direct", "Sampler", "default_sampler", "sample"]
+__all__ = [
+    "REPGAN",
+    "Chains",
+    "Direct",
+    "GradientFlow",
+    "InBlocks",
+    "Sampler",
+    "check_drawn",
+    "default_sampler",
+    "row_noise",
+    "sample",
+]
 
 
 def default_sampler(method: Any) -> Sampler:
@@ -35,6 +51,7 @@ def sample(
     rng: torch.Generator | None = None,
     weights: Weights = "ema",
     sampler: Sampler | None = None,
+    data: Any = None,
 ) -> Tensor:
     """Draw samples from a trained method.
 
@@ -45,6 +62,7 @@ def sample(
         rng: Source of randomness, on any device; None for the global one.
         weights: The averaged weights, or the raw ones of the last iteration.
         sampler: The sampler; by default the method's own one, `Direct` or `Chains`.
+        data: The method's data, for samplers that need them.
 
     Returns:
         Samples (num, *event) on the method's device.
@@ -53,5 +71,24 @@ def sample(
         UserError: The method does not generate samples, or the arguments do not fit it.
     """
     chosen = sampler or default_sampler(method)
-    chosen.prepare(method, weights)
-    return chosen.sample(num, y, rng)
+    chosen.prepare(method, weights, data)
+    x = chosen.sample(num, y, rng)
+    check_drawn(chosen, x, num, method)
+    return x
+
+
+def check_drawn(sampler: Sampler, x: Any, num: int, method: Any) -> None:
+    """Check that samples have the shape of a method's samples, if it is known.
+
+    Raises:
+        UserError: They have another one.
+    """
+    if (shape := event_shape_of(method)) is not None:
+        check_samples(f"{type(sampler).__name__}.sample", x, num, shape)
+
+
+def event_shape_of(method: Any) -> Shape | None:
+    """Shape of one sample of a method; None if it is not known."""
+    if isinstance(method, MapsLatents):
+        return method.generator.event_shape
+    return method.event_shape if isinstance(method, RunsChains) else None

@@ -13,12 +13,15 @@ from pt_flows.samplers.sampler import Sampler
 class Direct(Sampler):
     """One sample per draw: from `method.sample` if there is one, else from latents through `method.generator`."""
 
-    def prepare(self, method: Any, weights: Weights, data: Any = None) -> None:
+    def check(self, method: Any) -> None:
         """Check that the method can be drawn from."""
-        super().prepare(method, weights, data)
         if not isinstance(method, MapsLatents | Samples):
             got = type(method).__name__
             raise UserError(f"sampler: expected a method with a generator for Direct, got {got}. Use another sampler")
+
+    def prepare(self, method: Any, weights: Weights, data: Any = None) -> None:
+        """Check that the method can be drawn from, and has the weights."""
+        super().prepare(method, weights, data)
         if isinstance(method, MapsLatents):
             method.generator.weighted(weights)
 

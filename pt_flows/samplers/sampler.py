@@ -21,10 +21,19 @@ class Sampler(Constructed, ABC):
     Attributes:
         method: The method to draw from; set by `prepare`.
         weights: The weights to draw with; set by `prepare`.
+        needs_data: Whether `prepare` computes something from the method's data.
     """
 
     method: Any
     weights: Weights
+    needs_data: bool = False
+
+    def check(self, method: Any) -> None:
+        """Check that the sampler can draw from a method, trained or not. `prepare` calls it first.
+
+        Raises:
+            UserError: It cannot.
+        """
 
     def prepare(self, method: Any, weights: Weights, data: Any = None) -> None:
         """Prepare to draw from a method. Evaluation calls it again when the weights have changed.
@@ -37,7 +46,15 @@ class Sampler(Constructed, ABC):
         Raises:
             UserError: The sampler cannot draw from this method.
         """
+        self.check(method)
         self.method, self.weights = method, weights
+
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers about the samples drawn since `prepare`, each a mean over them; always the same names.
+
+        They are written beside the numbers of an evaluation, and never rank anything.
+        """
+        return {}
 
     @abstractmethod
     def sample(self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None) -> Tensor:

@@ -1,9 +1,9 @@
 """The plan of a study in print, with an estimate of its cost from short trials."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from pt_flows.compare.areas import area_named
 from pt_flows.compare.table import markdown, number
 from pt_flows.errors import UserError
 from pt_flows.studies.claims import duration
@@ -47,12 +47,26 @@ def check_numbers(file: StudyFile, costs: Mapping[str, Cost]) -> None:
     Raises:
         UserError: An arm does not measure one.
     """
-    for metric in file.metrics if file.measurement is None else ():
-        key = re.sub(r"^area of | over \w+$", "", metric)
-        for name, cost in costs.items():
-            if key not in cost.numbers:
-                known = ", ".join(cost.numbers) or "no number"
-                raise UserError(f"{file.file}: metrics: expected numbers that {name} measures ({known}), got {key}")
+    for name, cost in costs.items() if file.measurement is None else ():
+        has_numbers(file, name, cost.numbers)
+
+
+def has_numbers(file: StudyFile, name: str, known: Collection[str]) -> None:
+    """Check that the wanted numbers are among those of an arm.
+
+    Args:
+        file: The study file.
+        name: Name of the arm.
+        known: The numbers that it measures.
+
+    Raises:
+        UserError: One is not.
+    """
+    for metric in file.metrics:
+        key = area.key if (area := area_named(metric)) else metric.removeprefix("eval/")
+        if key not in known:
+            told = ", ".join(sorted(known)) or "no number"
+            raise UserError(f"{file.file}: metrics: expected numbers that {name} measures ({told}), got {key}")
 
 
 def estimate(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,12 @@ from filelock import FileLock
 
 from pt_flows.compare.subjects import digest
 from pt_flows.errors import UserError
-from pt_flows.evaluation.passport import SubjectKey, read_record
 from pt_flows.files import replacing
 from pt_flows.studies.board import Board
 from pt_flows.studies.pool import Job, Slot, last_lines, run_jobs
+from pt_flows.studies.sharing import shared_jobs
 from pt_flows.studies.study_file import Measurement
-from pt_flows.studies.train import claimed, file_name
+from pt_flows.studies.train import file_name
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def wanted(name: str, run: Path, how: Measurement, sampler: Any, device: str) ->
     return Wanted(name, run, tuple(words))
 
 
-def measure_all(all_wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot]) -> dict[str, SubjectKey]:
+def measure_all(all_wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot]) -> dict[str, Path]:
     """Do the measurements that are missing. Several processes may do the same with the same folder.
 
     Args:
@@ -65,7 +65,7 @@ def measure_all(all_wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot
         slots: Places to run.
 
     Returns:
-        The measured subject of every measurement, by its name.
+        The first record of every measurement, by its name.
 
     Raises:
         UserError: A measurement failed.
@@ -75,32 +75,22 @@ def measure_all(all_wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot
         board = Board(f"{len(todo)} measurements", [("", 1.0)] * len(todo), len(slots))
         board.say(board.title)
         problems: list[str] = []
-        run_jobs(jobs(todo, folder, board, problems), slots, board)
+        lock = lambda one: folder / "locks" / f"{file_name(one.name)}-measured.lock"
+        job = partial(job_of, folder=folder, board=board, problems=problems)
+        state = lambda one: "done" if one.note(folder).is_file() else "open"
+        run_jobs(shared_jobs(todo, lock, state, job), slots, board)
         if problems:
             more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
             raise UserError(f"{problems[0]}{more}. Correct it, and repeat the command")
-    records = {one.name: json.loads(one.note(folder).read_text())["records"] for one in all_wanted}
-    return {name: read_record(Path(paths[0]))[0].subject for name, paths in records.items()}
+    return {one.name: Path(json.loads(one.note(folder).read_text())["records"][0]) for one in all_wanted}
 
 
-def jobs(todo: Sequence[Wanted], folder: Path, board: Board, problems: list[str]) -> Iterator[Job | None]:
-    """Yield a job for every measurement that no other process has claimed; None while all others are claimed."""
-    left = list(todo)
-    while left:
-        for one in left:
-            if (claim := claimed(folder / "locks" / f"{file_name(one.name)}-measured.lock")) is None:
-                continue
-            left.remove(one)
-            if one.note(folder).is_file():
-                claim.release()
-            else:
-                log = folder / "logs" / f"{file_name(one.name)}-measured.log"
-                begin = log.stat().st_size if log.is_file() else 0
-                ended = partial(conclude, one, one.note(folder), claim, log, begin, board, problems)
-                yield Job(f"{one.name}, measuring", one.words, log, ended=ended)
-            break
-        else:
-            yield None
+def job_of(one: Wanted, claim: FileLock, folder: Path, board: Board, problems: list[str]) -> Job:
+    """Return the job of a measurement, which releases the claim at its end."""
+    log = folder / "logs" / f"{file_name(one.name)}-measured.log"
+    begin = log.stat().st_size if log.is_file() else 0
+    ended = partial(conclude, one, one.note(folder), claim, log, begin, board, problems)
+    return Job(f"{one.name}, measuring", one.words, log, ended=ended)
 
 
 def conclude(

@@ -16,6 +16,8 @@ from pt_flows.studies.recipes import Recipe
 
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT", "JSM_NAMESPACE_RANK")
 """Environment variables of launchers."""
+STOPPED, KILLED = (129, 130, 138, 143), (137, -9)
+"""Exit codes of jobs that were asked to stop, and of those that were killed."""
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_TRIES = 0.2, 2.0
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from pt_flows.cli.given import check_yaml
 from pt_flows.errors import UserError
 from pt_flows.studies.options import flags
 
@@ -166,18 +167,13 @@ def read_space(path: Path) -> Space:
         UserError: There is no such file, or it has a mistake.
     """
     try:
-        node = yaml.compose(text := path.read_text(encoding="utf-8"))
+        wrong = check_yaml(path, "keys with ranges or choices", "model.step_size: {low: 0.03, high: 1.0, log: true}")
     except OSError as error:
         advice = "Write one beside the recipe, or name another with --space"
         raise UserError(f"--space: expected a file, got {path} ({error.strerror}). {advice}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: expected YAML, got an error ({reason}). Correct it") from error
-    names = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{path}: expected {name} once, got it {names.count(name)} times. Keep one of them")
-    return parsed_space(yaml.safe_load(text), str(path))
+    if wrong:
+        raise UserError(wrong)
+    return parsed_space(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
 
 
 def parsed_space(tree: Any, where: str) -> Space:

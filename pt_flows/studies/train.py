@@ -6,20 +6,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import own_direction
 from pt_flows.studies.board import Board
-from pt_flows.studies.pool import Job, Slot, last_lines, run_jobs
+from pt_flows.studies.pool import KILLED, STOPPED, Job, Slot, last_lines, run_jobs
+from pt_flows.studies.sharing import State, shared_jobs
 from pt_flows.studies.wanted import Found, Wanted, counted, found, last_row
 
 ENDED = ("finished", "failed")
 
 
 def train_all(
-    wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot], title: str, kinds: Sequence[str] = ()
-) -> list[Found]:
+    wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot], title: str, kinds: Sequence[str] = (),
+    check: Callable[[Path], None] = lambda folder: None,
+) -> list[Found]:  # fmt: skip
     """Train the runs that are missing, and continue those that were interrupted.
 
     Finished runs and failed ones, which diverged, are not repeated. Other processes may do the same with the same
@@ -31,6 +33,7 @@ def train_all(
         slots: Places to run.
         title: Name of the whole in messages.
         kinds: For each run a name that runs of equal speed share; by default all are equal.
+        check: Called with the run folder of every run that finishes here. If it raises an error, all others stop.
 
     Returns:
         The states of the runs.
@@ -46,7 +49,7 @@ def train_all(
     left = {run.name: run.iterations - state.iteration for run, state in zip(wanted, before, strict=True)}
     board = Board(title, [(speeds[run.name], left[run.name]) for run in todo], len(slots))
     board.say(f"{title}: {counted(state.state for state in before)}; {min(len(slots), len(todo))} side by side")
-    work = Work(folder, board, speeds)
+    work = Work(folder, board, speeds, check)
     run_jobs(work.jobs(todo), slots, board)
     if work.problems:
         more = f" ({len(work.problems) - 1} more runs like this)" if len(work.problems) > 1 else ""
@@ -62,34 +65,30 @@ class Work:
         folder: Folder of the claims and the logs.
         board: Shows the state.
         speeds: A name for each run that runs of equal speed share.
+        check: Called with the run folder of every finished run.
         problems: A sentence for every run that ended neither finished nor failed.
     """
 
     folder: Path
     board: Board
     speeds: dict[str, str]
+    check: Callable[[Path], None] = lambda folder: None
     problems: list[str] = field(default_factory=list)
 
-    def jobs(self, todo: list[Wanted]) -> Iterator[Job | None]:
+    def jobs(self, todo: Sequence[Wanted]) -> Iterator[Job | None]:
         """Yield a job for every run that no other process has claimed; None while all others are claimed."""
-        while todo:
-            for run in todo:
-                if (claim := claimed(self.folder / "locks" / f"{file_name(run.name)}.lock")) is None:
-                    continue
-                (state,) = found([run])
-                if state.state in ENDED or state.state == "running":
-                    claim.release()
-                    if state.state == "running":
-                        continue
-                todo.remove(run)
-                if state.state not in ENDED:
-                    yield self.job(run, state, claim)
-                break
-            else:
-                yield None
+        lock = lambda run: self.folder / "locks" / f"{file_name(run.name)}.lock"
+        return shared_jobs(todo, lock, self.state, self.job)
 
-    def job(self, run: Wanted, state: Found, claim: FileLock) -> Job:
+    @staticmethod
+    def state(run: Wanted) -> State:
+        """Return whether a run is still to be trained."""
+        (known,) = found([run])
+        return "done" if known.state in ENDED else "elsewhere" if known.state == "running" else "open"
+
+    def job(self, run: Wanted, claim: FileLock) -> Job:
         """A job that releases the claim of the run at its end, and reports about it."""
+        (state,) = found([run])
         log = self.folder / "logs" / f"{file_name(run.name)}.log"
         job = job_of(run, state, log, self.speeds[run.name])
         job.ended = partial(self.ended, run, log, claim)
@@ -101,25 +100,15 @@ class Work:
         (state,) = found([run])
         if state.state == "finished" and state.folder:
             self.board.say(f"{run.name}: done, {progress_text(state.folder, run.iterations)}")
+            self.check(state.folder)
         elif state.state == "failed":
             self.board.say(f"{run.name}: failed. {state.reason}")
-        elif code in (130, 143, 129, 138, 137, -9):
+        elif code in (*STOPPED, *KILLED):
             self.board.say(f"{run.name}: stopped at iteration {state.iteration}")
             self.problems.append(f"{run.name}: stopped before its end, at iteration {state.iteration}")
         else:
             self.board.say(f"{run.name}: ended with exit code {code}; see {log}")
             self.problems.append(f"{run.name}: {last_lines(log)}")
-
-
-def claimed(file: Path) -> FileLock | None:
-    """Claim a piece of work by its lock; None if another process has it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    claim = FileLock(file, thread_local=False)
-    try:
-        claim.acquire(timeout=0)
-    except Timeout:
-        return None
-    return claim
 
 
 def job_of(run: Wanted, state: Found, log: Path, kind: str = "") -> Job:

@@ -70,7 +70,7 @@ def measured_costs(recipes: Mapping[str, Recipe], folder: Path, slots: Sequence[
         UserError: A trial failed.
     """
     files = {name: folder / f"{digest(without_length(recipe.config))}.json" for name, recipe in recipes.items()}
-    owners = {file: name for name, file in files.items()}  # equal recipes have one trial
+    owners = {file: name for name, file in reversed(files.items())}  # equal recipes have one trial, of the first arm
     missing = [name for file, name in owners.items() if not file.is_file()]
     if missing:
         num = len(missing)
@@ -110,6 +110,7 @@ def trial(name: str, recipe: Recipe, file: Path, problems: list[str]) -> Job:
         "fit", *recipe.words, "--trainer.max_steps", str(num), "--trainer.log_every_n_steps", str(every),
         "--evaluation.every_n_iterations", "0", "--run.root", str(root), "--run.wandb", "disabled",
     ]  # fmt: skip
+    words += ["--model.base", "null"] if "--model.base" in recipe.words else []  # it may not exist yet
     log = file.with_suffix(".log")
     ended = partial(conclude, name, root, file, log, num, time.time(), problems)
     return Job(f"trial of {name}", words, log, ended=ended)

@@ -171,6 +171,8 @@ def average(case: Case) -> None:
     players = {name: player for name, player in case.trained.players.items() if player.ema_decay}
     if not players:
         raise NotApplicable("no player keeps an average of its weights")
+    if case.trained.settles:
+        raise NotApplicable("averages become the weights themselves during the run")
     for name, player in players.items():
         raw, ema = player.network.state_dict(), player.ema.network.state_dict()
         trained = [key for key, p in player.network.named_parameters() if p.requires_grad]

@@ -31,6 +31,33 @@ def generator_at(device: torch.device | str, *parts: int | str) -> torch.Generat
     return torch.Generator(device).manual_seed(fold(*parts))
 
 
+BLOCK = 500
+"""Number of samples that share the random numbers of one generator."""
+
+
+class RowNoise(torch.Generator):
+    """A generator whose `normal` and `uniform` give row i the same numbers for any number of rows up to `BLOCK`.
+
+    Every draw is one of `BLOCK` rows, the first of which are kept. Torch's own draws change with their size.
+    """
+
+    def normal(self, num: int, *shape: int) -> Tensor:
+        """Standard normal (num, *shape)."""
+        return torch.randn(BLOCK, *shape, generator=self, device=self.device)[:num]
+
+    def uniform(self, num: int, *shape: int) -> Tensor:
+        """Uniform on [0, 1), (num, *shape)."""
+        return torch.rand(BLOCK, *shape, generator=self, device=self.device)[:num]
+
+
+def row_noise(rng: torch.Generator, device: torch.device) -> RowNoise:
+    """Noise for the steps of a block, on a device; it takes one number from the generator."""
+    seed = torch.randint(2**62, (), generator=rng, device=rng.device)
+    noise = RowNoise(device)
+    noise.manual_seed(int(seed))
+    return noise
+
+
 class NoiseStream:
     """Random numbers of one purpose, a function of (seed, name, iteration, order of the draw).
 

@@ -5,15 +5,24 @@ from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from pt_flows.bounds import Count, DecayRate, Positive
-from pt_flows.contracts import CriticNet, EncoderNet, EnergyNet, GeneratorNet, OptimizerFactory, Shape, Source, Weights
+from pt_flows.contracts import (
+    AddsNoise,
+    CriticNet,
+    EncoderNet,
+    EnergyNet,
+    GeneratorNet,
+    OptimizerFactory,
+    Shape,
+    Source,
+    Weights,
+)
 from pt_flows.errors import UserError
-from pt_flows.training.noise import NoiseStream
+from pt_flows.training.noise import BLOCK, NoiseStream
 from pt_flows.training.player import Player, adam
-from pt_flows.training.requirements import check_agreement, check_network
+from pt_flows.training.requirements import check_agreement, check_network, check_no_batch_norm
 from pt_flows.training.schedules import Schedule
 
 N = TypeVar("N", bound=nn.Module)
@@ -59,13 +68,22 @@ class Generator(Player[GeneratorNet]):
         """Number of classes that G is conditioned on; 0 for none."""
         return self.network.num_classes
 
+    @property
+    def latent_std(self) -> float:
+        """Standard deviation of latents."""
+        return self.network.latent_std
+
     def start_from(self, source: Source | None) -> None:
         """Take the starting points from data instead of noise, or from noise again.
 
         Raises:
-            UserError: The source's samples do not have the shape of latents.
+            UserError: The source's samples do not have the shape of latents, or the generator has stochastic layers,
+                whose noise is a part of the latent.
         """
         self.source, self.moves_data = source, source is not None
+        if source is not None and any(isinstance(layer, AddsNoise) for layer in self.network.modules()):
+            wanted = "expected 0, as a generator with stochastic layers cannot start from data"
+            raise UserError(f"model.generator.network.noise_std: {wanted}, got noise. Set it to 0")
         latents = tuple(self.network.latent_shape)
         if source is not None and (got := tuple(source.event_shape)) != latents:
             raise UserError(
@@ -101,12 +119,31 @@ class Generator(Player[GeneratorNet]):
             raise UserError(f"num: expected at least 1, got {num}")
         where = next(self.network.parameters())
         rng = rng or torch.Generator(where.device).manual_seed(int(torch.randint(2**62, ())))
-        z = self.starting_points(num, rng)
-        if y is None and self.num_classes:
-            y = torch.randint(self.num_classes, (num,), generator=rng, device=rng.device)
+        labels, pieces = None if y is None else self._checked_labels(y, num), []
+        for i in range(0, num, BLOCK):
+            z, own = self.inputs(min(BLOCK, num - i), None if labels is None else labels[i : i + BLOCK], rng)
+            pieces.append(self.push(z, weights, own))
+        return torch.cat(pieces)
+
+    def inputs(self, num: int, y: Tensor | None, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw inputs of the network, on its device: those of row i are the same for any number of rows.
+
+        Args:
+            num: Number of rows, at most `BLOCK`.
+            y: Labels (num,) of a class-conditional generator; drawn uniformly if None.
+            rng: Source of randomness, on any device.
+
+        Returns:
+            Latents (num, *latent_shape), or samples of the source, and labels (num,), None if there are no classes.
+        """
+        where = next(self.network.parameters())
+        z = self.starting_points(BLOCK, rng)[:num].to(where)
         if y is not None:
-            y = self._checked_labels(y, num).to(where.device)
-        return self.push(z.to(where), weights, y)
+            return z, self._checked_labels(y, num).to(where.device)
+        if not self.num_classes:
+            return z, None
+        drawn = torch.randint(self.num_classes, (BLOCK,), generator=rng, device=rng.device)[:num]
+        return z, drawn.to(where.device)
 
     def starting_points(self, num: int, rng: torch.Generator) -> Tensor:
         """Starting points (num, *latent_shape) for samples: noise, or samples of the data's source.
@@ -177,6 +214,11 @@ class Critic(Player[CriticNet]):
         """Shape of one sample."""
         return self.network.event_shape
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the critic is conditioned on; 0 for none."""
+        return self.network.num_classes
+
 
 @final
 class Energy(Player[EnergyNet]):
@@ -201,11 +243,7 @@ class Energy(Player[EnergyNet]):
         clip_norm: Positive | None = None,
     ) -> None:
         check_network("model.energy.network", network, EnergyNet)
-        for path, layer in network.named_modules():
-            if isinstance(layer, _BatchNorm):
-                raise UserError(
-                    f"model.energy.network: expected no batch norm, got one at {path}. Use another normalisation"
-                )
+        check_no_batch_norm("model.energy.network", network)
         super().__init__(one_valued(network), optimizer, lr_schedule, ema_decay, clip_norm)
 
     @property

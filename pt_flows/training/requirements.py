@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pt_flows.contracts import CriticNet, EncoderNet, EnergyNet, GeneratorNet, Shape
 from pt_flows.errors import UserError
@@ -23,6 +24,17 @@ def check_network(key: str, net: Any, kind: type[GeneratorNet | CriticNet | Ener
     if missing:
         got = f"a {type(net).__name__} without its {', '.join(missing)}"
         raise UserError(f"{key}: expected a pt_flows.{kind.__name__}, got {got}. Set them in __init__")
+
+
+def check_no_batch_norm(key: str, network: nn.Module) -> None:
+    """Check that a network treats every sample alone.
+
+    Raises:
+        UserError: It has batch norm; the error names the layer.
+    """
+    for path, layer in network.named_modules():
+        if isinstance(layer, _BatchNorm):
+            raise UserError(f"{key}: expected no batch norm, got one at {path}. Use another normalisation")
 
 
 def check_agreement(

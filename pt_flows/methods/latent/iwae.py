@@ -26,6 +26,7 @@ from pt_flows.contracts import Batch, DecoderNet, EncoderNet, Terms, Weights
 from pt_flows.errors import UserError
 from pt_flows.functional.importance import effective_size, importance_bound
 from pt_flows.loop.method import Method
+from pt_flows.training.noise import BLOCK, row_noise
 from pt_flows.training.player import descend
 from pt_flows.training.players import Encoder, Generator, check_codes, check_unconditional
 
@@ -129,11 +130,13 @@ class IWAE(Method):
     ) -> Tensor:
         """Draw z from the prior, and x as the mean of p(x|z) or from it."""
         rng = rng or torch.Generator(self.device).manual_seed(int(torch.randint(2**62, ())))
-        mean = self.generator.sample(num, y, rng, weights)
-        if self.denoise:
-            return mean
-        noise = torch.randn(mean.shape, generator=rng, device=rng.device).to(mean)
-        return cast(DecoderNet, self.generator.weighted(weights)).draw(mean, noise)
+        if self.denoise or num < 1 or y is not None:
+            return self.generator.sample(num, y, rng, weights)
+        decoder, pieces = cast(DecoderNet, self.generator.weighted(weights)), []
+        for i in range(0, num, BLOCK):
+            mean = self.generator.push(self.generator.inputs(min(BLOCK, num - i), None, rng)[0], weights)
+            pieces.append(decoder.draw(mean, row_noise(rng, mean.device).normal(*mean.shape)))
+        return torch.cat(pieces)
 
     def setup(self, stage: str) -> None:
         """Reject data with a source, because latents are noise."""
