@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import METHODS, ROOT, Adam, build
+from problems import METHODS, ROOT, Adam, build, data_of
 from problems import data as problem_data
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -42,7 +42,7 @@ data = partial(problem_data, iterations_per_block=2)
 
 @cache
 def case_of(name: str, images: bool) -> Case:
-    return Case(partial(build, name, images, seed=None), partial(data, images))  # type: ignore[arg-type]
+    return Case(partial(build, name, images, seed=None), partial(data_of, name, images, iterations_per_block=2))  # type: ignore[arg-type]
 
 
 def kinds(name: str) -> list[Any]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ import pt_flows.data
 from pt_flows.bounds import AtLeastTwo, Count
 from pt_flows.contracts import BoundsLikelihood, HasEnergy, Split, Weights
 from pt_flows.data.base import FlowData
+from pt_flows.data.simulated import Simulated
 from pt_flows.errors import UserError
 from pt_flows.evaluation.engine import listed, measured, prepare_metrics, with_progress
 from pt_flows.evaluation.images import ImageFiles
@@ -25,10 +26,13 @@ from pt_flows.metrics import (
     ExactWasserstein,
     GridKL,
     ImageQuality,
+    InvariantR2,
     LikelihoodBound,
     Lite0Features,
     ModeCoverage,
+    MutualInformation,
     SampleDiscrepancy,
+    SimulationError,
 )
 from pt_flows.metrics.base import RealData, SampleMetric
 from pt_flows.metrics.reference import content_hash
@@ -63,7 +67,8 @@ def evaluate(
         metrics: One metric or a list. Default for images: Fréchet distance, KID, inception score, precision, recall,
             density and coverage in features of EfficientNet-Lite0 at 64 pixels. Default for toys: exact and sliced
             Wasserstein distances, MMD, modes, and the density and log-likelihood of energies. A bound of the
-            log-likelihood of test samples where a method has one.
+            log-likelihood of test samples where a method has one. For inverses of simulators: mutual information, R²
+            and simulation errors.
         n: Number of generated samples; toys at most 5,000.
         split: Split of the real samples to compare with; by default train for images and test for toys and likelihoods.
         weights: The averaged weights, or the raw ones of the last iteration.
@@ -189,6 +194,8 @@ def named_reference(ref: str) -> RealData:
 def default_metrics(method: Any, data: FlowData, split: Split) -> list[SampleMetric]:
     """The default metrics."""
     bounds: list[SampleMetric] = [LikelihoodBound()] if isinstance(method, BoundsLikelihood) else []
+    if isinstance(data, Simulated) and cast(Any, method).takes_latents:
+        return [MutualInformation(), InvariantR2(), SimulationError()]
     if len(data.event_shape) == 3:
         return [ImageQuality(Lite0Features(64), split), *bounds]
     law: Any = getattr(data, "law", None)
