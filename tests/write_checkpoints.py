@@ -39,6 +39,8 @@ METHODS: dict[str, list[str]] = {
     "w2_fe": [*GAN, "--model.excess.width", "8"],
     "js_flow": GAN,
     "wgan_gp": GAN,
+    "gradient_layers": [*GAN, "--model.base_iterations", "2", "--model.iterations_per_layer", "1",
+                        "--model.pool_size", "8"],
     "minibatch_w2_fe": GAN[:2],
     "iwae": ["--model.generator.network.width", "8", "--model.encoder.network.width", "8"],
     "sim_vae": ["--model.generator.network.width", "8", "--model.encoder.network.width", "8",
