@@ -188,7 +188,7 @@ def test_energy_is_at_least_the_squared_length_and_length_at_least_the_chord() -
 # ----------------------------------------------------------------------------------------------------------- geodesics
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [SineSeries(), pytest.param(Network(), marks=pytest.mark.slow)])
 def test_geodesic_of_the_sphere_is_the_great_circle(family: Any) -> None:
     z0, z1 = pair([0.6, 0.0], [0.9, 2.0])
     assert float(straight_lines(Metric(sphere), z0, z1).length) == pytest.approx(1.39118, abs=1e-4)
