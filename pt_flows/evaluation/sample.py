@@ -74,6 +74,8 @@ def sample(
     target = checked_target(out, (".png", ".npz") if long_run is None else (".png",))
     if plus is None and long_run is None and denoise is None:
         run = finished(ckpt)
+        if sampler is not None:
+            sampler.check(run.method)
         data = run.data() if sampler is not None and sampler.needs_data else None
         write_samples(Subject(run.method.to(device_named(device)), weights, sampler, data), n, target, seed, run)
         return
