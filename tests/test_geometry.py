@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from problems import ROOT
+from problems import ROOT, write_digits
 from torch import Tensor, nn
 from torch.testing import assert_close as close
 
 from pt_flows.cli.main import main
-from pt_flows.data import Toy2D
+from pt_flows.data import MNIST, Toy2D
 from pt_flows.errors import UserError
 from pt_flows.evaluation import geodesic, geodesic_pictures
 from pt_flows.evaluation.load import finished
@@ -380,6 +380,17 @@ def test_classes_on_a_way_and_images_along_it() -> None:
     paths = geodesic_pictures.draw_pictures(Metric(f), lines, lines, Path("t.md"), None)
     assert [path.name for path in paths] == ["t_speed.png", "t_strips.png"]
     assert geodesic.labels_of(Toy2D(), torch.device("cpu")) is None
+
+
+def test_training_images_are_classified_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are bytes in the data and floats in a method: each is its own nearest one."""
+    write_digits(tmp_path)
+    digits = MNIST(str(tmp_path), image_size=28, batch_size=10)
+    monkeypatch.setattr(geodesic, "NEIGHBOURS", 40)
+    labels = geodesic.labels_of(digits, torch.device("cpu"))
+    x, y = digits.labelled("train")
+    assert labels is not None
+    assert torch.equal(labels(x), y)
 
 
 def test_pairs_are_encoded_where_the_method_encodes() -> None:

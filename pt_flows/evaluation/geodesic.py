@@ -171,8 +171,9 @@ def labels_of(data: FlowData | None, device: torch.device) -> Labels | None:
     """The class of the nearest of some training samples, in the space of data; None if data have no classes."""
     if data is None or not data.num_classes:
         return None
-    draw = data.draw(0, -(-NEIGHBOURS // data.batch_size))
-    x, y = (part.flatten(0, 1)[:NEIGHBOURS].to(device) for part in draw[:2])
+    drawn = data.draw(0, -(-NEIGHBOURS // data.batch_size))
+    drawn = data.on_after_batch_transfer(drawn, 0)  # images become floats here
+    x, y = (part.flatten(0, 1)[:NEIGHBOURS].to(device) for part in drawn[:2])
     return lambda points: torch.cat([y[feature_distances(part, x).argmin(1)] for part in points.split(500)])
 
 
