@@ -43,7 +43,8 @@ def main() -> None:
     options = parser.parse_args()
     run = finished(options.run)
     data, method = run.data(), run.method
-    metrics = prepared(default_metrics(method, data, "train"), data, options.n, "train", torch.device("cpu"), method)
+    chosen, cpu = default_metrics(method, data, "train"), torch.device("cpu")
+    metrics = prepared(chosen, data, options.n, "train", "train", cpu, method)
     for i, (name, sampler) in enumerate(candidates(options.evaluations)):
         subject = Subject(method, sampler=sampler, data=data)
         numbers = measure(subject, metrics, options.n, "steps", name)
