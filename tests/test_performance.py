@@ -95,7 +95,17 @@ def test_a_chosen_kernel_is_left_alone() -> None:
         assert optimizer.param_groups[0]["fused"] == before
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if "-" not in n])
+COMPILED_IN_FAST_TESTS = ("W1FE", "PCD")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in COMPILED_IN_FAST_TESTS else pytest.mark.slow)
+        for name in METHODS
+        if "-" not in name
+    ],
+)
 def test_compiled_equals_reference(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
