@@ -129,7 +129,7 @@ class Network:
         """Points and derivatives."""
         times = torch.cat([t.new_tensor([0.0, 1.0]), t])[None, :, None].repeat(len(z0), 1, 1)
         z_hat = lambda times: torch.baddbmm(omega[-1], hidden(omega[:-2], times), omega[-2])
-        raw, slope = torch.func.jvp(z_hat, (times,), (torch.ones_like(times),))
+        raw, slope, *_ = torch.func.jvp(z_hat, (times,), (torch.ones_like(times),))
         first, last = raw[:, :1], raw[:, 1:2]
         A = (z0 - z1)[:, None] / (first - last)
         return z0[:, None] + A * (raw[:, 2:] - first), A * slope[:, 2:]
