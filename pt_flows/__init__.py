@@ -23,6 +23,7 @@ _HOMES = {
     "JSFlow": "pt_flows.methods",
     "MinibatchW2FE": "pt_flows.methods",
     "ODEGAN": "pt_flows.methods",
+    "SimVAE": "pt_flows.methods",
     "W1FE": "pt_flows.methods",
     "W2FE": "pt_flows.methods",
     "WGANGP": "pt_flows.methods",

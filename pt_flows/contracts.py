@@ -235,6 +235,19 @@ class ShortensPaths(Protocol):
     fraction_of_the_way: float
 
 
+@runtime_checkable
+class AddsNoise(Protocol):
+    """A layer of a generator that adds noise, which is a part of the generator's latent."""
+
+    num_units: int
+    """Number of entries of the latent that are this layer's noise."""
+
+    @property
+    def sigma(self) -> Tensor:
+        """Standard deviations of the noise (C,)."""
+        ...
+
+
 class Consumer(Protocol):
     """The view that data have of a method: its progress and its demand."""
 

@@ -1,11 +1,38 @@
 """Pictures of samples: grids of images, and densities in the plane."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
+
+
+def num_shown(event_shape: Sequence[int]) -> int:
+    """Number of samples in a picture: 64 images or 5,000 points."""
+    return 64 if len(event_shape) == 3 else 5_000
+
+
+def save_samples(x: Tensor, path: Path, title: str, target: Tensor | None = None) -> bool:
+    """Write a picture of samples: a grid of images, or points in the plane beside the target.
+
+    Args:
+        x: Samples (n, *event).
+        path: The file to write.
+        title: Title of the points.
+        target: Real points, which set the frame.
+
+    Returns:
+        Whether there is a picture; there is none of samples of other shapes.
+    """
+    shape = tuple(x.shape[1:])
+    if len(shape) == 3:
+        save_grid(x, path)
+    elif shape == (2,):
+        panels = {} if target is None else {"target": target[: num_shown(shape)]}
+        save_density(panels | {title: x}, path)
+    return len(shape) == 3 or shape == (2,)
 
 
 def save_grid(x: Tensor, path: Path, columns: int | None = None) -> None:

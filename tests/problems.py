@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pt_flows.data import ImageAugmentation, Shapes32, Toy2D
+from pt_flows.data import ImageAugmentation, Shapes32, Simulated, Toy2D
 from pt_flows.data.base import FlowData
+from pt_flows.data.simulators import FunctionSimulator
 from pt_flows.functional.integrators import RK4, Field, Tableau, rk_step
 from pt_flows.methods import (
     DAEBM,
@@ -28,6 +29,7 @@ from pt_flows.methods import (
     ImprovedCD,
     JSFlow,
     MinibatchW2FE,
+    SimVAE,
 )
 from pt_flows.methods.energies.base import EnergyMethod
 from pt_flows.nets import (
@@ -65,14 +67,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "W2FE": {"cls": W2FE, **FLOW, "persistence": 2, "interpolated_weight": 10.0, "excess_weight": 1.0,
              "inequality_weight": 10.0, "equality_weight": 1.0, "lr_schedule": LINEAR},
     "W2FE-mean": {"cls": W2FE, **FLOW, "persistence": Schedule(3, "linear"), "rematch": True,
-                  "potential_side": "mean", "inequality_weight": 1.0, "equality_weight": 0.0},
+                  "potential_side": "mean", "inequality_weight": 1.0, "equality_weight": 0.0,
+                  "generator_noise": 0.3},
     "MinibatchW2FE": {"cls": MinibatchW2FE, **FLOW, "persistence": 2, "lr_schedule": LINEAR},
     "MinibatchW2FE-entropic": {"cls": MinibatchW2FE, **FLOW, "entropy": 0.1},
     "JSFlow": {"cls": JSFlow, **FLOW, "persistence": 2, "step_size": Schedule(1.0, "linear")},
     "ODEGAN": {"cls": ODEGAN, "step_size": Schedule(0.05, boundaries=(2,), factors=(0.5, 1.0)), "penalty_weight": 0.1,
                "ema_decay": 0.9},
     "ODEGAN-released": {"cls": ODEGAN, "step_size": 0.05, "penalty_weight": 0.1, "integrator": "heun",
-                        "stage_batches": "fresh", "penalty_placement": "first_stage", "ema_decay": 0.9},
+                        "stage_batches": "fresh", "penalty_placement": "first_stage", "ema_decay": 0.9,
+                        "generator_noise": 0.3},
     "DAEBM": {"cls": DAEBM, **CHAINS, "num_levels": 3, "data_scale": 0.5, "adapt_every": 2,
               "num_visits": 1, "lr_schedule": Schedule(warmup=2)},
     "DAEBM-released": {"cls": DAEBM, **CHAINS, "num_levels": 3, "acceptance_ratio": "released", "metropolis_from": 2,
@@ -83,6 +87,7 @@ METHODS: dict[str, dict[str, Any]] = {
                    "min_history": 4, "kept_every": 2, "reinit_probability": 0.2, "clip_norm": 0.5},
     "IWAE": {"cls": IWAE, "optimizer": Adam, "ema_decay": 0.9, "num_importance_samples": 3, "lr_schedule": LINEAR},
     "IWAE-draws": {"cls": IWAE, "optimizer": Adam, "ema_decay": 0.9, "denoise": False, "clip_norm": 1.0},
+    "SimVAE": {"cls": SimVAE, "optimizer": Adam, "ema_decay": 0.9, "decoder_iterations": 1},
 }  # fmt: skip
 """Every method, with arguments of the method and of its players; the contract tests run over all."""
 
@@ -103,12 +108,13 @@ def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] 
     arguments = {**METHODS[name], **overrides}
     cls = arguments.pop("cls")
     own = {key: arguments.pop(key) for key in PLAYERS if key in arguments}
+    noise = {"noise_std": arguments.pop("generator_noise")} if "generator_noise" in arguments else {}
     if issubclass(cls, EnergyMethod):
         return build_energy(cls, arguments, own, images)
-    if cls is IWAE:
-        return build_autoencoder(arguments, own, images)
+    if cls in (IWAE, SimVAE):
+        return build_autoencoder(cls, arguments, own, images)
     make_G, make_D = pair or PAIRS[images]
-    G, D = make_G(), make_D()
+    G, D = partial(make_G, **noise)(), make_D()
     if cls is ODEGAN:
         return cls(G, D, **arguments, **own)
     if cls is W2FE:
@@ -118,14 +124,15 @@ def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] 
     return cls(*([generator] if cls is MinibatchW2FE else [generator, critic]), **arguments)
 
 
-def build_autoencoder(arguments: dict[str, Any], own: dict[str, Any], images: bool) -> IWAE:
-    """A small autoencoder whose decoder learns its standard deviations."""
-    kind = "global" if images else "per_output"
+def build_autoencoder(cls: Any, arguments: dict[str, Any], own: dict[str, Any], images: bool) -> Any:
+    """A small autoencoder; the decoder of IWAE learns its standard deviations."""
+    kind = None if cls is SimVAE else "global" if images else "per_output"
     if images:
-        decoder, encoder = ConvDecoder(width=4, latent_dim=3, learned_std=kind), ConvEncoder(width=4, latent_dim=3)
+        num = NUM_PARAMETERS if cls is SimVAE else 3
+        decoder, encoder = ConvDecoder(width=4, latent_dim=num, learned_std=kind), ConvEncoder(width=4, latent_dim=num)
     else:
         decoder, encoder = MLPDecoder(width=16, learned_std=kind), MLPEncoder(width=16)
-    return IWAE(Generator(decoder, **own), Encoder(encoder, **own), **arguments)
+    return cls(Generator(decoder, **own), Encoder(encoder, **own), **arguments)
 
 
 def build_energy(cls: type[EnergyMethod], arguments: dict[str, Any], own: dict[str, Any], images: bool) -> EnergyMethod:
@@ -144,10 +151,40 @@ def data(images: bool = False, **arguments: Any) -> FlowData:
     return Shapes32(**{"batch_size": 8, **arguments}) if images else Toy2D(**{"batch_size": 16, **arguments})
 
 
+NUM_PARAMETERS = 2
+
+
+def bend(parameters: Tensor) -> Tensor:
+    """Points in the plane from two parameters in [-1, 1]."""
+    a, b = parameters.T
+    return torch.stack([a, b + 0.5 * a.square()], 1)
+
+
+def shade(parameters: Tensor) -> Tensor:
+    """Images with a slope of two parameters in [-1, 1]."""
+    a, b = parameters.T[..., None, None]
+    ticks = torch.linspace(-0.5, 0.5, 32, dtype=parameters.dtype)
+    return (a * ticks + b * ticks[:, None])[:, None].expand(-1, 3, -1, -1)
+
+
+def simulated(images: bool = False, **arguments: Any) -> Simulated:
+    """Data of a simulator for `build`, in the shapes of `data`."""
+    simulator = FunctionSimulator(shade if images else bend, {"a": (-1.0, 1.0), "b": (-1.0, 1.0)})
+    return Simulated(simulator, **{"batch_size": 8 if images else 16, "num_reference": 50, **arguments})
+
+
+def data_of(name: str, images: bool = False, **arguments: Any) -> FlowData:
+    """Data for a method of `METHODS`."""
+    return (simulated if METHODS[name]["cls"].takes_latents else data)(images, **arguments)
+
+
 def fit(
     module: L.LightningModule, datamodule: FlowData, max_steps: int, ckpt_path: Path | None = None, **trainer: Any
 ) -> L.Trainer:
-    """Train on the CPU without loggers or bars."""
+    """Train on the CPU without loggers or bars, methods that take latents on simulated data of the same shape."""
+    if getattr(module, "takes_latents", False) and not isinstance(datamodule, Simulated):
+        block = {"batch_size": datamodule.batch_size, "iterations_per_block": datamodule.iterations_per_block}
+        datamodule = simulated(len(datamodule.event_shape) == 3, **block)
     settings: dict[str, Any] = {
         "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "max_epochs": -1,
         "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0, "limit_val_batches": 0,

@@ -24,8 +24,9 @@ from PIL import Image
 from problems import ROOT
 
 from pt_flows.cli.main import main
+from pt_flows.errors import UserError
 from pt_flows.metrics.features import file_hash
-from pt_flows.runs.checkpoint import read_checkpoint
+from pt_flows.runs.checkpoint import find_checkpoint, read_checkpoint
 from pt_flows.runs.loggers import loggers
 from pt_flows.runs.options import RunOptions
 
@@ -657,6 +658,19 @@ def test_a_divergence_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> N
     assert re.search(
         r"Iterations 11 to 20 are lost; --ckpt_path \S+ continues from iteration 10", capsys.readouterr().err
     )
+
+
+def test_last_names_a_run_that_stopped_before_its_first_checkpoint(tmp_path: Path) -> None:
+    """Not the checkpoint of another seed."""
+    for seed in (0, 1):
+        folder = tmp_path / "toy2d-w1fe" / str(seed)
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "config.yaml").write_text(f"{{seed_everything: {seed}, model: {{}}, data: {{}}}}\n")
+    (tmp_path / "toy2d-w1fe/0/checkpoints/last.ckpt").touch()
+    with pytest.raises(UserError, match=r"toy2d-w1fe/1 without one\. It stopped before its first checkpoint"):
+        find_checkpoint("last", tmp_path, "toy2d-w1fe", {"seed_everything": 1, "model": {}, "data": {}})
+    with pytest.raises(UserError, match=r"got \S*toy2d-w1fe/0 with another seed_everything"):
+        find_checkpoint("last", tmp_path, "toy2d-w1fe", {"seed_everything": 2, "model": {}, "data": {}})
 
 
 def test_a_fast_dev_run_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:

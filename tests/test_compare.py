@@ -260,6 +260,13 @@ def test_weights_and_samplers_are_compared_apart(tmp_path: Path, capsys: pytest.
     assert (tmp_path / "report.html").read_text().count("<h2>") == 10  # one for each run
 
 
+def test_a_subject_without_the_number_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = recorded(fake_run(tmp_path / "a", 0, "W1FE", [1.0]), {"w2_5k": 1.0}, weights="raw")
+    comparable([str(folder)], "w2_1k")
+    said = f"{folder} has no w2_1k of its raw weights through Direct, only w2_5k: omitted"
+    assert said in capsys.readouterr().out
+
+
 def test_which_weights_training_measured_does_not_split_a_group(tmp_path: Path) -> None:
     for seed, weights in enumerate(["ema", "raw"]):
         folder = fake_run(tmp_path / weights, seed, "PCD", [1.0])

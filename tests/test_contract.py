@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import METHODS, ROOT, Adam, build
+from problems import METHODS, ROOT, Adam, build, data_of
 from problems import data as problem_data
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -42,7 +42,7 @@ data = partial(problem_data, iterations_per_block=2)
 
 @cache
 def case_of(name: str, images: bool) -> Case:
-    return Case(partial(build, name, images, seed=None), partial(data, images))  # type: ignore[arg-type]
+    return Case(partial(build, name, images, seed=None), partial(data_of, name, images, iterations_per_block=2))  # type: ignore[arg-type]
 
 
 def kinds(name: str) -> list[Any]:
@@ -63,10 +63,20 @@ def small(cls: Any, **arguments: Any) -> Callable[[], Any]:
     return partial(cls, **{key: value for key, value in {"width": 8, **arguments}.items() if key in known})
 
 
+NETWORKS = [(name, {}) for name in pt_flows.nets.__all__]
+NETWORKS += [
+    (name, {"noise_std": 0.3})
+    for name in pt_flows.nets.__all__
+    if "noise_std" in inspect.signature(getattr(pt_flows.nets, name)).parameters
+]
+
+
 @pytest.mark.parametrize("check", NETWORK_CHECKS)
-@pytest.mark.parametrize("name", pt_flows.nets.__all__)
-def test_every_network_keeps_the_contract(name: str, check: str) -> None:
-    make = small(getattr(pt_flows.nets, name), image_size=32, attention=False)
+@pytest.mark.parametrize(
+    ("name", "noise"), NETWORKS, ids=[f"{name}{'-noise' * bool(noise)}" for name, noise in NETWORKS]
+)
+def test_every_network_keeps_the_contract(name: str, noise: dict[str, float], check: str) -> None:
+    make = small(getattr(pt_flows.nets, name), image_size=32, attention=False, **noise)
     result = result_of(check, NETWORK_CHECKS[check], make)
     once = check == "second derivatives" and isinstance(make(), GeneratorNet | EncoderNet)
     assert result.outcome == ("skipped" if once else "ok"), result.why
@@ -351,6 +361,13 @@ class Fixed(Direct):
         return super().sample(num, y, torch.Generator().manual_seed(0))
 
 
+class OfAllRows(Direct):
+    """Noise that changes with the number of samples."""
+
+    def sample(self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None) -> Tensor:
+        return super().sample(num, y, rng) + torch.randn(num, 2, generator=rng)
+
+
 class AlwaysRaw(Direct):
     """The raw weights whatever is asked."""
 
@@ -378,6 +395,7 @@ SAMPLERS: list[tuple[type[Sampler], str, str]] = [
     (Cut, "samples", r"expected 7 samples of the data's shape, \(7, 2\), got \(7, 1\)"),
     (OwnNoise, "samples by rng", r"generators of one seed differ"),
     (Fixed, "samples by rng", r"generators of two seeds are the same"),
+    (OfAllRows, "samples by number", r"the first 3 of 23 samples differ"),
     (AlwaysRaw, "samples by weights", r"averaged and raw weights give the same samples"),
     (LeavesMode, "samples leave no trace", r"drawing leaves critic.network in another mode"),
     (Tunes, "samples leave no trace", r"drawing changes the method's weights \(critic.network"),

@@ -284,6 +284,7 @@ def test_log_densities_of_an_exact_energy() -> None:
     assert bool(((7 * found.occupancy - 1).abs() < 0.1).all())
 
 
+@pytest.mark.slow
 def test_chains_from_noise_reach_the_data_of_an_exact_energy() -> None:
     module = exact_model()
     x = sample(module, 600, rng=rng(5))

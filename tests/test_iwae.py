@@ -156,9 +156,9 @@ def test_the_bound_is_float32_under_autocast() -> None:
 def test_more_importance_samples_train_a_better_model() -> None:
     """The claim of the paper, on the ring of eight, whose latents have posteriors that are not Gaussian."""
     found = []
-    for num in (1, 16):
+    for num in (1, 8):
         module = build("IWAE", seed=0, num_importance_samples=num)
-        fit(module, data(batch_size=128), max_steps=1_500)
+        fit(module, data(batch_size=128), max_steps=800)
         found.append(measured_bound(module))
     assert found[1] > found[0] + 0.05, found
 
@@ -202,8 +202,8 @@ def test_samples_are_means_or_draws(denoise: bool) -> None:
     module = build("IWAE", denoise=denoise)
     assert isinstance(module, MapsLatents)
     assert isinstance(module, Samples)
-    means = module.generator.sample(2_000, rng=torch.Generator().manual_seed(0))
-    noise = module.sample(2_000, rng=torch.Generator().manual_seed(0)) - means
+    means = module.generator.sample(500, rng=torch.Generator().manual_seed(0))
+    noise = module.sample(500, rng=torch.Generator().manual_seed(0)) - means
     assert noise.std().item() == pytest.approx(0.0 if denoise else 0.1, rel=0.05)
 
 

@@ -285,6 +285,7 @@ def test_noise_on_the_data_is_part_of_training_and_of_floors() -> None:
     assert 0.15 < float(difference.std()) < 0.31
 
 
+@pytest.mark.slow
 def test_commands_take_noised_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(__file__).resolve().parent.parent
     arguments = ["fit", "--config", str(root / "configs/toy2d/da_ebm.yaml"), "--trainer.max_steps", "4"]

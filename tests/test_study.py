@@ -114,6 +114,16 @@ MISTAKES = {
     changed(changes={"seed_everything": 3}): "changes.seed_everything: expected other keys, got this one for GAN",
     changed(changes={"trainer.max_steps": 3}): "Use budget: {iterations: N}",
     changed(changes={"evaluation.sampler": "Direct"}): "Use sampler: ... of the arm",
+    changed(changes={"model.base": "a.ckpt"}): "Use after: NAME of the arm",
+    changed(arms={"GAN": {"config": "a.yaml"}, "W1-FE, K = 5": {"config": "b.yaml", "after": "Gan"}}): (
+        "arms.W1-FE, K = 5.after: expected one of the arms GAN, got Gan. Name an arm without a base"
+    ),
+    changed(
+        arms={
+            "GAN": {"config": "a.yaml"},
+            "W1-FE, K = 5": {"config": "b.yaml", "after": "GAN", "tune": {"space": {"model.step_size": [1, 2]}}},
+        }
+    ): "after: expected no tune beside it, got GAN",
 }
 
 
@@ -203,6 +213,64 @@ def test_a_study_ends_with_a_record_that_programs_read(capsys: pytest.CaptureFix
     page = claims.page(Path("here"), Path("docs/claims.md"))
     assert "| Somebody 2020 | Flows are better. | [Two arms](../here/record.md): 2 arms, 5 seeds, Toy2D ring8" in page
     assert "10 runs, 1 failed, 40 seconds | **holds**" in page
+
+
+@pytest.mark.usefixtures("pretended")
+def test_an_unknown_number_is_found_after_the_first_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that finishes is checked before the others; with `evaluate` it is measured for that, once."""
+    checked: list[Path] = []
+
+    def one_by_one(wanted: Sequence[Wanted], out: Path, slots: Any, title: str, kinds: Any, check: Any) -> list[Found]:
+        for run in wanted:
+            (state,) = pretend([run])
+            assert state.folder is not None
+            checked.append(state.folder)
+            check(state.folder)
+        return found(wanted)
+
+    monkeypatch.setattr(study, "train_all", one_by_one)
+    assert main(["study", str(toy_study(metrics=["w2_64", "w2_99"]))]) == 2
+    assert "toy.yaml: metrics: expected numbers that GAN measures (w2_64), got w2_99" in capsys.readouterr().err
+    assert len(checked) == 1
+    assert main(["study", str(toy_study(metrics=["w2_64", "w2_99"]))]) == 2  # and at once, if the run is there
+    assert len(checked) == 1
+    measured: list[str] = []
+
+    def measure_all(how: Any, out: Path, slots: Any) -> dict[str, Any]:
+        for one in how:
+            measured.append(one.name)
+            one.note(out).parent.mkdir(exist_ok=True)
+            one.note(out).write_text("{}")
+        return {}
+
+    monkeypatch.setattr(study.measure, "measure_all", measure_all)
+    values: dict[str, Any] = {"evaluate": {"n": 99}, "seeds": "0..1", "metrics": ["w2_99"], "claims": []}
+    assert main(["study", str(toy_study(**values))]) == 2
+    assert "expected numbers that GAN measures (w2_64), got w2_99" in capsys.readouterr().err
+    assert measured == ["GAN, seed 0"]
+
+
+@pytest.mark.usefixtures("pretended")
+def test_an_arm_begins_where_another_one_has_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seed by seed; without the base that diverged. Its configuration is the same for all seeds."""
+    configs = ROOT / "configs" / "toy2d"
+    layers = {"config": str(configs / "gradient_layers.yaml"), "after": "GAN", "changes": {"model.base_iterations": 0}}
+    arms = {"GAN": {"config": str(configs / "wgan_gp.yaml")}, "layers": layers}
+    file = toy_study(arms=arms, claims=[])
+    assert main(["study", str(file)]) == 0
+    assert "note: layers, seed 4: omitted, because the base was not trained to its end" in capsys.readouterr().out
+    recipes = sorted(Path("runs/toy/runs").glob("toy2d-gradientlayers/*/config.yaml"))
+    models = [yaml.safe_load(path.read_text())["model"]["init_args"] for path in recipes]
+    assert len(models) == 4
+    assert {model["base"] for model in models} == {"runs/toy/bases/GAN/{seed}.ckpt"}
+    for folder in Path("runs/toy/runs").glob("toy2d-wgangp/*"):
+        seed = yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"]
+        link = Path(f"runs/toy/bases/GAN/{seed}.ckpt")
+        assert link.is_symlink() == (seed != 4)
+        assert seed == 4 or link.resolve() == (folder / "checkpoints/last.ckpt").resolve()
+    assert "| layers " in Path("runs/toy/record.md").read_text()
 
 
 @pytest.mark.usefixtures("pretended")

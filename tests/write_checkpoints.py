@@ -39,13 +39,17 @@ METHODS: dict[str, list[str]] = {
     "w2_fe": [*GAN, "--model.excess.width", "8"],
     "js_flow": GAN,
     "wgan_gp": GAN,
+    "gradient_layers": [*GAN, "--model.base_iterations", "2", "--model.iterations_per_layer", "1",
+                        "--model.pool_size", "8"],
     "minibatch_w2_fe": GAN[:2],
     "iwae": ["--model.generator.network.width", "8", "--model.encoder.network.width", "8"],
+    "sim_vae": ["--model.generator.network.width", "8", "--model.encoder.network.width", "8",
+                "--model.decoder_iterations", "2"],
     "ode_gan": ["--model.generator.width", "8", "--model.critic.width", "8"],
     "da_ebm": [*ENERGY, "--model.buffer_size", "64"],
     "pcd": [*ENERGY, "--model.buffer_size", "64", "--model.num_sampling_steps", "20"],
     "improved_cd": [*ENERGY, "--model.buffer_size", "64", "--model.num_references", "8", "--model.min_history", "8"],
-}
+}  # fmt: skip
 CONTINUED = ("w1_fe", "da_ebm")
 """A generator and an energy with its chains: runs that the tests also continue."""
 
@@ -53,6 +57,11 @@ CONTINUED = ("w1_fe", "da_ebm")
 def samples(module: Any) -> list[list[float]]:
     """Four samples, the same for every call."""
     return pt_flows.sample(module.eval(), 4, rng=torch.Generator().manual_seed(0)).tolist()
+
+
+def recipe_of(name: str) -> Path:
+    """The configuration of a method."""
+    return HERE.parent / "configs" / ("simulators/rlc_circuit.yaml" if name == "sim_vae" else f"toy2d/{name}.yaml")
 
 
 def written_by_fit(config: Path, *arguments: str) -> Path:
@@ -76,7 +85,7 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True)
     values: dict[str, Any] = {}
     for name, arguments in METHODS.items():
-        last = written_by_fit(HERE.parent / f"configs/toy2d/{name}.yaml", *SMALL, *arguments)
+        last = written_by_fit(recipe_of(name), *SMALL, *arguments)
         shutil.copy(last, folder / f"{name}.ckpt")
         if name in CONTINUED:
             shutil.copy(last.parent.parent / "config.yaml", folder / f"{name}.yaml")

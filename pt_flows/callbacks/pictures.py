@@ -13,7 +13,7 @@ from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
 from pt_flows.evaluation.subject import Subject
 from pt_flows.loop.method import Method
-from pt_flows.plots import save_density, save_grid
+from pt_flows.plots import num_shown, save_density, save_samples
 from pt_flows.samplers import Sampler
 from pt_flows.training.noise import generator_at
 
@@ -75,15 +75,15 @@ class Pictures(EveryIterations):
         """Draw samples of the current weights, if they are images or points in the plane."""
         data: Any = getattr(trainer, "datamodule", None)
         shape = tuple(data.event_shape)
-        before, samples = self.before_and_after(method, data, self.num_images if len(shape) == 3 else 5000)
-        if len(shape) == 3:
-            if before is not None and before.shape == samples.shape:  # pairs: source left, generated right
-                samples = torch.stack([before, samples], 1).flatten(0, 1)[: 2 * (self.num_images // 2)]
-            save_grid(samples, path)
-        elif shape == (2,):
-            panels = {"target": data.reference("test")[:5000]}
-            panels |= {"source": before} if before is not None and before.shape[1:] == (2,) else {}
-            save_density(panels | {f"iteration {method.iteration}": samples}, path)
+        before, samples = self.before_and_after(method, data, self.num_images if len(shape) == 3 else num_shown(shape))
+        title = f"iteration {method.iteration}"
+        if before is not None and before.shape == samples.shape and len(shape) == 3:
+            samples = torch.stack([before, samples], 1).flatten(0, 1)[: 2 * (self.num_images // 2)]  # source left
+        if before is not None and shape == tuple(before.shape[1:]) == (2,):
+            target = data.reference("test")[: num_shown(shape)]
+            save_density({"target": target, "source": before, title: samples}, path)
+        else:
+            save_samples(samples, path, title, data.reference("test") if shape == (2,) else None)
 
     def before_and_after(self, method: Method, data: Any, num: int) -> tuple[Tensor | None, Tensor]:
         """Return samples from fixed noise, on the CPU, and before them, for maps of data, the samples of the source."""

@@ -39,6 +39,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows prepare   imagenet --root DIR --size 64 --out DIR               decode images once, for training to read
   pt-flows density   CKPT                                                  DA-EBM: log-densities of test samples
   pt-flows ood       CKPT [--against FashionMNIST]                         energies: tell outliers from test samples
+  pt-flows invert    CKPT --images DIR | --npz FILE [--out FILE.csv]       SimVAE: parameters of given observations
   pt-flows check-method [CLASS] --config FILE [--KEY VALUE ...]            does a method of your own keep the contract?
   pt-flows upgrade   FILE | RUN [--out NEW]                                a configuration, checkpoint or run of 0.1
 
@@ -64,6 +65,7 @@ FUNCTIONS = {
     "report": "pt_flows.compare.report:report",
     "density": "pt_flows.evaluation.density:density",
     "ood": "pt_flows.evaluation.outliers:ood",
+    "invert": "pt_flows.evaluation.invert:invert",
     "neighbours": "pt_flows.evaluation.neighbours:neighbours",
     "geodesic": "pt_flows.evaluation.geodesic:geodesic",
     "prepare": "pt_flows.data.prepared:prepare",

@@ -40,14 +40,14 @@ def sampling_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
     places = side_by_side(costs)
     scale(axis, [cost for cost in costs if not math.isnan(cost)], [v for group in groups for v in group.values(key)])
     for i, (group, cost, x) in enumerate(zip(groups, costs, places, strict=True)):
-        values, style = group.values(key), {"c": f"C{i}", "label": label_of(group, key, cost)}
+        values, label = group.values(key), label_of(group, key, cost)
         if math.isnan(cost) or not values:
-            axis.plot([], [], "o", **style)
+            axis.plot([], [], "o", c=f"C{i}", label=label)
             continue
         mean, low, high = mean_interval(values)
         bars = None if math.isnan(low) else [[mean - low], [high - mean]]
         axis.plot([x] * len(values), values, "o", c=f"C{i}", ms=5, alpha=0.5, mew=0)
-        axis.errorbar([x], [mean], bars, marker="_", ms=11, mew=2, capsize=4, lw=1.2, **style)
+        axis.errorbar([x], [mean], bars, marker="_", ms=11, mew=2, capsize=4, lw=1.2, c=f"C{i}", label=label)
     floor = floor_of(groups, key)
     if not math.isnan(floor):
         axis.axhline(floor, c="gray", ls="--", lw=1, label="real samples")

@@ -106,7 +106,9 @@ def measured_views(run: Run, key: str, protocol: dict[str, Any] | None, trained:
         elif subject != trained:
             measured = sorted({k for passport, numbers in run.records if passport.subject == subject for k in numbers})
             has = f"only {', '.join(measured[:4])}{', ...' * (len(measured) > 4)}"
-            note(f"{run.folder} has no {key} of its {subject.weights} weights through {subject.sampler}, {has}: omitted")
+            note(
+                f"{run.folder} has no {key} of its {subject.weights} weights through {subject.sampler}, {has}: omitted"
+            )
     return views
 
 

@@ -6,6 +6,7 @@ from pt_flows.data.digits import Digits
 from pt_flows.data.imagenet import ImageNet
 from pt_flows.data.mnist import MNIST, FashionMNIST
 from pt_flows.data.shapes32 import Shapes32
+from pt_flows.data.simulated import Simulated
 from pt_flows.data.toy2d import Toy2D
 from pt_flows.data.two_domains import TwoDomains
 
@@ -17,6 +18,7 @@ __all__ = [
     "ImageAugmentation",
     "ImageNet",
     "Shapes32",
+    "Simulated",
     "Toy2D",
     "TwoDomains",
 ]

@@ -25,7 +25,7 @@ class MNIST(ArrayImages):
         iterations_per_block: Iterations that one Lightning step runs.
         binarise: Black and white pixels, for Bernoulli likelihoods. "threshold": white above half of the range.
             "dynamic": white with the probability of the grey value, drawn anew for every minibatch and once for the
-            reference images, as in Burda et al. 2016, arXiv:1509.00519. None keeps grey values.
+            reference images. None keeps grey values.
     """
 
     num_classes = 10
@@ -103,7 +103,7 @@ class MNIST(ArrayImages):
 
 def black_and_white(images: Tensor, u: Tensor) -> Tensor:
     """Images uint8 with the values 0 and 255: white where u, in [0, 1), is below the grey value from 0 to 1."""
-    return torch.where(255 * u < images, 255, 0).to(torch.uint8)
+    return (255 * u < images).to(torch.uint8) * 255
 
 
 class FashionMNIST(MNIST):

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import BoundsLikelihood, HasEnergy, MapsLatents, RunsChains, Weights
+from pt_flows.contracts import BoundsLikelihood, Encodes, HasEnergy, MapsLatents, RunsChains, Weights
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.metrics.base import RealData, SampleMetric, full_precision
 from pt_flows.progress import track
@@ -66,6 +66,8 @@ def measured(
             metric.update_energy(partial(method.clean_energy, weights=weights))
         if isinstance(method, BoundsLikelihood):
             metric.update_likelihood(partial(method.likelihood_bound, weights=weights))
+        if isinstance(method, Encodes) and cast(Any, method).takes_latents:
+            metric.update_encoder(partial(method.encode, weights=weights))
     with full_precision(metrics[0].device):  # samples are drawn here too
         for x in batches:
             for metric in metrics:

@@ -2,16 +2,19 @@
 
 import inspect
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 import pt_flows.data
 from pt_flows.bounds import AtLeastTwo, Count
 from pt_flows.contracts import BoundsLikelihood, HasEnergy, Split, Weights
 from pt_flows.data.base import FlowData
+from pt_flows.data.simulated import Simulated
 from pt_flows.errors import UserError
 from pt_flows.evaluation.engine import listed, measured, prepare_metrics, with_progress
 from pt_flows.evaluation.images import ImageFiles
@@ -23,13 +26,17 @@ from pt_flows.metrics import (
     ExactWasserstein,
     GridKL,
     ImageQuality,
+    InvariantR2,
     LikelihoodBound,
     Lite0Features,
     ModeCoverage,
+    MutualInformation,
     SampleDiscrepancy,
+    SimulationError,
 )
 from pt_flows.metrics.base import RealData, SampleMetric
 from pt_flows.metrics.reference import content_hash
+from pt_flows.plots import num_shown, save_samples
 from pt_flows.runs.folder import say
 from pt_flows.samplers import Sampler
 from pt_flows.training.distributed import launched, share_of, world
@@ -49,9 +56,9 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint, or a set of images, and print and write all numbers with their passport.
 
-    Numbers of a checkpoint are written to `evaluations/` of its run folder, those of images to
-    `<images>.evaluation.json`. Sample i comes from noise that depends on i and the sampling seed alone. Processes that
-    `torchrun` starts share the work.
+    Numbers of a checkpoint are written to `evaluations/` of its run folder with a picture of the samples, those of
+    images to `<images>.evaluation.json`. Sample i comes from noise that depends on i and the sampling seed alone.
+    Processes that `torchrun` starts share the work.
 
     Args:
         ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
@@ -60,7 +67,8 @@ def evaluate(
         metrics: One metric or a list. Default for images: Fréchet distance, KID, inception score, precision, recall,
             density and coverage in features of EfficientNet-Lite0 at 64 pixels. Default for toys: exact and sliced
             Wasserstein distances, MMD, modes, and the density and log-likelihood of energies. A bound of the
-            log-likelihood of test samples where a method has one.
+            log-likelihood of test samples where a method has one. For inverses of simulators: mutual information, R²
+            and simulation errors.
         n: Number of generated samples; toys at most 5,000.
         split: Split of the real samples to compare with; by default train for images and test for toys and likelihoods.
         weights: The averaged weights, or the raw ones of the last iteration.
@@ -102,12 +110,32 @@ def evaluate_checkpoint(
     chosen = prepared(metrics or default_metrics(method, data, side), data, n, split, side, device, method)
     first = passport_of(subject, ckpt, n, 0, data, side, chosen)
     for i in range(seeds):
-        chunks = with_progress(subject.chunks(n, stream(i)), n, "measuring")
+        first_samples: list[Tensor] = []
+        chunks = kept(subject.chunks(n, stream(i)), num_shown(data.event_shape), first_samples)
+        chunks = with_progress(chunks, n, "measuring")
         numbers = finite(measured(chosen, chunks, method, weights) | subject.diagnostics)
         directions, cost = directions_of(chosen, numbers, subject), first.cost | subject.sampling_cost
         passport = replace(first, sampling_seed=i, directions=directions, cost=cost)
         title = f"{type(method).__name__}, iteration {method.iteration}, {weights} weights, sampling seed {i}"
-        conclude(record_path(folder, passport, ckpt), passport, numbers, title)
+        file = record_path(folder, passport, ckpt)
+        conclude(file, passport, numbers, title)
+        if world()[0] == 0:
+            real = data.reference(side) if tuple(data.event_shape) == (2,) else None
+            save_samples(torch.cat(first_samples), file.with_suffix(".png"), title, real)
+
+
+def kept(chunks: Iterable[Tensor], num: int, samples: list[Tensor]) -> Iterator[Tensor]:
+    """Pass chunks on, and keep the first samples of this rank for a picture.
+
+    Args:
+        chunks: Generated samples.
+        num: Number of samples to keep.
+        samples: List to which they are added, on the CPU.
+    """
+    for x in chunks:
+        if (missing := num - sum(map(len, samples))) > 0:
+            samples.append(x[:missing].cpu())
+        yield x
 
 
 def evaluate_images(
@@ -166,6 +194,8 @@ def named_reference(ref: str) -> RealData:
 def default_metrics(method: Any, data: FlowData, split: Split) -> list[SampleMetric]:
     """The default metrics."""
     bounds: list[SampleMetric] = [LikelihoodBound()] if isinstance(method, BoundsLikelihood) else []
+    if isinstance(data, Simulated) and cast(Any, method).takes_latents:
+        return [MutualInformation(), InvariantR2(), SimulationError()]
     if len(data.event_shape) == 3:
         return [ImageQuality(Lite0Features(64), split), *bounds]
     law: Any = getattr(data, "law", None)

@@ -9,19 +9,20 @@ import torch
 from torch import Tensor
 
 from pt_flows.bounds import Count
-from pt_flows.contracts import Weights
+from pt_flows.contracts import Shape, Weights
 from pt_flows.errors import UserError
 from pt_flows.evaluation.energies import compose, load_energy
-from pt_flows.evaluation.load import device_named, finished
+from pt_flows.evaluation.load import FinishedRun, device_named, finished
 from pt_flows.evaluation.long_run import walk_far
 from pt_flows.evaluation.passport import stamped
 from pt_flows.evaluation.provenance import passport_of
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.files import checked_target
 from pt_flows.metrics.base import as_uint8
-from pt_flows.plots import save_density, save_grid
+from pt_flows.plots import save_samples
 from pt_flows.progress import track_shares
-from pt_flows.samplers import Sampler, check_drawn
+from pt_flows.runs.folder import say
+from pt_flows.samplers import Sampler, check_drawn, event_shape_of
 from pt_flows.training.noise import generator_at
 
 
@@ -40,7 +41,7 @@ def draw(subject: Subject, n: int, seed: int) -> Iterator[tuple[float, Tensor]]:
 
 def sample(
     ckpt: str,
-    n: Count = 64,
+    n: Count | None = None,
     out: str = "samples.png",
     seed: int = 0,
     weights: Weights = "ema",
@@ -57,9 +58,9 @@ def sample(
     Args:
         ckpt: A checkpoint, such as runs/<experiment>/<run>/checkpoints/last.ckpt, a run folder, or last / best of the
             newest run.
-        n: Number of samples.
-        out: A .png for a grid (images) or a density (toys), or an .npz for an array `samples`, uint8 (n, H, W, C) or
-            float32 (n, 2), and `passport`, their provenance as JSON.
+        n: Number of samples; by default 1,000 points in the plane, 64 of anything else.
+        out: A .png for a grid (images) or a density beside the target (toys), or an .npz for an array `samples`, uint8
+            (n, H, W, C) or float32 (n, 2), and `passport`, their provenance as JSON.
         seed: Seed of the latents, or of the chains of an energy-based model.
         weights: The averaged weights, or the raw ones of the last iteration.
         sampler: The sampler; by default the method's own one.
@@ -73,9 +74,10 @@ def sample(
     target = checked_target(out, (".png", ".npz") if long_run is None else (".png",))
     if plus is None and long_run is None and denoise is None:
         run = finished(ckpt)
+        if sampler is not None:
+            sampler.check(run.method)
         data = run.data() if sampler is not None and sampler.needs_data else None
-        subject = Subject(run.method.to(device_named(device)), weights, sampler, data)
-        write_samples(subject, n, target, seed, run.checkpoint)
+        write_samples(Subject(run.method.to(device_named(device)), weights, sampler, data), n, target, seed, run)
         return
     run, method = load_energy(ckpt, device)
     if denoise is not None:
@@ -85,26 +87,34 @@ def sample(
     if plus is not None:
         compose(method, load_energy(plus, device)[1])
     if long_run is None:
-        write_samples(Subject(method, weights, sampler), n, target, seed, run.checkpoint)
+        write_samples(Subject(method, weights, sampler), n, target, seed, run)
     else:
-        walk_far(method, run.data(), n, long_run, target, seed, weights)
+        walk_far(method, run.data(), n or 64, long_run, target, seed, weights)
 
 
-def write_samples(subject: Subject, n: int, target: Path, seed: int, ckpt: Path) -> None:
-    """Draw samples and write them to a file, as in `sample`."""
+def write_samples(subject: Subject, n: int | None, target: Path, seed: int, run: FinishedRun) -> None:
+    """Draw samples of a run and write them to a file, as in `sample`."""
+    n = n or (1_000 if event_shape_of(subject.method) == (2,) else 64)
     x = torch.cat(list(track_shares(draw(subject, n, seed), "sampling")))
     method, shape = subject.method, tuple(x.shape[1:])
     name = type(method).__name__
     if target.suffix == ".npz":
         array = as_uint8(x).permute(0, 2, 3, 1).numpy() if len(shape) == 3 else x.float().numpy()
-        passport = passport_of(subject, ckpt, n, seed)
+        passport = passport_of(subject, run.checkpoint, n, seed)
         np.savez_compressed(target, samples=array, passport=json.dumps(stamped(passport)))
-    elif len(shape) == 3:
-        save_grid(x, target)
-    elif shape == (2,):
-        save_density({f"{name}, iteration {method.iteration}": x}, target)
-    else:
+    elif not save_samples(x, target, f"{name}, iteration {method.iteration}", points_beside(run, shape)):
         raise UserError(f"--out: expected .npz for samples of shape {shape}, got {target.suffix}. Write an .npz file")
     print(f"{n} samples of {name} after {method.iteration} iterations ({subject.weights} weights): {target}")
     for key, value in subject.diagnostics.items():
         print(f"  {key:<40} {value:.5g}")
+
+
+def points_beside(run: FinishedRun, shape: Shape) -> Tensor | None:
+    """Real points in the plane to draw beside samples; None for other shapes, and if the data are not known."""
+    if shape != (2,) or run.folder is None:
+        return None
+    try:
+        return run.data().reference("test")
+    except UserError as error:
+        say(f"note: samples are drawn without the data. {error}")
+        return None

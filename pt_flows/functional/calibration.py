@@ -24,7 +24,7 @@ class Calibration(NamedTuple):
     Attributes:
         slope: Log-odds per unit of the raw score.
         intercept: Log-odds at score 0, for equally many real and generated samples.
-        spread: Log-odds per standard deviation of all scores. Unlike the slope it does not depend on their scale.
+        spread: Log-odds per standard deviation of the scores of both sides, which does not depend on their scale.
     """
 
     slope: float
@@ -54,9 +54,11 @@ def calibrate(real: Float[Tensor, " N"], generated: Float[Tensor, " M"]) -> Cali
         (1.0, -0.5)
     """
     scores = torch.cat([real, generated]).double()
-    mean, std = scores.mean(), scores.std(correction=0)
-    labels = torch.cat([torch.ones(len(real)), torch.zeros(len(generated))]).to(scores)
-    weights = torch.where(labels == 1, 0.5 / len(real), 0.5 / len(generated))
+    labels = torch.ones_like(scores)
+    labels[len(real) :] = 0
+    weights = 0.5 * (labels / len(real) + (1 - labels) / len(generated))
+    mean = (weights * scores).sum()
+    std = (weights * (scores - mean).square()).sum().sqrt()
     columns = torch.stack([(scores - mean) / std, torch.ones_like(scores)], 1)
     ridge = torch.tensor([RIDGE, 0.0]).to(scores)
 
@@ -70,11 +72,11 @@ def calibrate(real: Float[Tensor, " N"], generated: Float[Tensor, " M"]) -> Cali
         gradient = columns.T @ (weights * (p - labels)) + ridge * line
         curvature = columns.T @ (columns * (weights * p * (1 - p))[:, None]) + ridge.diag()
         step = torch.linalg.solve(curvature, gradient)
-        if float(gradient @ step) < 1e-20:
-            break
         scale, before = 1.0, loss(line)
         while scale > 1e-10 and loss(line - scale * step) > before:
             scale /= 2
         line = line - scale * step
+        if float(gradient @ step) < 1e-16:  # the step squared it
+            break
     spread, shift = line.tolist()
     return Calibration(spread / float(std), shift - spread * float(mean) / float(std), spread)

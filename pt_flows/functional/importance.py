@@ -9,7 +9,7 @@ from torch import Tensor
 def importance_bound(log_w: Float[Tensor, "B K"]) -> Float[Tensor, " B"]:
     """L_K = log (1/K) Σ_k w_k, whose mean is at most log E w.
 
-    Burda, Grosse, Salakhutdinov 2016, Eq. 8, arXiv:1509.00519. Its mean rises with K, and K = 1 gives the evidence
+    Burda, Grosse, Salakhutdinov 2016, arXiv:1509.00519. Its mean rises with K, and K = 1 gives the evidence
     lower bound of Kingma and Welling 2014, arXiv:1312.6114.
 
     Example:

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from pt_flows.contracts import Terms
+from pt_flows.contracts import AddsNoise, Terms
 from pt_flows.errors import DivergenceError
 from pt_flows.training.distributed import world
 from pt_flows.training.player import Player
@@ -159,6 +159,7 @@ class Journal:
                 by_name.setdefault(name, []).append(value)
         row = {f"train/{name}": fmean(v) for name, v in by_name.items() if not name.startswith("_")}
         row |= {f"train/lr_{name}": p.lr for name, p in method.players.items() if p.optimizer is not None}
+        row |= noise_stds(method.players)
         method.cost.tick()
         before, since = self._flushed
         self._flushed = (method.iteration, method.cost.seconds)
@@ -172,6 +173,15 @@ class Journal:
         for logger in trainer.loggers:
             logger.log_metrics(values, step=method.iteration)
         trainer.callback_metrics.update({key: torch.as_tensor(value) for key, value in values.items()})
+
+
+def noise_stds(players: dict[str, Player[Any]]) -> dict[str, float]:
+    """The mean standard deviation of every stochastic layer by its log key; layers count from 1, in forward order."""
+    row = {}
+    for name, player in players.items():
+        layers = [layer for layer in player.network.modules() if isinstance(layer, AddsNoise)]
+        row |= {f"train/noise_std_{name}_{i}": float(layer.sigma.detach().mean()) for i, layer in enumerate(layers, 1)}
+    return row
 
 
 def check_finite(iteration: int, terms: dict[str, float]) -> None:

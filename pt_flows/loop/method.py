@@ -50,6 +50,8 @@ class Method(Constructed, L.LightningModule, ABC):
     differentiated_once: ClassVar[tuple[str, ...]] = ()
     """Names of the networks that are never differentiated twice, so that they can be compiled."""
 
+    takes_latents: ClassVar[bool] = False
+    """Whether minibatches are `(x, y, z)` with the latents z of simulated data, which `encode` infers."""
     settles: ClassVar[bool] = False
     """Whether averaged weights equal the raw ones from some iteration on, because what draws is not trained further."""
 
@@ -148,16 +150,16 @@ class Method(Constructed, L.LightningModule, ABC):
         return [optimizer for optimizer in optimizers if optimizer is not None]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Run a block of iterations: x (iterations, minibatches, B, *event), y (iterations, minibatches, B)."""
+        """Run a block of iterations: x (iterations, minibatches, B, *event), y (iterations, minibatches, B), others."""
         players, interval = list(self.players.values()), self.log_interval
         torch.manual_seed(fold(run_seed(), "global", world()[0], self.iteration))  # dropout and users' own draws
         precision = torch.autocast(self.device.type, enabled=False) if self.float32_only else nullcontext()
         with self.cost.running(), precision:
-            for xs, ys in zip(*batch, strict=True):
+            for xs, ys, *others in zip(*batch, strict=True):
                 self.noise.seek(self.iteration, self.device)
                 for player in players:
                     player.begin(self.progress)
-                terms = self.iterate(list(zip(xs, ys, strict=True)))
+                terms = self.iterate(list(zip(xs, ys, *(others if self.takes_latents else ()), strict=True)))
                 self.iteration += 1
                 self.cost.images_seen += ys.numel() * world()[1]
                 for player in players:

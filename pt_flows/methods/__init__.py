@@ -11,6 +11,7 @@ from pt_flows.methods.games.gradient_layers import GradientLayers
 from pt_flows.methods.games.ode_gan import ODEGAN
 from pt_flows.methods.games.wgan_gp import WGANGP
 from pt_flows.methods.latent.iwae import IWAE
+from pt_flows.methods.latent.sim_vae import SimVAE
 
 __all__ = [
     "DAEBM",
@@ -24,4 +25,5 @@ __all__ = [
     "ImprovedCD",
     "JSFlow",
     "MinibatchW2FE",
+    "SimVAE",
 ]

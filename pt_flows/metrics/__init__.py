@@ -3,6 +3,7 @@
 from pt_flows.metrics.density import GridKL
 from pt_flows.metrics.features import DINOv2Features, InceptionFeatures, Lite0Features
 from pt_flows.metrics.frechet import FrechetDistance
+from pt_flows.metrics.inverse import InvariantR2, MutualInformation, SimulationError
 from pt_flows.metrics.likelihood import LikelihoodBound
 from pt_flows.metrics.modes import ModeCoverage
 from pt_flows.metrics.quality import ImageQuality
@@ -16,9 +17,12 @@ __all__ = [
     "GridKL",
     "ImageQuality",
     "InceptionFeatures",
+    "InvariantR2",
     "LikelihoodBound",
     "Lite0Features",
     "ModeCoverage",
+    "MutualInformation",
     "SampleDiscrepancy",
+    "SimulationError",
     "TransferAccuracy",
 ]

@@ -106,6 +106,13 @@ class SampleMetric(Constructed, Metric, ABC):
                 importance samples and a source of randomness.
         """
 
+    def update_encoder(self, encode: Callable[[Tensor], Tensor]) -> None:
+        """Measure an inverse of a simulator. Called once after `update_map`; most metrics ignore it.
+
+        Args:
+            encode: Infers latents (B, K) of simulated data from observations (B, *event) on the metric's device.
+        """
+
     @property
     @abstractmethod
     def key(self) -> str:

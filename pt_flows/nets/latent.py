@@ -1,9 +1,9 @@
 """Encoders q(z | x) and decoders p(x | z) of latent-variable models, without normalisation layers.
 
-Burda, Grosse, Salakhutdinov 2016, arXiv:1509.00519, has tanh layers and Bernoulli outputs. Chen et al. 2018,
-arXiv:1711.01204, have tanh layers, Bernoulli outputs or Gaussian ones with one global variance, and variances of the
-encoder by softplus. Gaussian noise that is fixed or has one variance per output, and the convolutional pair, are
-additions. Smooth activations give maps z -> x whose Jacobian is smooth; that of relu networks is piecewise constant.
+Chen et al. 2018, arXiv:1711.01204, have tanh layers, Bernoulli outputs or Gaussian ones with one global variance, and
+variances of the encoder by softplus. Here the softplus gives the standard deviation. Gaussian noise that is fixed or
+has one variance per output, and the convolutional pair, are additions. Smooth activations give maps z -> x whose
+Jacobian is smooth; that of relu networks is piecewise constant.
 """
 
 import math

@@ -13,10 +13,12 @@ in every hidden layer) and its scale (learned for every channel, between 0.001 a
 
 import math
 from collections.abc import Iterable
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
+from pt_flows.contracts import GeneratorNet
 from pt_flows.errors import UserError
 
 
@@ -48,7 +50,7 @@ class StochasticLayer(nn.Module):
     def forward(self, mu: Tensor, xi: Tensor) -> Tensor:
         """(B, C, ...) and noise (B, number of units) to (B, C, ...)."""
         sigma = self.sigma.view(-1, *[1] * (len(self.shape) - 1))
-        return mu + sigma * xi.view(-1, *self.shape)
+        return mu + (sigma * xi.reshape(-1, *self.shape)).to(mu.dtype)
 
 
 class Layers(nn.Sequential):
@@ -85,3 +87,15 @@ def with_noise(name: str, noise_std: float, layers: nn.Sequential, shapes: Itera
 def noise_units(net: nn.Module) -> int:
     """Number of entries of the latent that are noise of stochastic layers."""
     return sum(layer.num_units for layer in net.modules() if isinstance(layer, StochasticLayer))
+
+
+def noise_parts(net: GeneratorNet) -> dict[str, slice]:
+    """Name the parts of the latent: "z" for the input of the first layer, and the noise of every stochastic layer.
+
+    Returns:
+        Slices of the latent by "z" and the names of the layers, in their order.
+    """
+    layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, StochasticLayer)}
+    sizes = {"z": math.prod(net.latent_shape) - noise_units(net)} | {n: layer.num_units for n, layer in layers.items()}
+    ends = accumulate(sizes.values())
+    return {name: slice(end - sizes[name], end) for name, end in zip(sizes, ends, strict=True)}

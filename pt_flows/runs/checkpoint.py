@@ -65,7 +65,9 @@ def _newest(name: str, root: Path, experiment: str, config: dict[str, Any] | Non
             return folder / "checkpoints" / f"{name}.ckpt"
         different = different or (folder, found)
     if (stopped := _without_checkpoint(name, root, experiment, config or {})) is not None:
-        advice = "It stopped before its first checkpoint: start it again without --ckpt_path, or name another run folder"
+        advice = (
+            "It stopped before its first checkpoint: start it again without --ckpt_path, or name another run folder"
+        )
         raise UserError(f"{name}: expected a run with checkpoints/{name}.ckpt, got {stopped} without one. {advice}")
     got = f"{different[0]} with another {told(different[1])}" if different else "none that can be read"
     raise UserError(

@@ -5,15 +5,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
+from pt_flows.contracts import MapsLatents, RunsChains, Samples, Shape, Weights
 from pt_flows.errors import UserError
+from pt_flows.samplers.blocks import InBlocks
 from pt_flows.samplers.chains import Chains
 from pt_flows.samplers.direct import Direct
+from pt_flows.samplers.gradient_flow import GradientFlow
 from pt_flows.samplers.rep_gan import REPGAN
 from pt_flows.samplers.sampler import Sampler
+from pt_flows.training.noise import row_noise
 from pt_flows.training.requirements import check_samples
 
-__all__ = ["REPGAN", "Chains", "Direct", "Sampler", "check_drawn", "default_sampler", "sample"]
+__all__ = [
+    "REPGAN",
+    "Chains",
+    "Direct",
+    "GradientFlow",
+    "InBlocks",
+    "Sampler",
+    "check_drawn",
+    "default_sampler",
+    "row_noise",
+    "sample",
+]
 
 
 def default_sampler(method: Any) -> Sampler:
@@ -69,7 +83,12 @@ def check_drawn(sampler: Sampler, x: Any, num: int, method: Any) -> None:
     Raises:
         UserError: They have another one.
     """
+    if (shape := event_shape_of(method)) is not None:
+        check_samples(f"{type(sampler).__name__}.sample", x, num, shape)
+
+
+def event_shape_of(method: Any) -> Shape | None:
+    """Shape of one sample of a method; None if it is not known."""
     if isinstance(method, MapsLatents):
-        check_samples(f"{type(sampler).__name__}.sample", x, num, method.generator.event_shape)
-    elif isinstance(method, RunsChains):
-        check_samples(f"{type(sampler).__name__}.sample", x, num, method.event_shape)
+        return method.generator.event_shape
+    return method.event_shape if isinstance(method, RunsChains) else None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pt_flows.errors import UserError
 from pt_flows.samplers.sampler import Sampler
-from pt_flows.training.noise import BLOCK, RowNoise
+from pt_flows.training.noise import BLOCK
 
 
 class InBlocks(Sampler):
@@ -44,6 +44,8 @@ class InBlocks(Sampler):
     def _stages(self, num: int, y: Tensor | None, rng: torch.Generator | None) -> Iterator[tuple[float, Tensor]]:
         if num < 1:
             raise UserError(f"num: expected at least 1, got {num}")
+        if y is not None and len(y) != num:
+            raise UserError(f"y: expected {num} labels, one for each sample, got {len(y)}")
         rng = rng or torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         ready: list[Tensor] = []
         for start in range(0, num, BLOCK):
@@ -53,9 +55,3 @@ class InBlocks(Sampler):
                     yield (start + fraction * size) / num, torch.cat([*ready, x])
             ready.append(x)
         yield 1.0, torch.cat(ready)
-
-
-def row_noise(rng: torch.Generator, device: torch.device) -> RowNoise:
-    """Noise for the steps of a block, on a device; it takes one number from the generator."""
-    seed = torch.randint(2**62, (), generator=rng, device=rng.device)
-    return RowNoise(device).manual_seed(int(seed))

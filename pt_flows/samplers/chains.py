@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pt_flows.contracts import RunsChains
 from pt_flows.errors import UserError
-from pt_flows.samplers.blocks import InBlocks, row_noise
+from pt_flows.samplers.blocks import InBlocks
+from pt_flows.training.noise import row_noise
 from pt_flows.training.requirements import check_samples
 
 

@@ -19,7 +19,7 @@ fits them on real samples that training did not see. Chains start at prior draws
 towards the generator's own distribution (the code of MH-GAN starts from real samples instead).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -28,12 +28,13 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from pt_flows.bounds import Count, Positive
-from pt_flows.contracts import HasCritic, MapsLatents, Samples, Weights
+from pt_flows.contracts import Weights
 from pt_flows.errors import UserError
 from pt_flows.functional.calibration import Calibration, calibrate
 from pt_flows.functional.langevin import chain_at, independent_step, mala_step, ula_step
-from pt_flows.samplers.blocks import InBlocks, row_noise
-from pt_flows.training.noise import BLOCK, RowNoise, generator_at
+from pt_flows.samplers.blocks import InBlocks
+from pt_flows.samplers.critics import check_critic, critic_weights
+from pt_flows.training.noise import BLOCK, RowNoise, generator_at, row_noise
 
 Proposal = Literal["langevin", "independent"]
 FEWEST = 10
@@ -87,27 +88,24 @@ class REPGAN(InBlocks):
 
     def check(self, method: Any) -> None:
         """Check that the method has a generator from noise, and a critic."""
-        name = type(method).__name__
-        if isinstance(method, Samples):
-            raise UserError(f"sampler: expected a method without a draw of its own for REPGAN, got {name}. Use Direct")
-        if not isinstance(method, MapsLatents) or not isinstance(method, HasCritic):
-            wanted = "expected a method with a generator and a critic for REPGAN"
-            raise UserError(f"sampler: {wanted}, got {name}. Use its own sampler")
+        check_critic("REPGAN", method)
         if method.generator.moves_data and not self.independent:
-            wanted = "expected latents from a normal distribution for Langevin proposals of REPGAN"
-            raise UserError(f"sampler: {wanted}, got {name} that moves data. Set proposal to independent")
+            wanted = "expected a generator from normal noise for Langevin proposals of REPGAN"
+            got = f"got {type(method).__name__} that moves data"
+            raise UserError(f"sampler: {wanted}, {got}. Set proposal to independent")
 
     def prepare(self, method: Any, weights: Weights, data: Any = None) -> None:
         """Check the method, and calibrate its critic on real samples that training did not use."""
         super().prepare(method, weights, data)
-        self.scoring: Weights = weights if method.critic.keeps(weights) else "raw"
+        method.generator.weighted(weights)
+        self.scoring = critic_weights(method, weights)
         self.accepted = torch.zeros((), dtype=torch.float64, device=method.device)
         self.resting, self.num_chains = torch.zeros_like(self.accepted), 0
         if self.needs_data:
             self.odds = self.calibrated(data)
 
     def diagnostics(self) -> dict[str, float]:
-        """Mean acceptance, the share of chains that never moved, and the calibrator's slope."""
+        """Mean acceptance, the fraction of chains that never moved, and the calibrator's slope."""
         num = max(self.num_chains, 1)
         found = {"acceptance": float(self.accepted) / num, "never_moved": float(self.resting) / num}
         return found | ({"calibrator_slope": self.odds.slope} if self.needs_data else {})
@@ -149,9 +147,10 @@ class REPGAN(InBlocks):
                 chain, acceptance = step(energy, chain, self.step_size**0.5, noise, noise_std=self.noise_std)
                 yield scale * chain.x, acceptance
 
+    @torch.no_grad()
     def independent_chains(self, z: Tensor, y: Tensor | None, noise: RowNoise) -> Iterator[State]:
         """Replace latents by fresh ones, tested by the ratio of their odds."""
-        with self.potential(y) as minus_s, torch.no_grad():
+        with self.potential(y) as minus_s:
             value = minus_s(z)
             for _ in range(self.num_steps):
                 proposed, _ = self.method.generator.inputs(len(z), y, noise)
@@ -167,36 +166,33 @@ class REPGAN(InBlocks):
         if data is None:
             lost = f"expected the data of {name}, whose real samples calibrate its critic, got none"
             raise UserError(f"sampler: {lost}. Give them, or set calibrate to false")
-        real, generated = self.scores(*data.held_out(self.num_calibration)), self.generated_scores()
-        scores = torch.cat([real, generated])
-        if len(real) < FEWEST:
-            raise UserError(f"sampler: expected {FEWEST} real samples that calibrate REPGAN, got {len(real)}. Add some")
-        wanted, advice = f"sampler: expected scores of {name}'s critic that", "Train it further"
+        x, y = data.held_out(self.num_calibration)
+        if len(x) < FEWEST:
+            raise UserError(f"sampler: expected {FEWEST} real samples that calibrate REPGAN, got {len(x)}. Add some")
+        real = self.scored(zip(x.split(BLOCK), y.split(BLOCK), strict=True))
+        generated = self.scored(self.generated())
+        scores, wanted = torch.cat([real, generated]), f"sampler: expected scores of {name}'s critic that"
         if not bool(scores.isfinite().all()):
             raise UserError(f"{wanted} are finite, got others, so it has diverged. Train it anew with a lower rate")
-        if float(scores.std()) <= 1e-6 * max(float(scores.abs().max()), 1e-30):
-            raise UserError(f"{wanted} differ, got {float(scores[0]):.4g} for all samples. {advice}")
+        if float(scores.std()) <= 1e-6 * float(scores.abs().max()):
+            raise UserError(f"{wanted} differ, got {float(scores[0]):.4g} for all samples. Train it further")
         odds = calibrate(real, generated)
         self.warn(odds)
         return odds
 
-    def scores(self, x: Tensor, y: Tensor) -> Tensor:
-        """Raw scores (num,) of real samples (num, *event) with their labels."""
-        where = next(self.method.critic.parameters())
-        with self.method.critic.fixed(self.scoring) as D, torch.autocast(where.device.type, enabled=False):
-            parts = [part.split(BLOCK) for part in ((x.to(where), y.to(where.device)) if D.num_classes else (x.to(where),))]
-            return torch.cat([D(*part) for part in zip(*parts, strict=True)]).double()
+    def scored(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Raw scores (num,) of samples with their labels."""
+        with self.method.critic.fixed(self.scoring) as D, torch.autocast(self.method.device.type, enabled=False):
+            where = next(D.parameters())
+            labels = lambda y: (y.to(where.device),) if self.method.critic.num_classes else ()
+            return torch.cat([D(x.to(where), *labels(y)) for x, y in batches]).double()
 
-    def generated_scores(self) -> Tensor:
-        """Raw scores (num_calibration,) of generated samples from fixed noise."""
-        rng, found = generator_at("cpu", "calibration"), []
-        with self.method.generator.fixed(self.weights) as G, self.method.critic.fixed(self.scoring) as D:
-            for start in range(0, self.num_calibration, BLOCK):
-                z, y = self.method.generator.inputs(min(BLOCK, self.num_calibration - start), None, rng)
-                labels = () if y is None else (y,)
-                with torch.autocast(z.device.type, enabled=False):
-                    found.append(D(G(z, *labels), *labels))
-        return torch.cat(found).double()
+    def generated(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Generated samples from fixed noise, with their labels."""
+        G, rng = self.method.generator, generator_at("cpu", "calibration")
+        for start in range(0, self.num_calibration, BLOCK):
+            z, y = G.inputs(min(BLOCK, self.num_calibration - start), None, rng)
+            yield G.push(z, self.weights, y), y
 
     def warn(self, odds: Calibration) -> None:
         """Warn once if the log-odds hardly vary over the scores, fall with them, or nearly separate the two sides."""

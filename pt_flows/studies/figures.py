@@ -1,25 +1,27 @@
 """Figures of a study."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
-def samples_figure(folders: Mapping[str, Sequence[Path]]) -> Any:
-    """Return a figure with the last picture of the first run of each arm; None if there is none.
+def last_picture(folder: Path) -> Path | None:
+    """Return the last picture of samples that a run has drawn; None if there is none."""
+    return max((folder / "pictures").glob("[0-9]*.png"), default=None)
+
+
+def samples_figure(files: Mapping[str, Path]) -> Any:
+    """Return a figure with a picture of each arm; None if there is none.
 
     Args:
-        folders: Folders of the finished runs of each arm.
+        files: Pictures by the names of their arms.
     """
     from matplotlib.figure import Figure
     from matplotlib.image import imread
 
-    last = lambda folder: sorted((folder / "pictures").glob("[0-9]*.png"))[-1:]
-    files = {name: [file for folder in ended for file in last(folder)] for name, ended in folders.items()}
-    found = {name: own[0] for name, own in files.items() if own}
-    if not found:
+    if not files:
         return None
-    images = {name: imread(file) for name, file in found.items()}
+    images = {name: imread(file) for name, file in files.items()}
     columns = min(2, len(images))
     rows = -(-len(images) // columns)
     height, width = next(iter(images.values())).shape[:2]

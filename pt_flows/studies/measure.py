@@ -12,7 +12,6 @@ from filelock import FileLock
 
 from pt_flows.compare.subjects import digest
 from pt_flows.errors import UserError
-from pt_flows.evaluation.passport import SubjectKey, read_record
 from pt_flows.files import replacing
 from pt_flows.studies.board import Board
 from pt_flows.studies.pool import Job, Slot, last_lines, run_jobs
@@ -57,7 +56,7 @@ def wanted(name: str, run: Path, how: Measurement, sampler: Any, device: str) ->
     return Wanted(name, run, tuple(words))
 
 
-def measure_all(all_wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot]) -> dict[str, SubjectKey]:
+def measure_all(all_wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot]) -> dict[str, Path]:
     """Do the measurements that are missing. Several processes may do the same with the same folder.
 
     Args:
@@ -66,7 +65,7 @@ def measure_all(all_wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot
         slots: Places to run.
 
     Returns:
-        The measured subject of every measurement, by its name.
+        The first record of every measurement, by its name.
 
     Raises:
         UserError: A measurement failed.
@@ -83,8 +82,7 @@ def measure_all(all_wanted: Sequence[Wanted], folder: Path, slots: Sequence[Slot
         if problems:
             more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
             raise UserError(f"{problems[0]}{more}. Correct it, and repeat the command")
-    records = {one.name: json.loads(one.note(folder).read_text())["records"] for one in all_wanted}
-    return {name: read_record(Path(paths[0]))[0].subject for name, paths in records.items()}
+    return {one.name: Path(json.loads(one.note(folder).read_text())["records"][0]) for one in all_wanted}
 
 
 def job_of(one: Wanted, claim: FileLock, folder: Path, board: Board, problems: list[str]) -> Job:

@@ -13,6 +13,7 @@ from pt_flows.compare.subjects import as_text, defining_settings, shared
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.runs.settings import differences, told
+from pt_flows.studies.bases import base_words
 from pt_flows.studies.options import flags
 from pt_flows.studies.pool import Slot
 from pt_flows.studies.recipes import Recipe, completed
@@ -34,7 +35,10 @@ def recipes_of(study: StudyFile, out: Path) -> dict[str, Recipe]:
         UserError: A recipe, a sampler or a search space has a mistake, or two arms are the same.
     """
     common = ["--run.group", study.file.stem]  # first, so that a recipe may have another group
-    commands = {name: [*common, *arm.words, "--run.root", str(out / "runs")] for name, arm in study.arms.items()}
+    commands = {
+        name: [*common, *arm.words, *base_words(arm, out), "--run.root", str(out / "runs")]
+        for name, arm in study.arms.items()
+    }
     samplers = {
         f"{name} with its sampler": [*commands[name], *flags({"evaluation.sampler": arm.sampler})]
         for name, arm in study.arms.items()

@@ -20,7 +20,7 @@ from pt_flows.compare.verdicts import Verdict, judged, remarks
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.studies.claims import duration, marked
-from pt_flows.studies.figures import samples_figure
+from pt_flows.studies.figures import last_picture, samples_figure
 from pt_flows.studies.recipes import Recipe
 from pt_flows.studies.study_file import Arm, StudyFile, Wish
 from pt_flows.studies.wanted import Found, Wanted, last_row
@@ -41,6 +41,7 @@ class ArmRuns:
         tuned: Sentence about its tuning; empty if it is not tuned.
         trials: Number of trials.
         tuning_seconds: Seconds of training in trials.
+        pictures: Pictures of samples that were measured apart, if any.
     """
 
     arm: Arm
@@ -50,11 +51,19 @@ class ArmRuns:
     tuned: str = ""
     trials: int = 0
     tuning_seconds: float = 0.0
+    pictures: list[Path] = field(default_factory=list)
 
     @property
     def folders(self) -> list[Path]:
         """The run folders."""
         return [state.folder for state in self.states if state.folder is not None]
+
+    @property
+    def shown(self) -> Path | None:
+        """A picture of the arm's samples: of the first measurement, else of the first finished run at its end."""
+        trained = [] if self.arm.sampler is not None else [last_picture(folder) for folder in self.finished]
+        found = [file for file in (*self.pictures, *trained) if file is not None and file.is_file()]
+        return found[0] if found else None
 
     @property
     def finished(self) -> list[Path]:
@@ -297,8 +306,8 @@ def failures(arms: Sequence[ArmRuns]) -> str:
 def pictures(arms: Sequence[ArmRuns], numbers: Sequence[Number], target: Path) -> list[tuple[str, Path]]:
     """Draw the curves of a number and samples of each arm; return titles and files."""
     drawn = []
-    ended = {one.arm.name: one.finished for one in arms if one.arm.sampler is None}
-    figures = {"samples": ("samples at the end, one run of each arm", samples_figure(ended))}
+    shown = {one.arm.name: file for one in arms if (file := one.shown) is not None}
+    figures = {"samples": ("samples at the end, one run of each arm", samples_figure(shown))}
     if (curves := with_curves(numbers)) is not None:
         groups, criterion = curves
         figures = {"curves": (f"{criterion.key} of every run", curves_figure(groups, criterion))} | figures

@@ -4,32 +4,25 @@ Optuna keeps what was proposed and its outcome, in a file of the search's folder
 read from run folders: an interrupted trial is proposed again with the same values, and continues in its run folder.
 """
 
-import os
-import socket
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pt_flows.compare.groups import chosen_metric, higher_is_better
 from pt_flows.compare.runs import read_run
-from pt_flows.compare.subjects import defining_settings, digest
 from pt_flows.errors import UserError
-from pt_flows.files import replacing
 from pt_flows.studies.board import Board
 from pt_flows.studies.pool import STOPPED, Job, Slot, last_lines, run_jobs
 from pt_flows.studies.space import Space
 from pt_flows.studies.storage import opened
 from pt_flows.studies.train import ENDED, file_name, folder_finder, job_of
+from pt_flows.studies.trials import Trials
 from pt_flows.studies.wanted import Wanted, curve, found, last_row
-
-SECONDS_TO_CLAIM = 60.0
 
 
 @dataclass
@@ -81,40 +74,14 @@ class Search:
     ) -> None:  # fmt: skip
         self.folder, self.name, self.base, self.space = folder, name, base, space
         self.num, self.seeds, self.wanted_metric = num, list(seeds), metric
-        self.own = space.own(base.config)
+        own = space.own(base.config)
         (folder / "locks").mkdir(parents=True, exist_ok=True)
-        self.place = self.place_of(folder)
-        self.identity = identity
-        self.study = opened(folder, f"{file_name(name)}-{identity}", storage, base.iterations)
+        study = opened(folder, f"{file_name(name)}-{identity}", storage, base.iterations)
+        self.trials = Trials(folder, identity, study, num, space.distributions, own)
         self.ready: list[Trial] = []
         self.active: set[int] = set()
         self.stopped: list[Trial] = []
         self.has_said_waiting = False
-
-    @staticmethod
-    def place_of(folder: Path) -> str:
-        """Return the name of a search's folder, the same for all hosts that share it."""
-        file = folder / "place.txt"
-        with FileLock(folder / "locks" / "asking.lock"):
-            if not file.is_file():
-                with replacing(file) as partial_file:
-                    partial_file.write_text(f"{socket.gethostname()}:{folder.resolve()} ({os.urandom(4).hex()})\n")
-            return file.read_text().strip()
-
-    def known(self) -> list[Any]:
-        """Return Optuna's trials, without those that were interrupted and are continued by others."""
-        trials = self.study.get_trials(deepcopy=False)
-        return [trial for trial in trials if trial.state.name != "FAIL" or "reason" in trial.user_attrs]
-
-    def counts(self) -> Counter[str]:
-        """Return the number of trials in each state."""
-        return Counter(trial.state.name.lower() for trial in self.known())
-
-    @property
-    def num_ended(self) -> int:
-        """The number of trials that have ended."""
-        counts = self.counts()
-        return counts["complete"] + counts["pruned"] + counts["fail"]
 
     def run(self, slots: Sequence[Slot]) -> None:
         """Run the trials that are missing.
@@ -122,16 +89,16 @@ class Search:
         Raises:
             UserError: The recipe itself cannot be trained, no trial has ended, or a trial was stopped.
         """
-        if (missing := self.num - self.num_ended) > 0:
+        if (missing := self.num - self.trials.num_ended) > 0:
             ahead = [("", float(self.base.iterations))] * (missing * len(self.seeds))
             self.board = Board(self.name, ahead, len(slots))
-            self.board.say(f"{self.name}: {self.num_ended} of {self.num} trials have ended")
+            self.board.say(f"{self.name}: {self.trials.num_ended} of {self.num} trials have ended")
             run_jobs(self.jobs(), slots, self.board)
         if self.stopped:
             numbers = ", ".join(str(trial.number) for trial in self.stopped)
             raise UserError(f"trial {numbers} of {self.name}: stopped before its end. Repeat the command to continue")
-        if not self.counts()["complete"]:
-            reasons = [trial.user_attrs["reason"] for trial in self.known() if "reason" in trial.user_attrs]
+        if not self.trials.counts()["complete"]:
+            reasons = [trial.user_attrs["reason"] for trial in self.trials.known() if "reason" in trial.user_attrs]
             got = f"{len(reasons)} that failed ({reasons[0]})"
             raise UserError(f"{self.name}: expected a trial that ends, got {got}. Narrow the space, or mend the recipe")
 
@@ -165,55 +132,24 @@ class Search:
     def running_elsewhere(self) -> list[Any]:
         """Return the trials that other processes work on."""
         mine = self.active | {trial.number for trial in self.stopped}
-        running = (trial for trial in self.known() if trial.state.name == "RUNNING")
+        running = (trial for trial in self.trials.known() if trial.state.name == "RUNNING")
         return [trial for trial in running if trial.user_attrs.get("number") not in mine]
 
     def say_waiting(self, others: Sequence[Any]) -> None:
         """Say once that the search ends when other processes have ended."""
         if others and not self.has_said_waiting:
             self.has_said_waiting = True
-            places = {trial.user_attrs.get("place", self.place) for trial in others} - {self.place}
+            places = {trial.user_attrs.get("place", self.trials.place) for trial in others} - {self.trials.place}
             where = "".join(f" in {place}" for place in sorted(places))
             advice = ". If it has died, repeat the command there" if places else ""
             self.board.say(f"{self.name}: waiting for the trials of another process{where}{advice}")
 
     def asked(self) -> Trial | None:
         """Begin a trial, the recipe's own values first; None if there are enough."""
-        from optuna.samplers import TPESampler
-
-        with FileLock(self.folder / "locks" / "asking.lock"):
-            self.recover()
-            known = self.known()
-            if len(known) >= self.num and all(trial.state.name != "WAITING" for trial in known):
-                return None
-            if not known:
-                self.study.enqueue_trial(self.own)
-            # a new seed for every trial: a sampler that begins anew would repeat its first proposals
-            self.study.sampler = TPESampler(seed=len(self.study.get_trials(deepcopy=False)))
-            proposed = self.study.ask(self.space.distributions)
-            claim = self.claim(proposed.number)
-            claim.acquire(timeout=0)
-            number = proposed.user_attrs.get("number", proposed.number)
-            for key, value in (("number", number), ("place", self.place)):
-                proposed.set_user_attr(key, value)
-        return Trial(proposed, number, claim, self.runs_of(number, proposed.params))
-
-    def claim(self, number: int) -> FileLock:
-        """Return the lock of a trial."""
-        return FileLock(self.folder / "locks" / f"{self.identity}-{number}.lock", thread_local=False)
-
-    def recover(self) -> None:
-        """Propose the trials of dead processes again, which continues their runs."""
-        from optuna.trial import TrialState
-
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if "place" not in trial.user_attrs:  # a process died in the midst of beginning it
-                begun = trial.datetime_start or datetime.min
-                if (datetime.now() - begun).total_seconds() > SECONDS_TO_CLAIM:
-                    self.study.tell(trial.number, state=TrialState.FAIL)
-            elif trial.user_attrs["place"] == self.place and is_free(self.claim(trial.number)):
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                self.study.enqueue_trial(trial.params, {"number": trial.user_attrs["number"]})
+        begun = self.trials.begin()
+        if begun is None:
+            return None
+        return Trial(*begun, self.runs_of(begun.number, begun.proposed.params))
 
     def runs_of(self, number: int, proposed: Mapping[str, Any]) -> list[Wanted]:
         """Return the runs of a trial."""
@@ -225,7 +161,7 @@ class Search:
 
     def watch(self, trial: Trial, where: Any, stop: Any) -> None:
         """Report new numbers of the first run of a trial, and stop it if it is worse than others were then."""
-        if trial.values or trial.is_pruned or "metric" not in self.study.user_attrs:
+        if trial.values or trial.is_pruned or "metric" not in self.trials.study.user_attrs:
             return
         folder = where()
         if folder and self.report(trial, folder) and trial.proposed.should_prune():
@@ -234,7 +170,7 @@ class Search:
 
     def report(self, trial: Trial, folder: Path) -> bool:
         """Report the numbers of a run before its end; return whether there are new ones."""
-        key, sign = self.study.user_attrs["metric"]
+        key, sign = self.trials.study.user_attrs["metric"]
         points = [(i, value) for i, value in curve(folder, key) if i < self.base.iterations and i not in trial.reported]
         for iteration, value in points:
             trial.proposed.report(sign * value, iteration)
@@ -253,7 +189,7 @@ class Search:
                 self.report(trial, state.folder)
             trial.values.append(value)
             if value != value:
-                self.fail(trial, f"{self.study.user_attrs['metric'][0]} is not a number")
+                self.fail(trial, f"{self.trials.study.user_attrs['metric'][0]} is not a number")
             elif len(trial.values) < len(self.seeds):
                 self.ready.append(trial)
             else:
@@ -261,7 +197,7 @@ class Search:
         elif state.state == "failed":
             self.fail(trial, state.reason)
         elif trial.is_pruned:
-            self.study.tell(trial.proposed, state=TrialState.PRUNED)
+            self.trials.study.tell(trial.proposed, state=TrialState.PRUNED)
             self.over(trial, f"pruned at iteration {state.iteration}")
         elif code in STOPPED:
             self.stopped.append(trial)  # with its claim
@@ -275,9 +211,9 @@ class Search:
 
     def complete(self, trial: Trial) -> None:
         """Tell Optuna the number of a trial."""
-        key, sign = self.study.user_attrs["metric"]
+        key, sign = self.trials.study.user_attrs["metric"]
         value = fmean(trial.values)
-        self.study.tell(trial.proposed, sign * value)
+        self.trials.study.tell(trial.proposed, sign * value)
         self.over(trial, f"{key} {value:.4g}")
 
     def fail(self, trial: Trial, reason: str) -> None:
@@ -285,7 +221,7 @@ class Search:
         from optuna.trial import TrialState
 
         trial.proposed.set_user_attr("reason", reason)
-        self.study.tell(trial.proposed, state=TrialState.FAIL)
+        self.trials.study.tell(trial.proposed, state=TrialState.FAIL)
         self.over(trial, f"failed. {reason}")
 
     def over(self, trial: Trial, outcome: str) -> None:
@@ -298,42 +234,14 @@ class Search:
     def measured(self, folder: Path) -> float:
         """Return the last number of a run, mean over sampling seeds. The first run decides which number it is."""
         run = read_run(folder, self.board.say)
-        if "metric" not in self.study.user_attrs:
+        if "metric" not in self.trials.study.user_attrs:
             key = chosen_metric([run], self.wanted_metric)
             sign = -1 if higher_is_better([run], key, self.board.say) else 1
-            self.study.set_user_attr("metric", [key, sign])
-        key, _ = self.study.user_attrs["metric"]
+            self.trials.study.set_user_attr("metric", [key, sign])
+        key, _ = self.trials.study.user_attrs["metric"]
         return fmean(run.last(key) or [float("nan")])
 
     def seconds(self) -> float:
         """Return the seconds of training of all runs in this folder."""
         folders = self.base.place.glob("*/metrics.csv")
         return sum(last_row(file.parent).get("cost/seconds", 0.0) for file in folders)
-
-
-def identity(config: Mapping[str, Any], space: Space, seeds: Sequence[int], metric: str | None) -> str:
-    """Eight hexadecimal digits of everything that defines a search but the number of its trials.
-
-    Args:
-        config: Complete configuration of a trial with the recipe's own values.
-        space: The values to try.
-        seeds: Seeds of the runs of each trial.
-        metric: The number that ranks trials.
-    """
-    what = {
-        "config": defining_settings(config),
-        "space": repr(space.dimensions),
-        "seeds": list(seeds),
-        "metric": metric,
-    }
-    return digest(what)
-
-
-def is_free(claim: FileLock) -> bool:
-    """Whether no process holds a claim."""
-    try:
-        claim.acquire(timeout=0)
-    except Timeout:
-        return False
-    claim.release()
-    return True

@@ -11,9 +11,10 @@ from pt_flows.compare.runs import Run, read_run
 from pt_flows.compare.subjects import as_text, defining_settings
 from pt_flows.compare.table import markdown
 from pt_flows.errors import UserError
-from pt_flows.evaluation.passport import SubjectKey
+from pt_flows.evaluation.passport import SubjectKey, read_record
 from pt_flows.files import checked_target
 from pt_flows.studies import measure, tuning
+from pt_flows.studies.bases import stages, without_base
 from pt_flows.studies.estimate import dry_run, has_numbers
 from pt_flows.studies.options import at_least_one, taken
 from pt_flows.studies.plan import (
@@ -106,8 +107,12 @@ def run(
     check = partial(check_numbers, file, arms, out, slots[:1])
     for folder in [folder for one in arms for folder in one.finished][:1]:  # of an earlier call
         check(folder)
-    train_all([run for _, run in runs], out, slots, file.title, [name for name, _ in runs], check)
-    arms = [replace(one, states=found(one.wanted)) for one in arms]
+    for part in stages(arms, runs):
+        if lost := without_base({one.arm.name: one for one in arms}, part, out):
+            print(f"note: {', '.join(lost)}: omitted, because the base was not trained to its end", flush=True)
+        ready = [run for run in part if run[1].name not in lost]
+        train_all([run for _, run in ready], out, slots, file.title, [name for name, _ in ready], check)
+        arms = [replace(one, states=found(one.wanted)) for one in arms]
     subjects = measured(file, arms, out, slots)
     folders = list({folder: None for one in arms for folder in one.folders})
     numbers = compared(file, folders, lambda run: arm_of(run, arms, subjects))
@@ -146,7 +151,7 @@ def check_numbers(file: StudyFile, arms: Sequence[ArmRuns], out: Path, slots: Se
 def measured(
     file: StudyFile, arms: Sequence[ArmRuns], out: Path, slots: Sequence[Slot]
 ) -> dict[tuple[str, SubjectKey], str]:
-    """Measure the finished runs, if the file asks for it.
+    """Measure the finished runs, if the file asks for it. Arms get the pictures of their measured samples.
 
     Returns:
         The names of arms by configuration and subject; empty if the numbers of training are compared.
@@ -160,7 +165,10 @@ def measured(
                 how = measure.wanted(run.name, state.folder, file.measurement, one.arm.sampler, one.recipe.accelerator)
                 wanted.append(how)
                 names[how.name] = (run.identity[0], one.arm.name)
-    return {(names[key][0], subject): names[key][1] for key, subject in measure.measure_all(wanted, out, slots).items()}
+    records = measure.measure_all(wanted, out, slots)
+    for one in arms:
+        one.pictures = [file.with_suffix(".png") for key, file in records.items() if names[key][1] == one.arm.name]
+    return {(names[key][0], read_record(file)[0].subject): names[key][1] for key, file in records.items()}
 
 
 def arm_of(run: Run, arms: Sequence[ArmRuns], subjects: Mapping[tuple[str, SubjectKey], str]) -> str:

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "seed_everything": "seeds: 0..4",
     "trainer.max_steps": "budget: {iterations: N}",
     "evaluation.sampler": "sampler: ... of the arm",
+    "model.base": "after: NAME of the arm",
 }
 """Keys that are no changes of an arm, and what to use instead."""
 
@@ -49,6 +50,7 @@ class Arm:
         changes: Keys of `pt-flows fit` with the values that replace those of the recipe.
         sampler: The sampler that it is measured with; None for the method's own one.
         space: The search space for tuning, a file or its content; None for an arm that is not tuned.
+        after: The arm whose runs are the bases of this one's, seed by seed; None for an arm that begins afresh.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Arm:
     changes: Mapping[str, Any] = field(default_factory=dict)
     sampler: Any = None
     space: Path | Mapping[str, Any] | None = None
+    after: str | None = None
 
     @property
     def search_space(self) -> Space | None:
@@ -217,7 +220,7 @@ def arms_of(top: Section) -> dict[str, Arm]:
     found: dict[str, Arm] = {}
     given = top.get("arms", mapping)
     for name in given.content:
-        arm = given.get(name, mapping).only(("config", "changes", "sampler", "tune"))
+        arm = given.get(name, mapping).only(("config", "changes", "sampler", "tune", "after"))
         if not str(name).strip():
             raise given.wrong(name, "a name", "none", "Name the arm")
         changes = arm.get("changes", mapping, Section(top.file, "", {}))
@@ -227,12 +230,19 @@ def arms_of(top: Section) -> dict[str, Arm]:
             {**common.content, **changes.content},
             arm.content.get("sampler"),
             arm.get("tune", space_of, None),
+            arm.get("after", text, None),
         )
+        if found[name].after is not None and found[name].space is not None:
+            raise arm.wrong("after", "no tune beside it", found[name].after, "Omit one of them")
     if len(found) < 2:
         raise top.wrong("arms", "at least two arms", f"{len(found)}", "Add one, or use pt-flows fit --seeds")
+    bases = [name for name, arm in found.items() if arm.after is None and arm.sampler is None]
     for arm in found.values():
+        if arm.after is not None and arm.after not in bases:
+            own = given.get(arm.name, mapping)
+            raise own.wrong("after", f"one of the arms {'; '.join(bases)}", arm.after, "Name an arm without a base")
         for key, instead in ELSEWHERE.items():
-            if key in arm.changes:
+            if key in arm.changes and (key != "trainer.max_steps" or "budget" in top.content):
                 raise top.wrong(f"changes.{key}", "other keys", f"this one for {arm.name}", f"Use {instead}")
     return found
 

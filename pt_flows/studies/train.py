@@ -33,7 +33,7 @@ def train_all(
         slots: Places to run.
         title: Name of the whole in messages.
         kinds: For each run a name that runs of equal speed share; by default all are equal.
-        check: Called with the run folder of every run that finishes here. If it raises an error, all runs save and stop.
+        check: Called with the run folder of every run that finishes here. If it raises an error, all others stop.
 
     Returns:
         The states of the runs.

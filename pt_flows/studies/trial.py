@@ -110,6 +110,7 @@ def trial(name: str, recipe: Recipe, file: Path, problems: list[str]) -> Job:
         "fit", *recipe.words, "--trainer.max_steps", str(num), "--trainer.log_every_n_steps", str(every),
         "--evaluation.every_n_iterations", "0", "--run.root", str(root), "--run.wandb", "disabled",
     ]  # fmt: skip
+    words += ["--model.base", "null"] if "--model.base" in recipe.words else []  # it may not exist yet
     log = file.with_suffix(".log")
     ended = partial(conclude, name, root, file, log, num, time.time(), problems)
     return Job(f"trial of {name}", words, log, ended=ended)

@@ -17,9 +17,10 @@ from pt_flows.runs.folder import experiment_of
 from pt_flows.studies.options import at_least_one, flags, seeds_in, taken
 from pt_flows.studies.pool import Slot, slots_of
 from pt_flows.studies.recipes import Recipe, completed
-from pt_flows.studies.search import Search, identity
+from pt_flows.studies.search import Search
 from pt_flows.studies.space import Space, as_word, changed, read_space
 from pt_flows.studies.storage import database
+from pt_flows.studies.trials import identity
 from pt_flows.studies.wanted import Wanted
 
 HELP = """pt-flows tune CONFIG [CONFIG ...] [options] [flags of fit]: find better values for a recipe
@@ -180,10 +181,10 @@ def in_trials(metric: str) -> str:
 
 def written(found: Search, recipe: Recipe) -> Best:
     """Print the best trials, write the best recipe, and return it."""
-    key, sign = found.study.user_attrs["metric"]
-    counts = found.counts()
-    num = found.num_ended
-    complete = [trial for trial in found.known() if trial.state.name == "COMPLETE"]
+    key, sign = found.trials.study.user_attrs["metric"]
+    counts = found.trials.counts()
+    num = found.trials.num_ended
+    complete = [trial for trial in found.trials.known() if trial.state.name == "COMPLETE"]
     ranking = sorted(complete, key=lambda trial: (trial.value, trial.number))
     number_of = lambda trial: trial.user_attrs["number"]
     values_of = lambda trial: found.space.values(recipe.config, trial.params)
@@ -204,7 +205,7 @@ def written(found: Search, recipe: Recipe) -> Best:
 # The best of {text} ({states}) of this search space:
 #     {found.space.where}
 # {key} {value:.4g} in trial {number_of(best)}; {compared}. Trials had seed {seeds} and measured against other
-# real samples than this recipe does. Study {found.study.study_name} in {found.folder}.
+# real samples than this recipe does. Study {found.trials.study.study_name} in {found.folder}.
 # Command of the recipe before: pt-flows fit {shlex.join(recipe.words)}
 """
     file = found.folder / "best.yaml"

@@ -19,6 +19,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "resume": ("same seed", "checkpoint"),
     "two processes": ("same seed", "checkpoint"),
     "samples by rng": ("samples",),
+    "samples by number": ("samples by rng",),
     "samples by weights": ("average", "samples"),
     "samples leave no trace": ("samples",),
     "state dict": ("evaluation mode",),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
+from pt_flows.data.base import FlowData
 from pt_flows.samplers import default_sampler
 from pt_flows.testing.case import Case, difference, tensors
 from pt_flows.testing.report import NotApplicable
@@ -19,8 +20,16 @@ def draw(case: Case, seed: int = 1, num: int = 7, weights: Weights | None = None
     if case.sampler is None and not isinstance(method, RunsChains | MapsLatents | Samples):
         raise NotApplicable(f"{type(method).__name__} draws no samples")
     sampler = case.sampler() if case.sampler else default_sampler(method)
-    sampler.prepare(method, weights or best_weights(method))
+    sampler.prepare(method, weights or best_weights(method), loaded(case) if sampler.needs_data else None)
     return sampler.sample(num, rng=torch.Generator().manual_seed(seed))
+
+
+def loaded(case: Case) -> FlowData:
+    """The data, loaded as for an evaluation."""
+    data = case.data()
+    data.prepare_data()
+    data.setup("test")
+    return data
 
 
 def best_weights(method: Any) -> Weights:
@@ -42,6 +51,15 @@ def samples_rng(case: Case) -> None:
     assert torch.equal(x, draw(case)), "two draws with generators of one seed differ. Take all random numbers from rng"
     assert not torch.equal(x, draw(case, seed=2)), (
         "draws with generators of two seeds are the same. Take all random numbers from rng"
+    )
+
+
+def samples_num(case: Case) -> None:
+    """The first samples are the same for every number of samples."""
+    few, more = draw(case, num=3), draw(case, num=23)
+    assert torch.allclose(few, more[:3], rtol=1e-3, atol=1e-4), (
+        "the first 3 of 23 samples differ from 3 samples of the same generator. Draw noise for more rows than "
+        "needed and keep the first ones, as pt_flows.samplers.row_noise and generator.inputs do"
     )
 
 
@@ -81,6 +99,7 @@ def untouched(case: Case) -> None:
 SAMPLE_CHECKS: dict[str, Callable[[Case], None]] = {
     "samples": samples_shape,
     "samples by rng": samples_rng,
+    "samples by number": samples_num,
     "samples by weights": samples_weights,
     "samples leave no trace": untouched,
 }

@@ -50,6 +50,14 @@ class RowNoise(torch.Generator):
         return torch.rand(BLOCK, *shape, generator=self, device=self.device)[:num]
 
 
+def row_noise(rng: torch.Generator, device: torch.device) -> RowNoise:
+    """Noise for the steps of a block, on a device; it takes one number from the generator."""
+    seed = torch.randint(2**62, (), generator=rng, device=rng.device)
+    noise = RowNoise(device)
+    noise.manual_seed(int(seed))
+    return noise
+
+
 class NoiseStream:
     """Random numbers of one purpose, a function of (seed, name, iteration, order of the draw).
 

@@ -241,11 +241,11 @@ def descend(players: Sequence[Player[Any]], loss: Tensor) -> None:
     Raises:
         UserError: The loss is not a differentiable scalar, or does not depend on a trained parameter.
     """
+    parameters = [p for player in players for p in player.trained]
     check_loss(f"{' and '.join(player.role for player in players)}.step", loss)
     for player in players:
         if player.penalty is not None:
             loss = loss + player.penalty(player.trained)
-    parameters = [p for player in players for p in player.trained]
     with torch.autocast(loss.device.type, enabled=False):  # backward in the precision that forward chose
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     for player, own in zip(players, _shares(players, gradients), strict=True):

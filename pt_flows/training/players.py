@@ -8,7 +8,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pt_flows.bounds import Count, DecayRate, Positive
-from pt_flows.contracts import CriticNet, EncoderNet, EnergyNet, GeneratorNet, OptimizerFactory, Shape, Source, Weights
+from pt_flows.contracts import (
+    AddsNoise,
+    CriticNet,
+    EncoderNet,
+    EnergyNet,
+    GeneratorNet,
+    OptimizerFactory,
+    Shape,
+    Source,
+    Weights,
+)
 from pt_flows.errors import UserError
 from pt_flows.training.noise import BLOCK, NoiseStream
 from pt_flows.training.player import Player, adam
@@ -67,9 +77,13 @@ class Generator(Player[GeneratorNet]):
         """Take the starting points from data instead of noise, or from noise again.
 
         Raises:
-            UserError: The source's samples do not have the shape of latents.
+            UserError: The source's samples do not have the shape of latents, or the generator has stochastic layers,
+                whose noise is a part of the latent.
         """
         self.source, self.moves_data = source, source is not None
+        if source is not None and any(isinstance(layer, AddsNoise) for layer in self.network.modules()):
+            wanted = "expected 0, as a generator with stochastic layers cannot start from data"
+            raise UserError(f"model.generator.network.noise_std: {wanted}, got noise. Set it to 0")
         latents = tuple(self.network.latent_shape)
         if source is not None and (got := tuple(source.event_shape)) != latents:
             raise UserError(

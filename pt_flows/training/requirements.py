@@ -126,13 +126,14 @@ def check_samples(what: str, x: Any, num: int, event_shape: Shape) -> None:
 
 
 def check_block(batch: Any, num_minibatches: int) -> None:
-    """Check that a batch is a block of iterations.
+    """Check that a batch is a block of iterations: x, y, and maybe other tensors.
 
     Raises:
         UserError: It is not.
     """
     shapes = [tuple(part.shape) for part in batch if isinstance(part, Tensor)]
-    if len(shapes) != 2 or len(shapes[1]) != 3 or shapes[0][:3] != shapes[1] or shapes[1][1] != num_minibatches:
+    y = shapes[1] if len(shapes) > 1 else ()
+    if len(y) != 3 or y[1] != num_minibatches or any(shape[:3] != y for shape in shapes):
         wanted = f"x (iterations, {num_minibatches}, B, *event) and y (iterations, {num_minibatches}, B)"
         got = " and ".join(map(str, shapes[:2])) or type(batch).__name__
         raise UserError(f"data: expected blocks {wanted}, got {got}. Derive the data from FlowData")

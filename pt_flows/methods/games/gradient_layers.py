@@ -13,15 +13,16 @@ r"""Gradient layers: a trained generator is deepened by layers that move its sam
 
 With `space: latent` the layers stand below G and move latents, z + η ∇_z f(G(z)), so that samples stay in G's range.
 
-Nitanda and Suzuki 2018, Gradient Layer: Enhancing the Convergence of Adversarial Training for Generative Models, AISTATS,
-arXiv:1801.02227. Its abstract and introduction fix: with the critic held fixed a new layer moves samples along the
-direction of descent in the space of functions, which no parameterisation restricts; stacked layers are a discretised
-gradient flow that decreases the objective; the critic is that of a Wasserstein GAN and its variant with a penalty.
+Nitanda and Suzuki 2018, Gradient Layer: Enhancing the Convergence of Adversarial Training for Generative Models,
+AISTATS, arXiv:1801.02227. Its abstract and introduction fix: with the critic held fixed, a new layer moves samples
+along the direction of descent in the space of functions, which no parameterisation restricts; stacked layers are a
+discretised gradient flow that decreases the objective; the critic is that of a Wasserstein GAN and its variant with a
+penalty.
 
-Departures: the body of the paper was not available, so the rest is a reconstruction of our own: the loop above, the pool
-(the stack is never run again in training, so T layers cost O(T)), the critic that continues from layer to layer, step
-sizes, numbers of steps, layers on latents in this form, and distillation, which fits G to the pool's pairs (z_i, x_i) and
-begins a new stack.
+Departures: the body of the paper was not available, so the rest is a reconstruction of our own: the loop above, the
+pool (the stack is never run again in training, so T layers cost O(T)), the critic that continues from layer to layer,
+step sizes, numbers of steps, layers on latents in this form, and distillation, which fits G to the pool's pairs
+(z_i, x_i) and begins a new stack.
 """
 
 import math
@@ -39,7 +40,7 @@ from pt_flows.loop.describing import built, read
 from pt_flows.loop.method import Method
 from pt_flows.methods.games.wgan_gp import WGANGP
 from pt_flows.training.distributed import gathered, share_of
-from pt_flows.training.noise import fold, run_seed
+from pt_flows.training.noise import BLOCK, fold, run_seed
 from pt_flows.training.players import Critic, Generator
 from pt_flows.training.requirements import check_no_batch_norm
 from pt_flows.training.schedules import Schedule, scheduled
@@ -56,6 +57,7 @@ class GradientLayers(WGANGP):
         step_size: η of the next layer, in units of the space per slope of the critic. The progress of a schedule is
             that of the whole run, base included.
         base: Checkpoint of a method with the same generator and critic, whose weights a new run copies at its start.
+            "{seed}" in its path stands for the seed of the run.
         base_iterations: First iterations, which train a fresh base with WGAN-GP.
         iterations_per_layer: Iterations of the critic before each layer.
         space: "data" moves samples, "latent" moves latents.
@@ -158,7 +160,8 @@ class GradientLayers(WGANGP):
         """Draw the pool, the same on all ranks."""
         self.pool_seed = fold(run_seed(), "pool", self.iteration)
         z = self.pool_latents()
-        self.points = z if self.space == "latent" else self.shared(z, lambda part: self.generator.push(part, "raw"))
+        samples = lambda part: self.generator.push(part, "raw").to(z)
+        self.points = z if self.space == "latent" else self.shared(z, samples)
 
     def pool_latents(self) -> Tensor:
         """The latents (pool_size, *latent_shape) that the pool came from."""
@@ -209,7 +212,7 @@ class GradientLayers(WGANGP):
         if self.space == "data" or num < 1 or y is not None:
             return self.moved(G.sample(num, y, rng, weights), weights=weights)
         rng = rng or torch.Generator(self.device).manual_seed(int(torch.randint(2**62, ())))
-        z = G.starting_points(num, rng).to(next(G.network.parameters()))
+        z = torch.cat([G.inputs(min(BLOCK, num - i), None, rng)[0] for i in range(0, num, BLOCK)])
         return self.rendered(self.moved(z, weights=weights), weights)
 
     def diagnose(self, row: dict[str, float]) -> dict[str, float]:
@@ -220,21 +223,27 @@ class GradientLayers(WGANGP):
             found["train/latent_size"] = float(size)
         return found
 
-    # ---------------------------------------------------------------------------------------------- base and checkpoints
+    # --------------------------------------------------------------------------------------------- base and checkpoints
 
     def setup(self, stage: str) -> None:
-        """Copy the weights of the base into a new run.
+        """Check that the generator draws from noise.
 
         Raises:
-            UserError: The base does not fit, or the generator maps data.
+            UserError: It maps data.
         """
         super().setup(stage)
         if self.generator.source is not None:
             name = type(self).__name__
             raise UserError(f"data.source: expected none, as {name} moves samples of noise, got one. Use other data")
-        new = not self.base_copied and self.trainer.ckpt_path is None
-        if stage == "fit" and self.base is not None and new:
-            copy_weights(self.base, self.generator, self.critic)
+
+    def on_fit_start(self) -> None:
+        """Copy the weights of the base into a new run; by now a run that continues has loaded its own.
+
+        Raises:
+            UserError: The base does not fit.
+        """
+        if self.base is not None and not self.base_copied:
+            copy_weights(self.base.replace("{seed}", str(run_seed())), self.generator, self.critic)
             self.base_copied = True
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -242,7 +251,7 @@ class GradientLayers(WGANGP):
         return super().get_extra_state() | {"base_copied": self.base_copied, "pool_seed": self.pool_seed}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore it."""
+        """Restore that state."""
         super().set_extra_state(state)
         self.base_copied, self.pool_seed = bool(state["base_copied"]), int(state["pool_seed"])
 
@@ -287,7 +296,9 @@ def check_same_network(role: str, own: Any, other: Any) -> None:
     """
     facts = [{"class": type(net).__name__} for net in (own, other)]
     for fact, net in zip(facts, (own, other), strict=True):
-        fact |= {name: getattr(net, name) for name in ("event_shape", "latent_shape", "latent_std") if hasattr(net, name)}
+        fact |= {
+            name: getattr(net, name) for name in ("event_shape", "latent_shape", "latent_std") if hasattr(net, name)
+        }
         fact |= {name: tuple(value.shape) for name, value in net.state_dict().items() if isinstance(value, Tensor)}
     for name in facts[0] | facts[1]:
         ours, theirs = (fact.get(name, "none") for fact in facts)

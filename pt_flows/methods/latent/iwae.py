@@ -6,12 +6,12 @@ r"""IWAE: an autoencoder whose bound of the likelihood weighs K samples of every
     L_K(x)  = E log (1/K) Σ_k w_k  ≤  log p_θ(x)               tighter with every K, equal as K → ∞
     step    θ, φ ← one optimizer step on  -(1/m) Σ_i L_K(x_i)  with reparameterised gradients
 
-Burda, Grosse, Salakhutdinov 2016, Importance Weighted Autoencoders, Eqs. 8 to 14, arXiv:1509.00519. K = 1 is the
-variational autoencoder of Kingma and Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114, with its whole
-bound sampled.
+Burda, Grosse, Salakhutdinov 2016, Importance Weighted Autoencoders, arXiv:1509.00519. K = 1 is the variational
+autoencoder of Kingma and Welling 2014, Auto-Encoding Variational Bayes, arXiv:1312.6114.
 
-Departures: one stochastic layer, not several. The optimizers, the learning rates and their schedules are those of the
-players, and weights are averaged. Samples are means of p_θ(x|z) unless `denoise` is false.
+Departures: z has one stochastic layer. The divergence of q from the prior is sampled, for K = 1 too. The optimizers,
+the learning rates and their schedules are those of the players, and weights are averaged. Samples are means of
+p_θ(x|z) unless `denoise` is false.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from pt_flows.contracts import Batch, DecoderNet, EncoderNet, Terms, Weights
 from pt_flows.errors import UserError
 from pt_flows.functional.importance import effective_size, importance_bound
 from pt_flows.loop.method import Method
+from pt_flows.training.noise import BLOCK, row_noise
 from pt_flows.training.player import descend
 from pt_flows.training.players import Encoder, Generator, check_codes, check_unconditional
 
@@ -129,11 +130,13 @@ class IWAE(Method):
     ) -> Tensor:
         """Draw z from the prior, and x as the mean of p(x|z) or from it."""
         rng = rng or torch.Generator(self.device).manual_seed(int(torch.randint(2**62, ())))
-        mean = self.generator.sample(num, y, rng, weights)
-        if self.denoise:
-            return mean
-        noise = torch.randn(mean.shape, generator=rng, device=rng.device).to(mean)
-        return cast(DecoderNet, self.generator.weighted(weights)).draw(mean, noise)
+        if self.denoise or num < 1 or y is not None:
+            return self.generator.sample(num, y, rng, weights)
+        decoder, pieces = cast(DecoderNet, self.generator.weighted(weights)), []
+        for i in range(0, num, BLOCK):
+            mean = self.generator.push(self.generator.inputs(min(BLOCK, num - i), None, rng)[0], weights)
+            pieces.append(decoder.draw(mean, row_noise(rng, mean.device).normal(*mean.shape)))
+        return torch.cat(pieces)
 
     def setup(self, stage: str) -> None:
         """Reject data with a source, because latents are noise."""

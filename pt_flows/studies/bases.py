@@ -1,0 +1,68 @@
+"""Arms that begin where the runs of another arm have ended, such as layers on a trained generator."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pt_flows.studies.record import ArmRuns
+from pt_flows.studies.study_file import Arm
+from pt_flows.studies.train import file_name
+from pt_flows.studies.wanted import Wanted
+
+KEY = "--model.base"
+
+
+def base_words(arm: Arm, out: Path) -> list[str]:
+    """Return the flag that names the base of an arm's runs; empty for an arm without one.
+
+    Args:
+        arm: The arm.
+        out: Folder of the study.
+    """
+    return [KEY, str(place(out, arm.after) / "{seed}.ckpt")] if arm.after is not None else []
+
+
+def stages(arms: Sequence[ArmRuns], runs: Sequence[tuple[str, Wanted]]) -> list[list[tuple[str, Wanted]]]:
+    """Return the runs in two parts: those of arms without a base, and those that wait for them.
+
+    Args:
+        arms: The arms.
+        runs: Runs with the names of their arms.
+    """
+    waiting = {one.arm.name for one in arms if one.arm.after is not None}
+    parts = ([run for run in runs if run[0] not in waiting], [run for run in runs if run[0] in waiting])
+    return [part for part in parts if part]
+
+
+def without_base(arms: Mapping[str, ArmRuns], runs: Sequence[tuple[str, Wanted]], out: Path) -> list[str]:
+    """Link the checkpoints of finished bases to the paths that their arms expect.
+
+    Args:
+        arms: The arms by name, with the states of their runs.
+        runs: Runs with the names of their arms.
+        out: Folder of the study.
+
+    Returns:
+        The names of the runs whose base has not been trained to its end.
+    """
+    lost = []
+    for name, run in runs:
+        if (after := arms[name].arm.after) is None:
+            continue
+        base = arms[after]
+        state = base.states[[one.seed for one in base.wanted].index(run.seed)]
+        if state.state != "finished" or state.folder is None:
+            lost.append(run.name)
+            continue
+        link = place(out, after) / f"{run.seed}.ckpt"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        target = os.path.relpath(state.folder / "checkpoints" / "last.ckpt", link.parent)
+        if not link.is_symlink() or os.readlink(link) != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    return lost
+
+
+def place(out: Path, name: str) -> Path:
+    """Folder of the links to the checkpoints of an arm."""
+    return out / "bases" / file_name(name)
