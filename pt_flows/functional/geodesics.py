@@ -104,7 +104,7 @@ class Network:
 
     width: int = 150
     depth: int = 2
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-4
 
     def start(
         self, z0: Float[Tensor, "P d"], z1: Float[Tensor, "P d"], bends: Float[Tensor, "P b d"], rng: torch.Generator
@@ -119,7 +119,7 @@ class Network:
         curve, _ = SineSeries(bends.shape[1]).at([bends], z0, z1, t)
         h = hidden(omega, t[None, :, None].repeat(len(z0), 1, 1)).double()
         h1 = torch.cat([h, torch.ones_like(h[..., :1])], 2)
-        ridge = 1e-4 * torch.eye(h1.shape[2], dtype=h1.dtype, device=h1.device)
+        ridge = 1e-2 * torch.eye(h1.shape[2], dtype=h1.dtype, device=h1.device)
         fit = torch.linalg.solve(h1.mT @ h1 + ridge, h1.mT @ curve.double()).to(z0)
         return [*omega, fit[:, :-1].contiguous(), fit[:, -1:].contiguous()]
 
