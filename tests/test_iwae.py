@@ -280,6 +280,7 @@ def test_binarised_digits(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (drawn.double() - images).mean().abs() < 4 * 127.5 / math.sqrt(images.numel())
         assert not torch.equal(drawn, still.reference(split))
         assert torch.equal((dynamic.labelled(split)[0] > 0).sum(), (dynamic.arrays(split)[0] * 0 + drawn > 0).sum())
+    assert set(dynamic.held_out(20)[0].unique().tolist()) == {-1.0, 1.0}
     (x, y, _), (again, *_), (later, *_) = (dynamic.draw(i, 1) for i in (0, 0, 1))
     assert torch.equal(x, again)
     order = [images[0].argsort() for images in (y, dynamic.draw(1, 1)[1])]

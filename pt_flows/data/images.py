@@ -124,22 +124,27 @@ class ArrayImages(FlowData):
     def labelled(self, split: Split) -> tuple[Tensor, Tensor]:
         """All images of a split, float (N, C, H, W) in [-1, 1], and their labels (N,), on the host."""
         images, labels = self.arrays(split)
-        return as_float(images.cpu()), labels.cpu()
+        return as_float(self.measured(images.cpu(), split)), labels.cpu()
 
     def held_out(self, num: int) -> Batch:
         """Images of the test split, float (num, C, H, W) in [-1, 1], and labels (num,): the first of a fixed order."""
         images, labels = self.arrays("test")
         chosen = self._fixed_order("test")[:num]
-        return as_float(images[chosen.to(images.device)].cpu()), labels[chosen.to(labels.device)].cpu()
+        x = self.measured(images[chosen.to(images.device)].cpu(), "test")
+        return as_float(x), labels[chosen.to(labels.device)].cpu()
 
     def reference(self, split: Split, num: int | None = None) -> Tensor:
         """The split's images uint8 on the host; the first `num` of one fixed random order."""
         images = self.arrays(split)[0].cpu()
         if num is None or num == len(images):
-            return images
+            return self.measured(images, split)
         where = f"{type(self).__name__}.reference({split!r})"
         require(num <= len(images), where, f"at most {len(images)} images", f"{num}. Ask for fewer")
-        return images[self._fixed_order(split)[:num]]
+        return self.measured(images[self._fixed_order(split)[:num]], split)
+
+    def measured(self, images: Tensor, split: Split) -> Tensor:
+        """Fixed images uint8 of a split as measurements see them. A subclass that trains on others overrides it."""
+        return images
 
     def _fixed_order(self, split: Split) -> Tensor:
         """One random order of a split's images, the same for every run."""

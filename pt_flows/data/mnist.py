@@ -9,7 +9,7 @@ from torchvision import datasets
 
 from pt_flows.bounds import Count
 from pt_flows.contracts import Split
-from pt_flows.data.images import ArrayImages, as_float, data_root, downsampled, read_set
+from pt_flows.data.images import ArrayImages, data_root, downsampled, read_set
 from pt_flows.training.noise import generator_at, run_seed
 
 Binarisation = Literal["threshold", "dynamic"]
@@ -79,16 +79,7 @@ class MNIST(ArrayImages):
         u = torch.rand(x.shape, generator=rng, device=rng.device)
         return torch.where(2 * u < x + 1, 1.0, -1.0).to(x)
 
-    def reference(self, split: Split, num: int | None = None) -> Tensor:
-        """As for all images, binarised with one fixed draw if binarisation is dynamic."""
-        return self.drawn_once(super().reference(split, num), split)
-
-    def labelled(self, split: Split) -> tuple[Tensor, Tensor]:
-        """As for all images, binarised with one fixed draw if binarisation is dynamic."""
-        images, labels = self.arrays(split)
-        return as_float(self.drawn_once(images.cpu(), split)), labels.cpu()
-
-    def drawn_once(self, images: Tensor, split: Split) -> Tensor:
+    def measured(self, images: Tensor, split: Split) -> Tensor:
         """Images uint8, binarised with one fixed draw if binarisation is dynamic."""
         if self.binarise != "dynamic":
             return images
