@@ -1,6 +1,6 @@
 """Pictures of samples: grids of images, and densities in the plane."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -14,14 +14,14 @@ def num_shown(event_shape: Sequence[int]) -> int:
     return 64 if len(event_shape) == 3 else 5_000
 
 
-def save_samples(x: Tensor, path: Path, title: str, target: Tensor | None = None) -> bool:
-    """Write a picture of samples: a grid of images, or points in the plane beside the target.
+def save_samples(x: Tensor, path: Path, title: str, beside: Mapping[str, Tensor]) -> bool:
+    """Write a picture of samples: a grid of images, or points in the plane beside others.
 
     Args:
         x: Samples (n, *event).
         path: The file to write.
         title: Title of the points.
-        target: Real points, which set the frame.
+        beside: Other points by title. The first ones, such as the target, set the frame.
 
     Returns:
         Whether there is a picture; there is none of samples of other shapes.
@@ -30,7 +30,7 @@ def save_samples(x: Tensor, path: Path, title: str, target: Tensor | None = None
     if len(shape) == 3:
         save_grid(x, path)
     elif shape == (2,):
-        panels = {} if target is None else {"target": target[: num_shown(shape)]}
+        panels = {name: points[: num_shown(shape)] for name, points in beside.items()}
         save_density(panels | {title: x}, path)
     return len(shape) == 3 or shape == (2,)
 
@@ -43,12 +43,16 @@ def save_grid(x: Tensor, path: Path, columns: int | None = None) -> None:
         path: The file to write.
         columns: Number of columns; default that of a nearly square grid.
     """
-    columns = columns or int(np.ceil(len(x) ** 0.5))
-    grid = make_grid(x.clamp(-1, 1).float().cpu() / 2 + 0.5, nrow=columns, padding=1, pad_value=1.0)
+    grid = grid_of(x, columns or int(np.ceil(len(x) ** 0.5)))
     enlarge = max(1, 64 // x.shape[-1])
     grid = grid.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_image(grid, path)
+
+
+def grid_of(x: Tensor, columns: int) -> Tensor:
+    """Images (B, C, H, W) in [-1, 1] as one image (C, height, width) in [0, 1], with white lines between them."""
+    return make_grid(x.clamp(-1, 1).float().cpu() / 2 + 0.5, nrow=columns, padding=1, pad_value=1.0)
 
 
 def save_density(panels: dict[str, Tensor], path: Path) -> None:

@@ -13,7 +13,7 @@ from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
 from pt_flows.evaluation.subject import Subject
 from pt_flows.loop.method import Method
-from pt_flows.plots import num_shown, save_density, save_samples
+from pt_flows.plots import num_shown, save_samples
 from pt_flows.samplers import Sampler
 from pt_flows.training.noise import generator_at
 
@@ -76,14 +76,12 @@ class Pictures(EveryIterations):
         data: Any = getattr(trainer, "datamodule", None)
         shape = tuple(data.event_shape)
         before, samples = self.before_and_after(method, data, self.num_images if len(shape) == 3 else num_shown(shape))
-        title = f"iteration {method.iteration}"
-        if before is not None and before.shape == samples.shape and len(shape) == 3:
-            samples = torch.stack([before, samples], 1).flatten(0, 1)[: 2 * (self.num_images // 2)]  # source left
-        if before is not None and shape == tuple(before.shape[1:]) == (2,):
-            target = data.reference("test")[: num_shown(shape)]
-            save_density({"target": target, "source": before, title: samples}, path)
-        else:
-            save_samples(samples, path, title, data.reference("test") if shape == (2,) else None)
+        beside = {"target": data.reference("test")} if shape == (2,) else {}
+        if before is not None and before.shape == samples.shape:
+            beside["source"] = before
+            if len(shape) == 3:  # pairs: source left, generated right
+                samples = torch.stack([before, samples], 1).flatten(0, 1)[: 2 * (self.num_images // 2)]
+        save_samples(samples, path, f"iteration {method.iteration}", beside)
 
     def before_and_after(self, method: Method, data: Any, num: int) -> tuple[Tensor | None, Tensor]:
         """Return samples from fixed noise, on the CPU, and before them, for maps of data, the samples of the source."""

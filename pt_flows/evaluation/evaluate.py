@@ -120,8 +120,8 @@ def evaluate_checkpoint(
         file = record_path(folder, passport, ckpt)
         conclude(file, passport, numbers, title)
         if world()[0] == 0:
-            real = data.reference(side) if tuple(data.event_shape) == (2,) else None
-            save_samples(torch.cat(first_samples), file.with_suffix(".png"), title, real)
+            beside = {"target": data.reference(side)} if tuple(data.event_shape) == (2,) else {}
+            save_samples(torch.cat(first_samples), file.with_suffix(".png"), title, beside)
 
 
 def kept(chunks: Iterable[Tensor], num: int, samples: list[Tensor]) -> Iterator[Tensor]:

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from pt_flows.data.base import FlowData
 from pt_flows.functional.geometry import Curves, Metric
+from pt_flows.plots import grid_of
 
 SHOWN = 8
 """Number of pairs in a picture of curves."""
@@ -170,7 +170,7 @@ def strips(metric: Metric, lines: Curves, found: Curves) -> Figure:
     for i, axis in enumerate(figure.subplots(num, 1, squeeze=False).flat):
         with torch.no_grad():
             x = torch.cat([metric.f(curves.points[i, times]) for curves in (lines, found)])
-        grid = make_grid(x.clamp(-1, 1).float().cpu() / 2 + 0.5, nrow=IMAGES, padding=1, pad_value=1.0)
+        grid = grid_of(x, IMAGES)
         axis.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
         height = grid.shape[1]
         names = [

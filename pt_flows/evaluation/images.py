@@ -57,17 +57,28 @@ def from_array(path: Path) -> Tensor:
         UserError: The file cannot be read, or holds something else.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        array = (
-            loaded if isinstance(loaded, np.ndarray) else loaded["samples" if "samples" in loaded else loaded.files[0]]
-        )
-    except Exception as error:  # numpy, zipfile and zlib raise many kinds on damaged files
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{path}: cannot be read as an array file ({reason}). Write it again with numpy") from error
+        array = read_array(path)
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read as an array file ({error}). Write it again with numpy") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3) or not len(array):
         wanted = "images uint8 (N, H, W, 3) or (N, H, W, 1)"
         raise UserError(f"{path}: expected {wanted}, got {array.dtype} of shape {array.shape}. Convert it")
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read the array of an .npy file, or of an .npz file under `samples` or alone.
+
+    Raises:
+        ValueError: The file cannot be read. The text is the reason.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        return loaded["samples" if "samples" in loaded else loaded.files[0]]
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds on damaged files
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def from_folder(folder: Path) -> Tensor:

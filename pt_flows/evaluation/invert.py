@@ -12,7 +12,7 @@ from torch import Tensor
 from pt_flows.contracts import Encodes, MapsLatents, Shape, Weights
 from pt_flows.data.simulators.base import Simulator
 from pt_flows.errors import UserError
-from pt_flows.evaluation.images import ImageFiles
+from pt_flows.evaluation.images import ImageFiles, read_array
 from pt_flows.evaluation.load import FinishedRun, device_named, finished
 from pt_flows.evaluation.passport import stamped
 from pt_flows.evaluation.provenance import passport_of
@@ -124,12 +124,9 @@ def vectors(path: Path) -> Tensor:
         UserError: The file cannot be read, or holds something else.
     """
     try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.ndarray):
-            loaded = loaded["samples" if "samples" in loaded else loaded.files[0]]
-    except Exception as error:  # numpy, zipfile and zlib raise many kinds on damaged files
-        reason = str(error) or type(error).__name__
-        raise UserError(f"--npz {path}: expected an array file, got none that can be read ({reason})") from error
+        loaded = read_array(path)
+    except ValueError as error:
+        raise UserError(f"--npz {path}: expected an array file, got none that can be read ({error})") from error
     if loaded.dtype.kind != "f" or loaded.ndim < 2:
         got = f"{loaded.dtype} of shape {loaded.shape}"
         raise UserError(f"--npz {path}: expected floats (N, *event), got {got}. Convert them")

@@ -109,12 +109,12 @@ def write_samples(subject: Subject, n: int | None, target: Path, seed: int, run:
         print(f"  {key:<40} {value:.5g}")
 
 
-def points_beside(run: FinishedRun, shape: Shape) -> Tensor | None:
-    """Real points in the plane to draw beside samples; None for other shapes, and if the data are not known."""
+def points_beside(run: FinishedRun, shape: Shape) -> dict[str, Tensor]:
+    """Real points in the plane to draw beside samples; none for other shapes, and if the data are not known."""
     if shape != (2,) or run.folder is None:
-        return None
+        return {}
     try:
-        return run.data().reference("test")
+        return {"target": run.data().reference("test")}
     except UserError as error:
         say(f"note: samples are drawn without the data. {error}")
-        return None
+        return {}

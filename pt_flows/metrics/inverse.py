@@ -42,8 +42,8 @@ class InverseMetric(SampleMetric):
             wanted = "data of a simulator, such as Simulated"
             raise UserError(f"{type(self).__name__}: expected {wanted}, got {type(data).__name__}. Use other metrics")
         self.simulator: Any = simulator
-        self.x, z = data.pairs(self.split, self.num_real)  # pyright: ignore[reportAttributeAccessIssue]
-        self.true = simulator.from_latents(z)
+        self.x, self.z = data.pairs(self.split, self.num_real)  # pyright: ignore[reportAttributeAccessIssue]
+        self.true = simulator.from_latents(self.z)
 
     def update_encoder(self, encode: Callable[[Tensor], Tensor]) -> None:
         """Infer the parameters of all observations."""
@@ -209,11 +209,6 @@ class SimulationError(InverseMetric):
     def key(self) -> str:
         """Name of the error of the inverse, such as `resimulated_error_1k_test`."""
         return f"resimulated_error_{self.protocol}"
-
-    def prepare(self, data: RealData, num_samples: int) -> None:
-        """Keep the latents, too."""
-        super().prepare(data, num_samples)
-        _, self.z = data.pairs(self.split, self.num_real)  # pyright: ignore[reportAttributeAccessIssue]
 
     def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
         """Keep the decoder, whose latents may be others."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pt_flows.errors import UserError
 from pt_flows.samplers.sampler import Sampler
-from pt_flows.training.noise import BLOCK
+from pt_flows.training.noise import BLOCK, given_or_new
 
 
 class InBlocks(Sampler):
@@ -46,7 +46,7 @@ class InBlocks(Sampler):
             raise UserError(f"num: expected at least 1, got {num}")
         if y is not None and len(y) != num:
             raise UserError(f"y: expected {num} labels, one for each sample, got {len(y)}")
-        rng = rng or torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        rng = given_or_new(rng, "cpu")
         ready: list[Tensor] = []
         for start in range(0, num, BLOCK):
             size, x = min(BLOCK, num - start), torch.empty(0)

@@ -1,10 +1,6 @@
 """Requirements of the samplers that improve a generator by its critic."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
-
-from torch import Tensor
 
 from pt_flows.contracts import HasCritic, MapsLatents, Samples, Weights
 from pt_flows.errors import UserError
@@ -27,15 +23,3 @@ def check_critic(sampler: str, method: Any) -> None:
 def critic_weights(method: HasCritic, weights: Weights) -> Weights:
     """The given weights if the critic has them; else its raw ones, as critics usually keep no average."""
     return weights if method.critic.keeps(weights) else "raw"
-
-
-@contextmanager
-def potential_of(method: Any) -> Iterator[Callable[[Tensor], Tensor]]:
-    """The potential of a method as one function, all its networks in evaluation mode, inside a `with` block."""
-    modes = [(layer, layer.training) for layer in method.modules()]
-    method.eval()
-    try:
-        yield method.values
-    finally:
-        for layer, mode in modes:
-            layer.training = mode

@@ -30,8 +30,9 @@ from pt_flows.errors import UserError
 from pt_flows.functional.langevin import normal_like
 from pt_flows.functional.potentials import euler_target, velocity
 from pt_flows.samplers.blocks import InBlocks
-from pt_flows.samplers.critics import check_critic, critic_weights, potential_of
+from pt_flows.samplers.critics import check_critic, critic_weights
 from pt_flows.training.noise import row_noise
+from pt_flows.training.player import in_evaluation
 
 Space = Literal["latent", "data"]
 
@@ -73,13 +74,14 @@ class GradientFlow(InBlocks):
     @contextmanager
     def potential(self, y: Tensor | None) -> Iterator[Callable[[Tensor], Tensor]]:
         """The function whose gradient points move along, in evaluation mode, inside a `with` block."""
-        labels, generator = () if y is None else (y,), self.method.generator
+        labels, generator, method = () if y is None else (y,), self.method.generator, self.method
         scale = generator.latent_std
         with ExitStack() as stack:
-            if isinstance(self.method, HasPotential):
-                f = stack.enter_context(potential_of(self.method))
+            if isinstance(method, HasPotential):
+                stack.enter_context(in_evaluation(self.method))
+                f = method.values
             else:
-                D = stack.enter_context(self.method.critic.fixed(critic_weights(self.method, self.weights)))
+                D = stack.enter_context(method.critic.fixed(critic_weights(method, self.weights)))
                 f = lambda x: D(x, *labels)
             G = stack.enter_context(generator.fixed(self.weights))
             yield (lambda u: f(G(scale * u, *labels))) if self.in_latents else f

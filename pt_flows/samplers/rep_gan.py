@@ -190,8 +190,7 @@ class REPGAN(InBlocks):
     def generated(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Generated samples from fixed noise, with their labels."""
         G, rng = self.method.generator, generator_at("cpu", "calibration")
-        for start in range(0, self.num_calibration, BLOCK):
-            z, y = G.inputs(min(BLOCK, self.num_calibration - start), None, rng)
+        for z, y in G.blocks(self.num_calibration, None, rng):
             yield G.push(z, self.weights, y), y
 
     def warn(self, odds: Calibration) -> None:

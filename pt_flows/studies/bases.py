@@ -4,12 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pt_flows.studies.options import flags
 from pt_flows.studies.record import ArmRuns
-from pt_flows.studies.study_file import Arm
+from pt_flows.studies.study_file import BASE, Arm
 from pt_flows.studies.train import file_name
 from pt_flows.studies.wanted import Wanted
-
-KEY = "--model.base"
 
 
 def base_words(arm: Arm, out: Path) -> list[str]:
@@ -19,7 +18,7 @@ def base_words(arm: Arm, out: Path) -> list[str]:
         arm: The arm.
         out: Folder of the study.
     """
-    return [KEY, str(place(out, arm.after) / "{seed}.ckpt")] if arm.after is not None else []
+    return flags({BASE: str(place(out, arm.after) / "{seed}.ckpt")}) if arm.after is not None else []
 
 
 def stages(arms: Sequence[ArmRuns], runs: Sequence[tuple[str, Wanted]]) -> list[list[tuple[str, Wanted]]]:

@@ -15,11 +15,13 @@ from pt_flows.studies.sections import Reader, Section, count, list_of, mapping, 
 from pt_flows.studies.space import Space, parsed_space, read_space
 
 Unit = Literal["iterations", "evaluations", "seconds"]
+BASE = "model.base"
+"""Key of the checkpoint on which the runs of an arm begin."""
 ELSEWHERE = {
     "seed_everything": "seeds: 0..4",
     "trainer.max_steps": "budget: {iterations: N}",
     "evaluation.sampler": "sampler: ... of the arm",
-    "model.base": "after: NAME of the arm",
+    BASE: "after: NAME of the arm",
 }
 """Keys that are no changes of an arm, and what to use instead."""
 

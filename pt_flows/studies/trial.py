@@ -15,9 +15,10 @@ from pt_flows.compare.subjects import defining_settings, digest
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.studies.board import Board
+from pt_flows.studies.options import flags
 from pt_flows.studies.pool import Job, Slot, last_lines, run_jobs
 from pt_flows.studies.recipes import Recipe
-from pt_flows.studies.study_file import Budget
+from pt_flows.studies.study_file import BASE, Budget
 
 LEAST_ITERATIONS = 20
 
@@ -110,7 +111,7 @@ def trial(name: str, recipe: Recipe, file: Path, problems: list[str]) -> Job:
         "fit", *recipe.words, "--trainer.max_steps", str(num), "--trainer.log_every_n_steps", str(every),
         "--evaluation.every_n_iterations", "0", "--run.root", str(root), "--run.wandb", "disabled",
     ]  # fmt: skip
-    words += ["--model.base", "null"] if "--model.base" in recipe.words else []  # it may not exist yet
+    words += flags({BASE: None}) if f"--{BASE}" in recipe.words else []  # it may not exist yet
     log = file.with_suffix(".log")
     ended = partial(conclude, name, root, file, log, num, time.time(), problems)
     return Job(f"trial of {name}", words, log, ended=ended)

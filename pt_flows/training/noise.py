@@ -50,6 +50,11 @@ class RowNoise(torch.Generator):
         return torch.rand(BLOCK, *shape, generator=self, device=self.device)[:num]
 
 
+def given_or_new(rng: torch.Generator | None, device: torch.device | str) -> torch.Generator:
+    """The given generator, or a new one on the device, seeded by the global one."""
+    return rng or torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
+
+
 def row_noise(rng: torch.Generator, device: torch.device) -> RowNoise:
     """Noise for the steps of a block, on a device; it takes one number from the generator."""
     seed = torch.randint(2**62, (), generator=rng, device=rng.device)

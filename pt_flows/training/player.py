@@ -183,6 +183,13 @@ class Player(Constructed, nn.Module, Generic[N]):
             self.gradient_norm = norm.detach()
         self.bound.step()
 
+    def adopt(self, network: nn.Module) -> None:
+        """Take the weights of an equal network, for the average too."""
+        state = network.state_dict()
+        self.network.load_state_dict(state)
+        if self.ema is not None:
+            self.ema.network.load_state_dict(state)
+
     def average(self, iteration: int) -> None:
         """Fold the weights after an iteration, counted from 1, into their average."""
         if self.ema is not None:
@@ -224,13 +231,20 @@ class Player(Constructed, nn.Module, Generic[N]):
     def fixed(self, weights: Weights = "raw") -> Iterator[N]:
         """The network as one function of its arguments, in evaluation mode, inside a `with` block."""
         network = self.weighted(weights)
-        modes = [(layer, layer.training) for layer in network.modules()]
-        network.eval()
-        try:
+        with in_evaluation(network):
             yield network
-        finally:
-            for layer, mode in modes:
-                layer.training = mode
+
+
+@contextmanager
+def in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Keep a module in evaluation mode inside a `with` block, and restore the mode of every layer."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
 
 
 def descend(players: Sequence[Player[Any]], loss: Tensor) -> None:

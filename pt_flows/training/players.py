@@ -1,6 +1,6 @@
 """The kinds of players: generators draw samples, critics score them, energies are densities, encoders find latents."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, final
 
 import torch
@@ -20,7 +20,7 @@ from pt_flows.contracts import (
     Weights,
 )
 from pt_flows.errors import UserError
-from pt_flows.training.noise import BLOCK, NoiseStream
+from pt_flows.training.noise import BLOCK, NoiseStream, given_or_new
 from pt_flows.training.player import Player, adam
 from pt_flows.training.requirements import check_agreement, check_network, check_no_batch_norm
 from pt_flows.training.schedules import Schedule
@@ -115,15 +115,20 @@ class Generator(Player[GeneratorNet]):
         Raises:
             UserError: The labels do not fit, or the generator moves data and has no source.
         """
+        rng = given_or_new(rng, next(self.network.parameters()).device)
+        return torch.cat([self.push(z, weights, own) for z, own in self.blocks(num, y, rng)])
+
+    def blocks(self, num: int, y: Tensor | None, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Draw inputs of any number of samples, as `inputs` does, in blocks of at most `BLOCK`.
+
+        Raises:
+            UserError: There is no sample, or the labels do not fit.
+        """
         if num < 1:
             raise UserError(f"num: expected at least 1, got {num}")
-        where = next(self.network.parameters())
-        rng = rng or torch.Generator(where.device).manual_seed(int(torch.randint(2**62, ())))
-        labels, pieces = None if y is None else self._checked_labels(y, num), []
+        labels = None if y is None else self._checked_labels(y, num)
         for i in range(0, num, BLOCK):
-            z, own = self.inputs(min(BLOCK, num - i), None if labels is None else labels[i : i + BLOCK], rng)
-            pieces.append(self.push(z, weights, own))
-        return torch.cat(pieces)
+            yield self.inputs(min(BLOCK, num - i), None if labels is None else labels[i : i + BLOCK], rng)
 
     def inputs(self, num: int, y: Tensor | None, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw inputs of the network, on its device: those of row i are the same for any number of rows.

@@ -40,7 +40,7 @@ from pt_flows.loop.describing import built, read
 from pt_flows.loop.method import Method
 from pt_flows.methods.games.wgan_gp import WGANGP
 from pt_flows.training.distributed import gathered, share_of
-from pt_flows.training.noise import BLOCK, fold, run_seed
+from pt_flows.training.noise import fold, given_or_new, run_seed
 from pt_flows.training.players import Critic, Generator
 from pt_flows.training.requirements import check_no_batch_norm
 from pt_flows.training.schedules import Schedule, scheduled
@@ -140,8 +140,7 @@ class GradientLayers(WGANGP):
             for _ in range(self.distillation_steps):
                 i = self.chosen(num)
                 terms = regress(self.generator, z[i], G(z[i]), x[i], num_steps=1)
-        if self.generator.ema is not None:
-            self.generator.ema.network.load_state_dict(self.generator.network.state_dict())
+        self.generator.adopt(self.generator.network)
         self.stack.clear()
         return {"distillation_loss": terms["loss_G"]}
 
@@ -154,7 +153,7 @@ class GradientLayers(WGANGP):
     def settle(self) -> None:
         """Make the averaged weights of the base its weights."""
         if self.generator.ema is not None:
-            self.generator.network.load_state_dict(self.generator.ema.network.state_dict())
+            self.generator.adopt(self.generator.ema.network)
 
     def draw_pool(self) -> None:
         """Draw the pool, the same on all ranks."""
@@ -208,11 +207,9 @@ class GradientLayers(WGANGP):
         Raises:
             UserError: The arguments do not fit.
         """
-        G = self.generator
-        if self.space == "data" or num < 1 or y is not None:
-            return self.moved(G.sample(num, y, rng, weights), weights=weights)
-        rng = rng or torch.Generator(self.device).manual_seed(int(torch.randint(2**62, ())))
-        z = torch.cat([G.inputs(min(BLOCK, num - i), None, rng)[0] for i in range(0, num, BLOCK)])
+        if self.space == "data":
+            return self.moved(self.generator.sample(num, y, rng, weights), weights=weights)
+        z = torch.cat([z for z, _ in self.generator.blocks(num, y, given_or_new(rng, self.device))])
         return self.rendered(self.moved(z, weights=weights), weights)
 
     def diagnose(self, row: dict[str, float]) -> dict[str, float]:
@@ -258,12 +255,10 @@ class GradientLayers(WGANGP):
 
 def _check_pool(method: GradientLayers, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     """Reject a checkpoint with another pool, which torch would blame on the networks."""
-    saved, shape = state.get(f"{prefix}points", method.points), method.points.shape
-    if saved.shape[1:] != shape[1:] and len(saved) == len(shape):
-        return
-    if len(saved) != shape[0]:
+    saved = state.get(f"{prefix}points", method.points)
+    if len(saved) != method.pool_size:
         wanted = f"expected {len(saved)}, the number of particles in the checkpoint"
-        raise UserError(f"model.pool_size: {wanted}, got {shape[0]}. Keep the size, or start a new run")
+        raise UserError(f"model.pool_size: {wanted}, got {method.pool_size}. Keep the size, or start a new run")
 
 
 def copy_weights(path: str, generator: Generator, critic: Critic) -> None:
@@ -283,9 +278,7 @@ def copy_weights(path: str, generator: Generator, critic: Critic) -> None:
     for own, other in ((generator, players["generator"]), (critic, players["critic"])):
         network = other.weighted("ema" if other is players["generator"] and other.ema is not None else "raw")
         check_same_network(own.role, own.network, network)
-        own.network.load_state_dict(network.state_dict())
-        if own.ema is not None:
-            own.ema.network.load_state_dict(network.state_dict())
+        own.adopt(network)
 
 
 def check_same_network(role: str, own: Any, other: Any) -> None:

@@ -26,7 +26,7 @@ from pt_flows.contracts import Batch, DecoderNet, EncoderNet, Terms, Weights
 from pt_flows.errors import UserError
 from pt_flows.functional.importance import effective_size, importance_bound
 from pt_flows.loop.method import Method
-from pt_flows.training.noise import BLOCK, row_noise
+from pt_flows.training.noise import given_or_new, row_noise
 from pt_flows.training.player import descend
 from pt_flows.training.players import Encoder, Generator, check_codes, check_unconditional
 
@@ -129,12 +129,12 @@ class IWAE(Method):
         self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None, weights: Weights = "ema"
     ) -> Tensor:
         """Draw z from the prior, and x as the mean of p(x|z) or from it."""
-        rng = rng or torch.Generator(self.device).manual_seed(int(torch.randint(2**62, ())))
-        if self.denoise or num < 1 or y is not None:
+        rng = given_or_new(rng, self.device)
+        if self.denoise:
             return self.generator.sample(num, y, rng, weights)
         decoder, pieces = cast(DecoderNet, self.generator.weighted(weights)), []
-        for i in range(0, num, BLOCK):
-            mean = self.generator.push(self.generator.inputs(min(BLOCK, num - i), None, rng)[0], weights)
+        for z, _ in self.generator.blocks(num, y, rng):
+            mean = self.generator.push(z, weights)
             pieces.append(decoder.draw(mean, row_noise(rng, mean.device).normal(*mean.shape)))
         return torch.cat(pieces)
 
