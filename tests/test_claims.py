@@ -21,6 +21,7 @@ from pt_flows.methods import DAEBM, ODEGAN, W1FE, W2FE, MinibatchW2FE
 from pt_flows.metrics import ExactWasserstein, GridKL, ModeCoverage
 from pt_flows.nets import MLPCritic, MLPGenerator, ResidualMLPGenerator, TimeMLPEnergy
 from pt_flows.nets.mlp import mlp
+from pt_flows.nets.noise import Layers
 from pt_flows.training.noise import generator_at
 from pt_flows.training.players import Critic, Energy, Generator
 from pt_flows.training.schedules import Schedule
@@ -125,7 +126,7 @@ def gaussian_flow(make: Any, steps: int, batch_size: int) -> list[tuple[float, f
     L.seed_everything(0, verbose=False)
     torch.set_num_threads(1)
     G = ResidualMLPGenerator(latent_std=1.0)
-    G.net = mlp(2, 2, width=1, depth=0, init_std=0.01)  # affine, as the exact flow is
+    G.net = Layers(*mlp(2, 2, width=1, depth=0, init_std=0.01))  # affine, as the exact flow is
     data, z, pairs = Toy2D("gaussian", batch_size=batch_size), torch.randn(20_000, 2), []
     target = Gaussian(data.law.mean, data.law.covariance)  # pyright: ignore[reportAttributeAccessIssue]
     start = float(gaussian_wasserstein2(Gaussian(torch.zeros(2), torch.eye(2)), target))
