@@ -15,6 +15,7 @@ from typing import Any
 import pt_flows
 from pt_flows.cli.errors import command_named
 from pt_flows.cli.failures import fail, interrupted, told
+from pt_flows.cli.shipped import with_recipes
 from pt_flows.errors import UserError
 from pt_flows.runs.signals import end_with_parent, ending_at_once, handled
 
@@ -47,6 +48,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows fit --help              all keys              pt-flows fit --config FILE --print_config   the whole config
   pt-flows fit --model.help W1FE   a method's arguments  pt-flows fit --data.help Toy2D              a data set's
 
+FILE of --config is a path, or the name of a recipe of the package: toy2d/w1_fe, mnist/w1_fe, ...
 CKPT is a checkpoint file, a run folder, or last / best of the newest run under runs/. --ckpt_path takes the same, and
 last / best are of the newest run with the same data, model and seed.
 """
@@ -80,6 +82,7 @@ def run(argv: Sequence[str]) -> None:
         print(USAGE, end="")
         return
     command, *words = argv
+    words = with_recipes(words)
     if command == "--version":
         print(f"pt-flows {pt_flows.__version__}")
     elif command == "fit" and asks_for_seeds(words):

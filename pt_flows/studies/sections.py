@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pt_flows.cli.shipped import recipe_file
 from pt_flows.errors import UserError
 from pt_flows.studies.options import seeds_in
 
@@ -107,6 +108,14 @@ def seeds(section: Section, key: str, value: Any) -> tuple[int, ...]:
         return tuple(seeds_in(given))
     except UserError as error:
         raise section.wrong(key, "seeds such as 0..4 or [0, 3, 7]", value, "Correct them") from error
+
+
+def recipe(section: Section, key: str, value: Any) -> Path:
+    """Read the path of a configuration, relative to the study file, or the name of a recipe of the package."""
+    word = text(section, key, value)
+    if word.endswith((".yaml", ".yml")) or (section.file.parent / word).exists():
+        return path(section, key, value)
+    return Path(recipe_file(word, f"{section.file}: {section.key}.{key}"))
 
 
 def path(section: Section, key: str, value: Any) -> Path:

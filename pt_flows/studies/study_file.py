@@ -11,7 +11,7 @@ import yaml
 from pt_flows.cli.given import check_yaml
 from pt_flows.errors import UserError
 from pt_flows.studies.options import flags
-from pt_flows.studies.sections import Reader, Section, count, list_of, mapping, path, positive, seeds, text
+from pt_flows.studies.sections import Reader, Section, count, list_of, mapping, path, positive, recipe, seeds, text
 from pt_flows.studies.space import Space, parsed_space, read_space
 
 Unit = Literal["iterations", "evaluations", "seconds"]
@@ -218,7 +218,7 @@ def read_study(file: Path) -> StudyFile:
 
 def arms_of(top: Section) -> dict[str, Arm]:
     """Read the arms, each with the changes and the data of all."""
-    common, data = top.get("changes", mapping, Section(top.file, "", {})), top.get("data", list_of(path), ())
+    common, data = top.get("changes", mapping, Section(top.file, "", {})), top.get("data", list_of(recipe), ())
     found: dict[str, Arm] = {}
     given = top.get("arms", mapping)
     for name in given.content:
@@ -228,7 +228,7 @@ def arms_of(top: Section) -> dict[str, Arm]:
         changes = arm.get("changes", mapping, Section(top.file, "", {}))
         found[name] = Arm(
             name,
-            (*arm.get("config", list_of(path)), *data),
+            (*arm.get("config", list_of(recipe)), *data),
             {**common.content, **changes.content},
             arm.content.get("sampler"),
             arm.get("tune", space_of, None),

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pt_flows.cli.shipped import recipe_file
 from pt_flows.compare.table import markdown
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
@@ -83,9 +84,10 @@ def tune(words: Sequence[str]) -> None:
         print(HELP, end="")
         return
     own, rest = taken(words, OPTIONS)
-    files = list(takewhile(lambda word: not word.startswith("-"), rest))
-    if not files:
+    named = list(takewhile(lambda word: not word.startswith("-"), rest))
+    if not named:
         raise UserError("tune: expected CONFIG first, got none. See pt-flows tune --help")
+    files = [recipe_file(word) for word in named]
     recipe_words = [word for file in files for word in ("--config", file)] + rest[len(files) :]
     for flag, advice in (("--seed_everything", "Use --seeds"), ("--ckpt_path", "Remove it")):
         if any(word.partition("=")[0] == flag for word in rest):
