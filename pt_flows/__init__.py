@@ -32,6 +32,7 @@ _HOMES = {
     "EnergyNet": "pt_flows.contracts",
     "DecoderNet": "pt_flows.contracts",
     "EncoderNet": "pt_flows.contracts",
+    "load": "pt_flows.evaluation.sharing",
     "sample": "pt_flows.samplers",
     "UserError": "pt_flows.errors",
 }

@@ -91,6 +91,10 @@ def opened(wanted: Path, settings: dict[str, Any]) -> tuple[Path, int]:
         UserError: It cannot be read, or is of another method.
     """
     checkpoint, saved = open_checkpoint(wanted)
+    if "without" in saved["pt_flows"]:
+        got = "an exported model, which cannot be trained further"
+        advice = f"To measure it: pt-flows evaluate {checkpoint.parent}"
+        raise UserError(f"--ckpt_path: expected a checkpoint, got {got}. {advice}")
     iteration = int(saved["pt_flows"]["iteration"])
     say(f"checkpoint: {checkpoint}, iteration {iteration}")
     if rank() > 0:

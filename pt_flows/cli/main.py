@@ -41,6 +41,8 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows density   CKPT                                                  DA-EBM: log-densities of test samples
   pt-flows ood       CKPT [--against FashionMNIST]                         energies: tell outliers from test samples
   pt-flows invert    CKPT --images DIR | --npz FILE [--out FILE.csv]       SimVAE: parameters of given observations
+  pt-flows export    CKPT --out DIR                                        weights, numbers and a card, to share
+  pt-flows push      DIR --to NAME/MODEL                                   upload an exported model to Hugging Face
   pt-flows check-method [CLASS] --config FILE [--KEY VALUE ...]            does a method of your own keep the contract?
   pt-flows upgrade   FILE | RUN [--out NEW]                                a configuration, checkpoint or run of 0.1
 
@@ -70,6 +72,8 @@ FUNCTIONS = {
     "invert": "pt_flows.evaluation.invert:invert",
     "neighbours": "pt_flows.evaluation.neighbours:neighbours",
     "geodesic": "pt_flows.evaluation.geodesic:geodesic",
+    "export": "pt_flows.evaluation.sharing:export",
+    "push": "pt_flows.evaluation.sharing:push",
     "prepare": "pt_flows.data.prepared:prepare",
     "upgrade": "pt_flows.runs.upgrade:upgrade",
 }

@@ -13,6 +13,7 @@ from pt_flows.errors import UserError
 from pt_flows.loop.describing import built
 from pt_flows.loop.method import Method
 from pt_flows.runs.checkpoint import find_checkpoint, open_checkpoint
+from pt_flows.runs.exported import WEIGHTS, is_exported
 from pt_flows.runs.folder import read_config, run_folder_of, say
 
 
@@ -56,7 +57,7 @@ def finished(ckpt: str | Path) -> FinishedRun:
     path, content = open_checkpoint(find_checkpoint(str(ckpt)))
     if str(path) != str(ckpt):
         say(f"checkpoint: {path}, iteration {content['pt_flows']['iteration']}")
-    folder = run_folder_of(path)
+    folder = path.parent if path.name == WEIGHTS and is_exported(path.parent) else run_folder_of(path)
     run = FinishedRun(path, method_of(path, content), folder)
     if isinstance(run.method, MapsLatents) and run.method.generator.moves_data:
         run.method.generator.start_from(cast(Any, run.data()).source)

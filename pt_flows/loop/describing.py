@@ -59,6 +59,7 @@ def built(content: dict[str, Any], path: Any, base: type[M], given: dict[str, An
         UserError: The checkpoint is of another class, or does not describe all arguments.
     """
     cls, arguments = described(content, path, base)
+    without = tuple(content["pt_flows"].get("without", ()))  # an exported model lacks what training alone needs
     try:
         method: Any = cls(**completed(cls, arguments, given))
     except (TypeError, ValueError, ArgumentError) as error:
@@ -67,7 +68,8 @@ def built(content: dict[str, Any], path: Any, base: type[M], given: dict[str, An
         lack = f"expected a description of all arguments of {cls.__name__}, got less ({reason})"
         raise UserError(f"{path}: {lack}. Call {cls.__name__}.load_from_checkpoint(path, generator=...)") from None
     method.on_load_checkpoint(content)
-    method.load_state_dict(content["state_dict"], strict=strict)
+    own = {name: value for name, value in method.state_dict().items() if name.startswith(without)} if without else {}
+    method.load_state_dict(own | content["state_dict"], strict=strict)
     if lost := [name for name in method.not_described if name.partition(".")[0] not in given]:
         rank_zero_warn(
             f"{path} does not describe its {', '.join(lost)}, so the defaults are used. To continue training, give "

@@ -55,6 +55,9 @@ class Method(Constructed, L.LightningModule, ABC):
     settles: ClassVar[bool] = False
     """Whether averaged weights equal the raw ones from some iteration on, because what draws is not trained further."""
 
+    training_state: ClassVar[tuple[str, ...]] = ()
+    """Names of the parts of the state that training alone needs, such as chains; exported models are without them."""
+
     minibatches_per_iteration: int = 1
     """Number of fresh minibatches that one iteration consumes; the data yield exactly that many."""
 

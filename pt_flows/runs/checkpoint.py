@@ -7,6 +7,7 @@ import torch
 
 from pt_flows.errors import UserError
 from pt_flows.formats import check_format
+from pt_flows.runs.exported import WEIGHTS, is_exported, read_exported
 from pt_flows.runs.folder import read_config, run_folder_of, say
 from pt_flows.runs.settings import DEFINING, differences, told, within
 
@@ -17,7 +18,9 @@ LATEST = ("last", "previous")
 def find_checkpoint(
     ckpt: str, root: Path = Path("runs"), experiment: str = "*", config: dict[str, Any] | None = None
 ) -> Path:
-    """Return the checkpoint that a word means: a file, a run folder, or `last` or `best` of the newest run.
+    """Return the checkpoint that a word means: a file, a run folder, an exported model, or `last` or `best`.
+
+    `last` and `best` are of the newest run.
 
     Args:
         ckpt: The word.
@@ -31,6 +34,8 @@ def find_checkpoint(
     if ckpt in ("last", "best"):
         return _newest(ckpt, root, experiment, config)
     path = Path(ckpt)
+    if is_exported(path):
+        return path / WEIGHTS
     if path.is_dir():
         if not _is_there(path, "last"):
             raise UserError(f"{path}: expected a run folder, got a folder without checkpoints/last.ckpt. Give another")
@@ -124,6 +129,8 @@ def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: Neither can be read.
     """
+    if path.name == WEIGHTS and is_exported(path.parent):
+        return path, read_exported(path.parent)
     try:
         content = read_checkpoint(path, of_any_version=True)
     except UserError as error:

@@ -45,6 +45,7 @@ class EnergyMethod(Method):
     """
 
     float32_only = True
+    training_state = ("buffer",)
     data_noise: float = 0.0
     """Standard deviation of noise on the data that is a part of the model, in data units."""
     denoise: bool = False

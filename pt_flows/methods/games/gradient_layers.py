@@ -69,6 +69,7 @@ class GradientLayers(WGANGP):
     """
 
     settles = True
+    training_state = ("points",)
 
     points: Tensor
 

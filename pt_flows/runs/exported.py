@@ -1,0 +1,145 @@
+"""Exported models: what draws from a method, without what trains it. Reading one runs no code from its files.
+
+DIR/
+model.safetensors   the weights, and the method's other tensors
+method.json         class and arguments of the method, its plain state, the hash of the weights
+config.yaml         the configuration of the run, without the paths of a machine
+evaluations/        numbers with their passports
+samples.png         samples, if there is a picture of them
+README.md           the model card
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pt_flows.errors import UserError
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "method.json"
+OWN = ("pt_flows", "torch.nn")
+"""Packages whose classes an exported model may name."""
+AVERAGE = ".ema.network."
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is an exported model."""
+    return (folder / DESCRIPTION).is_file()
+
+
+def write_exported(folder: Path, content: dict[str, Any], averaged: Collection[str], left_out: Collection[str]) -> None:
+    """Write the weights and the description of a method.
+
+    Args:
+        folder: The folder, which exists.
+        content: Content of a checkpoint.
+        averaged: Names of the players whose averaged weights replace the others; the rest lose their averages.
+        left_out: Parts of the state that training alone needs.
+    """
+    from safetensors.torch import save_file  # slow, and not every command needs it
+
+    state: dict[str, Any] = {
+        name: value for name, value in content["state_dict"].items() if not name.startswith(tuple(left_out))
+    }
+    averages = {name: value for name, value in state.items() if AVERAGE in name}
+    state = {name: value for name, value in state.items() if name not in averages}
+    for name, value in averages.items():
+        if name.partition(".")[0] in averaged:
+            state[name.replace(AVERAGE, ".network.")] = value
+    tensors = {name: value.clone().contiguous() for name, value in state.items() if isinstance(value, Tensor)}
+    save_file(tensors, folder / WEIGHTS)
+    arguments = {key: value for key, value in content["hyper_parameters"].items() if key != "_instantiator"}
+    description = {
+        "format": FORMAT,
+        "checkpoint": content["pt_flows"],
+        "method": _without_training(arguments, averaged),
+        "averaged": sorted(averaged),
+        "left_out": sorted(left_out),
+        "state": {name: value for name, value in state.items() if not isinstance(value, Tensor)},
+        "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def _without_training(arguments: dict[str, Any], averaged: Collection[str]) -> dict[str, Any]:
+    """Arguments of a method whose players have default optimizers, and averages only if they are exported."""
+    found = dict(arguments)
+    for name, value in arguments.items():
+        if isinstance(value, dict) and "network" in value:
+            found[name] = {key: inner for key, inner in value.items() if key != "optimizer"}
+            if name not in averaged:
+                found[name]["ema_decay"] = None
+    return found
+
+
+def read_exported(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
+    """Read an exported model as the content of a checkpoint that cannot be continued.
+
+    Args:
+        folder: The folder.
+        trusted: Packages beside this one whose classes may be built.
+
+    Raises:
+        UserError: A file is lost, damaged or of a newer version, or names a class of another package.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    told, weights = folder / DESCRIPTION, folder / WEIGHTS
+    try:
+        description = json.loads(told.read_text(encoding="utf-8"))
+        version = int(description["format"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(told, error) from error
+    if version > FORMAT:
+        raise UserError(
+            f"{told}: expected format {FORMAT} of exported models, got {version}. Update pt_flows to read it"
+        )
+    try:
+        method, digest = description["method"], hashlib.sha256(weights.read_bytes()).hexdigest()
+        check_classes(told, method, (*OWN, *trusted))
+        if digest != description["sha256"]:
+            raise SafetensorError("other content than exported")
+        state: dict[str, Any] = description["state"] | load_file(weights)
+        for name in description["averaged"]:
+            own = {key: value for key, value in state.items() if key.startswith(f"{name}.network.")}
+            state |= {key.replace(".network.", AVERAGE, 1): value.clone() for key, value in own.items()}
+        record = description["checkpoint"] | {"without": description["left_out"]}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(weights, error) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(told, error) from error
+    return {"pt_flows": record, "hyper_parameters": method, "state_dict": state}
+
+
+def _damaged(file: Path, error: Exception) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+    return UserError(f"{file}: expected a file of an exported model, got a damaged one ({reason}). Export it again")
+
+
+def check_classes(file: Path, description: Any, allowed: Collection[str]) -> None:
+    """Check that a description names classes of some packages alone.
+
+    Raises:
+        UserError: It names another class.
+    """
+    for path in _class_paths(description):
+        if not path.startswith(tuple(f"{package}." for package in allowed)):
+            package = path.partition(".")[0]
+            wanted = f"expected classes of {', '.join(allowed)}, got {path}"
+            raise UserError(f'{file}: {wanted}. If you trust it: pt_flows.load(..., trusted=["{package}"])')
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("class_path", "_class_path"):
+                yield str(inner)
+            yield from _class_paths(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _class_paths(inner)
