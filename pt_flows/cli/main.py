@@ -44,6 +44,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows export    CKPT --out DIR                                        weights, numbers and a card, to share
   pt-flows push      DIR --to NAME/MODEL                                   upload an exported model to Hugging Face
   pt-flows check-method [CLASS] --config FILE [--KEY VALUE ...]            does a method of your own keep the contract?
+  pt-flows doctor                                                          versions, devices, data, W&B, and problems
   pt-flows upgrade   FILE | RUN [--out NEW]                                a configuration, checkpoint or run of 0.1
 
   pt-flows --version               the version of this package
@@ -53,6 +54,8 @@ USAGE = """pt-flows: generative methods as discretised flows
 FILE of --config is a path, or the name of a recipe of the package: toy2d/w1_fe, mnist/w1_fe, ...
 CKPT is a checkpoint file, a run folder, or last / best of the newest run under runs/. --ckpt_path takes the same, and
 last / best are of the newest run with the same data, model and seed.
+
+Exit codes: 0 success, 1 a run or a check failed, 2 a mistake in the command or its files, 128 + n a stop by signal n.
 """
 
 
@@ -61,6 +64,9 @@ TRAINING = ("fit", "validate", "test", "fork")
 
 STUDIES = {"tune": "pt_flows.studies.tune:tune", "study": "pt_flows.studies.study:study"}
 """Commands that run others. Each takes its words."""
+
+CHECKS = {"check-method": "pt_flows.cli.check:check", "doctor": "pt_flows.cli.doctor:doctor"}
+"""Commands that train nothing to keep. Each takes its words."""
 
 FUNCTIONS = {
     "sample": "pt_flows.evaluation.sample:sample",
@@ -95,13 +101,13 @@ def run(argv: Sequence[str]) -> None:
         imported(STUDIES[command])(words)
     elif command in TRAINING:
         imported("pt_flows.cli.fit:train")(command, words)
-    elif command == "check-method":
-        imported("pt_flows.cli.check:check")(words)
+    elif command in CHECKS:
+        imported(CHECKS[command])(words)
     elif command in FUNCTIONS:
         function = imported(FUNCTIONS[command])
         imported("pt_flows.cli.functions:run_function")(command, function, words)
     else:
-        raise UserError(command_named(command, [*TRAINING, *STUDIES, *FUNCTIONS, "check-method"]))
+        raise UserError(command_named(command, [*TRAINING, *STUDIES, *CHECKS, *FUNCTIONS]))
 
 
 def asks_for_seeds(words: Sequence[str]) -> bool:
