@@ -799,3 +799,15 @@ def test_wandb_offline_records_everything_and_resumes_its_run(monkeypatch: pytes
         assert expected in shown, expected
     left = subprocess.run(["pgrep", "-f", f"{folder.name}|wandb-core.*{os.getpid()}"], capture_output=True, text=True)
     assert not left.stdout.strip()
+
+
+@pytest.mark.slow
+def test_quiet_prints_results_and_errors_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pt_flows"]
+    fit = ["fit", "--quiet", "--config", "toy2d/w1_fe", "--trainer.max_steps", "2", "--run.wandb", "disabled"]
+    small = ["--evaluation.num_samples", "50", "--trainer.accelerator", "cpu"]
+    done = subprocess.run([*command, *fit, *small], cwd=tmp_path, text=True, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    wrong = subprocess.run([*command, "sample", "nowhere", "--quiet"], cwd=tmp_path, text=True, capture_output=True)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: nowhere: expected a checkpoint")

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from pt_flows.callbacks.schedule import as_method
+from pt_flows.progress import is_quiet
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_TO_JUDGE, LONG = 20.0, 3600.0
@@ -26,7 +27,7 @@ class Progress(ProgressBar):
         self._start = (0, 0.0)
         self._last_line = 0.0
         self._judged = False
-        self._enabled = True
+        self._enabled = not is_quiet()
 
     def disable(self) -> None:
         """Hide the bar. The Trainer calls this on all processes but the first."""
@@ -34,7 +35,7 @@ class Progress(ProgressBar):
 
     def enable(self) -> None:
         """Show the bar."""
-        self._enabled = True
+        self._enabled = not is_quiet()
 
     @property
     def is_enabled(self) -> bool:

@@ -17,6 +17,7 @@ from pt_flows.cli.errors import command_named
 from pt_flows.cli.failures import fail, interrupted, told
 from pt_flows.cli.shipped import with_recipes
 from pt_flows.errors import UserError
+from pt_flows.progress import QUIET
 from pt_flows.runs.signals import end_with_parent, ending_at_once, handled
 
 USAGE = """pt-flows: generative methods as discretised flows
@@ -55,6 +56,7 @@ FILE of --config is a path, or the name of a recipe of the package: toy2d/w1_fe,
 CKPT is a checkpoint file, a run folder, or last / best of the newest run under runs/. --ckpt_path takes the same, and
 last / best are of the newest run with the same data, model and seed.
 
+--quiet, with any command, prints results and errors alone.
 Exit codes: 0 success, 1 a run or a check failed, 2 a mistake in the command or its files, 128 + n a stop by signal n.
 """
 
@@ -91,6 +93,9 @@ def run(argv: Sequence[str]) -> None:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return
+    if "--quiet" in argv:
+        os.environ[QUIET] = "1"
+        argv = [word for word in argv if word != "--quiet"]
     command, *words = argv
     words = with_recipes(words)
     if command == "--version":

@@ -26,6 +26,7 @@ import yaml
 
 from pt_flows.errors import UserError
 from pt_flows.files import remove_partials, replacing
+from pt_flows.progress import is_quiet
 
 RUN_DIR_VARIABLE = "PT_FLOWS_RUN_DIR"
 """Environment variable with the run folder, for the processes that Lightning launches."""
@@ -43,8 +44,8 @@ def rank() -> int:
 
 
 def say(text: str) -> None:
-    """Print to standard output, from the first process alone."""
-    if rank() == 0:
+    """Print a line about the work to standard output, from the first process alone, and not with --quiet."""
+    if rank() == 0 and not is_quiet():
         print(text, flush=True)
 
 
