@@ -58,6 +58,18 @@ def report(runs: list[str], out: str = "report.html", metric: str | None = None)
 
 def page(groups: Sequence[Group], criterion: Criterion, notes: Sequence[str]) -> str:
     """The whole document."""
+    return document(", ".join(group.name for group in groups), comparison(groups, criterion, notes))
+
+
+def document(title: str, body: str) -> str:
+    """An HTML document that fetches nothing."""
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f"{head}<title>{escape(title)}</title><style>{STYLE}</style>"
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+
+
+def comparison(groups: Sequence[Group], criterion: Criterion, notes: Sequence[str]) -> str:
+    """The table, the verdicts, the curves, and a section for every run."""
     key, members = criterion.key, [(group.name, run) for group in groups for run in group.runs]
     runs = {run.folder: run for _, run in members}
     names = ", ".join(group.name for group in groups)
@@ -68,15 +80,13 @@ def page(groups: Sequence[Group], criterion: Criterion, notes: Sequence[str]) ->
         figures[f"{key} against evaluations per sample, with 95 % intervals"] = against_sampling
     parts = [
         f"<h1>{escape(names)}</h1>",
-        f"<p>{len(runs)} runs, compared by {escape(str(criterion))}.</p>",
+        f"<p>{len(runs)} run{'s' * (len(runs) > 1)}, compared by {escape(str(criterion))}.</p>",
         html_table(shown(table(groups, criterion, None), key)),
         html_list([*verdicts(groups, criterion, 0.05), *notes]),
         *(picture(png(figure), caption) for caption, figure in figures.items()),
         *(section([name for name, other in members if other.folder == folder], run) for folder, run in runs.items()),
     ]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head, body = f"{head}<title>{escape(names)}</title><style>{STYLE}</style>", "\n".join(parts)
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    return "\n".join(parts)
 
 
 def section(names: Sequence[str], run: Run) -> str:

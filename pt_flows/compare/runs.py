@@ -143,13 +143,14 @@ def say_note(text: str) -> None:
     say(f"note: {text}")
 
 
-def find_runs(paths: Sequence[str], note: Note = say_note) -> list[Run]:
-    """Runs that have measured anything or have failed.
+def find_runs(paths: Sequence[str], note: Note = say_note, measured: bool = True) -> list[Run]:
+    """Runs that have measured anything or have failed, or all of them.
 
     Args:
         paths: Run folders, folders above them, patterns (`runs/*`), and W&B paths (entity/project/run). Other files and
             folders are skipped.
         note: Takes a sentence about everything that is skipped.
+        measured: Whether runs without any number are skipped.
 
     Raises:
         UserError: A path does not exist, or there is no run at all.
@@ -169,7 +170,7 @@ def find_runs(paths: Sequence[str], note: Note = say_note) -> list[Run]:
             except UserError as error:
                 skipped.append(f"{error}: skipped")
                 continue
-            if run.keys or run.failure:
+            if run.keys or run.failure or not measured:
                 runs[folder.resolve()] = run
             else:
                 skipped.append(f"{folder} has measured nothing yet: skipped")
