@@ -1,0 +1,165 @@
+r"""Fluctuation-dissipation relations: a monitor of stationarity, and rates that fall when a run has become stationary.
+
+    step of a player     x' = x - η d             d the direction that its optimizer really takes
+    identity             x·d - (η/2)‖d‖² = (‖x‖² - ‖x'‖²) / (2 η)              exact, for every step
+    stationary           E[x·d] = (η/2) E‖d‖²     O_L = x·d (dissipation),  O_R = (η/2)‖d‖² (fluctuation)
+    every `window` iterations since the last drop:  ratio = mean O_L / mean O_R over the later half of them
+    |ratio - 1| < tolerance for every player that moves   →   all rates × drop, and a new record
+
+Yaida 2019, Fluctuation-dissipation relations for stochastic gradient descent, ICLR, arXiv:1810.00004, has the relation of
+one player, the later half and the drop. Cao and Guo 2020, Approximation and convergence of GANs training: an SDE approach,
+arXiv:2006.02047, have relations of both players of a game. A critic of this package descends its loss, so its relation has
+the sign of the generator's.
+
+Departures: written from Yaida's released code and a derivation of the relations; the body of Cao and Guo was not
+available. Joint drops are ours. For SGD without momentum O_L and O_R are Yaida's. For other optimizers they are those of
+the actual step, as in the SASA family of tests; Yaida's code has another O_R for momentum, with the same expectation.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pt_flows.bounds import AtLeastTwo, Positive, PositiveFraction
+from pt_flows.training.rates import RateControl, Step, numbers
+
+
+class Record:
+    """O_L and O_R of one player: sums on the device for the present, numbers for the past.
+
+    Attributes:
+        totals: Sums of O_L and O_R from the start of the record to every end of a half window, beginning with zeros.
+        age: Iterations since the start of the record.
+        factor: Factor of the player's learning rate.
+        stationary: Whether the last check found the player stationary.
+        known: The last ratio at an end of a half window.
+    """
+
+    def __init__(self) -> None:
+        self.factor, self.stationary = 1.0, False
+        self.known: float | None = None
+        self.half: Tensor | None = None
+        self.row: Tensor | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin the record anew."""
+        self.totals, self.age, self.half = [(0.0, 0.0)], 0, None
+
+    def add(self, left: Tensor, right: Tensor) -> None:
+        """Add O_L and O_R of a step, two scalars."""
+        wide = torch.float32 if left.device.type == "mps" else torch.float64
+        now = torch.stack([left, right, torch.ones_like(left)]).to(wide)  # the last one counts steps
+        self.half = now if self.half is None else self.half.to(now.device) + now
+        self.row = now if self.row is None else self.row.to(now.device) + now
+
+    def close(self) -> None:
+        """End a half window."""
+        left, right, _ = (0.0, 0.0, 0.0) if self.half is None else numbers(self.half)
+        self.totals.append((self.totals[-1][0] + left, self.totals[-1][1] + right))
+        self.half = None
+        self.known = self.known if self.ratio is None else self.ratio
+
+    @property
+    def ratio(self) -> float | None:
+        """Mean O_L over mean O_R over the later half of the record; None if the player has not moved there."""
+        first, last = self.totals[(len(self.totals) - 1) // 2], self.totals[-1]
+        left, right = last[0] - first[0], last[1] - first[1]
+        return left / right if right > 0 else None
+
+    def report(self) -> dict[str, float]:
+        """Means of O_L and O_R since the last report, and what the record says."""
+        found = {"fdr_stationary": float(self.stationary)}
+        if self.row is not None:
+            left, right, num = self.row.tolist()
+            found |= {"fdr_left": left / num, "fdr_right": right / num}
+            self.row = None
+        return found if self.known is None else found | {"fdr_ratio": self.known}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The record as tensors and plain values."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the record."""
+        vars(self).update(state)
+        self.totals = [(float(left), float(right)) for left, right in self.totals]
+
+
+class FluctuationDissipation(RateControl):
+    """Monitors stationarity by fluctuation-dissipation relations, and lowers learning rates at it.
+
+    The ratio compares how much the norm of the parameters changes over the later half of the record with the length of
+    the path. Weight decay helps: without it, parameters may drift along directions that no loss bounds, and such a
+    player is never stationary.
+
+    Args:
+        window: Iterations between two checks; an odd number is rounded down.
+        tolerance: Largest |ratio - 1| at stationarity.
+        drop: Factor of the learning rate at stationarity; 1 only monitors.
+        per_player: Let each player's rate fall by its own relation, instead of all together when all are stationary.
+    """
+
+    def __init__(
+        self,
+        window: AtLeastTwo = 1000,
+        tolerance: Positive = 0.01,
+        drop: PositiveFraction = 0.1,
+        per_player: bool = False,
+    ) -> None:
+        super().__init__(per_player)
+        self.half_window, self.tolerance, self.drop = window // 2, tolerance, drop
+        self.records: dict[str, Record] = {}
+
+    def watch(self, optimizers: Any) -> None:
+        """Observe every step of these optimizers from now on."""
+        super().watch(optimizers)
+        self.records = {player: self.records.get(player) or Record() for player in optimizers}
+
+    def observe(self, player: str, step: Step) -> None:
+        """Add O_L and O_R of a step."""
+        left, right = step.x @ step.change, step.change @ step.change
+        self.records[player].add(left / -step.lr, right / (2 * step.lr))
+
+    def advance(self) -> None:
+        """Check the relations at the end of a window, and drop the rates."""
+        due = []
+        for record in self.records.values():
+            record.age += 1
+            if record.age % self.half_window == 0:
+                record.close()
+            if record.age % (2 * self.half_window) == 0:
+                ratio = record.ratio
+                record.stationary = ratio is not None and abs(ratio - 1) < self.tolerance
+                due.append(record)
+        moving = [record for record in due if record.ratio is not None]
+        stationary = [record for record in moving if record.stationary]
+        if self.per_player:
+            self.lower(stationary)
+        elif moving == stationary and moving:
+            self.lower(list(self.records.values()))
+
+    def lower(self, records: list[Record]) -> None:
+        """Lower rates, and begin their records anew."""
+        for record in records if self.drop < 1 else []:
+            record.factor *= self.drop
+            record.restart()
+
+    def factor(self, player: str) -> float:
+        """The product of the drops."""
+        return self.records[player].factor
+
+    def report(self) -> dict[str, float]:
+        """O_L, O_R, their ratio and the verdict of every player, beside the factors."""
+        told = {f"train/{k}_{player}": v for player, record in self.records.items() for k, v in record.report().items()}
+        return super().report() | told
+
+    def state_dict(self) -> dict[str, Any]:
+        """The records."""
+        return {player: record.state_dict() for player, record in self.records.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the records."""
+        for player, saved in state.items():
+            self.records.setdefault(player, Record()).load_state_dict(saved)
