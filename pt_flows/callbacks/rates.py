@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from pt_flows.errors import UserError
 from pt_flows.loop.method import Method
-from pt_flows.training.rates import RateControl
+from pt_flows.training.rates import RateControl, check_controllable
 
 
 class Rates(L.Callback):
@@ -37,12 +37,14 @@ class Rates(L.Callback):
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             got = type(trainer.strategy).__name__
             raise UserError(f"trainer.strategy: expected ddp with rates, which need whole parameters, got {got}")
-        if sum(isinstance(callback, Rates) for callback in cast(Any, trainer).callbacks) > 1:
-            raise UserError("rates: expected one control of learning rates, got several. Keep one of them")
         if isinstance(pl_module, Method) and pl_module.one_rate and self.control.per_player:
             name = type(pl_module).__name__
             wanted = f"expected false, because {name} moves all players by one step"
             raise UserError(f"rates.per_player: {wanted}, got true. Set it to false")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check the optimizers."""
+        check_controllable(optimizers_of(trainer, pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to watch. By now a checkpoint has been loaded."""

@@ -178,7 +178,8 @@ class Method(Constructed, L.LightningModule, ABC):
     def set_rates(self, progress: Progress) -> None:
         """Set the learning rate of every player for an iteration."""
         for name, player in self.players.items():
-            player.begin(progress, 1.0 if self.rates is None else self.rates.factor(name))
+            player.rate_factor = 1.0 if self.rates is None else self.rates.factor(name)
+            player.begin(progress)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Do nothing. The Evaluate callback measures generated samples once the loop ends."""

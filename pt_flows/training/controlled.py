@@ -1,11 +1,12 @@
 r"""One controlled learning rate for all parameters of a player, whatever its optimizer.
 
     step of a player     x' = x - η u d           η the full rate, d the direction that its optimizer really takes
-    one quadratic model  a = Σ cov(d, x) / Σ var(x),  S = Σ var(d),  m = ‖mean d‖² / (2 a)     (`training.moments`)
+    what is new in it    g = (d - μ d_previous) / (1 - μ)                        μ the optimizer's momentum
+    one quadratic model  a = Σ cov(g, x) / Σ var(x),  S = Σ var(g),  m = ‖mean g‖² / (2 a)     (`training.moments`)
     u ← β u + (1 - β) u*(a, m, S)                                                              (`functional.control`)
 
 Li, Tai, E 2017, arXiv:1511.06251, have one model for every coordinate (`training.optim.CSGD`). The sums over coordinates,
-and d in place of the gradient, are ours: for SGD without momentum they are the same.
+and g in place of the gradient, are ours. For SGD it is the gradient, with the rate of the motion it causes: η / (1 - μ).
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from pt_flows.bounds import Count
 from pt_flows.functional.control import controlled_rate
 from pt_flows.training.moments import WARM_UP, follow, model
-from pt_flows.training.rates import RateControl, Step, numbers
+from pt_flows.training.rates import RateControl, Step, momentum, numbers
 
 
 class ControlledRate(RateControl):
@@ -38,12 +39,20 @@ class ControlledRate(RateControl):
         moments = self.moments.setdefault(player, {})
         if "u" in moments and moments["u"].device != step.x.device:  # after a resume
             moments.update({key: value.to(step.x.device) for key, value in moments.items() if key != "step"})
-        follow(moments, step.change / -step.lr, step.x, torch.sum)
+        follow(moments, self.renewed(player, step.change / -step.lr), step.x, torch.sum)
         if "u" not in moments:
             moments["u"] = torch.ones_like(moments["beta"])
         if moments["step"] > WARM_UP:
             u = controlled_rate(*model(moments, torch.sum), step.lr / self.factor(player))
             moments["u"].lerp_(u, 1 - moments["beta"])
+
+    def renewed(self, player: str, d: Tensor) -> Tensor:
+        """The new part of a direction, whose noise does not depend on the steps before."""
+        mu, moments = momentum(self.optimizers[player]), self.moments[player]
+        if not mu:
+            return d
+        before, moments["d"] = moments.get("d", d), d
+        return (d - mu * before) / (1 - mu)
 
     def advance(self) -> None:
         """Adopt the present u as the factors."""

@@ -2,7 +2,9 @@ r"""Fluctuation-dissipation relations: a monitor of stationarity, and rates that
 
     step of a player     x' = x - η d             d the direction that its optimizer really takes
     identity             x·d - (η/2)‖d‖² = (‖x‖² - ‖x'‖²) / (2 η)              exact, for every step
-    stationary           E[x·d] = (η/2) E‖d‖²     O_L = x·d (dissipation),  O_R = (η/2)‖d‖² (fluctuation)
+    stationary           E[x·d] = (η/2) E‖d‖²
+    O_L (dissipation)    (1 - μ) x·d + μ η ‖d‖²                                μ the optimizer's momentum
+    O_R (fluctuation)    (1 + μ) (η/2) ‖d‖²
     every `window` iterations since the last drop:  ratio = mean O_L / mean O_R over the later half of them
     |ratio - 1| < tolerance for every player that moves   →   all rates × drop, and a new record
 
@@ -12,8 +14,10 @@ arXiv:2006.02047, have relations of both players of a game. A critic of this pac
 the sign of the generator's.
 
 Departures: written from Yaida's released code and a derivation of the relations; the body of Cao and Guo was not
-available. Joint drops are ours. For SGD without momentum O_L and O_R are Yaida's. For other optimizers they are those of
-the actual step, as in the SASA family of tests; Yaida's code has another O_R for momentum, with the same expectation.
+available. Joint drops are ours. Without momentum the relation is that of the actual step, as in the SASA family of tests,
+and for SGD it is Yaida's. With momentum, where d_t - μ d_{t-1} takes the place of Yaida's gradient, sums over steps are
+Yaida's but for one step at either end. His relation makes a tolerance mean the same with and without momentum, because
+(1 + μ) / (1 - μ) ‖d‖² is the squared length of the path of the motion that the gradients' noise causes.
 """
 
 from typing import Any
@@ -22,7 +26,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.bounds import AtLeastTwo, Positive, PositiveFraction
-from pt_flows.training.rates import RateControl, Step, numbers
+from pt_flows.training.rates import RateControl, Step, momentum, numbers
 
 
 class Record:
@@ -119,8 +123,9 @@ class FluctuationDissipation(RateControl):
 
     def observe(self, player: str, step: Step) -> None:
         """Add O_L and O_R of a step."""
-        left, right = step.x @ step.change, step.change @ step.change
-        self.records[player].add(left / -step.lr, right / (2 * step.lr))
+        left, right = step.x @ step.change / -step.lr, step.change @ step.change / (2 * step.lr)
+        mu = momentum(self.optimizers[player])
+        self.records[player].add((1 - mu) * left + 2 * mu * right, (1 + mu) * right)
 
     def advance(self) -> None:
         """Check the relations at the end of a window, and drop the rates."""

@@ -45,6 +45,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         clip_norm: Longest gradient; a longer one is scaled down. None for no bound.
 
     Attributes:
+        rate_factor: Factor of the learning rate beside the schedule, which a control of rates sets.
         penalty: Maps the parameters to a term that is added to every loss; None at first.
         gradient_norm: Norm of the last gradient before clipping, if it is measured or clipped.
     """
@@ -61,6 +62,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         clip_norm: Positive | None = None,
     ) -> None:
         super().__init__()
+        self.rate_factor = 1.0
         self.penalty: Callable[[Sequence[nn.Parameter]], Tensor] | None = None
         self.gradient_norm: Tensor | None = None
         self.role = type(self).__name__.lower()
@@ -137,16 +139,11 @@ class Player(Constructed, nn.Module, Generic[N]):
         """The parameters that the optimizer moves."""
         return [p for group in self.bound.param_groups for p in group["params"]]
 
-    def begin(self, progress: Progress, factor: float = 1.0) -> None:
-        """Set the learning rate of an iteration.
-
-        Args:
-            progress: The progress of the run, for the schedule.
-            factor: Another factor of the rate, which a control of rates chooses.
-        """
+    def begin(self, progress: Progress) -> None:
+        """Set the learning rate of an iteration."""
         if self.optimizer is None:
             return
-        factor *= self.lr_schedule(progress)
+        factor = self.lr_schedule(progress) * self.rate_factor
         for group, configured in zip(self.optimizer.param_groups, self._configured, strict=True):
             group["lr"] = configured["lr"] * factor
 

@@ -75,16 +75,7 @@ class RateControl(Constructed, ABC):
 
         Args:
             optimizers: The optimizers by the name of their player.
-
-        Raises:
-            UserError: There is none, or the steps of one are not proportional to its rate, or not known to be.
         """
-        if not optimizers:
-            raise UserError("rates: expected a player with an optimizer, got none. Omit rates")
-        for player, optimizer in optimizers.items():
-            if not steps_with_its_rate(optimizer):
-                wanted = "expected optimizers whose steps are proportional to their learning rate"
-                raise UserError(f"rates: {wanted}, got {type(optimizer).__name__} of {player}. Use SGD or Adam")
         self.optimizers = dict(optimizers)
         for player, optimizer in optimizers.items():
             self._hooks += [
@@ -108,9 +99,32 @@ class RateControl(Constructed, ABC):
             self.observe(player, Step(x, vector(optimizer).sub_(x), lr))
 
 
+def check_controllable(optimizers: Mapping[str, Optimizer]) -> None:
+    """Check that rates can be controlled.
+
+    Args:
+        optimizers: The optimizers by the name of their player.
+
+    Raises:
+        UserError: There is none, or the steps of one are not proportional to its rate, or not known to be.
+    """
+    if not optimizers:
+        raise UserError("rates: expected a player with an optimizer, got none. Omit rates")
+    for player, optimizer in optimizers.items():
+        if not steps_with_its_rate(optimizer):
+            wanted = "expected optimizers whose steps are proportional to their learning rate"
+            raise UserError(f"rates: {wanted}, got {type(optimizer).__name__} of {player}. Use SGD or Adam")
+
+
 def vector(optimizer: Optimizer) -> Tensor:
     """A copy of all parameters of an optimizer (P,)."""
     return torch.cat([p.detach().reshape(-1) for group in optimizer.param_groups for p in group["params"]])
+
+
+def momentum(optimizer: Optimizer) -> float:
+    """The momentum of an optimizer, or Adam's first decay; 0 if it tells none."""
+    group = optimizer.param_groups[0]
+    return float(group["momentum"] if "momentum" in group else group.get("betas", (0.0,))[0])
 
 
 def numbers(values: Tensor) -> list[float]:
