@@ -169,7 +169,7 @@ def test_groups_with_other_rates_are_parts_of_one_direction() -> None:
     torch.testing.assert_close(-step.change / step.lr, torch.tensor([1.0, 3.0], dtype=torch.float64))
 
 
-# ---------------------------------------------------------------------------------------------------------- stationarity
+# --------------------------------------------------------------------------------------------------------- stationarity
 
 
 def regression(optimizer: Any, copies: int = 40) -> tuple[Players, Callable[[], None]]:
@@ -260,7 +260,10 @@ def test_players_that_do_not_move_are_not_stationary_and_hold_nobody_back() -> N
     moves, rests = parameter(0.0), parameter(1.0)
     players = {"moves": torch.optim.SGD([moves], lr=0.1), "rests": torch.optim.SGD([rests], lr=0.1)}
     control = FluctuationDissipation(window=10, tolerance=2.0)
-    turn = lambda: (descend(players["moves"], noise(1) + moves.data), descend(players["rests"], torch.zeros(1).double()))
+    turn = lambda: (
+        descend(players["moves"], noise(1) + moves.data),
+        descend(players["rests"], torch.zeros(1).double()),
+    )
     factors = train(control, players, turn, 10)  # pyright: ignore[reportArgumentType]
     assert factors[-1] == control.factor("rests") == pytest.approx(0.1)
     assert control.report()["train/fdr_stationary_rests"] == 0
@@ -290,7 +293,7 @@ def test_a_bilinear_game_runs_away_or_stays_by_its_order_of_moves() -> None:
         assert float(theta.data.square() + omega.data.square()) == pytest.approx(wanted, abs=2e-3)
 
 
-# -------------------------------------------------------------------------------------------------------- optimal control
+# ------------------------------------------------------------------------------------------------------ optimal control
 
 
 def test_the_optimal_rate_beats_every_constant_rate_on_a_noisy_quadratic() -> None:
@@ -376,7 +379,10 @@ def test_controlled_momentum_lowers_its_momentum_in_noise() -> None:
 
 
 def test_controlled_optimizers_begin_as_sgd_and_continue_exactly() -> None:
-    for cls, twin in ((CSGD, partial(torch.optim.SGD, lr=0.1)), (CMSGD, partial(torch.optim.SGD, lr=0.1, momentum=0.9))):
+    for cls, twin in (
+        (CSGD, partial(torch.optim.SGD, lr=0.1)),
+        (CMSGD, partial(torch.optim.SGD, lr=0.1, momentum=0.9)),
+    ):
         torch.testing.assert_close(quadratic(cls, 1.0, 1.0, WARM_UP)[1], quadratic(twin, 1.0, 1.0, WARM_UP)[1])
         torch.manual_seed(0)
         a, b = parameter(1.0, 2.0), parameter(1.0, 2.0)
@@ -399,7 +405,10 @@ def test_one_controlled_rate_for_all_parameters_lowers_the_error(optimizer: Any)
         torch.manual_seed(0)
         x = parameter(*[5.0] * 20)
         player, errors = optimizer([x], lr=0.2), []
-        turn = lambda x=x, p=player, e=errors: (descend(p, 2 * x.data + 2 * noise(20)), e.append(x.data.square().mean()))
+        turn = lambda x=x, p=player, e=errors: (
+            descend(p, 2 * x.data + 2 * noise(20)),
+            e.append(x.data.square().mean()),
+        )
         factors = train(control, {"x": player}, turn, 800)  # pyright: ignore[reportArgumentType]
         assert all(0 < factor <= 1 for factor in factors)
         late[name] = float(sum(errors[-100:])) / 100
@@ -418,7 +427,7 @@ def test_the_smallest_controlled_rate_may_serve_all_players() -> None:
         assert control.factor("calm") == (pytest.approx(1.0) if per_player else control.factor("noisy"))
 
 
-# --------------------------------------------------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta"])
@@ -442,7 +451,9 @@ class Restless(torch.optim.Optimizer):
 @pytest.mark.parametrize("optimizer", [torch.optim.Rprop, torch.optim.ASGD, torch.optim.LBFGS, Restless])
 def test_other_optimizers_are_refused(optimizer: Any) -> None:
     player = optimizer([parameter(1.0, -2.0)])
-    message = rf"rates: expected optimizers whose steps are proportional to .*, got {optimizer.__name__} of critic\. Use"
+    message = (
+        rf"rates: expected optimizers whose steps are proportional to .*, got {optimizer.__name__} of critic\. Use"
+    )
     with pytest.raises(UserError, match=message):
         check_controllable({"generator": SGD([parameter(1.0)]), "critic": player})
     with pytest.raises(UserError, match="expected a player with an optimizer, got none"):

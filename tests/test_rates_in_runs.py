@@ -1,4 +1,4 @@
-"""Controls of learning rates in runs: every method, other modules, resumed runs, several processes, the command line."""
+"""Controls of learning rates in runs: every method, other modules, resuming, two processes, the command line."""
 
 import csv
 from functools import partial
@@ -36,7 +36,7 @@ def controlled(
 
 
 def told(runner: L.Trainer) -> dict[str, float]:
-    """What the control has logged in the last row."""
+    """Numbers of the control in the last row of the log."""
     row = {key: float(value) for key, value in runner.callback_metrics.items()}
     return {key: value for key, value in row.items() if "fdr" in key or "rate_factor" in key}
 
@@ -63,7 +63,9 @@ def test_every_method_can_be_monitored_and_controlled(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["WGANGP", "ODEGAN", "PCD"])
 def test_rates_do_not_depend_on_the_size_of_blocks(name: str) -> None:
-    runs = [controlled(name, control, 6, block)[0] for block in (1, 3) for control in (Always(), ControlledRate(2, False))]
+    runs = [
+        controlled(name, control, 6, block)[0] for block in (1, 3) for control in (Always(), ControlledRate(2, False))
+    ]
     assert torch.equal(weights(runs[0]), weights(runs[2]))
     assert torch.equal(weights(runs[1]), weights(runs[3]))
 
@@ -124,7 +126,7 @@ def test_two_processes_drop_together(control: Any, monkeypatch: pytest.MonkeyPat
     assert "train/rate_factor_critic" in told(runner)
 
 
-# ------------------------------------------------------------------------------------------------------- other modules
+# -------------------------------------------------------------------------------------------------------- other modules
 
 
 class Regression(L.LightningModule):
@@ -216,7 +218,7 @@ def test_ratios_of_another_module_come_to_one() -> None:
     assert row["train/fdr_ratio_optimizer_1"] == pytest.approx(1, abs=0.05)
 
 
-# --------------------------------------------------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------------------------------------------------------- mistakes
 
 
 def test_mistakes_are_told_in_a_sentence() -> None:

@@ -5,8 +5,8 @@ r"""One controlled learning rate for all parameters of a player, whatever its op
     one quadratic model  a = Σ cov(g, x) / Σ var(x),  S = Σ var(g),  m = ‖mean g‖² / (2 a)     (`training.moments`)
     u ← β u + (1 - β) u*(a, m, S)                                                              (`functional.control`)
 
-Li, Tai, E 2017, arXiv:1511.06251, have one model for every coordinate (`training.optim.CSGD`). The sums over coordinates,
-and g in place of the gradient, are ours. For SGD it is the gradient, with the rate of the motion it causes: η / (1 - μ).
+Li, Tai, E 2017, arXiv:1511.06251, have one model for every coordinate (`training.optim.CSGD`). The sums over
+coordinates, and g in place of the gradient, are ours. For SGD without momentum g is the gradient.
 """
 
 from typing import Any

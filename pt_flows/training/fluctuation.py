@@ -6,18 +6,18 @@ r"""Fluctuation-dissipation relations: a monitor of stationarity, and rates that
     O_L (dissipation)    (1 - μ) x·d + μ η ‖d‖²                                μ the optimizer's momentum
     O_R (fluctuation)    (1 + μ) (η/2) ‖d‖²
     every `window` iterations since the last drop:  ratio = mean O_L / mean O_R over the later half of them
-    |ratio - 1| < tolerance for every player that moves   →   all rates × drop, and a new record
+    |ratio - 1| < tolerance for every player that moves  →  all rates × drop, and a new record
 
-Yaida 2019, Fluctuation-dissipation relations for stochastic gradient descent, ICLR, arXiv:1810.00004, has the relation of
-one player, the later half and the drop. Cao and Guo 2020, Approximation and convergence of GANs training: an SDE approach,
-arXiv:2006.02047, have relations of both players of a game. A critic of this package descends its loss, so its relation has
-the sign of the generator's.
+Yaida 2019, Fluctuation-dissipation relations for stochastic gradient descent, ICLR, arXiv:1810.00004, has the relation
+of one player, the later half and the drop. Cao and Guo 2020, Approximation and convergence of GANs training: an SDE
+approach, arXiv:2006.02047, have relations of both players of a game. A critic of this package descends its loss, so its
+relation has the sign of the generator's.
 
-Departures: written from Yaida's released code and a derivation of the relations; the body of Cao and Guo was not
-available. Joint drops are ours. Without momentum the relation is that of the actual step, as in the SASA family of tests,
-and for SGD it is Yaida's. With momentum, where d_t - μ d_{t-1} takes the place of Yaida's gradient, sums over steps are
-Yaida's but for one step at either end. His relation makes a tolerance mean the same with and without momentum, because
-(1 + μ) / (1 - μ) ‖d‖² is the squared length of the path of the motion that the gradients' noise causes.
+Departures: written from a description of Yaida's released code and a derivation of the relations; the body of Cao and
+Guo was not available. Joint drops are ours. Without momentum the relation is that of the actual step, as in the SASA
+tests, and for SGD it is Yaida's. With momentum, sums over steps are Yaida's, with d_t - μ d_{t-1} in the place of his
+gradient, up to one step at either end. So a tolerance means the same with and without momentum: (1 + μ) / (1 - μ) ‖d‖²
+is the squared length of the slow motion that noise causes.
 """
 
 from typing import Any

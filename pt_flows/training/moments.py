@@ -5,8 +5,8 @@
     a = cov(g, x) / var(x),   S = var(g),   m = mean(g)² / (2 a)          (`pt_flows.functional.control`)
     β ← β_min + (β_max - β_min) var(g) / (mean(g)² + var(g))              long memory where noise dominates
 
-Ours: m is the height of the quadratic at the mean of x. An implementation in public adds var(g) to mean(g)², after which
-a rate below 1 / a is never lowered.
+Ours: m is the height of the quadratic at the mean of x. A public implementation adds var(g) to mean(g)². Then a rate
+below 1 / a is never lowered.
 """
 
 from collections.abc import Callable, MutableMapping
@@ -20,9 +20,9 @@ SHORTEST, LONGEST = 0.9, 0.99
 """β_min and β_max."""
 
 Moments = MutableMapping[str, Tensor]
-"""`mean_g` and `mean_x` like the gradient; `var_g`, `var_x`, `cov` and `beta` like the totals; `step`, a count on the CPU."""
+"""`mean_g` and `mean_x` like the gradient; `var_g`, `var_x`, `cov`, `beta` like the totals; `step`, on the CPU."""
 Total = Callable[[Tensor], Tensor]
-"""Sum over the coordinates that share one model: `torch.sum` for one model of all, `each` for one of every coordinate."""
+"""Sum over the coordinates that share a model: `torch.sum` if all share one, `each` if every one has its own."""
 
 
 def each(values: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class CSGD(Controlled):
     """
 
     def move(self, x: Tensor, g: Tensor, state: Moments, eta: float) -> None:
-        """x ← x - η u g."""
+        """Take the step -η u g."""
         x.addcmul_(self.smoothed(state, "u", 1.0, controlled_rate, eta), g, value=-float(eta))
 
 
@@ -88,7 +88,7 @@ class CMSGD(Controlled):
     """
 
     def move(self, x: Tensor, g: Tensor, state: Moments, eta: float) -> None:
-        """v ← μ v + g, x ← x - η v."""
+        """Take the step -η v, with v ← μ v + g."""
         if "v" not in state:
             state["v"] = torch.zeros_like(x)
         v = state["v"].mul_(self.smoothed(state, "mu", 0.9, controlled_momentum, eta)).add_(g)
