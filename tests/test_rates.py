@@ -415,6 +415,20 @@ def test_one_controlled_rate_for_all_parameters_lowers_the_error(optimizer: Any)
     assert late["controlled"] < late["plain"] / 4
 
 
+@pytest.mark.parametrize("control", [FluctuationDissipation(4, 1e9, drop=1.0), ControlledRate(2)])
+def test_a_step_that_is_not_finite_is_forgotten(control: RateControl) -> None:
+    """A method that rolls back continues from its last good state."""
+    torch.manual_seed(0)
+    x = parameter(1.0, 2.0)
+    player = torch.optim.SGD([x], lr=0.1)
+    for gradient in [torch.full((2,), torch.nan).double()] + [x.data] * 40:
+        train(control, {"x": player}, lambda g=gradient: descend(player, g.clone()), 1)
+        x.data.nan_to_num_(1.0)
+    assert 0 < control.factor("x") <= 1
+    told = {"train/fdr_stationary_x": 1.0} if isinstance(control, FluctuationDissipation) else {}
+    assert told.items() <= control.report().items()
+
+
 def test_the_smallest_controlled_rate_may_serve_all_players() -> None:
     torch.manual_seed(0)
     for per_player in (True, False):

@@ -108,7 +108,7 @@ def test_a_control_begins_on_a_checkpoint_without_one_and_may_be_left_out(tmp_pa
     module, runner = controlled("WGANGP", Always(), 4, ckpt_path=tmp_path / "a.ckpt")
     assert told(runner)["train/rate_factor_generator"] == 0.5
     runner.save_checkpoint(tmp_path / "b.ckpt")
-    with pytest.raises(UserError, match=r"rates: expected the control of the checkpoint, got ControlledRate\. Start"):
+    with pytest.warns(UserWarning, match=r"has the state of FluctuationDissipation, so ControlledRate begins afresh"):
         controlled("WGANGP", ControlledRate(), 6, ckpt_path=tmp_path / "b.ckpt")
     again = type(module).load_from_checkpoint("b.ckpt")
     assert torch.equal(weights(again), weights(module))

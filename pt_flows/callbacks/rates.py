@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from pt_flows.errors import UserError
@@ -85,20 +86,16 @@ class Rates(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the control, and the batches so far."""
-        return {"control": self.control.state_dict(), "num_batches": self._num_batches}
+        kind, state = type(self.control).__name__, self.control.state_dict()
+        return {"kind": kind, "control": state, "num_batches": self._num_batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore both.
-
-        Raises:
-            UserError: The checkpoint is of another control.
-        """
-        try:
-            self.control.load_state_dict(state_dict["control"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            wanted = f"expected the control of the checkpoint, got {type(self.control).__name__}"
-            raise UserError(f"rates: {wanted}. Start a new run for another one") from error
+        """Restore both. Another control than that of the checkpoint begins afresh, with a note."""
         self._num_batches = int(state_dict["num_batches"])
+        if (kind := type(self.control).__name__) == state_dict["kind"]:
+            self.control.load_state_dict(state_dict["control"])
+        else:
+            rank_zero_warn(f"the checkpoint has the state of {state_dict['kind']}, so {kind} begins afresh")
 
 
 def optimizers_of(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Optimizer]:

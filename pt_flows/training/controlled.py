@@ -9,6 +9,7 @@ Li, Tai, E 2017, arXiv:1511.06251, have one model for every coordinate (`trainin
 coordinates, and g in place of the gradient, are ours. For SGD without momentum g is the gradient.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -55,11 +56,16 @@ class ControlledRate(RateControl):
         return (d - mu * before) / (1 - mu)
 
     def advance(self) -> None:
-        """Adopt the present u as the factors."""
+        """Adopt the present u as the factors. After a step that was not finite the moments begin anew."""
         self.age += 1
-        if self.age % self.every_n_iterations == 0 and self.moments:
-            values = torch.stack([moments["u"].float() for moments in self.moments.values()])
-            self.factors = dict(zip(self.moments, numbers(values), strict=True))
+        if self.age % self.every_n_iterations or not self.moments:
+            return
+        values = [torch.stack([moments["u"], moments["var_g"] + moments["var_x"]]) for moments in self.moments.values()]
+        for player, (u, spread) in zip(list(self.moments), numbers(torch.stack(values)), strict=True):
+            if math.isfinite(spread):
+                self.factors[player] = u
+            else:
+                del self.moments[player]
 
     def factor(self, player: str) -> float:
         """u, or the smallest u of all players."""

@@ -20,6 +20,7 @@ gradient, up to one step at either end. So a tolerance means the same with and w
 is the squared length of the slow motion that noise causes.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -59,8 +60,11 @@ class Record:
         self.row = now if self.row is None else self.row.to(now.device) + now
 
     def close(self) -> None:
-        """End a half window."""
+        """End a half window. After a step that was not finite the record begins anew."""
         left, right, _ = (0.0, 0.0, 0.0) if self.half is None else numbers(self.half)
+        if not (math.isfinite(left) and math.isfinite(right)):
+            self.restart()
+            return
         self.totals.append((self.totals[-1][0] + left, self.totals[-1][1] + right))
         self.half = None
         self.known = self.known if self.ratio is None else self.ratio
@@ -134,7 +138,7 @@ class FluctuationDissipation(RateControl):
             record.age += 1
             if record.age % self.half_window == 0:
                 record.close()
-            if record.age % (2 * self.half_window) == 0:
+            if record.age and record.age % (2 * self.half_window) == 0:
                 ratio = record.ratio
                 record.stationary = ratio is not None and abs(ratio - 1) < self.tolerance
                 due.append(record)

@@ -127,6 +127,6 @@ def momentum(optimizer: Optimizer) -> float:
     return float(group["momentum"] if "momentum" in group else group.get("betas", (0.0,))[0])
 
 
-def numbers(values: Tensor) -> list[float]:
+def numbers(values: Tensor) -> list[Any]:
     """Numbers of the device, equal on all ranks to the last bit."""
     return mean_over_ranks([values])[0].tolist()
