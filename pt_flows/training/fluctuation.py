@@ -59,15 +59,15 @@ class Record:
         self.half = now if self.half is None else self.half.to(now.device) + now
         self.row = now if self.row is None else self.row.to(now.device) + now
 
-    def close(self) -> None:
-        """End a half window. After a step that was not finite the record begins anew."""
+    def close(self) -> bool:
+        """End a half window, and return whether all of its steps were finite."""
         left, right, _ = (0.0, 0.0, 0.0) if self.half is None else numbers(self.half)
         if not (math.isfinite(left) and math.isfinite(right)):
-            self.restart()
-            return
+            return False
         self.totals.append((self.totals[-1][0] + left, self.totals[-1][1] + right))
         self.half = None
         self.known = self.known if self.ratio is None else self.ratio
+        return True
 
     @property
     def ratio(self) -> float | None:
@@ -132,22 +132,23 @@ class FluctuationDissipation(RateControl):
         self.records[player].add((1 - mu) * left + 2 * mu * right, (1 + mu) * right)
 
     def advance(self) -> None:
-        """Check the relations at the end of a window, and drop the rates."""
-        due = []
-        for record in self.records.values():
+        """Check the relations at the end of a window, and drop the rates. Steps that are not finite are forgotten."""
+        records = list(self.records.values())
+        for record in records:
             record.age += 1
-            if record.age % self.half_window == 0:
-                record.close()
-            if record.age and record.age % (2 * self.half_window) == 0:
-                ratio = record.ratio
-                record.stationary = ratio is not None and abs(ratio - 1) < self.tolerance
-                due.append(record)
+        lost = [record for record in records if record.age % self.half_window == 0 and not record.close()]
+        for record in lost if self.per_player or not lost else records:
+            record.restart()
+        due = [record for record in records if record.age and record.age % (2 * self.half_window) == 0]
+        for record in due:
+            ratio = record.ratio
+            record.stationary = ratio is not None and abs(ratio - 1) < self.tolerance
         moving = [record for record in due if record.ratio is not None]
         stationary = [record for record in moving if record.stationary]
         if self.per_player:
             self.lower(stationary)
         elif moving == stationary and moving:
-            self.lower(list(self.records.values()))
+            self.lower(records)
 
     def lower(self, records: list[Record]) -> None:
         """Lower rates, and begin their records anew."""
