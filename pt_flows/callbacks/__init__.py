@@ -8,6 +8,7 @@ from pt_flows.callbacks.flow import FlowPicture
 from pt_flows.callbacks.performance import Performance
 from pt_flows.callbacks.pictures import Pictures
 from pt_flows.callbacks.progress import Progress
+from pt_flows.callbacks.rates import Rates
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -19,4 +20,5 @@ __all__ = [
     "Performance",
     "Pictures",
     "Progress",
+    "Rates",
 ]

@@ -19,7 +19,7 @@ from pt_flows.errors import UserError
 from pt_flows.loop.method import Method
 from pt_flows.testing import Report, check_method, check_network, check_sampler
 
-UNUSED = ("trainer", "pictures", "checkpoints", "run", "seed_everything", "perf", "ckpt_path")
+UNUSED = ("trainer", "pictures", "checkpoints", "rates", "run", "seed_everything", "perf", "ckpt_path")
 """Keys of `fit` that its configuration files may have, and that no check needs."""
 
 

@@ -50,8 +50,7 @@ class Clock(L.Callback):
         passed = after // interval * interval
         row = (passed if passed > before else after) - 1
         trainer.fit_loop.epoch_loop._batches_that_stepped = row
-        for player in method.players.values():
-            player.begin(Progress(row, trainer.max_steps))
+        method.set_rates(Progress(row, trainer.max_steps))
 
 
 def synchronises_batch_norm(trainer: L.Trainer) -> bool:

@@ -70,7 +70,7 @@ class ODEGAN(Method):
     """
 
     alive: Tensor
-    float32_only = True
+    float32_only = one_rate = True
     channels_last = False  # networks are evaluated at pieces of flat vectors
 
     def __init__(
@@ -190,7 +190,7 @@ class ODEGAN(Method):
     @property
     def h(self) -> float:
         """Step size of this iteration."""
-        return self.step_size(self.progress)
+        return self.critic.lr  # one with the rate of the optimizer, whatever else scales it
 
     @torch.no_grad()
     def follow(self, slope: Tensor, buffers: Buffers) -> None:
