@@ -25,7 +25,7 @@ SHORT = {"num_steps": 3, "step_size": 0.05}
 
 
 class OwnNoise(Direct):
-    """Noise that does not come from `rng`."""
+    """Noise from elsewhere than `rng`."""
 
     def sample(self, num: int, y: Tensor | None = None, rng: torch.Generator | None = None) -> Tensor:
         """Add it."""
