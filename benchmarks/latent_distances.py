@@ -2,9 +2,8 @@
 
     python benchmarks/latent_distances.py [--cases pendulum,arm,mnist] [--seeds 0,1,2] [--out runs/latent_distances]
 
-It trains an IWAE with two latents for every case and seed, and then calls `pt-flows geodesic` for 100 pairs, and for the
-first seed also for one. Runs and tables that exist in `--out` are not made again. Pictures of the first seed are copied to
-`--pictures`.
+It trains an IWAE with two latents for every case and seed, and then calls `pt-flows geodesic` for 100 pairs. Runs and
+tables that exist in `--out` are not made again. Pictures of seed 0 are copied to `--pictures`.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Data of motions for benchmarks/latent_distances.py: pictures of a pendulum, and joint angles of a robot arm.
 
-Chen et al. 2018, arXiv:1711.01204, have 15,000 pictures of 16x16 pixels with noise 0.05, and an arm with six joints that
-follows a circle of 0.4 m in 6,284 steps, with noise 0.03. How the pendulum is drawn, and the links of the arm, are ours.
+Chen et al. 2018, arXiv:1711.01204, have 15,000 pictures of 16x16 pixels with noise 0.05, and an arm with six joints
+that follows a circle of 0.4 m in 6,284 steps, with noise 0.03. How the pendulum is drawn, and the links and the plane
+of the arm, are ours.
 """
 
 import math
@@ -87,18 +88,15 @@ class RobotArm(Motion):
         """Least moves of the joints from step to step, by the pseudo-inverse of the Jacobian."""
         links = torch.tensor(LINKS, dtype=torch.float64)
         q, found = torch.tensor([1.2, -0.6, -0.6, -0.5, -0.4, -0.3], dtype=torch.float64), []
-        times = torch.arange(2 * STEPS, dtype=torch.float64) * (2 * math.pi / STEPS)
+        times = torch.arange(-200, STEPS, dtype=torch.float64).clamp_min(0) * (2 * math.pi / STEPS)
         ends = torch.tensor(CENTRE) + RADIUS * torch.stack([times.cos(), times.sin()], 1)
-        for end in ends:  # the first round is the way to the circle
-            for _ in range(3):
-                heading = q.cumsum(0)
-                ahead = torch.stack([links * heading.cos(), links * heading.sin()])
-                J = torch.stack([-ahead[1].flip(0).cumsum(0).flip(0), ahead[0].flip(0).cumsum(0).flip(0)])
-                gap = end - ahead.sum(1)
-                if float(gap.norm()) < 1e-6:
-                    break
-                gap = gap * min(1.0, 0.05 / float(gap.norm()))
-                q = q + J.T @ torch.linalg.solve(J @ J.T + 1e-6 * torch.eye(2, dtype=J.dtype), gap)
+        for end in ends:  # the first 200 steps lead to the circle
+            heading = q.cumsum(0)
+            ahead = torch.stack([links * heading.cos(), links * heading.sin()])
+            J = torch.stack([-ahead[1].flip(0).cumsum(0).flip(0), ahead[0].flip(0).cumsum(0).flip(0)])
+            gap = end - ahead.sum(1)
+            gap = gap * min(1.0, 0.05 / max(float(gap.norm()), 1e-12))
+            q = q + J.T @ torch.linalg.solve(J @ J.T + 1e-6 * torch.eye(2, dtype=J.dtype), gap)
             found.append(q)
-        clean = torch.stack(found[STEPS:]).float()
+        clean = torch.stack(found[-STEPS:]).float()
         return clean + 0.03 * torch.randn(clean.shape, generator=generator_at("cpu", "arm"))
