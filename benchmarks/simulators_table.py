@@ -51,10 +51,18 @@ def main() -> None:
         own = numbers(config.parent)
         if "mig" in own:
             groups.setdefault((simulator, target), []).append(own)
-    print(
-        "| simulator | encoder | runs | gap | of a perfect inverse | paper: gap | paper: truth | R² | resimulated error |"
+    header = (
+        "simulator",
+        "encoder",
+        "runs",
+        "gap",
+        "of a perfect inverse",
+        "paper: gap",
+        "paper: truth",
+        "R²",
+        "error",
     )
-    print("| --- | --- |" + " ---: |" * 7)
+    print(f"| {' | '.join(header)} |\n| --- | --- |{' ---: |' * 7}")
     for (simulator, target), runs in groups.items():
         cells = [told(runs, "mig"), told(runs, "mig_truth"), *PAPER[simulator], told(runs, "r2")]
         kind = "regression" if target == "latent" else "through the decoder"
