@@ -74,12 +74,7 @@ def test_recipe_trains(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elif recipe.stem.startswith("trained_"):
         write_digits(Path("digits"))
         monkeypatch.setenv("PT_FLOWS_DATA", "digits")
-        layers = [
-            "--data.simulator.checkpoint",
-            str(ROOT / "tests/checkpoints/0.2/wgan_gp.ckpt"),
-            "--data.num_pairs",
-            "9",
-        ]
+        layers = ["--data.simulator.checkpoint", trained_base(recipe), "--data.num_pairs", "9"]
     arguments += ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]
     arguments += ["--evaluation.metrics", "[]"] if images else ["--evaluation.num_samples", "20"]
     assert main(["fit", "--config", str(recipe), *layers, *arguments]) == 0
