@@ -36,6 +36,16 @@ def name(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
+def trained_base(recipe: Path) -> str:
+    """A trained GAN for a recipe that distils one: a saved one of toys, or one of digits of the same latents."""
+    if recipe.stem == "trained_toy":
+        return str(ROOT / "tests/checkpoints/0.2/wgan_gp.ckpt")
+    base = ROOT / "configs/mnist/wgan_gp.yaml"
+    few = ["--trainer.max_steps", "1", "--run.root", "base", "--evaluation.metrics", "[]"]
+    assert main(["fit", "--config", str(base), *small(base), *few, "--trainer.accelerator", "cpu"]) == 0
+    return str(next(Path("base").glob("*/*")))
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
 def test_recipe_parses_and_says_what_it_is(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert recipe.read_text().startswith("# ")
@@ -61,6 +71,10 @@ def test_recipe_trains(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elif recipe.parent.name in ("digits", "mnist"):
         write_digits(Path("digits"))
         monkeypatch.setenv("PT_FLOWS_DATA", "digits")
+    elif recipe.stem.startswith("trained_"):
+        write_digits(Path("digits"))
+        monkeypatch.setenv("PT_FLOWS_DATA", "digits")
+        layers = ["--data.simulator.checkpoint", trained_base(recipe), "--data.num_pairs", "9"]
     arguments += ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]
     arguments += ["--evaluation.metrics", "[]"] if images else ["--evaluation.num_samples", "20"]
     assert main(["fit", "--config", str(recipe), *layers, *arguments]) == 0

@@ -20,7 +20,7 @@ from pt_flows.contracts import (
     Weights,
 )
 from pt_flows.errors import UserError
-from pt_flows.training.noise import BLOCK, NoiseStream, given_or_new
+from pt_flows.training.noise import BLOCK, NoiseStream, StartingAt, given_or_new
 from pt_flows.training.player import Player, adam
 from pt_flows.training.requirements import check_agreement, check_network, check_no_batch_norm
 from pt_flows.training.schedules import Schedule
@@ -161,8 +161,10 @@ class Generator(Player[GeneratorNet]):
         if self.moves_data:
             lost = "expected the data set that this generator was trained to move, got none"
             raise UserError(f"generator.source: {lost}. Call start_from(source), or give samples to push(x)")
-        noise = torch.randn(num, *self.network.latent_shape, generator=rng, device=rng.device)
-        return self.network.latent_std * noise
+        shape = self.network.latent_shape
+        if isinstance(rng, StartingAt):
+            return self.network.latent_std * rng.normal(num, *shape)
+        return self.network.latent_std * torch.randn(num, *shape, generator=rng, device=rng.device)
 
     @torch.no_grad()
     def push(self, z: Tensor, weights: Weights = "ema", y: Tensor | None = None) -> Tensor:
