@@ -26,7 +26,7 @@ class LinearPredictor(PredictorNet):
 
     def __init__(
         self,
-        event_shape: Sequence[Count],
+        event_shape: Sequence[Count] = (2,),
         num_classes: CountOrZero = 0,
         bias: bool = True,
         init_std: NonNegative | None = None,
@@ -57,7 +57,7 @@ class MLPPredictor(PredictorNet):
 
     def __init__(
         self,
-        event_shape: Sequence[Count],
+        event_shape: Sequence[Count] = (2,),
         num_classes: CountOrZero = 0,
         width: Count = 128,
         depth: Count = 2,
