@@ -192,6 +192,7 @@ def test_metrics_reject_what_they_cannot_measure() -> None:
         prepare_metrics([ExactWasserstein()], regression(), 0, torch.device("cpu"), regressor("plain"))
 
 
+@pytest.mark.slow
 def test_runs_are_trained_measured_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
     """Fit, evaluate and compare, as for methods that draw samples."""
     recipe = str(ROOT / "configs/regression/linear.yaml")

@@ -108,10 +108,10 @@ class Accuracy(PredictionMetric):
 
     def prepare(self, data: RealData, num_samples: int) -> None:
         """Read the samples and their labels."""
-        super().prepare(data, num_samples)
-        if self.y.is_floating_point():
+        if getattr(data, "real_targets", False):
             got = f"{type(data).__name__}, whose targets are values. Use Risk"
             raise UserError(f"Accuracy: expected data with classes, got {got}")
+        super().prepare(data, num_samples)
 
     def scores(self, predictions: Tensor, y: Tensor) -> Tensor:
         """1 for a right class and 0 for a wrong one; with steps the fraction of right ones."""
