@@ -21,6 +21,7 @@ from problems import Adam, data, fit
 
 import pt_flows
 from pt_flows.cli.main import main
+from pt_flows.contracts import Predicts
 from pt_flows.evaluation.load import finished
 from pt_flows.methods import W1FE
 from pt_flows.nets import MLPCritic, MLPGenerator
@@ -49,19 +50,24 @@ METHODS: dict[str, list[str]] = {
     "da_ebm": [*ENERGY, "--model.buffer_size", "64"],
     "pcd": [*ENERGY, "--model.buffer_size", "64", "--model.num_sampling_steps", "20"],
     "improved_cd": [*ENERGY, "--model.buffer_size", "64", "--model.num_references", "8", "--model.min_history", "8"],
+    "adversarial_training": ["--evaluation.metrics", '[{"class_path": "Risk"}]'],
 }  # fmt: skip
 CONTINUED = ("w1_fe", "da_ebm")
 """A generator and an energy with its chains: runs that the tests also continue."""
 
 
 def samples(module: Any) -> list[list[float]]:
-    """Four samples, the same for every call."""
+    """Four samples, or four predictions at fixed points, the same for every call."""
+    if isinstance(module, Predicts):
+        points = torch.linspace(-1, 1, 4)[:, None].expand(4, *module.predictor.event_shape)
+        return module.eval().predict(points).tolist()
     return pt_flows.sample(module.eval(), 4, rng=torch.Generator().manual_seed(0)).tolist()
 
 
 def recipe_of(name: str) -> Path:
     """The configuration of a method."""
-    return HERE.parent / "configs" / ("simulators/rlc_circuit.yaml" if name == "sim_vae" else f"toy2d/{name}.yaml")
+    elsewhere = {"sim_vae": "simulators/rlc_circuit", "adversarial_training": "regression/adversarial_sparse"}
+    return HERE.parent / "configs" / f"{elsewhere.get(name, f'toy2d/{name}')}.yaml"
 
 
 def written_by_fit(config: Path, *arguments: str) -> Path:

@@ -20,6 +20,7 @@ from pt_flows.contracts import (
     Weights,
 )
 from pt_flows.errors import UserError
+from pt_flows.functional.attacks import Attack
 from pt_flows.training.noise import BLOCK, NoiseStream, StartingAt, given_or_new
 from pt_flows.training.player import Player, adam
 from pt_flows.training.requirements import check_agreement, check_network, check_no_batch_norm
@@ -201,6 +202,7 @@ class Critic(Player[CriticNet]):
         steps: Critic steps per iteration, each on a fresh minibatch.
         ema_decay: Decay of the average of the weights; None keeps no average.
         clip_norm: Longest gradient; None for no bound.
+        attack: Hardens the critic: it moves data and samples against it before every loss. None for none.
     """
 
     def __init__(
@@ -211,10 +213,11 @@ class Critic(Player[CriticNet]):
         steps: Count = 5,
         ema_decay: DecayRate | None = None,
         clip_norm: Positive | None = None,
+        attack: Attack | None = None,
     ) -> None:
         check_network("model.critic.network", network, CriticNet)
         super().__init__(one_valued(network), optimizer, lr_schedule, ema_decay, clip_norm)
-        self.steps = steps
+        self.steps, self.attack = steps, attack
 
     @property
     def event_shape(self) -> Shape:
@@ -237,6 +240,7 @@ class Energy(Player[EnergyNet]):
         lr_schedule: Factor of the learning rate over the run.
         ema_decay: Decay of the average of the weights; None keeps no average.
         clip_norm: Longest gradient; a longer one is scaled down. None for no bound.
+        attack: Hardens the energy: it moves data and samples against it before every loss. None for none.
     """
 
     measures_gradients = True
@@ -248,10 +252,12 @@ class Energy(Player[EnergyNet]):
         lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
         ema_decay: DecayRate | None = 0.999,
         clip_norm: Positive | None = None,
+        attack: Attack | None = None,
     ) -> None:
         check_network("model.energy.network", network, EnergyNet)
         check_no_batch_norm("model.energy.network", network)
         super().__init__(one_valued(network), optimizer, lr_schedule, ema_decay, clip_norm)
+        self.attack = attack
 
     @property
     def event_shape(self) -> Shape:
