@@ -17,6 +17,7 @@ from pt_flows.errors import DivergenceError
 from pt_flows.training.distributed import world
 from pt_flows.training.player import Player
 from pt_flows.training.requirements import check_terms
+from pt_flows.training.rounds import Rounds
 
 
 class Cost:
@@ -95,6 +96,7 @@ class Judge(Protocol):
 
     iteration: int
     cost: Cost
+    rounds: Rounds | None
 
     @property
     def trainer(self) -> L.Trainer:
@@ -159,7 +161,7 @@ class Journal:
                 by_name.setdefault(name, []).append(value)
         row = {f"train/{name}": fmean(v) for name, v in by_name.items() if not name.startswith("_")}
         row |= {f"train/lr_{name}": p.lr for name, p in method.players.items() if p.optimizer is not None}
-        row |= noise_stds(method.players)
+        row |= noise_stds(method.players) | ({} if method.rounds is None else method.rounds.report())
         method.cost.tick()
         before, since = self._flushed
         self._flushed = (method.iteration, method.cost.seconds)
