@@ -61,10 +61,13 @@ def test_kernels_have_their_values_and_no_force_at_a_solution(kernel: Kernel) ->
 # ------------------------------------------------------------------------------------------------------ a double well
 
 
+SGD = partial(torch.optim.SGD, lr=0.01)
+
+
 class Well(Method):
     """Descent of f(x) = x⁴ - 2x² + 0.3x by one player."""
 
-    def __init__(self, start: float = 0.3, optimizer: Any = partial(torch.optim.SGD, lr=0.01)) -> None:
+    def __init__(self, start: float = 0.3, optimizer: Any = SGD) -> None:
         super().__init__()
         network = nn.Module()
         network.x = nn.Parameter(torch.tensor(start, dtype=torch.float64))

@@ -2,7 +2,7 @@ r"""Rounds of training from one initialisation, each of which is repelled by the
 
     A ← {}                                                archive of solutions
     for every round:
-        θ ← θ₀                                            the same start: weights, buffers, averages, optimizers, schedules
+        θ ← θ₀                                            the same start, of optimizers and schedules too
         repeat:  θ ← optimizer(θ, ∇ [ L(θ) + λ Σ_{θ_j ∈ A} κ(‖m θ - m θ_j‖) ])
         A ← A + {θ}
     θ ← the round with the lowest L
@@ -187,7 +187,7 @@ class Rounds(Constructed):
         return value
 
     def report(self) -> dict[str, float]:
-        """The round, the penalty and the distance to the nearest solution of the last iteration, and losses of rounds."""
+        """The round, the penalty and the distance to the nearest solution at the last iteration, and losses."""
         row = {"train/round": float(min(len(self.archive) + 1, self.rounds))}
         for name, (value, distance) in self._seen.items():
             row |= {f"train/repulsion_{name}": float(value), f"train/distance_{name}": float(distance)}
