@@ -179,7 +179,7 @@ class Method(Constructed, L.LightningModule, ABC):
                     player.begin(self.progress)
                 terms = self.iterate(list(zip(xs, ys, *(others if self.takes_latents else ()), strict=True)))
                 self.iteration += 1
-                self.cost.images_seen += ys.numel() * world()[1]
+                self.cost.images_seen += ys.shape[0] * ys.shape[1] * world()[1]
                 for player in players:
                     player.average(age)
                 if self.rounds is not None:

@@ -12,6 +12,7 @@ from pt_flows.methods.games.ode_gan import ODEGAN
 from pt_flows.methods.games.wgan_gp import WGANGP
 from pt_flows.methods.latent.iwae import IWAE
 from pt_flows.methods.latent.sim_vae import SimVAE
+from pt_flows.methods.supervised.adversarial_training import AdversarialTraining
 
 __all__ = [
     "DAEBM",
@@ -21,6 +22,7 @@ __all__ = [
     "W1FE",
     "W2FE",
     "WGANGP",
+    "AdversarialTraining",
     "GradientLayers",
     "ImprovedCD",
     "JSFlow",
