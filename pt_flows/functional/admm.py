@@ -58,9 +58,7 @@ class Unfolded:
         prox: Weight of ‖θ - θ_old‖² / 2 per sample in the updates of the network's weights.
     """
 
-    def __init__(
-        self, x: Tensor, y: Tensor, theta: Weights, v: Variables, mu: float, rho: float, prox: float
-    ) -> None:
+    def __init__(self, x: Tensor, y: Tensor, theta: Weights, v: Variables, mu: float, rho: float, prox: float) -> None:
         self.x, self.theta, self.v = x, theta, v
         self.targets = one_hot(y if y.dim() > 1 else y[:, None], theta.c.numel()).to(x.dtype)
         self.rho, self.prox = rho, prox
