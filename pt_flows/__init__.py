@@ -27,6 +27,7 @@ _HOMES = {
     "ImprovedCD": "pt_flows.methods",
     "PCD": "pt_flows.methods",
     "IWAE": "pt_flows.methods",
+    "ADMMRNN": "pt_flows.methods",
     "JSFlow": "pt_flows.methods",
     "MinibatchW2FE": "pt_flows.methods",
     "ODEGAN": "pt_flows.methods",

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pt_flows import ControlledRate, FluctuationDissipation, RateControl, Schedule, UserError
-from pt_flows.callbacks import Rates
+from pt_flows.callbacks import PersistentRounds, Rates
 from pt_flows.cli.main import main
 from pt_flows.testing.methods import StopHalfway
 
@@ -240,3 +240,9 @@ def test_one_flag_controls_the_rates_of_a_recipe(capsys: pytest.CaptureFixture[s
     assert main(["fit", "--config", str(TOY), *rates, "--rates.window", "1"]) == 2
     assert "rates.window: expected at least 2, got 1" in capsys.readouterr().err
     assert not (list(Path("runs").glob("*/*"))[1:])
+
+
+def test_rounds_that_begin_anew_take_no_control() -> None:
+    callbacks = [Rates(FluctuationDissipation()), PersistentRounds(rounds=2)]
+    with pytest.raises(UserError, match=r"rates: expected none with PersistentRounds"):
+        fit(build("WGANGP"), data(), max_steps=2, callbacks=callbacks)

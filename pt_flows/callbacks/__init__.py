@@ -9,6 +9,7 @@ from pt_flows.callbacks.performance import Performance
 from pt_flows.callbacks.pictures import Pictures
 from pt_flows.callbacks.progress import Progress
 from pt_flows.callbacks.rates import Rates
+from pt_flows.callbacks.rounds import PersistentRounds
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -18,6 +19,7 @@ __all__ = [
     "Failure",
     "FlowPicture",
     "Performance",
+    "PersistentRounds",
     "Pictures",
     "Progress",
     "Rates",

@@ -7,6 +7,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
+from pt_flows.callbacks.rounds import PersistentRounds
 from pt_flows.errors import UserError
 from pt_flows.loop.method import Method
 from pt_flows.training.rates import RateControl, check_controllable
@@ -38,6 +39,8 @@ class Rates(L.Callback):
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             got = type(trainer.strategy).__name__
             raise UserError(f"trainer.strategy: expected ddp with rates, which need whole parameters, got {got}")
+        if any(isinstance(callback, PersistentRounds) for callback in cast(Any, trainer).callbacks):
+            raise UserError("rates: expected none with PersistentRounds, whose rounds begin anew, got one. Omit either")
         if isinstance(pl_module, Method) and pl_module.one_rate and self.control.per_player:
             name = type(pl_module).__name__
             wanted = f"expected false, because {name} moves all players by one step"

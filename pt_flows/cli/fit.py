@@ -33,6 +33,7 @@ from pt_flows.callbacks import (  # noqa: F401
     Failure,
     FlowPicture,
     Performance,
+    PersistentRounds,
     Pictures,
     Progress,
     Rates,

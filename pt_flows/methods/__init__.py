@@ -12,9 +12,11 @@ from pt_flows.methods.games.ode_gan import ODEGAN
 from pt_flows.methods.games.wgan_gp import WGANGP
 from pt_flows.methods.latent.iwae import IWAE
 from pt_flows.methods.latent.sim_vae import SimVAE
+from pt_flows.methods.supervised.admm_rnn import ADMMRNN
 from pt_flows.methods.supervised.adversarial_training import AdversarialTraining
 
 __all__ = [
+    "ADMMRNN",
     "DAEBM",
     "IWAE",
     "ODEGAN",

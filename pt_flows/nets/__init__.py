@@ -5,6 +5,7 @@ from pt_flows.nets.energy import ConvEnergy, MLPEnergy, MultiScaleEnergy
 from pt_flows.nets.latent import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from pt_flows.nets.mlp import MLPCritic, MLPGenerator, ResidualMLPGenerator
 from pt_flows.nets.predictors import ConvClassifier, LeNet5, LinearPredictor, MLPPredictor
+from pt_flows.nets.recurrent import ElmanRNN
 from pt_flows.nets.resnet import ResNetCritic, ResNetGenerator
 from pt_flows.nets.sndcgan import SNDCGANCritic, SNDCGANGenerator
 from pt_flows.nets.time_energy import TimeMLPEnergy, TimeResNetEnergy
@@ -18,6 +19,7 @@ __all__ = [
     "ConvTransportMap",
     "DCGANCritic",
     "DCGANGenerator",
+    "ElmanRNN",
     "LeNet5",
     "LinearPredictor",
     "MLPCritic",

@@ -183,7 +183,7 @@ class DAEBM(EnergyMethod):
     @property
     def tests_steps(self) -> bool:
         """Whether Metropolis' test is on."""
-        return self.iteration >= self.metropolis_from
+        return self.age >= self.metropolis_from
 
     @property
     def label_chunk(self) -> int:
