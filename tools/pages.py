@@ -261,19 +261,21 @@ def metrics_page() -> str:
     found = sorted(BENCHMARKS.glob(METRIC_COST))
     lines = [line for page in found for line in page.read_text(encoding="utf-8").splitlines()]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
-    timed = {first.strip("`"): rest for first, *rest in cells}
+    timed = lambda name: zip(*(rest for first, *rest in cells if first == f"`{name}`"), strict=True)
+    heads = ("data", "before the run", "each time")
     rows = [
         {
             "metric": f"[`{metric.name}`](keys/metrics.md#{metric.name.lower()})",
             "measures": plain(summary(metric)),
-            **dict(zip(("data", "before the run", "each time"), timed.get(metric.name, ["", "", ""]), strict=True)),
+            **dict.fromkeys(heads, ""),
+            **dict(zip(heads, map("<br>".join, timed(metric.name)), strict=False)),
         }
         for metric in exported("metrics")
         if any(base.name == "SampleMetric" for base in metric.mro())
     ]
     times = ", ".join(f"[{head_of(page)}](../benchmarks/{page.name})" for page in found)
     guides = "[Evaluation](../docs/evaluation.md) explains the numbers, [Extending](../docs/extending.md) your own metric."
-    return f"# Metrics and their cost\n\nTimes are from the record: {times}. {guides}\n\n{markdown(rows)}\n"
+    return f"# Metrics and their cost\n\nTimes are CPU seconds, from the record {times}. {guides}\n\n{markdown(rows)}\n"
 
 
 def api_pages() -> dict[str, str]:
