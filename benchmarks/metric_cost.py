@@ -86,7 +86,9 @@ def main() -> None:
     for metric, data, num in rows:
         points = data.reference("train", num)
         x = points if points.dtype != torch.uint8 else points / 127.5 - 1
-        what = f"{num:,} points of the plane" if data is toy else f"{num:,} images of 32 pixels, EfficientNet-Lite0 at 64"
+        what = (
+            f"{num:,} points of the plane" if data is toy else f"{num:,} images of 32 pixels, EfficientNet-Lite0 at 64"
+        )
         before, each = seconds(lambda: metric.prepare(data, num)), seconds(lambda: evaluate(metric, x))
         print(f"| `{type(metric).__name__}` | {what} | {before:.2f} | {each:.2f} |", flush=True)
 

@@ -45,7 +45,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_links_resolve_and_nothing_is_fetched(site: Path) -> None:
     pages = {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
-    broken = [f"{path.relative_to(site)}: {link}" for path, link in local_links(pages) if not reached(path, link, pages)]
+    broken = [
+        f"{path.relative_to(site)}: {link}" for path, link in local_links(pages) if not reached(path, link, pages)
+    ]
     assert not broken
     assert not [src for page in pages.values() for src in page.loaded if urlsplit(src).scheme in ("http", "https")]
 

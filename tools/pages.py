@@ -77,6 +77,15 @@ def records() -> list[Path]:
     return sorted(BENCHMARKS.glob("*.md"))
 
 
+class Examples(griffe.Extension):
+    """Examples of docstrings as code: under the singular "Example:" they would be read as prose."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Write the title that griffe's parser knows."""
+        if obj.docstring:
+            obj.docstring.value = re.sub(r"(?m)^Example:$", "Examples:", obj.docstring.value)
+
+
 # -------------------------------------------------------------------------------------------------------------- methods
 
 
@@ -222,13 +231,24 @@ def keys(item: Any) -> str:
     rows = [
         {
             "key": f"`{argument.name}`",
-            "type": f"`{plain(str(argument.annotation))}`" if argument.annotation else "",
-            "default": "required" if argument.default is None else f"`{plain(str(argument.default))}`",
+            "type": f"`{kind(argument.annotation)}`" if argument.annotation else "",
+            "default": "required" if argument.default is None else f"`{argument.default}`",
             "meaning": plain(text),
         }
         for argument, text in arguments(item)
     ]
     return markdown(rows) if rows else "It has no keys."
+
+
+def kind(annotation: Any) -> str:
+    """Return an annotation with the choices in place of the name that a `Literal` has."""
+    text = str(annotation)
+    for part in annotation.iterate(flat=True) if isinstance(annotation, griffe.Expr) else ():
+        path = part.canonical_path if isinstance(part, griffe.ExprName) else ""
+        if path.startswith("pt_flows.") and (found := source(path.removeprefix("pt_flows."))).is_attribute:
+            choices = re.fullmatch(r"Literal\[(.*)\]", str(found.value))
+            text = re.sub(rf"\b{part.name}\b", " | ".join(choices[1].split(", ")), text) if choices else text
+    return text
 
 
 def arguments(item: Any) -> Iterator[tuple[Any, str]]:
@@ -274,14 +294,17 @@ def metrics_page() -> str:
         if any(base.name == "SampleMetric" for base in metric.mro())
     ]
     times = ", ".join(f"[{head_of(page)}](../benchmarks/{page.name})" for page in found)
-    guides = "[Evaluation](../docs/evaluation.md) explains the numbers, [Extending](../docs/extending.md) your own metric."
+    guides = (
+        "[Evaluation](../docs/evaluation.md) explains the numbers, [Extending](../docs/extending.md) your own metric."
+    )
     return f"# Metrics and their cost\n\nTimes are CPU seconds, from the record {times}. {guides}\n\n{markdown(rows)}\n"
 
 
 def api_pages() -> dict[str, str]:
     """Return the pages of the API's reference; methods have pages of their own."""
-    homes = {name: f"{home}.{name}" for name, home in pt_flows._HOMES.items() if home not in ("pt_flows.methods",)}
-    found = {"pt_flows": [path for path in homes.values() if ".contracts." not in path]}
+    elsewhere = ("pt_flows.methods", *(f"pt_flows.{module}" for module in MODULES))
+    homes = [f"{home}.{name}" for name, home in pt_flows._HOMES.items() if home not in elsewhere]
+    found = {"pt_flows": homes}
     for package in ("nets", "data", "metrics", "samplers", "callbacks"):
         found[package] = [item.path for item in exported(package)]
     found |= {module: [f"pt_flows.{module}"] for module in MODULES}
@@ -295,4 +318,6 @@ def api_page(name: str, paths: list[str]) -> str:
     if paths == [whole]:
         return f"---\ntitle: {name}\n---\n\n# {whole}\n\n::: {whole}\n    options: {{show_root_heading: false}}\n"
     opening = summary(source() if name == "pt_flows" else source(name))
-    return f"---\ntitle: {name}\n---\n\n# {whole}\n\n{opening}\n\n" + "\n\n".join(f"::: {path}" for path in paths) + "\n"
+    return (
+        f"---\ntitle: {name}\n---\n\n# {whole}\n\n{opening}\n\n" + "\n\n".join(f"::: {path}" for path in paths) + "\n"
+    )

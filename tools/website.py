@@ -84,7 +84,7 @@ def navigation(nav: list[Any], sources: Path) -> list[Any]:
             return {title: part for title, part in parts.items() if part}
         if entry.endswith(".md"):
             return entry
-        found = sorted((sources / entry).glob("*.md"), key=lambda path: path.name.lower())
+        found = sorted((sources / entry).glob("*.md"), key=lambda path: (path.stem != "index", path.name.lower()))
         return [path for page in found if (path := page.relative_to(sources).as_posix()) not in named]
 
     return expanded(nav)
@@ -100,7 +100,7 @@ def build(target: Path, root: Path = ROOT) -> None:
     Raises:
         mkdocs.exceptions.Abort: A link or a page is missing.
     """
-    os.environ["NO_MKDOCS_2_WARNING"] = "1"  # of the theme, about another program
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"  # the theme would advertise
     from mkdocs.commands.build import build as build_site
     from mkdocs.config import load_config
 
