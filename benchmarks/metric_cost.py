@@ -22,7 +22,6 @@ from pt_flows.metrics import (
     ExactWasserstein,
     FrechetDistance,
     GridKL,
-    ImageQuality,
     Lite0Features,
     ModeCoverage,
     SampleDiscrepancy,
@@ -30,12 +29,14 @@ from pt_flows.metrics import (
 from pt_flows.metrics.base import SampleMetric
 from pt_flows.nets import MLPEnergy
 
+NET = "EfficientNet-Lite0 at 64"
 HEAD = """# Cost of metrics on a CPU, {month}
 
     OMP_NUM_THREADS=1 python benchmarks/metric_cost.py
 
-One thread of a shared {machine} machine, torch {torch}. Numbers are CPU seconds of one round. `prepare` runs once before
-training. Metrics of encoders, likelihoods and maps are absent: their time is that of the method's networks.
+One thread of a shared {machine} machine, torch {torch}. Numbers are CPU seconds of one round. `prepare` runs once
+before training. Metrics of encoders, likelihoods and maps are absent: their time is that of the method's networks.
+For `ImageQuality` see [evaluation_cpu_202611.md](evaluation_cpu_202611.md): 26 seconds at 10,000 images on two threads.
 
 | metric | data | `prepare` | an evaluation |
 | --- | --- | --- | --- |"""
@@ -55,6 +56,13 @@ def evaluate(metric: SampleMetric, x: torch.Tensor) -> None:
     for part in x.split(500):
         metric.update(part)
     metric.compute()
+
+
+def costs(metric: SampleMetric, data: Any, num: int) -> tuple[float, float]:
+    """Return the seconds of `prepare` and of an evaluation."""
+    points = data.reference("train", num)
+    x = points / 127.5 - 1 if points.dtype == torch.uint8 else points
+    return seconds(lambda: metric.prepare(data, num)), seconds(lambda: evaluate(metric, x))
 
 
 @torch.no_grad()
@@ -81,15 +89,10 @@ def main() -> None:
         (ModeCoverage(), toy, 2_000),
         (GridKL(), toy, 2_000),
         (FrechetDistance(net), images, 1_000),
-        (ImageQuality(net), images, 1_000),
     ]
     for metric, data, num in rows:
-        points = data.reference("train", num)
-        x = points if points.dtype != torch.uint8 else points / 127.5 - 1
-        what = (
-            f"{num:,} points of the plane" if data is toy else f"{num:,} images of 32 pixels, EfficientNet-Lite0 at 64"
-        )
-        before, each = seconds(lambda: metric.prepare(data, num)), seconds(lambda: evaluate(metric, x))
+        before, each = costs(metric, data, num)
+        what = f"{num:,} points of the plane" if data is toy else f"{num:,} images of 32 pixels, {NET}"
         print(f"| `{type(metric).__name__}` | {what} | {before:.2f} | {each:.2f} |", flush=True)
 
 
