@@ -102,7 +102,7 @@ def test_navigation_takes_the_rest_of_a_folder(tmp_path: Path) -> None:
 def test_notebook_runs(tmp_path: Path) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(ROOT / "docs/start.ipynb", as_version=4)
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "start/curves.png").is_file()
     shown = "".join(str(output.get("text", "")) for cell in notebook.cells for output in cell.get("outputs", []))
     assert "W1FE" in shown

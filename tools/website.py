@@ -53,7 +53,7 @@ def as_page(notebook: Path) -> str:
         source = "".join(cell["source"])
         parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
         parts += [shown for output in cell.get("outputs", []) for shown in output_of(output)]
-    parts.insert(1, f"This page is the notebook [{notebook.name}]({notebook.name}) with the outputs of one run.")
+    parts.insert(1, f"This page is a notebook, to be run as it is: [{notebook.name}]({notebook.name}).")
     return "\n\n".join(parts) + "\n"
 
 
