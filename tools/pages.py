@@ -68,7 +68,7 @@ def method_page(method: Any) -> str:
     parts = [
         f"---\ntitle: {method.name}\n---\n\n# {head}\n\n{summary[:1].upper()}{summary[1:]}",
         linked(body),
-        f"## Departures\n\n{linked(departures[:1].upper() + departures[1:])}",
+        f"## Departures\n\n{linked(departures[:1].upper() + departures[1:])}" if departures else "",
         "## Recipes\n\n" + "\n".join(f"    pt-flows fit --config {short(recipe)}" for recipe in recipes),
         "## Evidence\n\n" + (evidence(doc) or "No study has judged a claim of this paper yet."),
         listed("Records that name it", mentions(records(), names)),
