@@ -1,5 +1,6 @@
 """The documentation site builds strictly, opens from disk, and its notebook runs."""
 
+import os
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -61,11 +62,12 @@ def local_links(pages: dict[Path, Page]) -> Iterator[tuple[Path, str]]:
 
 def reached(path: Path, link: str, pages: dict[Path, Page]) -> bool:
     """Whether a relative link leads to a file, and to an anchor of it if it names one."""
-    place, anchor = urlsplit(link).path, unquote(urlsplit(link).fragment)
-    target = (path.parent / unquote(place)).resolve() if place else path.resolve()
+    parts = urlsplit(link)
+    target = Path(os.path.normpath(path.parent / unquote(parts.path))) if parts.path else path
     target = target / "index.html" if target.is_dir() else target
-    known = {other.resolve(): page for other, page in pages.items()}
-    return target.is_file() and (not anchor or target not in known or anchor in known[target].anchors)
+    if not parts.fragment or target not in pages:
+        return target.is_file()
+    return unquote(parts.fragment) in pages[target].anchors
 
 
 @pytest.mark.slow
