@@ -4,6 +4,7 @@ from pt_flows.nets.dcgan import DCGANCritic, DCGANGenerator
 from pt_flows.nets.energy import ConvEnergy, MLPEnergy, MultiScaleEnergy
 from pt_flows.nets.latent import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from pt_flows.nets.mlp import MLPCritic, MLPGenerator, ResidualMLPGenerator
+from pt_flows.nets.one_layer import OneLayerGenerator, QuadraticCritic
 from pt_flows.nets.resnet import ResNetCritic, ResNetGenerator
 from pt_flows.nets.sndcgan import SNDCGANCritic, SNDCGANGenerator
 from pt_flows.nets.time_energy import TimeMLPEnergy, TimeResNetEnergy
@@ -22,6 +23,8 @@ __all__ = [
     "MLPEnergy",
     "MLPGenerator",
     "MultiScaleEnergy",
+    "OneLayerGenerator",
+    "QuadraticCritic",
     "ResNetCritic",
     "ResNetGenerator",
     "ResidualMLPGenerator",
