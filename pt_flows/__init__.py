@@ -30,6 +30,7 @@ _HOMES = {
     "ADMMRNN": "pt_flows.methods",
     "JSFlow": "pt_flows.methods",
     "MinibatchW2FE": "pt_flows.methods",
+    "MomentGAN": "pt_flows.methods",
     "ODEGAN": "pt_flows.methods",
     "SimVAE": "pt_flows.methods",
     "W1FE": "pt_flows.methods",

@@ -261,6 +261,14 @@ class AddsNoise(Protocol):
         ...
 
 
+@runtime_checkable
+class HasMatrix(Protocol):
+    """A generator x = φ(A z) of one layer."""
+
+    A: nn.Parameter
+    """The matrix (d, k)."""
+
+
 class Consumer(Protocol):
     """The view that data have of a method: its progress and its demand."""
 

@@ -50,6 +50,7 @@ METHODS: dict[str, list[str]] = {
     "da_ebm": [*ENERGY, "--model.buffer_size", "64"],
     "pcd": [*ENERGY, "--model.buffer_size", "64", "--model.num_sampling_steps", "20"],
     "improved_cd": [*ENERGY, "--model.buffer_size", "64", "--model.num_references", "8", "--model.min_history", "8"],
+    "moment_gan": [],
     "adversarial_training": ["--evaluation.metrics", '[{"class_path": "Risk"}]'],
 }  # fmt: skip
 CONTINUED = ("w1_fe", "da_ebm")
@@ -66,7 +67,8 @@ def samples(module: Any) -> list[list[float]]:
 
 def recipe_of(name: str) -> Path:
     """The configuration of a method."""
-    elsewhere = {"sim_vae": "simulators/rlc_circuit", "adversarial_training": "regression/adversarial_sparse"}
+    elsewhere = {"sim_vae": "simulators/rlc_circuit", "moment_gan": "one_layer/moments",
+                 "adversarial_training": "regression/adversarial_sparse"}  # fmt: skip
     return HERE.parent / "configs" / f"{elsewhere.get(name, f'toy2d/{name}')}.yaml"
 
 

@@ -5,6 +5,7 @@ from pt_flows.data.cifar10 import CIFAR10
 from pt_flows.data.digits import Digits
 from pt_flows.data.imagenet import ImageNet
 from pt_flows.data.mnist import MNIST, FashionMNIST
+from pt_flows.data.one_layer import OneLayer
 from pt_flows.data.shapes32 import Shapes32
 from pt_flows.data.simulated import Simulated
 from pt_flows.data.supervised import ImageRows, Kink, LinearRegression, Text
@@ -21,6 +22,7 @@ __all__ = [
     "ImageRows",
     "Kink",
     "LinearRegression",
+    "OneLayer",
     "Shapes32",
     "Simulated",
     "Text",

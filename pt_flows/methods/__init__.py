@@ -8,6 +8,7 @@ from pt_flows.methods.flows.minibatch_w2_fe import MinibatchW2FE
 from pt_flows.methods.flows.w1_fe import W1FE
 from pt_flows.methods.flows.w2_fe import W2FE
 from pt_flows.methods.games.gradient_layers import GradientLayers
+from pt_flows.methods.games.moment_gan import MomentGAN
 from pt_flows.methods.games.ode_gan import ODEGAN
 from pt_flows.methods.games.wgan_gp import WGANGP
 from pt_flows.methods.latent.iwae import IWAE
@@ -29,5 +30,6 @@ __all__ = [
     "ImprovedCD",
     "JSFlow",
     "MinibatchW2FE",
+    "MomentGAN",
     "SimVAE",
 ]

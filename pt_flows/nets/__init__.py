@@ -4,6 +4,7 @@ from pt_flows.nets.dcgan import DCGANCritic, DCGANGenerator
 from pt_flows.nets.energy import ConvEnergy, MLPEnergy, MultiScaleEnergy
 from pt_flows.nets.latent import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from pt_flows.nets.mlp import MLPCritic, MLPGenerator, ResidualMLPGenerator
+from pt_flows.nets.one_layer import OneLayerGenerator, QuadraticCritic
 from pt_flows.nets.predictors import ConvClassifier, LeNet5, LinearPredictor, MLPPredictor
 from pt_flows.nets.recurrent import ElmanRNN
 from pt_flows.nets.resnet import ResNetCritic, ResNetGenerator
@@ -29,6 +30,8 @@ __all__ = [
     "MLPGenerator",
     "MLPPredictor",
     "MultiScaleEnergy",
+    "OneLayerGenerator",
+    "QuadraticCritic",
     "ResNetCritic",
     "ResNetGenerator",
     "ResidualMLPGenerator",
