@@ -269,7 +269,8 @@ def test_activation_checkpointing_with_spectral_norm_is_refused() -> None:
 
 
 SIZES = (
-    "image_size", "num_channels", "dim", "hidden", "width", "depth", "latent_dim", "num_levels", "input_scale", "latent_std", "bound"
+    "image_size", "num_channels", "dim", "hidden", "width", "depth", "latent_dim", "num_levels", "input_scale",
+    "latent_std", "bound",
 )  # fmt: skip
 REFUSED: dict[str, list[object]] = {
     **{name: [0, -1] for name in SIZES}, "event_shape": [(), (0,), (2, -1)], "multipliers": [(), (1, 0)]
