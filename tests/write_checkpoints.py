@@ -3,8 +3,8 @@
     python tests/write_checkpoints.py
 
 It needs MNIST in $PT_FLOWS_DATA. Run it for every version (0.1, 0.2, ...), and keep the folders of the earlier ones:
-`test_checkpoints.py` loads them all, those of 0.1 after `pt-flows upgrade`. The folder also has the configurations of the runs that a later version
-must be able to continue, and values.json with the samples that it must then draw.
+`test_checkpoints.py` loads them all, those of 0.1 after `pt-flows upgrade`. The folder also has the configurations of
+the runs that a later version must be able to continue, and values.json with the samples that it must then draw.
 """
 
 import json
