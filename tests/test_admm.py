@@ -113,6 +113,7 @@ def test_weights_neither_vanish_nor_explode() -> None:
     assert all(0.1 < float(vars(theta)[name].norm()) / before[name] < 10 for name in "UWV")
 
 
+@pytest.mark.slow
 def test_one_step_is_multinomial_regression_on_the_states() -> None:
     """With T = 1 and (U, W, b) at rest, sweeps of o, (V, c) and multipliers reach the convex optimum of V and c."""
     x, y, theta = problem()
