@@ -19,7 +19,7 @@ SEEDED  := $(if $(SEEDS),--seeds 0..$(shell expr $(SEEDS) - 1))
 ROOT    := $(if $(DATA_DIR),PT_FLOWS_DATA="$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-cifar train-mnist train-imagenet test test-slow lint types check smoke bench claims same clean
+.PHONY: help install demo train-cifar train-mnist train-imagenet test test-slow lint types check smoke bench claims docs same clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  %-15s %s\n' "$$t" "$$d"; done
@@ -82,6 +82,9 @@ bench: $(STAMP)  ## compare the speed of the Trainer with that of a bare loop, i
 
 claims: $(STAMP)  ## write docs/claims.md from the records of studies in benchmarks
 	$(BIN)/python -m pt_flows.studies.claims benchmarks docs/claims.md
+
+docs: $(STAMP)  ## build the documentation site into build/site; a broken link stops it
+	$(BIN)/python tools/website.py build/site
 
 same: $(STAMP)  ## train the recipes at commit REF and here, and name the first tensor that differs: make same REF=main~1
 	$(BIN)/python benchmarks/same.py $(REF) $(ARGS)

@@ -53,6 +53,7 @@ class Bound(NamedTuple):
 Positive = Annotated[float, Bound(0, open_low=True)]
 NonNegative = Annotated[float, Bound(0)]
 Fraction = Annotated[float, Bound(0, 1)]
+PositiveFraction = Annotated[float, Bound(0, 1, open_low=True)]
 DecayRate = Annotated[float, Bound(0, 1, open_high=True)]
 Count = Annotated[int, Bound(1)]
 AtLeastTwo = Annotated[int, Bound(2)]

@@ -16,7 +16,8 @@ from pt_flows.construction import Constructed
 
 Shape = tuple[int, ...]
 Batch = tuple[Tensor, Tensor]
-"""Data and labels `(x, y)`: x float (B, *event), images in [-1, 1], toys in data units; y int64 (B,), zeros if none."""
+"""Data and targets `(x, y)`: x float (B, *event), images in [-1, 1], toys in data units. Targets are labels int64 (B,),
+zeros if there are none; data for predictions may also have float values (B,), or labels of every step (B, T)."""
 
 Terms = dict[str, Tensor]
 """The report of one iteration: detached scalars on the device. A term may be missing in some iterations. If its name
@@ -202,6 +203,18 @@ class Encodes(Protocol):
 
 
 @runtime_checkable
+class Predicts(Protocol):
+    """A method that predicts the targets of data."""
+
+    def predict(self, x: Tensor, weights: Weights = "ema") -> Tensor:
+        """Return predictions for data (B, *event): logits (B, C), logits of every step (B, T, C), or values (B,).
+
+        They are differentiable in x, because attacks follow gradients, unless the caller turns gradients off.
+        """
+        ...
+
+
+@runtime_checkable
 class BoundsLikelihood(Protocol):
     """A method that bounds the log-likelihood of data from below."""
 
@@ -246,6 +259,14 @@ class AddsNoise(Protocol):
     def sigma(self) -> Tensor:
         """Standard deviations of the noise (C,)."""
         ...
+
+
+@runtime_checkable
+class HasMatrix(Protocol):
+    """A generator x = φ(A z) of one layer."""
+
+    A: nn.Parameter
+    """The matrix (d, k)."""
 
 
 class Consumer(Protocol):
@@ -326,3 +347,31 @@ class EnergyNet(Constructed, nn.Module):
     def parts(self, x: Tensor) -> Tensor:
         """Return energies (B, S) whose sum is U(x); one column unless the energy is a product of experts."""
         return self(x)[:, None]
+
+
+class PredictorNet(Constructed, nn.Module):
+    """Base of classifiers and regressors: maps (B, *event_shape) to logits (B, num_classes).
+
+    A network with a prediction at every step of a sequence returns logits (B, T, num_classes). If `num_classes` is
+    zero, it returns values (B,).
+    """
+
+    event_shape: Shape
+    num_classes: int = 0
+
+
+class RecurrentNet(PredictorNet):
+    """Base of networks with one recurrent layer: s_t = tanh(U x_t + W s_{t-1} + b), logits V s_t + c.
+
+    Sequences are (B, T, F). Logits are (B, C) after the last step if `outputs` is "last", or (B, T, C) if it is "all".
+    """
+
+    outputs: Literal["last", "all"] = "last"
+
+    def matrices(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return U (H, F), W (H, H), b (H,), V (C, H) and c (C,)."""
+        raise NotImplementedError
+
+    def take(self, U: Tensor, W: Tensor, b: Tensor, V: Tensor, c: Tensor) -> None:
+        """Set them."""
+        raise NotImplementedError

@@ -34,7 +34,17 @@ UNDOCUMENTED = (
     "optim_step_progress", "_batches_that_stepped", "_layer_sync", "_lightning_optimizers", "._interval",
     "_every_n_train_steps", "_foreach_lerp_", "_given_hyperparameters", "_restricted_classmethod",
 )  # fmt: skip
-FUNCTIONAL_MAY_USE = {"bisect", "collections", "dataclasses", "itertools", "jaxtyping", "math", "torch", "typing"}
+FUNCTIONAL_MAY_USE = {
+    "abc",
+    "bisect",
+    "collections",
+    "dataclasses",
+    "itertools",
+    "jaxtyping",
+    "math",
+    "torch",
+    "typing",
+}
 OPTIMAL_TRANSPORT = {"transport.py": {"ot"}}
 
 

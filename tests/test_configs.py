@@ -20,7 +20,8 @@ def small(recipe: Path) -> list[str]:
         key: config["model"]["init_args"].get(key) for key in ("generator", "critic", "excess", "energy", "encoder")
     }
     nets = [f"{key}.network" if "network" in value else key for key, value in given.items() if value]
-    flags = [flag for key in nets for flag in (f"--model.{key}.width", "8")]
+    one_layer = config["data"]["class_path"] == "OneLayer"  # its networks have no width
+    flags = [flag for key in nets if not one_layer for flag in (f"--model.{key}.width", "8")]
     few = {"num_langevin_steps": 2, "num_sampling_rounds": 1, "num_sampling_steps": 2, "num_visits": 1, "num_levels": 3}
     flags += [
         flag for key, num in few.items() if key in config["model"]["init_args"] for flag in (f"--model.{key}", str(num))
@@ -34,6 +35,16 @@ LARGE = ("cifar10/da_ebm", "imagenet/improved_cd", "imagenet/w2_fe", "mnist/da_e
 
 def name(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
+
+
+def trained_base(recipe: Path) -> str:
+    """A trained GAN for a recipe that distils one: a saved one of toys, or one of digits of the same latents."""
+    if recipe.stem == "trained_toy":
+        return str(ROOT / "tests/checkpoints/0.2/wgan_gp.ckpt")
+    base = ROOT / "configs/mnist/wgan_gp.yaml"
+    few = ["--trainer.max_steps", "1", "--run.root", "base", "--evaluation.metrics", "[]"]
+    assert main(["fit", "--config", str(base), *small(base), *few, "--trainer.accelerator", "cpu"]) == 0
+    return str(next(Path("base").glob("*/*")))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name)
@@ -61,6 +72,10 @@ def test_recipe_trains(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elif recipe.parent.name in ("digits", "mnist"):
         write_digits(Path("digits"))
         monkeypatch.setenv("PT_FLOWS_DATA", "digits")
+    elif recipe.stem.startswith("trained_"):
+        write_digits(Path("digits"))
+        monkeypatch.setenv("PT_FLOWS_DATA", "digits")
+        layers = ["--data.simulator.checkpoint", trained_base(recipe), "--data.num_pairs", "9"]
     arguments += ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu"]
     arguments += ["--evaluation.metrics", "[]"] if images else ["--evaluation.num_samples", "20"]
     assert main(["fit", "--config", str(recipe), *layers, *arguments]) == 0

@@ -226,27 +226,6 @@ def test_a_method_without_an_optimizer_trains_and_resumes(tmp_path: Path) -> Non
     assert not whole.mean.equal(half.mean)
 
 
-class Halving(nn.Module):
-    """Halves the rate after every step, and keeps the lengths of its gradients."""
-
-    num: Tensor
-    longest: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("num", torch.tensor(0))
-        self.register_buffer("longest", torch.tensor(0.0))
-
-    def observe(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: float) -> None:
-        assert len(parameters) == len(gradients)
-        assert lr == pytest.approx(0.1 * self.factor())
-        self.num += 1
-        self.longest = torch.stack([self.longest, *(g.abs().max() for g in gradients)]).max()
-
-    def factor(self) -> float:
-        return 0.5 ** int(self.num)
-
-
 @final
 class Encoder(Player[CriticNet]):
     """A player as a user writes it, with its own section of a configuration."""
@@ -276,21 +255,6 @@ class Encoding(Method):
         loss = self.weight * (self.encoder(x) - x.sum(1)).square().mean()
         self.encoder.step(loss)
         return {"loss": loss.detach()}
-
-
-def test_a_controller_scales_the_rate_and_is_resumed(tmp_path: Path) -> None:
-    def controlled() -> Encoding:
-        method = Encoding(Encoder(MLPCritic(width=4), SGD))
-        method.encoder.controller = Halving()
-        return method
-
-    first, again = controlled(), controlled()
-    fit(first, data(iterations_per_block=1), max_steps=3).save_checkpoint(tmp_path / "a.ckpt")
-    assert first.encoder.lr == pytest.approx(0.1 / 4)  # that of the third iteration
-    fit(again, data(iterations_per_block=1), max_steps=4, ckpt_path=tmp_path / "a.ckpt")
-    assert again.encoder.lr == pytest.approx(0.1 / 8)
-    assert int(again.encoder.get_buffer("controller.num")) == 4
-    assert again.encoder.get_buffer("controller.longest") >= first.encoder.get_buffer("controller.longest") > 0
 
 
 def test_a_player_of_the_user_is_a_section_of_the_command_line() -> None:

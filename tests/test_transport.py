@@ -10,6 +10,7 @@ from problems import ROOT
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from pt_flows.functional.pairs import all_pairs_penalty
 from pt_flows.functional.potentials import (
     equality_penalty,
     euler_target,
@@ -286,3 +287,20 @@ def test_js_flow_lowers_the_divergence() -> None:
         y = euler_target(y, velocity(partial(potential, particles=y.squeeze(1)), y), 0.3)
     assert all(b < a for a, b in pairwise(divergences))
     assert divergences[-1] < 0.25 * divergences[0]
+
+
+@pytest.mark.parametrize("event_shape", [(2,), (1, 6, 6)])
+def test_violation_of_all_pairs_in_blocks(event_shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value and gradient in blocks are those of autograd on all pairs at once, also far from the origin."""
+    rng = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, *event_shape, generator=rng) + 100 for n in (301, 150))
+    phi = (torch.rand(301, generator=rng) * x[0].numel()).requires_grad_(True)
+    psi = torch.rand(150, generator=rng).requires_grad_(True)
+    at_once = all_pairs_penalty(phi, psi, x, y)
+    assert at_once > 0
+    expected = torch.autograd.grad(3 * at_once, (phi, psi))
+    monkeypatch.setattr("pt_flows.functional.pairs.AT_ONCE", 0)
+    in_blocks = all_pairs_penalty(phi, psi, x, y)
+    torch.testing.assert_close(in_blocks, at_once, rtol=1e-6, atol=0.0)
+    for own, other in zip(torch.autograd.grad(3 * in_blocks, (phi, psi)), expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6 * float(other.abs().max()))

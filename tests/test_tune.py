@@ -58,8 +58,8 @@ def test_a_mistake_in_a_space_is_one_sentence_with_file_and_key(entry: Any, said
         ("a: [", "expected YAML, got an error"),
         ("model.a: [1, 2]\nmodel.a: [3]", "expected model.a once, got it in line 1 and again in line 2"),
         ("model.a: [1, 2]\nmodel.a, model.b: [3]", "expected model.a once, got it 2 times"),
-        ("seed_everything: [1, 2]", "expected keys of the method, the data or the trainer"),
-        ("trainer.max_steps: [1, 2]", "expected keys of the method, the data or the trainer"),
+        ("seed_everything: [1, 2]", "expected keys of the method, the data, the rates or the trainer"),
+        ("trainer.max_steps: [1, 2]", "expected keys of the method, the data, the rates or the trainer"),
         ("model.a b: [1, 2]", "expected keys of a configuration such as model.step_size"),
     ],
 )

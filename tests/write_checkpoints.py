@@ -2,9 +2,9 @@
 
     python tests/write_checkpoints.py
 
-Run it for every version (0.1, 0.2, ...), and keep the folders of the earlier ones: `test_checkpoints.py` loads them
-all, those of 0.1 after `pt-flows upgrade`. The folder also has the configurations of the runs that a later version
-must be able to continue, and values.json with the samples that it must then draw.
+It needs MNIST in $PT_FLOWS_DATA. Run it for every version (0.1, 0.2, ...), and keep the folders of the earlier ones:
+`test_checkpoints.py` loads them all, those of 0.1 after `pt-flows upgrade`. The folder also has the configurations of
+the runs that a later version must be able to continue, and values.json with the samples that it must then draw.
 """
 
 import json
@@ -21,6 +21,7 @@ from problems import Adam, data, fit
 
 import pt_flows
 from pt_flows.cli.main import main
+from pt_flows.contracts import Predicts
 from pt_flows.evaluation.load import finished
 from pt_flows.methods import W1FE
 from pt_flows.nets import MLPCritic, MLPGenerator
@@ -49,19 +50,29 @@ METHODS: dict[str, list[str]] = {
     "da_ebm": [*ENERGY, "--model.buffer_size", "64"],
     "pcd": [*ENERGY, "--model.buffer_size", "64", "--model.num_sampling_steps", "20"],
     "improved_cd": [*ENERGY, "--model.buffer_size", "64", "--model.num_references", "8", "--model.min_history", "8"],
+    "moment_gan": [],
+    "admm_rnn": ["--model.network.hidden", "4", "--evaluation.metrics", '[{"class_path": "Accuracy"}]'],
+    "adversarial_training": ["--evaluation.metrics", '[{"class_path": "Risk"}]'],
 }  # fmt: skip
 CONTINUED = ("w1_fe", "da_ebm")
 """A generator and an energy with its chains: runs that the tests also continue."""
 
 
 def samples(module: Any) -> list[list[float]]:
-    """Four samples, the same for every call."""
+    """Four samples, or four predictions at fixed points, the same for every call."""
+    if isinstance(module, Predicts):
+        (network,) = module.networks.values()
+        shape = network.event_shape
+        points = torch.linspace(-1, 1, 4).view(4, *(1 for _ in shape)).expand(4, *shape)
+        return module.eval().predict(points).tolist()
     return pt_flows.sample(module.eval(), 4, rng=torch.Generator().manual_seed(0)).tolist()
 
 
 def recipe_of(name: str) -> Path:
     """The configuration of a method."""
-    return HERE.parent / "configs" / ("simulators/rlc_circuit.yaml" if name == "sim_vae" else f"toy2d/{name}.yaml")
+    elsewhere = {"sim_vae": "simulators/rlc_circuit", "moment_gan": "one_layer/moments", "admm_rnn": "mnist/admm_rows",
+                 "adversarial_training": "regression/adversarial_sparse"}  # fmt: skip
+    return HERE.parent / "configs" / f"{elsewhere.get(name, f'toy2d/{name}')}.yaml"
 
 
 def written_by_fit(config: Path, *arguments: str) -> Path:

@@ -8,6 +8,8 @@ from pt_flows.callbacks.flow import FlowPicture
 from pt_flows.callbacks.performance import Performance
 from pt_flows.callbacks.pictures import Pictures
 from pt_flows.callbacks.progress import Progress
+from pt_flows.callbacks.rates import Rates
+from pt_flows.callbacks.rounds import PersistentRounds
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -17,6 +19,8 @@ __all__ = [
     "Failure",
     "FlowPicture",
     "Performance",
+    "PersistentRounds",
     "Pictures",
     "Progress",
+    "Rates",
 ]

@@ -60,5 +60,5 @@ def describe_python_run(folder: Path, trainer: L.Trainer, subject: Subject, data
         )
         return
     config = {"seed_everything": method.trained_seed, "trainer": {"max_steps": trainer.max_steps}} | sections
-    recorded = environment(method.trained_seed) | {"sampler": str(subject.chosen)}
+    recorded = environment(method.trained_seed) | {"sampler": subject.sampler_name}
     describe_run(folder, yaml.safe_dump(config, sort_keys=False), recorded)

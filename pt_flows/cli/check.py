@@ -13,13 +13,13 @@ import pt_flows.metrics
 import pt_flows.nets  # noqa: F401  only imported classes have short names
 from pt_flows.callbacks import Evaluate
 from pt_flows.cli.parser import Explaining
-from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet
+from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet, PredictorNet
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
 from pt_flows.loop.method import Method
 from pt_flows.testing import Report, check_method, check_network, check_sampler
 
-UNUSED = ("trainer", "pictures", "checkpoints", "run", "seed_everything", "perf", "ckpt_path")
+UNUSED = ("trainer", "pictures", "checkpoints", "rates", "run", "seed_everything", "perf", "ckpt_path")
 """Keys of `fit` that its configuration files may have, and that no check needs."""
 
 
@@ -38,7 +38,7 @@ def check(words: Sequence[str]) -> None:
     print(f"method {type(method).__name__} on {type(data()).__name__}", flush=True)
     reports: list[Report] = [check_method(build, data)]
     for name, network in method.networks.items():
-        if isinstance(network, GeneratorNet | CriticNet | EnergyNet):
+        if isinstance(network, GeneratorNet | CriticNet | EnergyNet | PredictorNet):
             print(f"network {name}: {type(network).__name__}", flush=True)
             reports.append(check_network(lambda name=name: build().networks[name]))
     if config.evaluation.sampler is not None:

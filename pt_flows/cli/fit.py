@@ -17,10 +17,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 import pt_flows.data
+import pt_flows.evaluation.trained
 import pt_flows.methods
 import pt_flows.metrics
 import pt_flows.nets
-import pt_flows.samplers  # noqa: F401  only imported classes have short names
+import pt_flows.samplers
+import pt_flows.training.controlled
+import pt_flows.training.fluctuation
+import pt_flows.training.optim  # noqa: F401  only imported classes have short names
 from pt_flows.callbacks import (  # noqa: F401
     AtomicCheckpointIO,
     ChainPicture,
@@ -29,8 +33,10 @@ from pt_flows.callbacks import (  # noqa: F401
     Failure,
     FlowPicture,
     Performance,
+    PersistentRounds,
     Pictures,
     Progress,
+    Rates,
 )
 from pt_flows.callbacks.performance import Mode
 from pt_flows.cli.checks import check_training, check_values
@@ -51,6 +57,7 @@ from pt_flows.runs.metrics_csv import MetricsCSV
 from pt_flows.runs.options import RunOptions
 from pt_flows.runs.start import RunStart
 from pt_flows.training.distributed import roll_call
+from pt_flows.training.rates import RateControl
 
 
 class Parser(Explaining, LightningArgumentParser):
@@ -78,6 +85,7 @@ class FlowCLI(LightningCLI):
         parser.add_lightning_class_args(Evaluate, "evaluation")
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_subclass_arguments(RateControl, "rates", required=False, help="control of learning rates")
         parser.add_class_arguments(RunOptions, "run")
         parser.add_argument(
             "--perf", type=Mode, default="fast", help="fast, reference (every shortcut off) or compile (docs/scale.md)"
@@ -143,6 +151,7 @@ class FlowCLI(LightningCLI):
             config.trainer.callbacks.insert(0, start)
             own["plugins"] = [*listed(config.trainer.plugins), AtomicCheckpointIO()]
             config.trainer.callbacks += [Performance(config.perf), Failure()]
+            config.trainer.callbacks += [Rates(config.rates)] if config.rates is not None else []
         else:
             own["logger"] = False
         bars = any(isinstance(callback, ProgressBar) for callback in config.trainer.callbacks)

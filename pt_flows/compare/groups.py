@@ -78,9 +78,20 @@ def differ_in_sampling(groups: Sequence[Group], key: str) -> bool:
 
 
 def floor_of(groups: Sequence[Group], key: str) -> float:
-    """The same number for real samples in place of generated ones, mean over all runs; NaN if nobody measured it."""
+    """The number that `floor_name` names, mean over all runs; NaN if nobody measured it."""
     found = [value for group in groups for run in group.runs for value in run.last(f"{key}_floor")]
     return fmean(found) if found else math.nan
+
+
+def floor_name(key: str) -> str:
+    """The subject of the floor of a number: real samples, or the best constant for predictions.
+
+    Example:
+        >>> floor_name("w2_512"), floor_name("robust_risk_l2_0.5_fast_all_test")
+        ('real samples in place of generated ones', 'the best constant prediction')
+    """
+    predicted = re.match(r"(robust_)?(accuracy|risk)_", key)
+    return "the best constant prediction" if predicted else "real samples in place of generated ones"
 
 
 def comparable(

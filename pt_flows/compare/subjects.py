@@ -24,8 +24,8 @@ def shared(run: Run) -> dict[str, Any]:
 
 
 def defining_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that all seeds of a run have in common."""
-    return {key: value for key, value in config.items() if key not in OWN}
+    """The part of a configuration that all seeds of a run have in common. A section without a value says nothing."""
+    return {key: value for key, value in config.items() if key not in OWN and value is not None}
 
 
 def as_text(tree: Any) -> str:

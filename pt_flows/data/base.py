@@ -33,6 +33,10 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
 
     event_shape: Shape
     num_classes: int = 0
+    target_shape: Shape = ()
+    """Shape of the target of one sample: empty for a label or a value, (T,) for one label at every step."""
+    real_targets: bool = False
+    """Whether targets are floats, for regression, instead of labels."""
 
     def __init__(self, batch_size: Count, iterations_per_block: Count) -> None:
         super().__init__()
@@ -45,7 +49,10 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
 
     @abstractmethod
     def draw(self, iteration: int, num_minibatches: int) -> tuple[Tensor, ...]:
-        """Draw this rank's part of one iteration: x (num_minibatches, B, *event) and y (num_minibatches, B) first."""
+        """Draw this rank's part of one iteration: x (num_minibatches, B, *event) and y (num_minibatches, B) first.
+
+        Targets may have more dimensions, `target_shape`, or be floats, if `real_targets` is true.
+        """
 
     @abstractmethod
     def reference(self, split: Split, num: int | None = None) -> Tensor:
@@ -119,8 +126,10 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
         wanted = (num_minibatches, self.batch_size // self.num_ranks, *self.event_shape)
         what, advice = "(minibatches, samples, event_shape)", "Draw batch_size samples and return x[:, self.share]"
         require(tuple(x.shape) == wanted, name, f"x of shape {wanted} {what}", f"{tuple(x.shape)}. {advice}")
-        fits = tuple(y.shape) == wanted[:2] and y.dtype == torch.int64
-        require(fits, name, f"y int64 of shape {wanted[:2]}", f"{y.dtype} of shape {tuple(y.shape)}")
+        shape = (*wanted[:2], *self.target_shape)
+        fits = tuple(y.shape) == shape and (y.is_floating_point() if self.real_targets else y.dtype == torch.int64)
+        kind = "float" if self.real_targets else "int64"
+        require(fits, name, f"y {kind} of shape {shape}", f"{y.dtype} of shape {tuple(y.shape)}")
         i = first_not_finite(x.flatten(0, 1))
         at = divmod(i or 0, wanted[1])
         where = f"at iteration {iteration} in sample {at[1]} of minibatch {at[0]}. Check the values that draw computes"

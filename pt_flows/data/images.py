@@ -12,12 +12,13 @@ from torch.nn.functional import interpolate
 
 from pt_flows.bounds import Count
 from pt_flows.contracts import Batch, Shape, Split
-from pt_flows.data.base import FlowData, first_not_finite, require
+from pt_flows.data.base import first_not_finite, require
+from pt_flows.data.shuffled import Shuffled
 from pt_flows.errors import UserError
 from pt_flows.training.noise import generator_at, run_seed
 
 
-class ArrayImages(FlowData):
+class ArrayImages(Shuffled):
     """Base of image sets in arrays: shuffled without replacement, flipped on the device, scaled to [-1, 1].
 
     Every image is used once per epoch. An epoch may end inside a minibatch, and no image is dropped.
@@ -36,7 +37,6 @@ class ArrayImages(FlowData):
         self.flip = flip
         self.resident_share = 0.25
         self._arrays: dict[Split, tuple[Tensor, Tensor]] = {}
-        self._permutation: tuple[int, Tensor] | None = None
 
     @abstractmethod
     def load(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -79,23 +79,6 @@ class ArrayImages(FlowData):
         if self.resident:
             images, labels = self.arrays("train")
             self._arrays["train"] = (images.to(device), labels.to(device))
-
-    def permutation(self, epoch: int) -> Tensor:
-        """Order of the images in an epoch, a function of (seed, epoch)."""
-        if self._permutation is None or self._permutation[0] != epoch:
-            rng = generator_at("cpu", run_seed(), "order", epoch)
-            self._permutation = (epoch, torch.randperm(len(self.arrays("train")[0]), generator=rng))
-        return self._permutation[1]
-
-    def indices(self, start: int, num: int) -> Tensor:
-        """Indices of the `num` images from position `start` of the endless shuffled stream."""
-        size = len(self.arrays("train")[0])
-        pieces = []
-        while num > 0:
-            epoch, position = divmod(start, size)
-            pieces.append(self.permutation(epoch)[position : position + num])
-            start, num = start + len(pieces[-1]), num - len(pieces[-1])
-        return torch.cat(pieces)
 
     def draw(self, iteration: int, num_minibatches: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images uint8 (num_minibatches, B, C, H, W), and labels and flips, each (num_minibatches, B)."""

@@ -7,6 +7,7 @@ from pt_flows.bounds import AtLeastTwo, Count
 from pt_flows.contracts import Split
 from pt_flows.data.base import FlowData
 from pt_flows.data.simulators.base import Simulator
+from pt_flows.progress import track
 from pt_flows.training.noise import generator_at, run_seed
 
 CHUNK = 500
@@ -25,6 +26,8 @@ class Simulated(FlowData):
         batch_size: Samples of one minibatch over all ranks.
         iterations_per_block: Iterations that one Lightning step runs.
         num_reference: Number of reference samples of a split if no number is asked for.
+        num_pairs: Number of latents that are simulated once, at the first minibatch, and drawn with replacement for all
+            minibatches, where a simulation is dear; None for fresh ones in every minibatch.
     """
 
     def __init__(
@@ -33,12 +36,14 @@ class Simulated(FlowData):
         batch_size: Count = 128,
         iterations_per_block: Count = 1,
         num_reference: AtLeastTwo = 2_000,
+        num_pairs: AtLeastTwo | None = None,
     ) -> None:
         super().__init__(batch_size, iterations_per_block)
-        self.simulator, self.num_reference = simulator, num_reference
+        self.simulator, self.num_reference, self.num_pairs = simulator, num_reference, num_pairs
         self.latent_shape = (len(simulator.names),)
         self.event_shape = tuple(self.observe(self.latents(2, generator_at("cpu", "first call"))).shape[1:])
         self._references: dict[Split, Tensor] = {}
+        self._bank: tuple[Tensor, Tensor] | None = None
 
     def check(self) -> None:
         """Check nothing here, because every result of the simulator is checked."""
@@ -56,16 +61,28 @@ class Simulated(FlowData):
         return self.simulator(self.simulator.from_latents(z.cpu()))
 
     def draw(self, iteration: int, num_minibatches: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Fresh observations (num_minibatches, B, *event), zeros (num_minibatches, B), latents (num_minibatches, B, K).
+        """Observations (num_minibatches, B, *event), zeros (num_minibatches, B) and latents (num_minibatches, B, K).
 
-        Every rank simulates its own share alone.
+        Every rank simulates its own share alone, but all of the pairs that are simulated once.
         """
         rng = generator_at("cpu", run_seed(), "data", iteration)
-        z = self.latents(num_minibatches * self.batch_size, rng)
-        z = z.view(num_minibatches, self.batch_size, -1)[:, self.share]
-        x = self.observe(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        if self.num_pairs is None:
+            z = self.latents(num_minibatches * self.batch_size, rng)
+            z = z.view(num_minibatches, self.batch_size, -1)[:, self.share]
+            x = self.observe(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        else:
+            rows = torch.randint(self.num_pairs, (num_minibatches, self.batch_size), generator=rng)[:, self.share]
+            x, z = (values[rows] for values in self.bank())
         y = torch.zeros(z.shape[:2], dtype=torch.int64)
         return x.to(self.device), y.to(self.device), z.to(self.device)
+
+    def bank(self) -> tuple[Tensor, Tensor]:
+        """The observations (num_pairs, *event) and latents (num_pairs, K) of this seed, simulated once."""
+        if self._bank is None:
+            z = self.latents(self.num_pairs or 0, generator_at("cpu", run_seed(), "pairs"))
+            parts = track(z.split(CHUNK), "simulations")
+            self._bank = torch.cat([self.observe(part) for part in parts]), z
+        return self._bank
 
     def sample(self, num: int, rng: torch.Generator) -> Tensor:
         """Fresh observations (num, *event)."""

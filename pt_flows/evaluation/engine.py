@@ -7,7 +7,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import BoundsLikelihood, Encodes, HasEnergy, MapsLatents, RunsChains, Weights
+from pt_flows.contracts import BoundsLikelihood, Encodes, HasEnergy, MapsLatents, Predicts, RunsChains, Weights
+from pt_flows.errors import UserError
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.metrics.base import RealData, SampleMetric, full_precision
 from pt_flows.progress import track
@@ -25,8 +26,12 @@ def prepare_metrics(
     metrics: Sequence[SampleMetric], data: RealData, num: int, device: torch.device, method: Any = None
 ) -> None:
     """Prepare metrics for `num` generated samples of a method, on a device."""
+    predicts = method is not None and not Subject(method).draws
     noise = method.data_noise if isinstance(method, RunsChains) and not method.denoise else 0.0
     for metric in metrics:
+        if predicts and metric.needs_samples:
+            wanted, got = "a metric of predictions, such as Accuracy or Risk", type(metric).__name__
+            raise UserError(f"metrics: expected {wanted}, as {type(method).__name__} draws no samples, got {got}")
         metric.sample_noise = noise  # the noise on samples of a perfect model
         metric.to(device).prepare(data, num)
         metric.to(device)  # also the tensors that `prepare` added
@@ -68,6 +73,10 @@ def measured(
             metric.update_likelihood(partial(method.likelihood_bound, weights=weights))
         if isinstance(method, Encodes) and cast(Any, method).takes_latents:
             metric.update_encoder(partial(method.encode, weights=weights))
+        if isinstance(method, Predicts):
+            metric.update_predictor(partial(method.predict, weights=weights))
+        if not metric.needs_samples:
+            metric.update(torch.empty(0))  # torchmetrics warns of a metric that was not updated
     with full_precision(metrics[0].device):  # samples are drawn here too
         for x in batches:
             for metric in metrics:

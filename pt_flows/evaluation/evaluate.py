@@ -12,7 +12,7 @@ from torch import Tensor
 
 import pt_flows.data
 from pt_flows.bounds import AtLeastTwo, Count
-from pt_flows.contracts import BoundsLikelihood, HasEnergy, Split, Weights
+from pt_flows.contracts import BoundsLikelihood, HasEnergy, Predicts, Split, Weights
 from pt_flows.data.base import FlowData
 from pt_flows.data.simulated import Simulated
 from pt_flows.errors import UserError
@@ -23,6 +23,7 @@ from pt_flows.evaluation.passport import Passport, record_path, write_record
 from pt_flows.evaluation.provenance import directions_of, feature_hashes, machine, passport_of
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.metrics import (
+    Accuracy,
     ExactWasserstein,
     GridKL,
     ImageQuality,
@@ -31,6 +32,7 @@ from pt_flows.metrics import (
     Lite0Features,
     ModeCoverage,
     MutualInformation,
+    Risk,
     SampleDiscrepancy,
     SimulationError,
 )
@@ -68,7 +70,7 @@ def evaluate(
             density and coverage in features of EfficientNet-Lite0 at 64 pixels. Default for toys: exact and sliced
             Wasserstein distances, MMD, modes, and the density and log-likelihood of energies. A bound of the
             log-likelihood of test samples where a method has one. For inverses of simulators: mutual information, R²
-            and simulation errors.
+            and simulation errors. For methods that predict: accuracy and risk of the test split.
         n: Number of generated samples; toys at most 5,000.
         split: Split of the real samples to compare with; by default train for images and test for toys and likelihoods.
         weights: The averaged weights, or the raw ones of the last iteration.
@@ -102,12 +104,12 @@ def evaluate_checkpoint(
     data = run.data()
     assert folder is not None, "the data are there"
     subject = Subject(method.to(device), weights, sampler, data)
-    if len(data.event_shape) != 3:
+    if subject.draws and len(data.event_shape) != 3:
         n = min(n, 5_000)
         if n > 2_000 and not metrics:
             say(f"note: exact transport between {n} points takes a minute or two on a CPU; --n 512 is quick")
-    side: Split = split or ("train" if len(data.event_shape) == 3 else "test")
-    chosen = prepared(metrics or default_metrics(method, data, side), data, n, split, side, device, method)
+    side: Split = split or ("train" if subject.draws and len(data.event_shape) == 3 else "test")
+    chosen = prepared(metrics or default_metrics(subject, data, side), data, n, split, side, device, method)
     first = passport_of(subject, ckpt, n, 0, data, side, chosen)
     for i in range(seeds):
         first_samples: list[Tensor] = []
@@ -119,7 +121,7 @@ def evaluate_checkpoint(
         title = f"{type(method).__name__}, iteration {method.iteration}, {weights} weights, sampling seed {i}"
         file = record_path(folder, passport, ckpt)
         conclude(file, passport, numbers, title)
-        if world()[0] == 0:
+        if world()[0] == 0 and first_samples:
             beside = {"target": data.reference(side)} if tuple(data.event_shape) == (2,) else {}
             save_samples(torch.cat(first_samples), file.with_suffix(".png"), title, beside)
 
@@ -191,8 +193,11 @@ def named_reference(ref: str) -> RealData:
     return data
 
 
-def default_metrics(method: Any, data: FlowData, split: Split) -> list[SampleMetric]:
+def default_metrics(subject: Subject, data: FlowData, split: Split) -> list[SampleMetric]:
     """The default metrics."""
+    method = subject.method
+    if isinstance(method, Predicts) and not subject.draws:
+        return [Accuracy(), Risk()] if data.num_classes else [Risk()]
     bounds: list[SampleMetric] = [LikelihoodBound()] if isinstance(method, BoundsLikelihood) else []
     if isinstance(data, Simulated) and cast(Any, method).takes_latents:
         return [MutualInformation(), InvariantR2(), SimulationError()]

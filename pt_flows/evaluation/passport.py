@@ -22,9 +22,10 @@ OWN_DIRECTIONS: dict[Direction, str] = {
     "": r".+_(floor|truth)|kid_.+_error|modes_of|transfer_accuracy_1nn_source"
         r"|acceptance|never_moved|calibrator_slope|distance|latent_norm|slope_.+",
     "higher": r"(modes|high_quality)(_.+std)?|is_.+_\d+k?|(precision|recall|density|coverage)_.+_(train|test)"
-              r"|transfer_accuracy_1nn|log_likelihood_grid\d+|r2_\d+k?_(train|test)",
+              r"|transfer_accuracy_1nn|log_likelihood_grid\d+|r2_\d+k?_(train|test)"
+              r"|(robust_)?accuracy_.+_(train|test)",
     "lower": r"(fd|kid)_.+_(train|test)(\d+k?)?|(w1|w2|sliced_w2|mmd2)_\d+k?|kl_grid\d+"
-             r"|(resimulated|emulated)_error_.+",
+             r"|(resimulated|emulated)_error_.+|(robust_)?risk_.+_(train|test)",
 }  # fmt: skip
 """Patterns of the numbers of this package, for logs and old passports without directions."""
 
@@ -50,10 +51,11 @@ class Passport:
         data: Class of the reference data; empty for samples that were not measured.
         reference: Hash of the real samples.
         split: Split of the real samples.
-        num_samples: Number of generated samples.
+        num_samples: Number of generated samples; 0 for a method that draws none.
         features: Feature network, with the hash of its weights; empty for toys.
         weights: "ema" or "raw"; empty for images.
-        sampler: The sampler, such as "Direct", "Chains" or "REPGAN(num_steps=100, ...)"; empty for images.
+        sampler: The sampler, such as "Direct", "Chains" or "REPGAN(num_steps=100, ...)"; empty for images, and for a
+            method that draws none.
         sampling_seed: Seed of the samples.
         training_seed: Seed of the run; None for images.
         iteration: Iteration at which the checkpoint was written.
@@ -133,7 +135,7 @@ def record_path(folder: Path, passport: Passport, checkpoint: Path) -> Path:
     The name includes the sampler if it is no default one.
     """
     p = passport
-    sampler = "" if p.sampler in OWN_SAMPLERS else "-" + re.sub(r"[^\w.=]+", "_", p.sampler).strip("_")
+    sampler = "" if p.sampler in (*OWN_SAMPLERS, "") else "-" + re.sub(r"[^\w.=]+", "_", p.sampler).strip("_")
     drawn = f"{checkpoint.stem}-{p.weights}{sampler}"
     return folder / "evaluations" / f"{p.iteration:08d}-{drawn}-{p.split}-{p.num_samples}-seed{p.sampling_seed}.json"
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pt_flows.contracts import Weights
+from pt_flows.contracts import MapsLatents, Predicts, RunsChains, Samples, Weights
 from pt_flows.loop.journal import Cost
 from pt_flows.loop.method import Method
 from pt_flows.samplers import Sampler, check_drawn, default_sampler
@@ -42,6 +42,17 @@ class Subject:
     diagnostics: dict[str, float] = field(default_factory=dict)
 
     @property
+    def draws(self) -> bool:
+        """Whether samples are drawn; a method that predicts may draw none."""
+        draws = self.sampler is not None or isinstance(self.method, MapsLatents | RunsChains | Samples)
+        return draws or not isinstance(self.method, Predicts)
+
+    @property
+    def sampler_name(self) -> str:
+        """The sampler with its arguments; empty if no samples are drawn."""
+        return str(self.chosen) if self.draws else ""
+
+    @property
     def chosen(self) -> Sampler:
         """The given sampler, or the method's own one."""
         self.sampler = self.sampler or default_sampler(self.method)
@@ -49,6 +60,8 @@ class Subject:
 
     def check(self) -> None:
         """Check that the sampler fits the method, before it is trained. One without need of data is prepared for it."""
+        if not self.draws:
+            return
         if self.chosen.needs_data:
             self.chosen.check(self.method)
         else:
@@ -68,10 +81,14 @@ class Subject:
     def chunks(self, num: int, stream: str) -> Iterator[Tensor]:
         """Draw this rank's part of `num` samples from fixed noise, in chunks, and count their cost.
 
+        There are none for a method that draws no samples.
+
         Args:
             num: Samples over all ranks.
             stream: Name of the noise; the same name gives the same noise in every run.
         """
+        if not self.draws:
+            return
         sampler = self.prepared()
         with self.counting(num) as cost:
             for chunk in share_of(-(-num // CHUNK)):

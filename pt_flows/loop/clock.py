@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from pt_flows.contracts import Batch
 from pt_flows.training.requirements import check_block
-from pt_flows.training.schedules import Progress
 
 
 def tick(trainer: L.Trainer, iteration: int) -> None:
@@ -50,8 +49,7 @@ class Clock(L.Callback):
         passed = after // interval * interval
         row = (passed if passed > before else after) - 1
         trainer.fit_loop.epoch_loop._batches_that_stepped = row
-        for player in method.players.values():
-            player.begin(Progress(row, trainer.max_steps))
+        method.set_rates(method.progress_at(row))
 
 
 def synchronises_batch_norm(trainer: L.Trainer) -> bool:

@@ -16,7 +16,9 @@ from pt_flows.contracts import AddsNoise, Terms
 from pt_flows.errors import DivergenceError
 from pt_flows.training.distributed import world
 from pt_flows.training.player import Player
+from pt_flows.training.rates import RateControl
 from pt_flows.training.requirements import check_terms
+from pt_flows.training.rounds import Rounds
 
 
 class Cost:
@@ -95,6 +97,8 @@ class Judge(Protocol):
 
     iteration: int
     cost: Cost
+    rates: RateControl | None
+    rounds: Rounds | None
 
     @property
     def trainer(self) -> L.Trainer:
@@ -160,6 +164,8 @@ class Journal:
         row = {f"train/{name}": fmean(v) for name, v in by_name.items() if not name.startswith("_")}
         row |= {f"train/lr_{name}": p.lr for name, p in method.players.items() if p.optimizer is not None}
         row |= noise_stds(method.players)
+        for part in (method.rates, method.rounds):
+            row |= {} if part is None else part.report()
         method.cost.tick()
         before, since = self._flushed
         self._flushed = (method.iteration, method.cost.seconds)

@@ -29,6 +29,8 @@ from pt_flows.training.distributed import world
 from pt_flows.training.noise import NoiseStream, fold, run_seed
 from pt_flows.training.player import Player, check_players
 from pt_flows.training.players import Generator
+from pt_flows.training.rates import RateControl
+from pt_flows.training.rounds import Rounds
 from pt_flows.training.schedules import Progress
 
 
@@ -37,6 +39,8 @@ class Method(Constructed, L.LightningModule, ABC):
 
     Attributes:
         iteration: Iterations done. Lightning's `global_step` is the same number.
+        rates: Control of the players' learning rates; None without one.
+        rounds: Rounds of training from one start; None without any.
         noise: Random numbers of the current iteration, which depend on the seed and the iteration alone.
         cost: The cost of training so far.
         trained_seed: Seed of the run.
@@ -47,6 +51,8 @@ class Method(Constructed, L.LightningModule, ABC):
     """Whether iterations run outside autocast, because steps are small differences of large numbers."""
     channels_last: ClassVar[bool] = True
     """Whether convolutions may keep channels innermost in memory."""
+    one_rate: ClassVar[bool] = False
+    """Whether all players have to move with one learning rate, as pieces of one step."""
     differentiated_once: ClassVar[tuple[str, ...]] = ()
     """Names of the networks that are never differentiated twice, so that they can be compiled."""
 
@@ -76,6 +82,8 @@ class Method(Constructed, L.LightningModule, ABC):
         self.cost = Cost()
         self.noise = NoiseStream("training")
         self.journal = Journal()
+        self.rates: RateControl | None = None
+        self.rounds: Rounds | None = None
         self.loaded_optimizers: list[dict[str, Any]] = []
 
     # -------------------------------------------------------------------------------------- for a method to override
@@ -118,8 +126,17 @@ class Method(Constructed, L.LightningModule, ABC):
 
     @property
     def progress(self) -> Progress:
-        """The progress of the run."""
-        return Progress(self.iteration, self.trainer.max_steps)
+        """The progress of the run, or of its present round."""
+        return self.progress_at(self.iteration)
+
+    def progress_at(self, iteration: int) -> Progress:
+        """The progress at an iteration of the run."""
+        return Progress(iteration, self.trainer.max_steps) if self.rounds is None else self.rounds.progress(iteration)
+
+    @property
+    def age(self) -> int:
+        """Iterations done since the start of the run, or of its present round."""
+        return self.iteration if self.rounds is None else self.rounds.progress(self.iteration).iteration
 
     @property
     def log_interval(self) -> int:
@@ -160,17 +177,29 @@ class Method(Constructed, L.LightningModule, ABC):
         with self.cost.running(), precision:
             for xs, ys, *others in zip(*batch, strict=True):
                 self.noise.seek(self.iteration, self.device)
-                for player in players:
-                    player.begin(self.progress)
+                if self.rounds is not None:
+                    self.rounds.enter(self)
+                age = self.age + 1
+                self.set_rates(self.progress)
                 terms = self.iterate(list(zip(xs, ys, *(others if self.takes_latents else ()), strict=True)))
                 self.iteration += 1
-                self.cost.images_seen += ys.numel() * world()[1]
+                self.cost.images_seen += ys.shape[0] * ys.shape[1] * world()[1]
                 for player in players:
-                    player.average(self.iteration)
+                    player.average(age)
+                if self.rates is not None:
+                    self.rates.advance()
+                if self.rounds is not None:
+                    self.rounds.leave(self, terms)
                 self.journal.add(self, terms)
                 if self.iteration % interval == 0:
                     self.flush()
                 tick(self.trainer, self.iteration)
+
+    def set_rates(self, progress: Progress) -> None:
+        """Set the learning rate of every player for an iteration."""
+        for name, player in self.players.items():
+            player.rate_factor = 1.0 if self.rates is None else self.rates.factor(name)
+            player.begin(progress)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Do nothing. The Evaluate callback measures generated samples once the loop ends."""

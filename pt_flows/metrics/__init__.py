@@ -6,11 +6,14 @@ from pt_flows.metrics.frechet import FrechetDistance
 from pt_flows.metrics.inverse import InvariantR2, MutualInformation, SimulationError
 from pt_flows.metrics.likelihood import LikelihoodBound
 from pt_flows.metrics.modes import ModeCoverage
+from pt_flows.metrics.one_layer import OneLayerError
+from pt_flows.metrics.prediction import Accuracy, Risk
 from pt_flows.metrics.quality import ImageQuality
 from pt_flows.metrics.transfer import TransferAccuracy
 from pt_flows.metrics.wasserstein import ExactWasserstein, SampleDiscrepancy
 
 __all__ = [
+    "Accuracy",
     "DINOv2Features",
     "ExactWasserstein",
     "FrechetDistance",
@@ -22,6 +25,8 @@ __all__ = [
     "Lite0Features",
     "ModeCoverage",
     "MutualInformation",
+    "OneLayerError",
+    "Risk",
     "SampleDiscrepancy",
     "SimulationError",
     "TransferAccuracy",

@@ -54,6 +54,8 @@ class SampleMetric(Constructed, Metric, ABC):
     split: Split = "train"
     held_out: ClassVar[bool] = False
     """Whether real samples are those of the test split, unless another one is asked for."""
+    needs_samples: ClassVar[bool] = True
+    """Whether generated samples are measured. Predictions and their metrics need none."""
     sample_noise: float = 0.0
     """Standard deviation of the noise on samples of a perfect model, in data units. Floors have it too."""
 
@@ -111,6 +113,13 @@ class SampleMetric(Constructed, Metric, ABC):
 
         Args:
             encode: Infers latents (B, K) of simulated data from observations (B, *event) on the metric's device.
+        """
+
+    def update_predictor(self, predict: Callable[[Tensor], Tensor]) -> None:
+        """Measure predictions. Called once before `update`; most metrics ignore it.
+
+        Args:
+            predict: Predictions of data (B, *event) on the metric's device, differentiable in the data.
         """
 
     @property

@@ -5,7 +5,7 @@ from typing import Any
 
 DEFINING = ("data", "model", "seed_everything")
 """Sections that define an experiment: `last` and `best` mean a run with the same ones."""
-NAMED = (*DEFINING, "evaluation", "perf", "trainer.max_steps", "trainer.precision")
+NAMED = (*DEFINING, "rates", "evaluation", "perf", "trainer.max_steps", "trainer.precision")
 """Settings whose changes are printed when a run continues."""
 INCIDENTAL = ("iterations_per_block", "activation_checkpointing")
 """Arguments that change no number."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pt_flows.compare.areas import AREA, area_named
 from pt_flows.compare.curves import curves_figure
-from pt_flows.compare.groups import Criterion, Group, comparable, floor_of
+from pt_flows.compare.groups import Criterion, Group, comparable, floor_name, floor_of
 from pt_flows.compare.report import page
 from pt_flows.compare.runs import Run
 from pt_flows.compare.sampling import sampling_figure
@@ -103,7 +103,7 @@ class Number:
     def floor(self) -> list[str]:
         """A sentence with the same number for real samples, if it was measured."""
         found = floor_of(self.groups, self.criterion.key)
-        return [] if math.isnan(found) else [f"real samples in place of generated ones: {number(found)}"]
+        return [] if math.isnan(found) else [f"{floor_name(self.criterion.key)}: {number(found)}"]
 
     def means(self, wish: Wish) -> tuple[float | None, float | None]:
         """The means of the two arms of a wanted verdict; None for an arm without a finished run."""

@@ -211,8 +211,10 @@ def dimension_of(name: str, entry: Any, where: str) -> Dimension:
     for key in keys:
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", key):
             raise UserError(f"{prefix}: expected keys of a configuration such as model.step_size, got {key!r}")
-        if key.split(".")[0] not in ("model", "data", "trainer") or key == "trainer.max_steps":
-            raise UserError(f"{prefix}: expected keys of the method, the data or the trainer, got {key}. Remove it")
+        if key.split(".")[0] not in ("model", "data", "rates", "trainer") or key == "trainer.max_steps":
+            raise UserError(
+                f"{prefix}: expected keys of the method, the data, the rates or the trainer, got {key}. Remove it"
+            )
     if isinstance(entry, list):
         return Dimension(keys, choices=choices_of(entry, prefix))
     if not isinstance(entry, Mapping) or not {"low", "high"} <= entry.keys() <= {"low", "high", "log"}:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from pt_flows.contracts import CriticNet, EncoderNet, EnergyNet, GeneratorNet
+from pt_flows.contracts import CriticNet, EncoderNet, EnergyNet, GeneratorNet, PredictorNet
 from pt_flows.data.base import FlowData
 from pt_flows.samplers import Sampler
 from pt_flows.testing.case import Case
@@ -58,8 +58,10 @@ def check_sampler(sampler: Callable[[], Sampler], build: Callable[[], Any], data
     return run_checks(SAMPLER_CHECKS, Case(build, data, sampler))
 
 
-def check_network(build: Callable[[], GeneratorNet | CriticNet | EnergyNet | EncoderNet | nn.Module]) -> Report:
-    """Check a generator, a critic, an energy or an encoder, and print a line for every check.
+def check_network(
+    build: Callable[[], GeneratorNet | CriticNet | EnergyNet | EncoderNet | PredictorNet | nn.Module],
+) -> Report:
+    """Check a generator, a critic, an energy, an encoder or a predictor, and print a line for every check.
 
     Args:
         build: Makes the network anew.

@@ -1,4 +1,4 @@
-"""Checks of a network: what a generator, a critic, an energy or an encoder promises."""
+"""Checks of a network: what a generator, a critic, an energy, an encoder or a predictor promises."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pt_flows.contracts import CriticNet, DecoderNet, EncoderNet, EnergyNet, GeneratorNet
+from pt_flows.contracts import CriticNet, DecoderNet, EncoderNet, EnergyNet, GeneratorNet, PredictorNet
 from pt_flows.functional.penalties import gradient_norm
 from pt_flows.testing.report import NotApplicable
 from pt_flows.training.requirements import check_network
@@ -28,7 +28,8 @@ def arguments(net: Any) -> list[Tensor]:
     rng = torch.Generator().manual_seed(1)
     is_generator = isinstance(net, GeneratorNet)
     x = torch.randn(NUM, *(net.latent_shape if is_generator else net.event_shape), generator=rng)
-    num_labels = 2 if getattr(net, "takes_labels", False) else getattr(net, "num_classes", 0)
+    classes = 0 if isinstance(net, PredictorNet) else getattr(net, "num_classes", 0)  # a predictor returns them
+    num_labels = 2 if getattr(net, "takes_labels", False) else classes
     return [x, torch.arange(NUM) % num_labels] if num_labels else [x]
 
 
@@ -44,8 +45,8 @@ def awake(net: nn.Module) -> Any:
 def shape(build: Build) -> None:
     """The network says what it takes and gives what it says."""
     net = made(build)
-    kinds = [kind for kind in (GeneratorNet, EncoderNet, CriticNet, EnergyNet) if isinstance(net, kind)]
-    name, several = type(net).__name__, "a GeneratorNet, CriticNet, EnergyNet or EncoderNet"
+    kinds = [kind for kind in (GeneratorNet, EncoderNet, CriticNet, EnergyNet, PredictorNet) if isinstance(net, kind)]
+    name, several = type(net).__name__, "a GeneratorNet, CriticNet, EnergyNet, EncoderNet or PredictorNet"
     assert kinds, f"{name}: expected {several}, got none. Derive it from one of them"
     check_network(name, net, kinds[0])
     what, rest = "one value per sample", ()
@@ -53,6 +54,8 @@ def shape(build: Build) -> None:
         what, rest = "samples of event_shape", net.event_shape
     elif isinstance(net, EncoderNet):
         what, rest = "means and standard deviations of latents", (2, *net.latent_shape)
+    elif isinstance(net, PredictorNet) and net.num_classes:
+        what, rest = "logits", (net.num_classes,)
     wanted = (NUM, *rest)
     got = tuple(net(*arguments(net)).shape)
     assert got == wanted, f"{name}: expected {what}, shape {wanted}, got {got}. Change forward or event_shape"

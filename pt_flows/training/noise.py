@@ -50,16 +50,61 @@ class RowNoise(torch.Generator):
         return torch.rand(BLOCK, *shape, generator=self, device=self.device)[:num]
 
 
+class StartingAt(RowNoise):
+    """Noise whose first draw is given, and whose other draws are one row for all rows; see `starting_at`.
+
+    Attributes:
+        start: The first draw (n, d), n at most `BLOCK`; None once it is taken.
+        num: n.
+    """
+
+    start: Tensor | None = None
+    num: int = 0
+
+    def normal(self, num: int, *shape: int) -> Tensor:
+        """The given rows as (n, *shape); afterwards one standard normal row for all of them."""
+        if self.start is not None:
+            start, self.start = self.start, None
+            return start.view(self.num, *shape)
+        return torch.randn(shape, generator=self, device=self.device).expand(min(num, self.num), *shape)
+
+    def uniform(self, num: int, *shape: int) -> Tensor:
+        """The distribution functions of the given rows; afterwards one uniform row for all of them."""
+        if self.start is not None:
+            return torch.special.ndtr(self.normal(num, *shape))
+        return torch.rand(shape, generator=self, device=self.device).expand(min(num, self.num), *shape)
+
+
 def given_or_new(rng: torch.Generator | None, device: torch.device | str) -> torch.Generator:
     """The given generator, or a new one on the device, seeded by the global one."""
     return rng or torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
 
 
 def row_noise(rng: torch.Generator, device: torch.device) -> RowNoise:
-    """Noise for the steps of a block, on a device; it takes one number from the generator."""
+    """Noise for the steps of a block, on a device; it takes one number from the generator.
+
+    A generator with given rows is that noise itself.
+    """
+    if isinstance(rng, StartingAt):
+        return rng
     seed = torch.randint(2**62, (), generator=rng, device=rng.device)
     noise = RowNoise(device)
     noise.manual_seed(int(seed))
+    return noise
+
+
+def starting_at(start: Tensor, *parts: int | str) -> StartingAt:
+    """Noise with a given first draw. A sampler that takes all of its noise from it is a function of that draw.
+
+    The first draw are the latents, or the first points of chains.
+
+    Args:
+        start: Standard normal rows (n, d), n at most `BLOCK`.
+        parts: Seed of all other draws, which are the same for all rows.
+    """
+    noise = StartingAt(start.device)
+    noise.manual_seed(fold(*parts))
+    noise.start, noise.num = start, len(start)
     return noise
 
 

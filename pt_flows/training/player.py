@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +31,6 @@ def adam(parameters: Iterable[Any]) -> Optimizer:
     return torch.optim.Adam(parameters, lr=5e-4, betas=(0.5, 0.9))
 
 
-class Controller(Protocol):
-    """Scales a player's learning rate after looking at each step. If it is a module, checkpoints save it."""
-
-    def observe(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: float) -> None:
-        """Look at the parameters, the gradients of the next step, and its learning rate."""
-        ...
-
-    def factor(self) -> float:
-        """Return the factor of the learning rate."""
-        ...
-
-
 class Player(Constructed, nn.Module, Generic[N]):
     """A network with its optimizer, schedule and average.
 
@@ -57,7 +45,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         clip_norm: Longest gradient; a longer one is scaled down. None for no bound.
 
     Attributes:
-        controller: Scales the learning rate by its observations; None at first.
+        rate_factor: Factor of the learning rate beside the schedule, which a control of rates sets.
         penalty: Maps the parameters to a term that is added to every loss; None at first.
         gradient_norm: Norm of the last gradient before clipping, if it is measured or clipped.
     """
@@ -74,7 +62,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         clip_norm: Positive | None = None,
     ) -> None:
         super().__init__()
-        self.controller: Controller | None = None
+        self.rate_factor = 1.0
         self.penalty: Callable[[Sequence[nn.Parameter]], Tensor] | None = None
         self.gradient_norm: Tensor | None = None
         self.role = type(self).__name__.lower()
@@ -155,9 +143,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         """Set the learning rate of an iteration."""
         if self.optimizer is None:
             return
-        factor = self.lr_schedule(progress)
-        if self.controller is not None:
-            factor *= self.controller.factor()
+        factor = self.lr_schedule(progress) * self.rate_factor
         for group, configured in zip(self.optimizer.param_groups, self._configured, strict=True):
             group["lr"] = configured["lr"] * factor
 
@@ -174,8 +160,6 @@ class Player(Constructed, nn.Module, Generic[N]):
     def apply_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Take one optimizer step along given gradients, one for each trained parameter, equal on all ranks."""
         parameters = self.trained
-        if self.controller is not None:
-            self.controller.observe(parameters, gradients, self.lr)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         if self.clip_norm is not None or self.measures_gradients:

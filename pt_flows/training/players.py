@@ -20,7 +20,8 @@ from pt_flows.contracts import (
     Weights,
 )
 from pt_flows.errors import UserError
-from pt_flows.training.noise import BLOCK, NoiseStream, given_or_new
+from pt_flows.functional.attacks import Attack
+from pt_flows.training.noise import BLOCK, NoiseStream, StartingAt, given_or_new
 from pt_flows.training.player import Player, adam
 from pt_flows.training.requirements import check_agreement, check_network, check_no_batch_norm
 from pt_flows.training.schedules import Schedule
@@ -161,8 +162,10 @@ class Generator(Player[GeneratorNet]):
         if self.moves_data:
             lost = "expected the data set that this generator was trained to move, got none"
             raise UserError(f"generator.source: {lost}. Call start_from(source), or give samples to push(x)")
-        noise = torch.randn(num, *self.network.latent_shape, generator=rng, device=rng.device)
-        return self.network.latent_std * noise
+        shape = self.network.latent_shape
+        if isinstance(rng, StartingAt):
+            return self.network.latent_std * rng.normal(num, *shape)
+        return self.network.latent_std * torch.randn(num, *shape, generator=rng, device=rng.device)
 
     @torch.no_grad()
     def push(self, z: Tensor, weights: Weights = "ema", y: Tensor | None = None) -> Tensor:
@@ -199,6 +202,7 @@ class Critic(Player[CriticNet]):
         steps: Critic steps per iteration, each on a fresh minibatch.
         ema_decay: Decay of the average of the weights; None keeps no average.
         clip_norm: Longest gradient; None for no bound.
+        attack: Hardens the critic: it moves data and samples against it before every loss. None for none.
     """
 
     def __init__(
@@ -209,10 +213,11 @@ class Critic(Player[CriticNet]):
         steps: Count = 5,
         ema_decay: DecayRate | None = None,
         clip_norm: Positive | None = None,
+        attack: Attack | None = None,
     ) -> None:
         check_network("model.critic.network", network, CriticNet)
         super().__init__(one_valued(network), optimizer, lr_schedule, ema_decay, clip_norm)
-        self.steps = steps
+        self.steps, self.attack = steps, attack
 
     @property
     def event_shape(self) -> Shape:
@@ -235,6 +240,7 @@ class Energy(Player[EnergyNet]):
         lr_schedule: Factor of the learning rate over the run.
         ema_decay: Decay of the average of the weights; None keeps no average.
         clip_norm: Longest gradient; a longer one is scaled down. None for no bound.
+        attack: Hardens the energy: it moves data and samples against it before every loss. None for none.
     """
 
     measures_gradients = True
@@ -246,10 +252,12 @@ class Energy(Player[EnergyNet]):
         lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
         ema_decay: DecayRate | None = 0.999,
         clip_norm: Positive | None = None,
+        attack: Attack | None = None,
     ) -> None:
         check_network("model.energy.network", network, EnergyNet)
         check_no_batch_norm("model.energy.network", network)
         super().__init__(one_valued(network), optimizer, lr_schedule, ema_decay, clip_norm)
+        self.attack = attack
 
     @property
     def event_shape(self) -> Shape:

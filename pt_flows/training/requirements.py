@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pt_flows.contracts import CriticNet, EncoderNet, EnergyNet, GeneratorNet, Shape
+from pt_flows.contracts import CriticNet, EncoderNet, EnergyNet, GeneratorNet, PredictorNet, Shape
 from pt_flows.errors import UserError
 
 
-def check_network(key: str, net: Any, kind: type[GeneratorNet | CriticNet | EnergyNet | EncoderNet]) -> None:
+def check_network(
+    key: str, net: Any, kind: type[GeneratorNet | CriticNet | EnergyNet | EncoderNet | PredictorNet]
+) -> None:
     """Check that a network declares its inputs and outputs.
 
     Raises:
@@ -132,7 +134,7 @@ def check_block(batch: Any, num_minibatches: int) -> None:
         UserError: It is not.
     """
     shapes = [tuple(part.shape) for part in batch if isinstance(part, Tensor)]
-    y = shapes[1] if len(shapes) > 1 else ()
+    y = shapes[1][:3] if len(shapes) > 1 else ()
     if len(y) != 3 or y[1] != num_minibatches or any(shape[:3] != y for shape in shapes):
         wanted = f"x (iterations, {num_minibatches}, B, *event) and y (iterations, {num_minibatches}, B)"
         got = " and ".join(map(str, shapes[:2])) or type(batch).__name__

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pt_flows.contracts import Batch, Terms
 from pt_flows.errors import UserError
+from pt_flows.functional.attacks import Attack
 from pt_flows.functional.potentials import Reduction, regression_loss
 from pt_flows.functional.transport import assignment
 from pt_flows.training.distributed import all_ranks, world
@@ -19,7 +20,7 @@ def fit_critic(
     minibatches: Sequence[Batch],
     generate: Callable[[int], Tensor],
 ) -> Terms:
-    """Take one critic step per minibatch, each against fresh generated samples.
+    """Take one critic step per minibatch, each against fresh generated samples, attacked if the critic has an attack.
 
     Args:
         critic: The critic.
@@ -35,13 +36,36 @@ def fit_critic(
     """
     terms: Terms = {}
     for x, _ in minibatches:
-        terms = loss(x, generate(len(x)).detach())
+        y = generate(len(x)).detach()
+        if critic.attack is not None:
+            with critic.fixed() as network:
+                x, y = attacked(critic.attack, network, x, y)
+        terms = loss(x, y)
         if not isinstance(terms, dict) or "loss_D" not in terms:
             got = list(terms) if isinstance(terms, dict) else type(terms).__name__
             raise UserError(f"critic_loss: expected a dict with the critic's loss under 'loss_D', got {got}")
         critic.step(terms["loss_D"])
     check_terms("critic_loss", terms, detached=False)
     return {name: value.detach() for name, value in terms.items()}
+
+
+def attacked(
+    attack: Attack,
+    score: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    score_y: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Data and generated samples, each moved so that a score takes it for the other kind.
+
+    Args:
+        attack: Moves them.
+        score: Scores (B,), high on data.
+        x: Data (B, *event).
+        y: Generated samples (B, *event).
+        score_y: Scores of generated samples, if they are others.
+    """
+    return attack(lambda u: -score(u), x), attack(score_y or score, y)
 
 
 def regress(

@@ -29,6 +29,7 @@ from pt_flows.methods.energies.watch import LONGEST_STEP, check_pixels
 from pt_flows.training.distributed import mean_over_ranks
 from pt_flows.training.players import Energy
 from pt_flows.training.replay import ReplayBuffer
+from pt_flows.training.steps import attacked
 
 OnDivergence = Literal["stop", "roll_back"]
 
@@ -154,6 +155,21 @@ class EnergyMethod(Method):
         self.energy.step(loss)
         assert self.energy.gradient_norm is not None
         return {"gradient_norm": self.energy.gradient_norm}
+
+    def attacked(self, x: Tensor, y: Tensor, *labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Data and ends of chains (B, *event), moved against the energy by its attack, if it has one.
+
+        Args:
+            x: Data.
+            y: Ends of chains.
+            labels: Labels of data and of chains, each (B,), for U(x, t).
+        """
+        if self.energy.attack is None:
+            return x, y
+        with self.energy.fixed() as U:
+            own = [[t] for t in labels] or [[], []]
+            of_data, of_chains = (lambda u, t=t: -U(u, *t) for t in own)
+            return attacked(self.energy.attack, of_data, x, y, of_chains)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Check the first images of a run before anything is trained on them."""

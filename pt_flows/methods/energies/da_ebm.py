@@ -150,7 +150,7 @@ class DAEBM(EnergyMethod):
         moved = self.transition(drawn.x, drawn.labels, self.noise, metropolis=self.tests_steps)  # (x⁻, t⁻)
         self.buffer.write(drawn, moved.x, moved.t)
 
-        u = self.energy(torch.cat([x_data, moved.x]), torch.cat([t_data, moved.t]))
+        u = self.energy(torch.cat(self.attacked(x_data, moved.x, t_data, moved.t)), torch.cat([t_data, moved.t]))
         u_data, u_model = u.split(len(x_0))
         norm = self.descend(u_data.mean() - u_model.mean())
 
@@ -183,7 +183,7 @@ class DAEBM(EnergyMethod):
     @property
     def tests_steps(self) -> bool:
         """Whether Metropolis' test is on."""
-        return self.iteration >= self.metropolis_from
+        return self.age >= self.metropolis_from
 
     @property
     def label_chunk(self) -> int:

@@ -108,7 +108,7 @@ class ImprovedCD(EnergyMethod):
         x_hat = self.moved(z[:: self.kept_every], slope)  # x̂(θ)
         x_model = x_hat.detach() if self.kept_every == 1 else self.step(z)
 
-        E_data, E_model = self.parts(torch.cat([x_data, x_model])).split(len(x_data))  # (B, scales)
+        E_data, E_model = self.parts(torch.cat(self.attacked(x_data, x_model))).split(len(x_data))  # (B, scales)
         cd = E_data.mean() - E_model.mean()
         reg = E_data.square().mean() + E_model.square().mean()
         opt, ent = self.opt_loss(x_hat), self.entropy_loss(x_hat)

@@ -88,7 +88,7 @@ class PCD(EnergyMethod):
         if drawn:
             self.buffer.write(drawn, chain.x, drawn.labels)
 
-        u_data, u_model = self.energy(torch.cat([x_data, chain.x])).split(len(x))
+        u_data, u_model = self.energy(torch.cat(self.attacked(x_data, chain.x))).split(len(x))
         squares = u_data.square().mean() + u_model.square().mean()
         norm = self.descend(u_data.mean() - u_model.mean() + self.energy_l2 * squares)
 

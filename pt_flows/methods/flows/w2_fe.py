@@ -26,9 +26,10 @@ from torch import Tensor
 
 from pt_flows.bounds import Count, NonNegative, Positive
 from pt_flows.contracts import CriticNet, Terms
+from pt_flows.functional.pairs import all_pairs_penalty
 from pt_flows.functional.penalties import interpolate
 from pt_flows.functional.potentials import Reduction, equality_penalty, inequality_penalty, quadratic_cost
-from pt_flows.functional.transport import exact_wasserstein, half_squared_distances
+from pt_flows.functional.transport import exact_wasserstein
 from pt_flows.methods.flows.particle_flow import ParticleFlow
 from pt_flows.training.distributed import all_ranks
 from pt_flows.training.players import Critic, Generator, one_valued
@@ -116,8 +117,7 @@ class W2FE(ParticleFlow):
         phi, psi, weights = self.critic, self.psi, self.penalty_weights
         phi_x, psi_y = phi(x), psi(y)
         dual = phi_x.mean() + psi_y.mean()
-        cost = half_squared_distances(all_ranks(x), all_ranks(y))
-        penalties = {"inequality": inequality_penalty(all_ranks(phi_x)[:, None], all_ranks(psi_y), cost)}
+        penalties = {"inequality": all_pairs_penalty(*map(all_ranks, (phi_x, psi_y, x, y)))}
         if weights["interpolated"]:
             u, v = (interpolate(*pair, self.noise.uniform(len(x))) for pair in ((x, y), (y, x)))
             penalties["interpolated"] = inequality_penalty(phi(u), psi(v), quadratic_cost(u, v))

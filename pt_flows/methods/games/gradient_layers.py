@@ -111,7 +111,7 @@ class GradientLayers(WGANGP):
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Train the base; later fit the critic to the particles, and add a layer where one is due."""
-        if self.iteration < self.base_iterations:
+        if self.age < self.base_iterations:
             return super().iterate(minibatches)
         if self.pool_seed < 0:
             self.settle()
@@ -119,7 +119,7 @@ class GradientLayers(WGANGP):
 
         terms = fit_critic(self.critic, self.critic_loss, minibatches, self.particles)
 
-        if (self.iteration + 1 - self.base_iterations) % self.iterations_per_layer == 0:
+        if (self.age + 1 - self.base_iterations) % self.iterations_per_layer == 0:
             terms |= self.add_layer()
             if len(self.stack) == self.distill_every:
                 terms |= self.distill(len(minibatches[0][0]))

@@ -32,6 +32,7 @@ from pt_flows.loop.method import Method
 from pt_flows.training.distributed import mean_over_ranks
 from pt_flows.training.flat import FlatNetwork, check_steady_layers
 from pt_flows.training.players import Critic, Generator, check_pair
+from pt_flows.training.rounds import penalty_gradients
 from pt_flows.training.schedules import Schedule, scheduled
 
 StageBatches = Literal["shared", "fresh"]
@@ -70,7 +71,7 @@ class ODEGAN(Method):
     """
 
     alive: Tensor
-    float32_only = True
+    float32_only = one_rate = True
     channels_last = False  # networks are evaluated at pieces of flat vectors
 
     def __init__(
@@ -109,6 +110,9 @@ class ODEGAN(Method):
         slope = combine(tableau.b, k)  # (θ', φ') = y + h Σ b_i k_i
         if r is not None:
             self.of_D(slope).sub_(lam * r)  # θ ← θ' - h λ r
+        for player, part in ((self.critic, self.of_D(slope)), (self.generator, self.of_G(slope))):
+            if (repelled := penalty_gradients(player)) is not None:
+                part.sub_(torch.cat([g.flatten() for g in repelled]))
         self.follow(slope, buffers)
 
         guards = {
@@ -190,7 +194,7 @@ class ODEGAN(Method):
     @property
     def h(self) -> float:
         """Step size of this iteration."""
-        return self.step_size(self.progress)
+        return self.critic.lr  # one with the rate of the optimizer, whatever else scales it
 
     @torch.no_grad()
     def follow(self, slope: Tensor, buffers: Buffers) -> None:

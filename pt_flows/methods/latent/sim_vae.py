@@ -67,20 +67,20 @@ class SimVAE(Method):
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Take one step of the decoder, or of the encoder."""
         x, _, z = cast(tuple[Tensor, Tensor, Tensor], minibatches[0])
-        if self.iteration < self.decoder_iterations:
+        if self.age < self.decoder_iterations:
             return self.fit_decoder(x, z)
         return self.fit_encoder(x, z)
 
     def fit_decoder(self, x: Tensor, z: Tensor) -> Terms:
         """Take a step of stage one."""
-        self.generator.begin(Progress(self.iteration, self.decoder_iterations))
+        self.generator.begin(Progress(self.age, self.decoder_iterations))
         loss_G = self.distance(x, z, self.generator.network)
         self.generator.step(loss_G)
         return {"loss_G": loss_G.detach()}
 
     def fit_encoder(self, x: Tensor, z: Tensor) -> Terms:
         """Take a step of stage two, in which nothing but the encoder moves."""
-        done, total = self.iteration - self.decoder_iterations, self.progress.total - self.decoder_iterations
+        done, total = self.age - self.decoder_iterations, self.progress.total - self.decoder_iterations
         self.encoder.begin(Progress(done, total))
         mean, std = self.encoder(x).unbind(1)
         mean = self.bounded(mean)
