@@ -19,7 +19,7 @@ SEEDED  := $(if $(SEEDS),--seeds 0..$(shell expr $(SEEDS) - 1))
 ROOT    := $(if $(DATA_DIR),PT_FLOWS_DATA="$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-cifar train-mnist train-imagenet test test-slow lint types check smoke bench claims docs same clean
+.PHONY: help install demo train-cifar train-mnist train-imagenet test test-slow test-long lint types check smoke bench claims docs same clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  %-15s %s\n' "$$t" "$$d"; done
@@ -61,8 +61,11 @@ train-imagenet: $(STAMP)  ## train a recipe on ImageNet at 64 pixels, after pt-f
 test: $(STAMP)  ## run the fast tests
 	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
 
-test-slow: $(STAMP)  ## run the slow tests: training to convergence, real data, feature networks
+test-slow: $(STAMP)  ## run the slow tests: whole commands, kills, real data, feature networks
 	$(BIN)/python -m pytest -q -m slow -n $(JOBS) --dist worksteal $(ARGS)
+
+test-long: $(STAMP)  ## run the long tests, for an hour: training to convergence, every method on images, compilation
+	$(BIN)/python -m pytest -q -m long -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## check style and format with ruff, and the vocabulary of the prose
 	$(BIN)/ruff check .

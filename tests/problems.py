@@ -3,12 +3,14 @@
 import bz2
 import shutil
 import struct
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -100,6 +102,15 @@ PAIRS: dict[bool, tuple[Any, Any]] = {
     True: (partial(DCGANGenerator, width=4, latent_dim=8, batch_norm=False), partial(DCGANCritic, width=4)),
 }
 """Make a generator and a critic of toys and of images; no batch norm, so every parameter has a gradient of its own."""
+
+
+def slow_but_for(cases: Iterable[Any], is_fast: Callable[[Any], bool]) -> list[Any]:
+    """Parameters of a test that takes seconds for each case: all are slow tests, but for a few."""
+    return [case if is_fast(case) else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+ONE_OF_EACH_KIND = ("W1FE", "DAEBM")
+"""A flow and an energy, for fast tests of what all methods share."""
 
 
 def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] | None = None, **overrides: Any) -> Any:

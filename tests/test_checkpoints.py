@@ -19,7 +19,11 @@ from pt_flows.loop.method import Method
 FILES = [
     pytest.param(file, id=f"{file.parent.name}/{file.stem}") for file in sorted(ROOT.glob("tests/checkpoints/*/*.ckpt"))
 ]
-RUNS = [param for param in FILES if param.values[0].stem in CONTINUED]
+RUNS = [
+    pytest.param(*param.values, id=param.id, marks=() if param.id == "0.2/w1_fe" else pytest.mark.slow)
+    for param in FILES
+    if param.values[0].stem in CONTINUED  # pyright: ignore[reportAttributeAccessIssue]
+]
 
 
 def stored(checkpoint: Path) -> dict[str, list[list[float]]]:

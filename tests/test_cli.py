@@ -673,6 +673,7 @@ def test_last_names_a_run_that_stopped_before_its_first_checkpoint(tmp_path: Pat
         find_checkpoint("last", tmp_path, "toy2d-w1fe", {"seed_everything": 2, "model": {}, "data": {}})
 
 
+@pytest.mark.slow
 def test_a_fast_dev_run_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert fit("--trainer.fast_dev_run", "true") == 0
     assert "fast_dev_run: 1 iterations" in capsys.readouterr().out
@@ -686,6 +687,7 @@ def test_a_fast_dev_run_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> No
 # ------------------------------------------------------------------------------------- stopped, killed, and resumed
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_early_says_why_and_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
     """A time limit ends the run, then ends it at once when it is resumed; then a metric ends it."""
     assert fit("--trainer.max_time", "00:00:00:01", steps=10**6) == 0

@@ -61,6 +61,7 @@ def run(cls: type[Logging], block: int, total: int, root: Path, **arguments: Any
     return trainer, logger
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [Logging, Wrapped])
 @pytest.mark.parametrize("block", [1, 10, 100])
 def test_rows_and_files_are_numbered_by_iterations(cls: type[Logging], block: int, tmp_path: Path) -> None:
@@ -81,6 +82,7 @@ def test_a_block_that_passes_a_multiple_writes_one_row(tmp_path: Path) -> None:
     assert rows(logger, "done") == {49: 80, 99: 120}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 10, 100])
 def test_a_resumed_run_continues_the_count(block: int, tmp_path: Path) -> None:
     run(Logging, block, 200, tmp_path / "first")

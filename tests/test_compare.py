@@ -728,6 +728,7 @@ SAMPLERS = {"Direct": (1.0, {"generator": 1.0}), "Flow(steps=25)": (0.6, {"gener
             "Chain(steps=25)": (0.5, {"generator": 26.0, "critic": 26.0}), "Mystery": (0.7, {})}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_quality_against_evaluations_per_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Table, plot and report show the cost of sampling, summed over networks; without a record it is unknown."""
     root = sampled(tmp_path / "runs", SAMPLERS)

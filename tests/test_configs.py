@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from problems import ROOT, write_class_folders, write_digits
+from problems import ROOT, slow_but_for, write_class_folders, write_digits
 
 from pt_flows.cli.main import main
 
@@ -30,9 +30,6 @@ def small(recipe: Path) -> list[str]:
     return [*flags, f"--{batch}", "4"]
 
 
-LARGE = ("cifar10/da_ebm", "imagenet/improved_cd", "imagenet/w2_fe", "mnist/da_ebm_full")
-
-
 def name(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
@@ -54,9 +51,7 @@ def test_recipe_parses_and_says_what_it_is(recipe: Path, capsys: pytest.CaptureF
     assert "class_path" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "recipe", [pytest.param(r, marks=pytest.mark.slow) if name(r) in LARGE else r for r in RECIPES], ids=name
-)
+@pytest.mark.parametrize("recipe", slow_but_for(RECIPES, lambda recipe: recipe.parent.name == "toy2d"), ids=name)
 def test_recipe_trains(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, layers, arguments = recipe.parent.name != "toy2d", [], small(recipe)
     if recipe.parent.name == "cifar10":

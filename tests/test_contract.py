@@ -35,6 +35,7 @@ from pt_flows.training.noise import generator_at, run_seed
 from pt_flows.training.players import Critic, Generator
 
 IMAGES_IN_FAST_TESTS = ("W1FE", "ODEGAN")
+IMAGES_IN_SLOW_TESTS = ("W2FE", "DAEBM", "ImprovedCD", "IWAE", "SimVAE")
 
 
 data = partial(problem_data, iterations_per_block=2)
@@ -46,8 +47,9 @@ def case_of(name: str, images: bool) -> Case:
 
 
 def kinds(name: str) -> list[Any]:
-    slow = () if name in IMAGES_IN_FAST_TESTS else pytest.mark.slow
-    return [pytest.param(name, False, id=f"{name}-toys"), pytest.param(name, True, id=f"{name}-images", marks=slow)]
+    rest = pytest.mark.slow if name in IMAGES_IN_SLOW_TESTS else pytest.mark.long
+    marks = () if name in IMAGES_IN_FAST_TESTS else rest
+    return [pytest.param(name, False, id=f"{name}-toys"), pytest.param(name, True, id=f"{name}-images", marks=marks)]
 
 
 @pytest.mark.parametrize("check", METHOD_CHECKS)

@@ -56,6 +56,7 @@ def test_toys_are_functions_of_seed_and_iteration(name: ToyName) -> None:
     assert torch.equal(data.reference("test", 5), Toy2D(name).reference("test", 5))  # the seed does not move these
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_DENSITY)
 def test_density_fits_the_samples(name: ToyName) -> None:
     """E_q[p] on a fine importance sample is one: draw from q = a blurred copy of p, weigh by p / q."""
@@ -265,6 +266,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "BLOCK", 5)
 
 
+@pytest.mark.slow
 def test_prepared_images_are_those_of_the_folders(
     tmp_path: Path, small_blocks: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

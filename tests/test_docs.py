@@ -206,6 +206,7 @@ def test_commands_parse(command: Command, place: Path, monkeypatch: pytest.Monke
     assert main(filled_in(command.words)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", RUN, ids=name)
 def test_commands_run(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)

@@ -306,6 +306,7 @@ def test_the_label_tells_how_noisy_a_point_is() -> None:
     assert mean_label(clean) + 1 < mean_label(noisy)
 
 
+@pytest.mark.slow
 def test_sampling_says_when_chains_do_not_arrive() -> None:
     module = exact_model()
     module.energy.ema.network.constant.data.zero_()
@@ -667,11 +668,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_training_draws_its_chains(runs: dict[str, str]) -> None:
     pictures = Path(runs["da_ebm"]).parent.parent / "pictures"
     assert (pictures / "chains_00000006.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["da_ebm", "improved_cd", "pcd"])
 def test_long_chains_and_outliers(name: str, runs: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", runs[name], "--long-run", "30", "--n", "5", "--out", "long.png"]) == 0

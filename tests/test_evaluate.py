@@ -84,6 +84,7 @@ def images(folder: Path, num: int, size: int = 32, mode: str = "RGB", seed: int 
     return folder
 
 
+@pytest.mark.slow
 def test_images_of_any_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake, real = images(tmp_path / "fake", 30), images(tmp_path / "real", 40, seed=1)
     assert main(["evaluate", "--images", str(fake), "--ref", str(real), "--n", "30"]) == 0
@@ -209,6 +210,7 @@ def test_nearest_images_are_those_of_all_distances() -> None:
     assert torch.allclose(distance.double(), expected.values, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_generator_that_repeats_its_training_images_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

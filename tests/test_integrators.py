@@ -265,6 +265,7 @@ def test_objectives_in_closed_form() -> None:
     close(generator_loss(fake, "wasserstein"), -fake.mean())
 
 
+@pytest.mark.slow
 def test_refinement_converges_monotonically() -> None:
     """More steps, less error, for every tableau."""
     for tableau in (EULER, HEUN, BOGACKI_SHAMPINE, RK4):

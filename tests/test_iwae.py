@@ -153,7 +153,7 @@ def test_the_bound_is_float32_under_autocast() -> None:
     torch.testing.assert_close(log_w, exact, rtol=0.02, atol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_more_importance_samples_train_a_better_model() -> None:
     """The claim of the paper, on the ring of eight, whose latents have posteriors that are not Gaussian."""
     found = []

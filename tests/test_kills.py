@@ -138,9 +138,14 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if "second" not in k} for row in csv.DictReader(file)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("recipe", SMALL)
+@pytest.mark.parametrize(
+    ("recipe", "ranks"),
+    [
+        pytest.param(recipe, ranks, marks=pytest.mark.slow if recipe == "w2_fe" else pytest.mark.long)
+        for recipe in SMALL
+        for ranks in (1, 2)
+    ],
+)
 def test_killed_three_times_a_run_ends_with_the_same_weights(recipe: str, ranks: int) -> None:
     """Weights, optimizers and log, bit for bit: killed in a block, in the write of a checkpoint, in an evaluation."""
     chance = random.Random(f"{recipe} {ranks}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import METHODS, ROOT, build, data, fit, weights
+from problems import METHODS, ONE_OF_EACH_KIND, ROOT, build, data, fit, weights
 
 from pt_flows.callbacks import Performance
 from pt_flows.callbacks.performance import Mode
@@ -95,8 +95,10 @@ def row(name: str) -> str:
     return f"| {METHODS[name]['cls'].__name__} | {' | '.join(cells)} |"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ONE_OF_EACH_KIND else pytest.mark.long) for name in ROWS],
+)
 def test_the_table_of_the_docs_is_what_happens(name: str) -> None:
     table = (ROOT / "docs/scale.md").read_text()
     assert f"| | {' | '.join(COLUMNS)} |" in table

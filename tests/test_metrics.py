@@ -275,7 +275,7 @@ def test_lite0_knows_images_from_noise() -> None:
     assert values[0] < 0.8 * values[1] < 0.8 * 0.8 * values[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_cifar10_has_its_recorded_distances(cifar_root: Path) -> None:
     """Reference values of the protocol fd_lite0_64_10k_train: the test split, the same blurred, and noise."""
     from torchvision.transforms.functional import gaussian_blur

@@ -172,6 +172,7 @@ def test_points_of_the_base_have_its_moments() -> None:
     torch.testing.assert_close(torch.cov(x.T), law.covariance_matrix, atol=0.05, rtol=0)
 
 
+@pytest.mark.slow
 def test_chains_of_a_gaussian_model_reach_its_data() -> None:
     """From noise: samples have the noise of the data; denoised ones have the moments of Tweedie's mean."""
     module, rng = gaussian_model(), torch.Generator().manual_seed(1)

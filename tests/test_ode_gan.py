@@ -98,6 +98,7 @@ def test_euler_is_simultaneous_gradient_descent_bit_for_bit(images: bool, lam: f
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(TABLEAUS))
 def test_order_on_a_game_of_networks(name: Integrator) -> None:
     """Error after a fixed time of the game on one minibatch, against a fine solution."""

@@ -167,6 +167,7 @@ def test_exact_critic_gives_half_the_squared_gap() -> None:
     torch.testing.assert_close(method.generator.network.A.detach(), (A - 0.3 * slope).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_moment_game_recovers_the_matrix() -> None:
     """‖A Aᵀ - Σ*‖ falls with the number of samples, below its floor."""
     found = [error(*moment_game("tanh", num, seed=0)) for num in (500, 10_000)]
@@ -174,7 +175,7 @@ def test_moment_game_recovers_the_matrix() -> None:
     assert found[1]["moment_error"] < 2 * found[1]["moment_error_floor"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("activation", ["tanh", "leaky_relu"])
 def test_error_of_the_moment_game_falls_with_samples(activation: Activation) -> None:
     means = [
@@ -185,7 +186,7 @@ def test_error_of_the_moment_game_falls_with_samples(activation: Activation) -> 
     assert means[2] < 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("activation", "moments"), [("leaky_relu", "linear"), ("tanh", "rectified")])
 def test_first_moments_learn_the_lengths_of_rows(activation: Activation, moments: Any) -> None:
     L.seed_everything(1, verbose=False)
@@ -233,7 +234,7 @@ def log_loss_game(activation: Activation, num: int, seed: int, steps: int) -> tu
     return method, data
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_log_loss_game_recovers_the_covariance() -> None:
     """E ends near that of the empirical covariance, which it had been far from."""
     method, data = log_loss_game("leaky_relu", 20_000, 0, 600)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import METHODS, ROOT, build, data, fit, weights
+from problems import METHODS, ONE_OF_EACH_KIND, ROOT, build, data, fit, slow_but_for, weights
 from torch import nn
 
 from pt_flows.callbacks import Performance
@@ -26,7 +26,7 @@ def trained(mode: Any, name: str = "WGANGP", **trainer: Any) -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but_for(METHODS, ONE_OF_EACH_KIND.__contains__))
 def test_fast_equals_reference(name: str) -> None:
     torch.set_default_dtype(torch.float64)
     bare, reference, fast = (trained(mode, name, max_steps=3) for mode in (None, "reference", "fast"))
@@ -101,7 +101,10 @@ COMPILED_IN_FAST_TESTS = ("W1FE", "PCD")
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in COMPILED_IN_FAST_TESTS else pytest.mark.slow)
+        pytest.param(
+            name,
+            marks=() if name in COMPILED_IN_FAST_TESTS else pytest.mark.slow if name == "DAEBM" else pytest.mark.long,
+        )
         for name in METHODS
         if "-" not in name
     ],

@@ -199,6 +199,7 @@ def test_a_stationary_run_has_a_ratio_of_one(lr: float, mu: float) -> None:
     assert told["train/fdr_stationary_w"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alternating", [True, False])
 @pytest.mark.parametrize(("lr", "gap"), [(0.02, 0.05), (0.1, 0.2), (0.3, 0.9)])
 def test_both_players_of_a_game_obey_the_discrete_relation(alternating: bool, lr: float, gap: float) -> None:

@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from problems import METHODS, build, data, fit, weights
+from problems import METHODS, build, data, fit, slow_but_for, weights
 from test_cli import TOY, run_folder
 from test_cli import fit as fit_by_command
 from torch import nn
@@ -41,6 +41,7 @@ def told(runner: L.Trainer) -> dict[str, float]:
     return {key: value for key, value in row.items() if "fdr" in key or "rate_factor" in key}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_monitored_and_controlled(name: str) -> None:
     """A monitor changes no weight. A control lowers the rate of every player, and tells what it saw."""
@@ -61,6 +62,7 @@ def test_every_method_can_be_monitored_and_controlled(name: str) -> None:
     assert module.rates is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["WGANGP", "ODEGAN", "PCD"])
 def test_rates_do_not_depend_on_the_size_of_blocks(name: str) -> None:
     runs = [
@@ -91,7 +93,7 @@ CONTROLS = [
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-@pytest.mark.parametrize("name", ["WGANGP", "ODEGAN", "SimVAE"])
+@pytest.mark.parametrize("name", slow_but_for(["WGANGP", "ODEGAN", "SimVAE"], "WGANGP".__eq__))
 def test_a_run_resumes_exactly_inside_a_window(name: str, control: Any, tmp_path: Path) -> None:
     """Weights and the next row of the log, although rows and windows are not in step."""
     whole, runner = controlled(name, control(), 27, 1, StopHalfway(tmp_path / "a.ckpt", 99))
@@ -199,6 +201,7 @@ def test_the_rate_of_another_module_is_scaled_beside_its_scheduler(scheduler: An
     assert row["train/fdr_right_optimizer_1"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [Regression, Duel])
 def test_another_module_resumes_exactly_inside_a_window(cls: Any, tmp_path: Path) -> None:
     step = 2 if cls is Duel else 1  # its steps count twice

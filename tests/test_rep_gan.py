@@ -423,6 +423,7 @@ def test_chains_that_diverge_are_one_sentence() -> None:
 # ----------------------------------------------------------------------------------------------------- as a user does
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:REPGAN. the critic's log-odds")
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Numbers during training, the passport's sampler and costs, a file of samples, and a lost run folder."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from problems import slow_but_for
 from test_cli import TOY, fit, run_folder
 from torch import nn
 
@@ -62,6 +63,7 @@ def iteration(checkpoint: Path) -> int:
 # ------------------------------------------------------------------------------------------------- which run is meant
 
 
+@pytest.mark.slow
 def test_last_means_a_run_of_the_same_experiment(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`last` never continues a run of other data, methods or seeds; one that is named is continued with a note."""
     for change, difference in (
@@ -110,6 +112,7 @@ def test_validate_says_which_checkpoint(run: Path, capsys: pytest.CaptureFixture
     assert "data.target" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_file_a_folder_last_and_best(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for word, name in ((str(run), "last"), ("last", "last"), ("best", "best")):
         assert main(["sample", word, "--n", "5", "--out", "s.npz"]) == 0
@@ -135,7 +138,7 @@ def test_every_command_takes_a_file_a_folder_last_and_best(run: Path, capsys: py
         assert "got a file that cannot be read (it is empty)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("loss", ["empty", "gone"])
+@pytest.mark.parametrize("loss", slow_but_for(["empty", "gone"], "empty".__eq__))
 def test_the_previous_checkpoint_serves_and_stays(loss: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A damaged last checkpoint never takes the place of the good one before it."""
     last = run / "checkpoints/last.ckpt"
@@ -162,6 +165,7 @@ def test_differences_of_configurations() -> None:
 # ------------------------------------------------------------------------------------------------ what may have changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "dropped"),
     [
@@ -240,7 +244,9 @@ REFUSED: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), REFUSED)
+@pytest.mark.parametrize(
+    ("words", "message"), [REFUSED[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in REFUSED[1:])]
+)
 def test_a_refused_start_leaves_nothing(
     words: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +265,7 @@ def test_a_refused_start_leaves_nothing(
     assert not Path("wandb").exists()
 
 
+@pytest.mark.slow
 def test_a_refused_fork_leaves_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for change, message in (
         (["--model.generator.network.width", "17", "--trainer.max_steps", "30"], "generator"),
@@ -307,6 +314,7 @@ def test_a_log_that_is_whole_is_left_alone(run: Path) -> None:
     assert not list(run.glob("metrics-damaged-*"))
 
 
+@pytest.mark.slow
 def test_a_run_continues_whatever_its_side_files_are(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("config.yaml", "environment.json", "metrics.csv"):
         (run / name).write_bytes(b"\xff\x00 : [")
@@ -332,6 +340,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_until_the_first_ends(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """This holds after SIGKILL, too: the files that are left need no cleaning."""
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True)

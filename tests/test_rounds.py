@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from problems import METHODS, Adam, build, data, fit, weights
+from problems import METHODS, ONE_OF_EACH_KIND, Adam, build, data, fit, slow_but_for, weights
 from torch import Tensor, nn
 
 from pt_flows.callbacks import PersistentRounds
@@ -132,7 +132,7 @@ def test_more_rounds_can_follow() -> None:
 # -------------------------------------------------------------------------------------------- restarts, on all methods
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but_for(METHODS, ONE_OF_EACH_KIND.__contains__))
 def test_one_round_or_weight_zero_is_plain_training(name: str) -> None:
     """The first round of any number is the plain run, bit for bit, schedules included."""
     monitor = MONITORS[name.split("-")[0]]
@@ -147,7 +147,7 @@ def test_one_round_or_weight_zero_is_plain_training(name: str) -> None:
     assert torch.equal(weights(three), weights(plain))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but_for(METHODS, ONE_OF_EACH_KIND.__contains__))
 def test_rounds_resume_inside_a_round_bit_for_bit(name: str, tmp_path: Path) -> None:
     monitor = MONITORS[name.split("-")[0]]
     make = lambda: PersistentRounds(3, weight=0.3, scale=0.5, monitor=monitor, judged_iterations=3)

@@ -158,6 +158,7 @@ def test_mgms_leaves_the_joint_distribution_invariant() -> None:
     assert bool((accepted / tried > 0.5).all())
 
 
+@pytest.mark.slow
 def test_labels_carry_chains_between_modes() -> None:
     """Statement 7: modes ten standard deviations apart; half and half with jumps of the label, never without."""
     mixture = lambda a, b: GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]) * a, math.sqrt(0.01 * a * a + b * b))

@@ -104,6 +104,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["pt-flows"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("words", "message"),
@@ -249,6 +250,7 @@ def test_a_claimed_run_is_left_to_its_process(tmp_path: Path) -> None:
     assert second.problems == []
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_start_is_reported_with_its_reason(tmp_path: Path) -> None:
     run = Wanted("seed 0", ("--config", "nowhere.yaml"), wanted().config)
     with pytest.raises(UserError, match=r"seed 0: .*nowhere.yaml.*Correct it, and repeat the command"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from problems import ROOT
+from problems import ROOT, slow_but_for
 from safetensors.torch import load_file
 
 import pt_flows
@@ -30,7 +30,13 @@ def drawn(method: Method) -> torch.Tensor:
     return pt_flows.sample(method, 5, rng=generator_at("cpu", "sharing"))
 
 
-@pytest.mark.parametrize("file", [file for file in SAVED if file.stem != "built_in_python"], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    slow_but_for(
+        [file for file in SAVED if file.stem != "built_in_python"], lambda file: file.stem in ("w1_fe", "pcd")
+    ),
+    ids=lambda file: file.stem,
+)
 def test_exported_model_draws_like_its_checkpoint(file: Path, tmp_path: Path) -> None:
     method = finished(file).method
     weights = "ema" if any(player.keeps("ema") for player in method.players.values()) else "raw"

@@ -314,6 +314,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(next(root.glob("*/*/checkpoints/last.ckpt")))
 
 
+@pytest.mark.slow
 def test_invert_writes_parameters_with_a_passport(circuit: str, capsys: pytest.CaptureFixture[str]) -> None:
     x, _ = Simulated(RLCCircuit()).pairs("test", 5)
     np.savez("x.npz", samples=x.numpy())
@@ -333,6 +334,7 @@ def test_invert_writes_parameters_with_a_passport(circuit: str, capsys: pytest.C
     np.testing.assert_allclose(table, RLCCircuit().from_latents(method.encode(x)).numpy(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_invert_reads_images_and_draws_them(boxes: str) -> None:
     images = Simulated(BoxPlot(16)).reference("test", 3)
     Path("images").mkdir()
@@ -408,7 +410,7 @@ def trained(source: Simulated, num_outputs: int, steps: int) -> SimVAE:
     return method
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_latents_of_a_smooth_simulator_are_found() -> None:
     """Fourier features of four latents: R² above 0.97 each, and the error is bounded by that of the decoder."""
     torch.manual_seed(0)
@@ -427,7 +429,7 @@ def test_latents_of_a_smooth_simulator_are_found() -> None:
     assert float(encoder) > 0.1 * float(decoder)  # no encoder is far better than its decoder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_circuit_gives_f0_and_q_but_not_its_parts() -> None:
     """R² of log f0 and log Q above 0.99, of log R, L and C singly below 0.8."""
     torch.manual_seed(0)

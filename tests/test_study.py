@@ -279,6 +279,7 @@ def test_an_unknown_number_is_found_after_the_first_run(
     assert measured == ["GAN, seed 0"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pretended")
 def test_an_arm_begins_where_another_one_has_ended(capsys: pytest.CaptureFixture[str]) -> None:
     """Seed by seed; without the base that diverged. Its configuration is the same for all seeds."""
@@ -300,6 +301,7 @@ def test_an_arm_begins_where_another_one_has_ended(capsys: pytest.CaptureFixture
     assert "| layers " in Path("runs/toy/record.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pretended")
 def test_a_changed_study_reuses_what_is_the_same_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", str(toy_study())]) == 0
@@ -323,6 +325,7 @@ def test_a_changed_study_reuses_what_is_the_same_and_says_so(capsys: pytest.Capt
     assert record["runs"] == 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pretended")
 @pytest.mark.parametrize(
     ("values", "said"),

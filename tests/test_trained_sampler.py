@@ -153,6 +153,7 @@ def test_generators_with_classes_or_a_source_are_rejected(monkeypatch: pytest.Mo
         TrainedSampler(GAN)
 
 
+@pytest.mark.slow
 def test_the_command_line_distils_and_inverts(tmp_path: Path) -> None:
     """The name of the class alone, a sampler with arguments, and the inverse of the checkpoint."""
     recipe = str(ROOT / "configs/simulators/trained_toy.yaml")

@@ -81,7 +81,7 @@ def test_a_shipped_space_holds_its_recipe(path: Path, monkeypatch: pytest.Monkey
     assert space.values(config, own) == {key: own[d.name] for d in space.dimensions for key in d.keys}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_the_ends_of_a_shipped_space_can_be_built(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["pt-flows"])

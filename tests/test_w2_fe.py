@@ -309,6 +309,7 @@ def test_the_image_map_starts_as_the_identity() -> None:
 # --------------------------------------------------------------------------------------------------------------- flow
 
 
+@pytest.mark.slow
 def test_the_flow_picture_follows_a_resumed_run(tmp_path: Path) -> None:
     def run(steps: int, ckpt_path: Path | None = None) -> FlowPicture:
         picture = FlowPicture(every_n_iterations=2, num_particles=20, animate=True)
