@@ -14,6 +14,7 @@ from typing import Any
 
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import Passport, SubjectKey, checked_record, own_direction, read_record
+from pt_flows.runs.described import FLAT
 from pt_flows.runs.folder import FAILED, read_config, say, tuned_in
 
 Note = Callable[[str], None]
@@ -289,6 +290,7 @@ def online_run(path: str) -> Run:
     if "model" not in config or "environment" not in config:
         raise UserError(f"{path}: expected a W&B run of pt_flows, got a config without model and environment")
     environment = config.pop("environment")
+    config = {key: value for key, value in config.items() if key not in FLAT}
     rows = [{k: float(v) for k, v in row.items() if isinstance(v, int | float)} for row in history]
     records = [checked_record(record, path) for record in records]
     parent, sampler = environment.get("parent"), environment.get("sampler")
