@@ -123,7 +123,7 @@ def node(name: str, run: dict[str, Any]) -> dict[str, Any]:
         "historyKeys": {"keys": {key: {} for key in keys}, "lastStep": last}, "projectId": "1", "project": project,
         "eventsLineCount": 0, "logLineCount": 0, "historyTail": json.dumps([json.dumps(row) for row in run["history"][-1:]]), "eventsTail": "[]",
         "history": [json.dumps(row) for row in run["history"]], "parquetHistory": {"liveData": run["history"], "parquetUrls": []},
-        "wandbConfig": "{}",
+        "wandbConfig": '{"t": 1}',
     }  # fmt: skip
 
 

@@ -273,6 +273,7 @@ def online_run(path: str) -> Run:
     """
     import wandb
     from wandb.errors import Error
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     from pt_flows.runs.options import wandb_key_configured
 
@@ -282,7 +283,7 @@ def online_run(path: str) -> Run:
         run: Any = wandb.Api().run(path)
         config, history = dict(run.config), list(run.scan_history())
         records, failure = json.loads(run.summary.get("evaluations", "[]")), run.summary.get("failed")
-    except (Error, ValueError, OSError) as error:
+    except (Error, WandbApiFailedError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path}: expected a run folder or a W&B run, got neither ({reason}). Check the path"
