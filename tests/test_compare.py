@@ -626,7 +626,7 @@ def test_a_table_for_wandb_is_written_offline(tmp_path: Path, monkeypatch: pytes
     for name in ("HOME", "WANDB_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     assert main(["compare", str(root), "--wandb", "project"]) == 0
-    tables = list(tmp_path.glob("wandb/offline-run-*/files/media/table/*.table.json"))
+    tables = list(tmp_path.glob("wandb/offline-run-*-compare-????????/files/media/table/*.table.json"))
     assert sorted(file.name.split("_")[0] for file in tables) == ["compare", "verdicts"]
     compared = json.loads(next(file for file in tables if file.name.startswith("compare")).read_text())
     rows = [dict(zip(compared["columns"], row, strict=True)) for row in compared["data"]]

@@ -10,14 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 PAGE = {"endCursor": "", "hasNextPage": False}
+KEPT = ("project", "displayName", "jobType", "groupName", "tags")
 
 
 class WandbServer(ThreadingHTTPServer):
-    """Runs, views and the names of all queries.
+    """Runs by id, views by number, and the names of all queries.
 
     Attributes:
         projects: Names of the projects that exist.
-        forbidden: Word in a query or mutation that answers with an error of rights.
+        forbidden: Word in a query that is answered with an error of rights.
         away: Word in a query from which on the server closes every connection.
     """
 
@@ -52,79 +53,81 @@ class WandbServer(ThreadingHTTPServer):
         if "upsertView" in query:
             return {"upsertView": {"view": self.upsert_view(v), "inserted": not v.get("id")}}
         if "viewer" in query:
-            account = {"id": "U", "entity": "me", "username": "me", "flags": "{}", "email": "", "name": "me", "admin": False}
-            none = {"edges": []}
-            return {"viewer": {**account, "teams": none, "apiKeys": none}, "serverInfo": {"cliVersionInfo": {}}}
+            account = {"id": "U", "entity": "me", "username": "me", "name": "me", "email": "", "flags": "{}"}
+            account |= {"admin": False, "teams": {"edges": []}, "apiKeys": {"edges": []}}
+            return {"viewer": account, "serverInfo": {"cliVersionInfo": {}}}
         if "serverInfo" in query:
             return {"serverInfo": {"features": [], "cliVersionInfo": {}, "latestLocalVersionInfo": None}}
+        if "view(" in query:
+            return {"view": self.views.get(v["reportId"])}
         if "models(" in query:
-            node = lambda name: {"id": "P", "name": name, "entityName": "me", "createdAt": "2026-01-01", "isBenchmark": False, "internalId": "UDox", "user": None}
-            return {"models": {"edges": [{"node": node(name), "cursor": ""} for name in self.projects], "pageInfo": PAGE}}
-        return self.of_project(query, v)
-
-    def of_project(self, query: str, v: dict[str, Any]) -> dict[str, Any]:
-        name = v.get("project") or v.get("projectName") or v.get("name") or ""
+            fields = {"id": "P", "entityName": "me", "createdAt": "2026-01-01", "isBenchmark": False, "user": None}
+            nodes = [fields | {"name": name, "internalId": "UDox"} for name in sorted(self.projects)]
+            return {"models": {"edges": [{"node": node, "cursor": ""} for node in nodes], "pageInfo": PAGE}}
         if "model(" in query:
-            run = self.runs.get(v.get("name", ""))
-            return {"model": {"bucket": run and node(v["name"], run)}}
+            return {"model": {"bucket": self.run(v["name"])}}
+        return {"project": self.project(query, v)}
+
+    def project(self, query: str, v: dict[str, Any]) -> dict[str, Any] | None:
+        """A project with the runs, the run or the view that a query asks for."""
+        name = v.get("project") or v.get("projectName") or v.get("name") or ""
         if name not in self.projects:
-            return {"project": None}
-        project: dict[str, Any] = {"id": "P", "internalId": "UDox", "name": name, "readOnly": False}
+            return None
+        found: dict[str, Any] = {"id": "P", "internalId": "UDox", "name": name, "readOnly": False}
         if "allViews" in query:
-            found = [view for view in self.views.values() if view["name"] == v["viewName"]]
-            project["allViews"] = {"edges": [{"node": view} for view in found]}
-        elif "runs(" in query:
-            nodes = [node(*run) for run in self.runs.items() if run[1]["project"] == name]
-            project |= {"runCount": len(nodes), "runs": {"edges": [{"node": n, "cursor": ""} for n in nodes], "pageInfo": PAGE}}
-        elif "run(" in query:
-            number = v.get("runName") or v.get("run") or v.get("name") or ""
-            run = self.runs.get(number)
-            project["run"] = run and node(number, run)
-        return {"project": project}
+            views = [view for view in self.views.values() if view["name"] == v["viewName"]]
+            return found | {"allViews": {"edges": [{"node": view} for view in views]}}
+        if "runs(" in query:
+            runs = [self.run(run_id) for run_id, run in self.runs.items() if run["project"] == name]
+            edges = [{"node": run, "cursor": ""} for run in runs]
+            return found | {"runCount": len(edges), "runs": {"edges": edges, "pageInfo": PAGE}}
+        return found | {"run": self.run(v.get("runName") or v.get("run") or v.get("name") or "")}
 
     def upsert_run(self, v: dict[str, Any]) -> dict[str, Any]:
+        """Make or change a run."""
         fresh = v["name"] not in self.runs
         run = self.runs.setdefault(v["name"], {"history": [], "summary": {}, "config": {}, "exit": None})
-        run |= {key: v[key] for key in ("project", "displayName", "jobType", "groupName", "tags") if v.get(key)}
+        run |= {key: v[key] for key in KEPT if v.get(key)}
         run["config"] |= json.loads(v.get("config") or "{}")
         self.projects.add(run["project"])
-        return {"bucket": node(v["name"], run), "inserted": fresh}
+        return {"bucket": self.run(v["name"]), "inserted": fresh}
 
     def upsert_view(self, v: dict[str, Any]) -> dict[str, Any]:
+        """Make or change a workspace or a report."""
         number = v.get("id") or f"V{len(self.views) + 1}"
-        view = self.views.setdefault(number, {})
+        view = self.views.setdefault(number, {"id": number, "createdAt": "2026-01-01T00:00:00"})
         view |= {key: v[key] for key in ("name", "displayName", "type", "spec", "description")}
         project = {"id": "P", "name": v["projectName"], "entityName": v["entityName"]}
-        view |= {"id": number, "project": project, "updatedAt": "2026-01-01T00:00:00"}
-        return view
+        return view | {"project": project, "updatedAt": "2026-01-01T00:00:00"}
 
-    def stream(self, name: str, sent: dict[str, Any]) -> None:
+    def stream(self, run_id: str, sent: dict[str, Any]) -> None:
         """Keep the history and the summary that a run sends."""
-        run = self.runs[name]
+        run = self.runs[run_id]
         for file, part in (sent.get("files") or {}).items():
-            lines = [json.loads(line) for line in part["content"]]
             if file == "wandb-history.jsonl":
-                run["history"][part["offset"] :] = lines
+                run["history"][part["offset"] :] = [json.loads(line) for line in part["content"]]
             elif file == "wandb-summary.json":
-                run["summary"] = lines[-1]
+                run["summary"] = json.loads(part["content"][-1])
         run["exit"] = sent.get("exitcode", run["exit"])
 
-
-def node(name: str, run: dict[str, Any]) -> dict[str, Any]:
-    """A run as queries return it."""
-    keys = sorted({key for row in run["history"] for key in row})
-    last = max((row["_step"] for row in run["history"]), default=-1)
-    user, project = {"name": "me", "username": "me"}, {"id": "P", "name": run["project"], "entity": {"id": "E", "name": "me"}}
-    return {
-        "id": f"id of {name}", "name": name, "displayName": run.get("displayName", name), "sweepName": None, "state": "finished",
-        "config": json.dumps(run["config"]), "group": run.get("groupName"), "jobType": run.get("jobType"), "commit": None, "tags": [],
-        "readOnly": False, "createdAt": "2026-01-01T00:00:00", "heartbeatAt": "2026-01-01T00:00:00", "description": "", "notes": "",
-        "systemMetrics": "{}", "summaryMetrics": json.dumps(run["summary"]), "historyLineCount": len(run["history"]), "user": user,
-        "historyKeys": {"keys": {key: {} for key in keys}, "lastStep": last}, "projectId": "1", "project": project,
-        "eventsLineCount": 0, "logLineCount": 0, "historyTail": json.dumps([json.dumps(row) for row in run["history"][-1:]]), "eventsTail": "[]",
-        "history": [json.dumps(row) for row in run["history"]], "parquetHistory": {"liveData": run["history"], "parquetUrls": []},
-        "wandbConfig": '{"t": 1}',
-    }  # fmt: skip
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """A run as queries return it."""
+        if (run := self.runs.get(run_id)) is None:
+            return None
+        history, long_ago = run["history"], "2026-01-01T00:00:00"
+        lines, keys = [json.dumps(row) for row in history], {key: {} for row in history for key in row}
+        last = max((row["_step"] for row in history), default=-1)
+        return {
+            "id": f"id of {run_id}", "name": run_id, "displayName": run.get("displayName"), "group": None,
+            "jobType": run.get("jobType"), "projectId": "1", "state": "finished", "config": json.dumps(run["config"]),
+            "summaryMetrics": json.dumps(run["summary"]), "systemMetrics": "{}", "wandbConfig": '{"t": 1}', "tags": [],
+            "project": {"id": "P", "name": run["project"], "entity": {"id": "E", "name": "me"}}, "readOnly": False,
+            "user": {"name": "me", "username": "me"}, "createdAt": long_ago, "heartbeatAt": long_ago,
+            "commit": None, "sweepName": None, "description": "", "notes": "", "eventsLineCount": 0, "logLineCount": 0,
+            "historyKeys": {"keys": keys, "lastStep": last}, "historyLineCount": len(lines), "history": lines,
+            "historyTail": json.dumps(lines[-1:]), "eventsTail": "[]",
+            "parquetHistory": {"liveData": history, "parquetUrls": []},
+        }  # fmt: skip
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -147,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         sent = json.loads(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
         if self.server.away in sent.get("query", ""):
-            self.server.away = ""  # in every text: it stays away
+            self.server.away = ""  # it stays away, because this is in every text
             self.close_connection = True
             self.connection.close()
         elif self.path.endswith("/file_stream"):
@@ -159,6 +162,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(denied if data is None else {"data": data})
 
     def reply(self, content: dict[str, Any]) -> None:
+        """Send JSON."""
         body = json.dumps(content).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
@@ -171,8 +175,7 @@ class Handler(BaseHTTPRequestHandler):
 def wandb_server() -> Iterator[WandbServer]:
     """A running server."""
     server = WandbServer()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield server
     finally:

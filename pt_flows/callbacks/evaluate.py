@@ -118,10 +118,10 @@ class Evaluate(EveryIterations):
         if tiers := [tier for now, tier in due if now and tier.metrics]:
             module.flush()
             self.measure(module, tiers)
-            self.log(trainer, module)
+            self.record(trainer, module)
             tell_watchers(trainer, module, self.latest)
 
-    def log(self, trainer: L.Trainer, module: Method) -> None:
+    def record(self, trainer: L.Trainer, module: Method) -> None:
         """Log the numbers with their costs in one row, from which any chart of a number against a cost is drawn."""
         for logger in trainer.loggers:
             if isinstance(logger, IterationWandbLogger) and not self.latest.keys() <= logger.directions.keys():
