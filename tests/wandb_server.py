@@ -1,5 +1,6 @@
 """A server that answers W&B's client as far as this package's commands need it, and keeps what it receives."""
 
+import base64
 import gzip
 import json
 import re
@@ -94,11 +95,12 @@ class WandbServer(ThreadingHTTPServer):
 
     def upsert_view(self, v: dict[str, Any]) -> dict[str, Any]:
         """Make or change a workspace or a report."""
-        number = v.get("id") or f"V{len(self.views) + 1}"
+        number = v.get("id") or base64.b64encode(b"View:%d" % (len(self.views) + 1)).decode()
         view = self.views.setdefault(number, {"id": number, "createdAt": "2026-01-01T00:00:00"})
         view |= {key: v[key] for key in ("name", "displayName", "type", "spec", "description")}
         project = {"id": "P", "name": v["projectName"], "entityName": v["entityName"]}
-        return view | {"project": project, "updatedAt": "2026-01-01T00:00:00"}
+        view |= {"project": project, "updatedAt": "2026-01-01T00:00:00"}
+        return view
 
     def stream(self, run_id: str, sent: dict[str, Any]) -> None:
         """Keep the history and the summary that a run sends."""

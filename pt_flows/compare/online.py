@@ -37,7 +37,7 @@ def asking(path: str, wanted: str, advice: str) -> Iterator[None]:
     Args:
         path: The project or run that is asked for.
         wanted: The thing that was expected.
-        advice: How to mend the failure, if the server responds.
+        advice: A sentence about mending the failure, if the server responds.
 
     Raises:
         UserError: W&B failed.

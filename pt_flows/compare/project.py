@@ -1,6 +1,6 @@
 """The content of a W&B project that a dashboard shows: logged keys, pictures and runs, online or from run folders."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Project:
     metrics: Collection[str]
     media: Sequence[str]
     runs: dict[str, str]
-    directions: dict[str, Direction] = field(default_factory=dict)
+    directions: Mapping[str, Direction] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -95,9 +95,9 @@ def online_project(entity: str, name: str) -> Project:
         runs: list[Any] = [run for run in client.runs(f"{entity}/{name}", lazy=False) if run.job_type == "train"]
         summaries = [dict(run.summary) for run in runs]
     metrics = {key for known in summaries for key, value in known.items() if is_number(value)}
-    directions = {key: d for known in summaries for key, value in known.items() if (d := direction_of(value))}
+    told = {key: direction_of(value) for known in summaries for key, value in known.items()}
     media = [key for key in MEDIA if any(key in known for known in summaries)]
-    return Project(entity, name, metrics, media, {run.id: f"{entity}/{name}/{run.id}" for run in runs}, directions)
+    return Project(entity, name, metrics, media, {run.id: f"{entity}/{name}/{run.id}" for run in runs}, told)
 
 
 def is_number(value: Any) -> bool:

@@ -9,20 +9,22 @@ Facts about W&B that shape it:
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pt_flows.compare.project import Project
 from pt_flows.errors import UserError
 
 try:
-    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.reports.v2 as reports
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 except ImportError as error:
     wanted = "dashboard: expected the package wandb-workspaces, got none"
     raise UserError(f'{wanted}. Run pip install "pt-flows[dashboard]"') from error
 
+wr: Any = reports
+"""The panels and blocks, most of which the package does not declare as exported."""
 MOST_RUNS = 100
 TRAINING = "JobType = 'train'"
 PROTOCOL = """**How to read this.** The name of a number is its protocol: the feature network, the number of generated
@@ -186,10 +188,23 @@ def as_json(view: Any) -> dict[str, Any]:
     return json.loads(view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
 
 
+def opened(from_url: Callable[[str], Any], url: str) -> Any:
+    """Read a saved workspace or report.
+
+    Raises:
+        UserError: The URL is of another kind, or the view was deleted.
+    """
+    try:
+        return from_url(url)
+    except (ValueError, TypeError, LookupError) as error:  # the package has no error of its own for it
+        advice = "Remove its line from runs/dashboards.json, or give --url another one"
+        raise UserError(f"{url}: expected a saved view of W&B, got none. {advice}") from error
+
+
 def save_workspace(built: Any, url: str | None) -> str:
     """Save a workspace in W&B, in place of the view at a URL if there is one, and return its URL."""
     if url is not None:
-        known = ws.Workspace.from_url(url)
+        known = opened(ws.Workspace.from_url, url)
         known.sections, known.settings, known.runset_settings = built.sections, built.settings, built.runset_settings
         built = known
     return str(built.save().url)
@@ -198,7 +213,7 @@ def save_workspace(built: Any, url: str | None) -> str:
 def save_report(built: Any, url: str | None) -> str:
     """Save a report in W&B, in place of the one at a URL if there is one, and return its URL."""
     if url is not None:
-        known = wr.Report.from_url(url)
+        known = opened(wr.Report.from_url, url)
         known.title, known.blocks = built.title, built.blocks
         built = known
     return str(built.save().url)
