@@ -94,9 +94,12 @@ def online_project(entity: str, name: str) -> Project:
         entity = entity or str(client.default_entity)
         runs: list[Any] = [run for run in client.runs(f"{entity}/{name}", lazy=False) if run.job_type == "train"]
         summaries = [dict(run.summary) for run in runs]
+        logged = {key for run in runs for key in (run.history_keys or {}).get("keys", {})}
     metrics = {key for known in summaries for key, value in known.items() if is_number(value)}
-    told = {key: direction_of(value) for known in summaries for key, value in known.items()}
-    media = [key for key in MEDIA if any(key in known for known in summaries)]
+    told: dict[str, Direction] = {
+        key: direction_of(value) for known in summaries for key, value in known.items() if direction_of(value)
+    }
+    media = [key for key in MEDIA if key in logged or any(key in known for known in summaries)]
     return Project(entity, name, metrics, media, {run.id: f"{entity}/{name}/{run.id}" for run in runs}, told)
 
 
@@ -107,7 +110,7 @@ def is_number(value: Any) -> bool:
 
 def direction_of(value: Any) -> Direction:
     """The better values of a number, which has only its best value beside the last one in a summary."""
-    kept = set(value.keys()) & {"min", "max"} if hasattr(value, "keys") else set()
+    kept: set[str] = set(value.keys()) & {"min", "max"} if hasattr(value, "keys") else set()
     return "lower" if kept == {"min"} else "higher" if kept == {"max"} else ""
 
 
@@ -125,7 +128,7 @@ def local_project(name: str) -> Project:
     runs = [run for run in find_runs([str(root)], measured=False) if project_of(run) == name]
     drawn = {file.stem for run in runs for file in (run.folder / "pictures").glob("*.*")}
     media = [key for key in MEDIA if any(is_drawn(key, stem) for stem in drawn)]
-    directions = {
+    directions: dict[str, Direction] = {
         f"eval/{key}": direction for run in runs for passport, _ in run.records
         for key, direction in passport.directions.items()
     }  # fmt: skip

@@ -1,14 +1,14 @@
 """Additions to a finished run in W&B: online by its id, or offline as one more part that `wandb sync` uploads."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pt_flows.errors import UserError
-from pt_flows.runs.folder import read_config
+from pt_flows.runs.folder import FAILED, read_config
 from pt_flows.runs.lock import is_locked
+from pt_flows.runs.metrics_csv import readable_rows
 from pt_flows.runs.options import WandbMode, quiet_offline, wandb_mode
 
 SECONDS = 30
@@ -34,7 +34,7 @@ def add_to_summary(folder: Path, values: Mapping[str, Any]) -> str:
         return "W&B: this run is still training, so its summary stays as it is. Evaluate again when it has ended"
     waiting = [part for part in parts if part.name.startswith("offline-") and not list(part.glob("*.synced"))]
     mode = "offline" if waiting else wandb_mode(wanted)
-    before = summary_of(parts[-1]) if mode == "offline" else {}  # a part that is synced later replaces the summary
+    before = logged_summary(folder) if mode == "offline" else {}  # a part that is synced later replaces the summary
     import wandb
     from wandb.errors import Error
 
@@ -65,10 +65,16 @@ def recorded_options(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def summary_of(part: Path) -> dict[str, Any]:
-    """Return the summary that a part of a W&B run left on this disk; empty if the run was killed."""
-    try:
-        found = json.loads((part / "files" / "wandb-summary.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return {key: value for key, value in found.items() if not key.startswith("_")}
+def logged_summary(folder: Path) -> dict[str, Any]:
+    """Return the summary that training has sent to W&B, from the log and the failure of a run folder."""
+    log, failure = folder / "metrics.csv", folder / FAILED
+    rows, _ = readable_rows(log.read_text(errors="replace")) if log.is_file() else ([], 0)
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            values.setdefault(key, []).append(float(value))
+    found: dict[str, Any] = {key: known[-1] for key, known in values.items()}
+    for key in found:
+        if key.startswith("eval/"):
+            found[key] = {"last": values[key][-1], "min": min(values[key]), "max": max(values[key])}
+    return found | ({"failed": failure.read_text().strip()} if failure.is_file() else {})
