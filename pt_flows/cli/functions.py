@@ -50,7 +50,7 @@ def with_true(options: Sequence[str], switches: Sequence[str]) -> list[str]:
         ['--report', 'true', '--dry_run', 'a.json']
     """
     found = []
-    for word, following in zip(options, [*options[1:], "--"], strict=True):
+    for word, following in zip(options, [*options, "--"][1:], strict=True):
         found += [word, "true"] if word[2:] in switches and following.startswith("--") else [word]
     return found
 

@@ -68,7 +68,6 @@ class RunStart(L.Callback):
             self.damaged.replace(self.damaged.with_suffix(".damaged"))
 
 
-def num_parameters(module: L.LightningModule) -> int:
+def num_parameters(method: Any) -> int:
     """Return the number of parameters of all networks of a method, without those of moving averages."""
-    networks = getattr(module, "networks", {"module": module})
-    return sum(p.numel() for network in networks.values() for p in network.parameters())
+    return sum(p.numel() for network in method.networks.values() for p in network.parameters())
