@@ -358,3 +358,20 @@ class PredictorNet(Constructed, nn.Module):
 
     event_shape: Shape
     num_classes: int = 0
+
+
+class RecurrentNet(PredictorNet):
+    """Base of networks with one recurrent layer: s_t = tanh(U x_t + W s_{t-1} + b), logits V s_t + c.
+
+    Sequences are (B, T, F). Logits are (B, C) after the last step if `outputs` is "last", or (B, T, C) if it is "all".
+    """
+
+    outputs: Literal["last", "all"] = "last"
+
+    def matrices(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return U (H, F), W (H, H), b (H,), V (C, H) and c (C,)."""
+        raise NotImplementedError
+
+    def take(self, U: Tensor, W: Tensor, b: Tensor, V: Tensor, c: Tensor) -> None:
+        """Set them."""
+        raise NotImplementedError

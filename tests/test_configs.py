@@ -20,7 +20,8 @@ def small(recipe: Path) -> list[str]:
         key: config["model"]["init_args"].get(key) for key in ("generator", "critic", "excess", "energy", "encoder")
     }
     nets = [f"{key}.network" if "network" in value else key for key, value in given.items() if value]
-    flags = [flag for key in nets for flag in (f"--model.{key}.width", "8")]
+    one_layer = config["data"]["class_path"] == "OneLayer"  # its networks have no width
+    flags = [flag for key in nets if not one_layer for flag in (f"--model.{key}.width", "8")]
     few = {"num_langevin_steps": 2, "num_sampling_rounds": 1, "num_sampling_steps": 2, "num_visits": 1, "num_levels": 3}
     flags += [
         flag for key, num in few.items() if key in config["model"]["init_args"] for flag in (f"--model.{key}", str(num))

@@ -508,7 +508,7 @@ def test_a_broken_network_fails_one_check(cls: Any, check: str, message: str) ->
 
 
 def test_something_else_is_no_network() -> None:
-    expect(check_network(lambda: nn.Linear(2, 1)), "shape", r"Linear: expected a GeneratorNet, CriticNet, EnergyNet or")
+    expect(check_network(lambda: nn.Linear(2, 1)), "shape", r"Linear: expected a GeneratorNet, CriticNet, Energ")
 
 
 # ------------------------------------------------------------------------------------------------------------- command

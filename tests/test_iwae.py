@@ -17,6 +17,7 @@ from pt_flows.data import MNIST, TwoDomains
 from pt_flows.errors import UserError
 from pt_flows.evaluation.engine import measured, prepare_metrics
 from pt_flows.evaluation.evaluate import default_metrics, prepared
+from pt_flows.evaluation.subject import Subject
 from pt_flows.functional.importance import importance_bound
 from pt_flows.methods import IWAE
 from pt_flows.methods.latent import iwae as iwae_file
@@ -258,10 +259,10 @@ def test_runs_and_evaluate_measure_the_bound(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(("asked", "split"), [(None, "test"), ("train", "train")])
 def test_evaluate_bounds_the_likelihood_of_test_data_unless_asked_otherwise(asked: Any, split: str) -> None:
-    (metric,) = [m for m in default_metrics(build("IWAE"), data(), "test") if isinstance(m, LikelihoodBound)]
+    (metric,) = [m for m in default_metrics(Subject(build("IWAE")), data(), "test") if isinstance(m, LikelihoodBound)]
     prepared([metric], data(), 10, asked, "train", torch.device("cpu"))
     assert metric.key == f"log_likelihood_iw500_1k_{split}"
-    assert not any(isinstance(m, LikelihoodBound) for m in default_metrics(build("WGANGP"), data(), "test"))
+    assert not any(isinstance(m, LikelihoodBound) for m in default_metrics(Subject(build("WGANGP")), data(), "test"))
 
 
 # --------------------------------------------------------------------------------------------------------------- data

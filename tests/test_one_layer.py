@@ -185,6 +185,7 @@ def test_error_of_the_moment_game_falls_with_samples(activation: Activation) -> 
     assert means[2] < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("activation", "moments"), [("leaky_relu", "linear"), ("tanh", "rectified")])
 def test_first_moments_learn_the_lengths_of_rows(activation: Activation, moments: Any) -> None:
     L.seed_everything(1, verbose=False)

@@ -188,6 +188,7 @@ def test_a_run_far_from_stationarity_has_a_ratio_far_from_one() -> None:
     assert control.report()["train/fdr_ratio_w"] < -5  # the norm grows from zero
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lr", "mu"), [(0.05, 0.0), (0.02, 0.9)])
 def test_a_stationary_run_has_a_ratio_of_one(lr: float, mu: float) -> None:
     """The later half has 60,000 steps, counted over copies."""

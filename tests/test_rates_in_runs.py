@@ -211,6 +211,7 @@ def test_another_module_resumes_exactly_inside_a_window(cls: Any, tmp_path: Path
         assert row == again
 
 
+@pytest.mark.slow
 def test_ratios_of_another_module_come_to_one() -> None:
     """Its steps are seen after the closure: gradients with weight decay, momentum."""
     control = FluctuationDissipation(window=100, drop=1.0)

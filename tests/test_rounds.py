@@ -107,7 +107,7 @@ def test_a_weak_penalty_returns_to_the_same_solution() -> None:
 
 def test_the_best_loss_falls_with_the_number_of_rounds_and_any_round_can_be_adopted() -> None:
     method, rounds = Well(), PersistentRounds(4, weight=2.0, scale=0.5)
-    run(method, rounds, 4_000)
+    run(method, rounds, 400)
     best = [min(rounds.losses[:k]) for k in range(1, 5)]
     assert best == sorted(best, reverse=True)
     for k in range(4):
@@ -247,5 +247,5 @@ def test_a_first_round_that_does_not_move_is_refused() -> None:
 
 def test_the_default_scale_is_half_the_way_of_the_first_round() -> None:
     method, rounds = Well(optimizer=partial(Adam, lr=0.01)), PersistentRounds(2, weight=5.0)
-    run(method, rounds, 1_000)
+    run(method, rounds, 600)
     assert abs(ends(rounds)[0] - ends(rounds)[1]) > 0.3

@@ -2,9 +2,9 @@
 
     python tests/write_checkpoints.py
 
-Run it for every version (0.1, 0.2, ...), and keep the folders of the earlier ones: `test_checkpoints.py` loads them
-all, those of 0.1 after `pt-flows upgrade`. The folder also has the configurations of the runs that a later version
-must be able to continue, and values.json with the samples that it must then draw.
+It needs MNIST in $PT_FLOWS_DATA. Run it for every version (0.1, 0.2, ...), and keep the folders of the earlier ones:
+`test_checkpoints.py` loads them all, those of 0.1 after `pt-flows upgrade`. The folder also has the configurations of
+the runs that a later version must be able to continue, and values.json with the samples that it must then draw.
 """
 
 import json
@@ -51,6 +51,7 @@ METHODS: dict[str, list[str]] = {
     "pcd": [*ENERGY, "--model.buffer_size", "64", "--model.num_sampling_steps", "20"],
     "improved_cd": [*ENERGY, "--model.buffer_size", "64", "--model.num_references", "8", "--model.min_history", "8"],
     "moment_gan": [],
+    "admm_rnn": ["--model.network.hidden", "4", "--evaluation.metrics", '[{"class_path": "Accuracy"}]'],
     "adversarial_training": ["--evaluation.metrics", '[{"class_path": "Risk"}]'],
 }  # fmt: skip
 CONTINUED = ("w1_fe", "da_ebm")
@@ -60,14 +61,16 @@ CONTINUED = ("w1_fe", "da_ebm")
 def samples(module: Any) -> list[list[float]]:
     """Four samples, or four predictions at fixed points, the same for every call."""
     if isinstance(module, Predicts):
-        points = torch.linspace(-1, 1, 4)[:, None].expand(4, *module.predictor.event_shape)
+        (network,) = module.networks.values()
+        shape = network.event_shape
+        points = torch.linspace(-1, 1, 4).view(4, *(1 for _ in shape)).expand(4, *shape)
         return module.eval().predict(points).tolist()
     return pt_flows.sample(module.eval(), 4, rng=torch.Generator().manual_seed(0)).tolist()
 
 
 def recipe_of(name: str) -> Path:
     """The configuration of a method."""
-    elsewhere = {"sim_vae": "simulators/rlc_circuit", "moment_gan": "one_layer/moments",
+    elsewhere = {"sim_vae": "simulators/rlc_circuit", "moment_gan": "one_layer/moments", "admm_rnn": "mnist/admm_rows",
                  "adversarial_training": "regression/adversarial_sparse"}  # fmt: skip
     return HERE.parent / "configs" / f"{elsewhere.get(name, f'toy2d/{name}')}.yaml"
 

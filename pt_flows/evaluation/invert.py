@@ -114,7 +114,7 @@ def observations(flag: str, path: Path, shape: Shape) -> Tensor:
         raise UserError(f"{flag} {path}: expected {wanted}, got {len(x)} of shape {got}. Convert them")
     if not bool(x.isfinite().all()):
         raise UserError(f"{flag} {path}: expected finite values, got others. Remove such observations")
-    return x
+    return x.clone(memory_format=torch.contiguous_format)  # convolutions round by the layout of their input
 
 
 def vectors(path: Path) -> Tensor:

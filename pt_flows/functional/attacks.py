@@ -193,6 +193,6 @@ def soft_threshold(u: Tensor, amount: float) -> Tensor:
 
     Example:
         >>> soft_threshold(torch.tensor([-2.0, 0.5, 3.0]), 1.0)
-        tensor([-1., 0., 2.])
+        tensor([-1.,  0.,  2.])
     """
     return u.sign() * (u.abs() - amount).clamp(min=0)

@@ -55,7 +55,7 @@ class _InBlocks(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The sums of rows and columns."""
         rows, columns = ctx.saved_tensors
         factor = 2 * ctx.scale * gradient

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Kernel = Literal["gaussian", "exponential", "inverse"]
-"""How a penalty falls with the distance d in units of the scale s: exp(-d² / 2s²), exp(-d / s), or 1 / (d² + s²)."""
+"""The fall of a penalty with the distance d at the scale s: exp(-d² / 2s²), exp(-d / s), or 1 / (d² + s²)."""
 
 
 def squared_distances(parts: Sequence[Tensor], points: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -1,17 +1,17 @@
 """A recurrent network for sequences."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pt_flows.bounds import Count, Positive
-from pt_flows.contracts import PredictorNet
+from pt_flows.contracts import RecurrentNet
 from pt_flows.errors import UserError
 
 
-class ElmanRNN(PredictorNet):
+class ElmanRNN(RecurrentNet):
     """One recurrent layer with tanh: s_t = tanh(U x_t + W s_{t-1} + b), logits V s_t + c.
 
     The layer is a `torch.nn.RNN`, so that its weights load into any other one. Its b is the sum of two biases.
@@ -46,6 +46,12 @@ class ElmanRNN(PredictorNet):
         """Logits (B, C), or (B, T, C), of sequences (B, T, F)."""
         states, last = self.rnn(x)
         return self.readout(states if self.outputs == "all" else last[0])
+
+    def matrices(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return U, W, b, V and c; b is the sum of the two biases."""
+        rnn: Any = self.rnn
+        b = rnn.bias_ih_l0 + rnn.bias_hh_l0
+        return rnn.weight_ih_l0, rnn.weight_hh_l0, b, self.readout.weight, self.readout.bias
 
     @torch.no_grad()
     def take(self, U: Tensor, W: Tensor, b: Tensor, V: Tensor, c: Tensor) -> None:

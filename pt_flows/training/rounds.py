@@ -62,7 +62,8 @@ class Rounds(Constructed):
         monitor: str = "loss",
         judged_iterations: Count = 100,
     ) -> None:
-        self.rounds, self.weight, self.scale, self.kernel = rounds, weight, scale, kernel
+        self.rounds, self.weight, self.scale = rounds, weight, scale
+        self.kernel: Kernel = kernel
         self.parameters, self.monitor, self.judged_iterations = tuple(parameters), monitor, judged_iterations
         self.archive: list[Snapshot] = []
         self.losses: list[float] = []

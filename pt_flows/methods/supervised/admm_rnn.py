@@ -22,12 +22,11 @@ import torch
 from torch import Tensor
 
 from pt_flows.bounds import Count, NonNegative, Positive
-from pt_flows.contracts import Batch, PredictorNet, Terms
+from pt_flows.contracts import Batch, PredictorNet, RecurrentNet, Terms
 from pt_flows.contracts import Weights as WeightsName
 from pt_flows.errors import UserError
 from pt_flows.functional.admm import Unfolded, Variables, Weights, mean_cross_entropy, unfolded
 from pt_flows.loop.method import Method
-from pt_flows.nets.recurrent import ElmanRNN
 from pt_flows.training.distributed import world
 from pt_flows.training.player import in_evaluation
 from pt_flows.training.predictor import check_targets
@@ -64,7 +63,7 @@ class ADMMRNN(Method):
         sweeps: Count = 1,
     ) -> None:
         super().__init__()
-        if not isinstance(network, ElmanRNN):
+        if not isinstance(network, RecurrentNet):
             got = f"{type(network).__name__}. Train other networks with AdversarialTraining"
             raise UserError(f"model.network: expected an ElmanRNN, for which the updates are derived, got {got}")
         self.network = network.requires_grad_(False)
@@ -78,7 +77,7 @@ class ADMMRNN(Method):
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Run the sweeps on one minibatch, or on the kept samples."""
         ((x, y),) = minibatches
-        theta = weights_of(self.network)
+        theta = Weights(*self.network.matrices())
         num_outputs = x.shape[1] if self.network.outputs == "all" else 1
         if self.mode == "persistent" and len(self.kept("x")):
             x, y, *kept = (self.kept(name) for name in KEPT)
@@ -136,13 +135,6 @@ class ADMMRNN(Method):
         if (outputs := "all" if data.target_shape else "last") != self.network.outputs:
             wanted = f"expected {outputs}, as {name} has labels there, got {self.network.outputs}"
             raise UserError(f"model.network.outputs: {wanted}. Set it")
-
-
-def weights_of(network: ElmanRNN) -> Weights:
-    """The weights of a network, with the sum of its two biases."""
-    rnn: Any = network.rnn
-    b = rnn.bias_ih_l0 + rnn.bias_hh_l0
-    return Weights(rnn.weight_ih_l0, rnn.weight_hh_l0, b, network.readout.weight, network.readout.bias)
 
 
 def _make_room(method: ADMMRNN, state: dict[str, Any], prefix: str, *rest: Any) -> None:
