@@ -620,6 +620,9 @@ def test_a_run_comes_from_wandb_as_from_its_folder(tmp_path: Path, monkeypatch: 
 
 
 def test_a_table_for_wandb_is_written_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    wandb.teardown()  # another test may have made it read the environment
     root = simulated(tmp_path / "runs", gap=3)
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
