@@ -8,13 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from test_compare import fake_run, recorded
+from torchvision.io import read_image
 from wandb_server import WandbServer, wandb_server
 
+from pt_flows.callbacks import Pictures
 from pt_flows.cli.main import main
 from pt_flows.compare.runs import find_runs
 from pt_flows.evaluation.passport import checked_record
@@ -147,6 +151,19 @@ def test_numbers_of_a_summary_tell_weights_and_samplers_apart() -> None:
     assert flat_numbers(records) == {
         "evaluate/w2_1k": 2.0, "evaluate/w2_1k/raw": 4.0, "evaluate/w2_1k/raw-REPGAN_num_steps=9_x=1": 5.0
     }  # fmt: skip
+
+
+def test_real_images_are_drawn_beside_samples() -> None:
+    """The picture has the training images in the range and the layout of samples; toys have none of their own."""
+    levels = torch.tensor([0, 85, 170, 255], dtype=torch.uint8)
+    images = levels.view(4, 1, 1, 1).expand(4, 1, 64, 64)
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(event_shape=(1, 64, 64), reference=lambda *_: images))
+    assert Pictures(num_images=4).draw_real(trainer, Path("pictures/real.png"))
+    drawn = read_image("pictures/real.png")
+    assert drawn[0, 30, [30, 100]].tolist() == [0, 85]
+    assert drawn[0, 100, [30, 100]].tolist() == [170, 255]
+    trainer.datamodule.event_shape = (2,)
+    assert not Pictures().draw_real(trainer, Path("none.png"))
 
 
 @pytest.mark.slow
