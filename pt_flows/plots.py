@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 import numpy as np
@@ -69,7 +70,7 @@ def save_density(panels: dict[str, Tensor], path: Path) -> None:
     centre = (first.amax(0) + first.amin(0)) / 2
     half = 0.65 * float((first.amax(0) - first.amin(0)).max())
     (left, bottom), (right, top) = (centre - half).tolist(), (centre + half).tolist()
-    figure = Figure(figsize=(4 * len(panels), 4.3), layout="constrained")
+    figure = Figure(figsize=(4 * len(panels), 4.6), layout="constrained")
     for axis, (title, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         x = x.float().cpu()
         histogram, _, _ = np.histogram2d(
@@ -86,7 +87,8 @@ def save_density(panels: dict[str, Tensor], path: Path) -> None:
         axis.scatter(shown[:, 0], shown[:, 1], s=2, c="#d95f02", alpha=0.5, linewidths=0)
         outside = 1 - float(((x - centre).abs() <= half).all(1).float().mean())
         axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
-        axis.set_title(title + (f" ({outside:.0%} outside)" if outside >= 0.005 else ""), fontsize=10)
+        full = title + (f" ({outside:.0%} outside)" if outside >= 0.005 else "")
+        axis.set_title(fill(full, 48), fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -182,7 +182,8 @@ def pretend(wanted: Sequence[Wanted], *_: Any) -> list[Found]:
         if not is_flow and run.seed == 4:
             (folder / "failed.txt").write_text("loss_G is nan\n")
         else:
-            recorded(folder, {"w2_64": value + 1 / 40}, iteration=40, training_seed=run.seed, num_samples=64)
+            of = {"reference": run.config["data"]["init_args"]["target"], "training_seed": run.seed}
+            recorded(folder, {"w2_64": value + 1 / 40}, iteration=40, num_samples=64, **of)
     return found(wanted)
 
 
@@ -213,6 +214,32 @@ def test_a_study_ends_with_a_record_that_programs_read(capsys: pytest.CaptureFix
     page = claims.page(Path("here"), Path("docs/claims.md"))
     assert "| Somebody 2020 | Flows are better. | [Two arms](../here/record.md): 2 arms, 5 seeds, Toy2D ring8" in page
     assert "10 runs, 1 failed, 40 seconds | **holds**" in page
+
+
+@pytest.mark.usefixtures("pretended")
+def test_arms_with_other_data_are_found_after_their_first_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One seed of each arm is enough to tell that no verdict is possible."""
+    checked: list[Path] = []
+
+    def one_by_one(wanted: Sequence[Wanted], out: Path, slots: Any, title: str, kinds: Any, check: Any) -> list[Found]:
+        for run in sorted(wanted, key=lambda run: run.seed):
+            (state,) = pretend([run])
+            assert state.folder is not None
+            checked.append(state.folder)
+            check(state.folder)
+        return found(wanted)
+
+    monkeypatch.setattr(study, "train_all", one_by_one)
+    file = toy_study()
+    tree = yaml.safe_load(file.read_text())
+    tree["arms"]["flow"]["changes"] = {"data.target": "moons"}
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    assert main(["study", str(file)]) == 2
+    assert "w2_64: expected one protocol for all runs" in (error := capsys.readouterr().err)
+    assert "(reference: moons and ring8)" in error
+    assert len(checked) == 2
 
 
 @pytest.mark.usefixtures("pretended")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from pt_flows.compare.areas import area_named
 from pt_flows.compare.runs import Run, read_run
+from pt_flows.compare.subjects import common_protocol
 from pt_flows.compare.table import markdown
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import SubjectKey, read_record
@@ -32,7 +34,7 @@ from pt_flows.studies.record import ArmRuns, compared, write_record
 from pt_flows.studies.study_file import StudyFile, read_study
 from pt_flows.studies.submit import Submission, submit
 from pt_flows.studies.train import train_all
-from pt_flows.studies.wanted import found, identity_of
+from pt_flows.studies.wanted import Wanted, found, identity_of
 
 USAGE = """pt-flows study FILE [--out DIR] [--jobs N] [--dry-run] [--record FILE.md] [--submit '{workers: 8, ...}']
 
@@ -124,9 +126,9 @@ def run(
 
 
 def check_numbers(file: StudyFile, arms: Sequence[ArmRuns], out: Path, slots: Sequence[Slot], folder: Path) -> None:
-    """Check that a finished run has the wanted numbers, before the others are trained for hours.
+    """Check a finished run before the others are trained for hours: it has the wanted numbers, by the protocol of all.
 
-    If the file asks for it, the first finished run is measured for that.
+    If the file asks for measurements, the first finished run of every data set is measured for that.
 
     Args:
         file: The study file.
@@ -136,16 +138,33 @@ def check_numbers(file: StudyFile, arms: Sequence[ArmRuns], out: Path, slots: Se
         folder: The run folder.
 
     Raises:
-        UserError: It does not have one.
+        UserError: It does not have one, or by a protocol of its own.
     """
     identity = identity_of(folder)
     one, run = next((one, run) for one in arms for run in one.wanted if run.identity == identity)
+    first = [(one, run, folder), *(ended for other in arms if other is not one for ended in first_finished(other))]
     if file.measurement is not None:
-        how = measure.wanted(run.name, folder, file.measurement, one.arm.sampler, one.recipe.accelerator)
-        if any((out / "measured").glob("*.json")) and not how.note(out).is_file():
-            return  # another one was measured and had them
-        measure.measure_all([how], out, slots)
-    has_numbers(file, one.arm.name, read_run(folder).keys)
+        hows = [
+            measure.wanted(run.name, folder, file.measurement, one.arm.sampler, one.recipe.accelerator)
+            for one, run, folder in first
+        ]
+        is_known = [how.note(out).is_file() for how in hows]
+        data = [one.recipe.config["data"] for one, _, _ in first]
+        if not is_known[0] and any(known and own == data[0] for known, own in zip(is_known, data, strict=True)):
+            return  # another one with these data was measured and had them
+        measure.measure_all(hows[:1], out, slots)
+        first = [first[0], *(ended for ended, known in zip(first[1:], is_known[1:], strict=True) if known)]
+    runs = [read_run(folder) for _, _, folder in first]
+    has_numbers(file, one.arm.name, runs[0].keys)
+    for metric in file.metrics:
+        key = area.key if (area := area_named(metric)) else metric.removeprefix("eval/")
+        common_protocol(runs, key, lambda note: None)
+
+
+def first_finished(one: ArmRuns) -> list[tuple[ArmRuns, Wanted, Path]]:
+    """Return the first finished run of an arm with its arm and folder; none if none has finished."""
+    pairs = zip(one.wanted, found(one.wanted), strict=True)
+    return [(one, run, state.folder) for run, state in pairs if state.state == "finished" and state.folder][:1]
 
 
 def measured(
