@@ -7,6 +7,7 @@ STAMP   := $(VENV)/.stamp
 METHOD  ?= w1_fe
 DATASET ?= cifar10
 METRIC  ?= lite0
+PROJECT ?= pt_flows
 DATA_DIR ?=
 ARGS    ?=
 JOBS    ?= 2
@@ -19,7 +20,7 @@ SEEDED  := $(if $(SEEDS),--seeds 0..$(shell expr $(SEEDS) - 1))
 ROOT    := $(if $(DATA_DIR),PT_FLOWS_DATA="$(DATA_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train-cifar train-mnist train-imagenet test test-slow test-long lint types check smoke bench claims docs same clean
+.PHONY: help install demo train-cifar train-mnist train-imagenet test test-slow test-long lint types check smoke bench claims docs same dashboard clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r t d; do printf '  %-15s %s\n' "$$t" "$$d"; done
@@ -32,6 +33,7 @@ help:  ## show this help
 	@echo '  DATA_DIR  folder that holds cifar-10-batches-py; default $$PT_FLOWS_DATA or data. For train-imagenet'
 	@echo '            it is the folder of prepared images; default imagenet64 in the same place'
 	@echo '  ARGS      any arguments of pt-flows fit: ARGS="--trainer.max_steps 2000 --ckpt_path last"'
+	@echo '  PROJECT   W&B project of make dashboard, with or without its owner (default pt_flows)'
 	@echo '  SEEDS     number of seeds to train side by side, for the train- targets: SEEDS=5 means the seeds 0 to 4'
 	@echo '  JOBS      number of tests to run in parallel, one core each (default 2)'
 	@echo '  PYTHON    interpreter that sets up .venv, 3.11 or newer (default python3)'
@@ -91,6 +93,9 @@ docs: $(STAMP)  ## build the documentation site into build/site; a broken link s
 
 same: $(STAMP)  ## train the recipes at commit REF and here, and name the first tensor that differs: make same REF=main~1
 	$(BIN)/python benchmarks/same.py $(REF) $(ARGS)
+
+dashboard: $(STAMP)  ## make or update the W&B dashboard of a project: make dashboard PROJECT=me/pt_flows
+	$(BIN)/pt-flows dashboard $(PROJECT) $(ARGS)
 
 clean:  ## remove .venv and caches; runs and data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache

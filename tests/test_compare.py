@@ -620,13 +620,16 @@ def test_a_run_comes_from_wandb_as_from_its_folder(tmp_path: Path, monkeypatch: 
 
 
 def test_a_table_for_wandb_is_written_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    wandb.teardown()  # another test may have made it read the environment
     root = simulated(tmp_path / "runs", gap=3)
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "WANDB_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     assert main(["compare", str(root), "--wandb", "project"]) == 0
-    tables = list(tmp_path.glob("wandb/offline-run-*/files/media/table/*.table.json"))
+    tables = list(tmp_path.glob("wandb/offline-run-*-compare-????????/files/media/table/*.table.json"))
     assert sorted(file.name.split("_")[0] for file in tables) == ["compare", "verdicts"]
     compared = json.loads(next(file for file in tables if file.name.startswith("compare")).read_text())
     rows = [dict(zip(compared["columns"], row, strict=True)) for row in compared["data"]]

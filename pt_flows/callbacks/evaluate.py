@@ -12,9 +12,11 @@ from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.callbacks.watchers import tell_watchers, watch_evaluations
 from pt_flows.contracts import Split, Weights
 from pt_flows.evaluation.engine import listed, measure, prepare_metrics
+from pt_flows.evaluation.provenance import directions_of
 from pt_flows.evaluation.subject import Subject
 from pt_flows.loop.method import Method
 from pt_flows.metrics.base import SampleMetric, other_split
+from pt_flows.runs.loggers import IterationWandbLogger
 from pt_flows.samplers import Sampler
 
 
@@ -116,8 +118,17 @@ class Evaluate(EveryIterations):
         if tiers := [tier for now, tier in due if now and tier.metrics]:
             module.flush()
             self.measure(module, tiers)
-            module.journal.write(module, self.latest)
+            self.record(trainer, module)
             tell_watchers(trainer, module, self.latest)
+
+    def record(self, trainer: L.Trainer, module: Method) -> None:
+        """Log the numbers with their costs in one row, from which any chart of a number against a cost is drawn."""
+        for logger in trainer.loggers:
+            if isinstance(logger, IterationWandbLogger) and not self.latest.keys() <= logger.directions.keys():
+                for tier, numbers in self.found:
+                    told = directions_of(tier.metrics, numbers, self.subject)
+                    logger.directions |= {f"eval/{key}": direction for key, direction in told.items()}
+        module.journal.write(module, self.latest | module.cost.row())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate at the end of a run that ended early."""

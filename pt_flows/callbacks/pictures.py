@@ -18,7 +18,7 @@ from pt_flows.samplers import Sampler
 from pt_flows.training.noise import generator_at
 
 
-def send_picture(trainer: L.Trainer, key: str, path: Path, iteration: int) -> None:
+def send_picture(trainer: L.Trainer, key: str, path: Path, iteration: int, caption: str = "") -> None:
     """Send a picture or an animation to W&B, if the run uses it.
 
     Args:
@@ -26,19 +26,22 @@ def send_picture(trainer: L.Trainer, key: str, path: Path, iteration: int) -> No
         key: Name of the panel.
         path: A file of the run folder. Nothing is sent if it does not exist.
         iteration: The iteration in the picture.
+        caption: Text under the picture; by default the iteration.
     """
+    caption = caption or f"iteration {iteration:,}"
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and path.is_file():
             import wandb
 
-            media = wandb.Video(str(path)) if path.suffix == ".gif" else wandb.Image(str(path))
+            kind = wandb.Video if path.suffix == ".gif" else wandb.Image
+            media = kind(str(path), caption=caption)
             logger.log_metrics({key: media}, step=iteration)  # pyright: ignore[reportArgumentType]
 
 
 class Pictures(EveryIterations):
     """Draws samples from the same noise every N iterations, in `pictures/` of the run folder and in W&B.
 
-    Methods that generate no samples have no pictures.
+    A picture of real images, `real.png`, is drawn once. Methods that generate no samples have no pictures.
 
     Args:
         every_n_iterations: Iterations between two pictures. Another one follows the last iteration.
@@ -66,9 +69,13 @@ class Pictures(EveryIterations):
         draws = self.sampler is not None or isinstance(method, MapsLatents | RunsChains | Samples)
         if not draws or not self.due(trainer, method) or not trainer.is_global_zero:
             return
-        path = Path(trainer.default_root_dir) / "pictures" / f"{method.iteration:08d}.png"
+        folder = Path(trainer.default_root_dir) / "pictures"
+        if not (real := folder / "real.png").is_file() and self.draw_real(trainer, real):
+            send_picture(trainer, "real", real, method.iteration, "real data, training split")
+        path = folder / f"{method.iteration:08d}.png"
         self.draw(trainer, method, path)
-        send_picture(trainer, "samples", path, method.iteration)
+        caption = f"iteration {method.iteration:,}, {self.weights} weights"
+        send_picture(trainer, "samples", path, method.iteration, caption)
 
     @torch.no_grad()
     def draw(self, trainer: L.Trainer, method: Method, path: Path) -> None:
@@ -82,6 +89,13 @@ class Pictures(EveryIterations):
             if len(shape) == 3:  # pairs: source left, generated right
                 samples = torch.stack([before, samples], 1).flatten(0, 1)[: 2 * (self.num_images // 2)]
         save_samples(samples, path, f"iteration {method.iteration}", beside)
+
+    def draw_real(self, trainer: L.Trainer, path: Path) -> bool:
+        """Draw real images as many as generated ones, if the data are images. Pictures of toys show the target."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if len(data.event_shape) != 3:
+            return False
+        return save_samples(data.reference("train", self.num_images).float() / 127.5 - 1, path, "real data", {})
 
     def before_and_after(self, method: Method, data: Any, num: int) -> tuple[Tensor | None, Tensor]:
         """Return samples from fixed noise, on the CPU, and before them, for maps of data, the samples of the source."""

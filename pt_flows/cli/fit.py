@@ -163,7 +163,8 @@ class FlowCLI(LightningCLI):
         """Return the CSV logger of the run, then the loggers of the configuration or, by default, W&B."""
         given = config.trainer.logger
         if given in (None, True):
-            return loggers(self.place.folder, config.run, self.experiment, self.place.iteration)
+            place, seed = self.place, config.seed_everything
+            return loggers(place.folder, config.run, self.experiment, place.iteration, seed)
         return [MetricsCSV(self.place.folder, self.place.iteration), *listed(given)]
 
     def before_fit(self) -> None:

@@ -36,9 +36,23 @@ def run_function(command: str, function: Callable[..., None], words: Sequence[st
     parser.add_function_arguments(function)
     hints = get_type_hints(function, include_extras=True)
     parser.keys.hints.update({name: hints[name] for name in signature(function).parameters})
-    arguments = vars(parser.instantiate_classes(parser.parse_args(options)))
+    switches = [name for name in signature(function).parameters if hints[name] is bool]
+    arguments = vars(parser.instantiate_classes(parser.parse_args(with_true(options, switches))))
     check_arguments("--", hints, arguments)
     function(**arguments)
+
+
+def with_true(options: Sequence[str], switches: Sequence[str]) -> list[str]:
+    """Return options with the value of switches that have none: --report becomes --report true.
+
+    Example:
+        >>> with_true(["--report", "--dry_run", "a.json"], ["report"])
+        ['--report', 'true', '--dry_run', 'a.json']
+    """
+    found = []
+    for word, following in zip(options, [*options, "--"][1:], strict=True):
+        found += [word, "true"] if word[2:] in switches and following.startswith("--") else [word]
+    return found
 
 
 def with_underscores(word: str) -> str:

@@ -37,6 +37,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows compare   RUN RUN ... [--out FILE] [--plot FILE.png]            table and verdicts over runs of several seeds
   pt-flows report    RUN RUN ... [--out report.html]                       the same with pictures, in one file to send
   pt-flows watch     RUN RUN ... [--port 8008]                             the same as a local page that follows runs
+  pt-flows dashboard [ENTITY/]PROJECT [--report] [--baseline RUN]          a dashboard of a W&B project
   pt-flows neighbours CKPT [--n 1000]                                      images: are training images repeated?
   pt-flows geodesic  CKPT [--pairs 100]                                    latents: straight and shortest ways
   pt-flows prepare   imagenet --root DIR --size 64 --out DIR               decode images once, for training to read
@@ -77,6 +78,7 @@ FUNCTIONS = {
     "compare": "pt_flows.compare.command:compare",
     "report": "pt_flows.compare.report:report",
     "watch": "pt_flows.compare.watch:watch",
+    "dashboard": "pt_flows.compare.dashboard:dashboard",
     "density": "pt_flows.evaluation.density:density",
     "ood": "pt_flows.evaluation.outliers:ood",
     "invert": "pt_flows.evaluation.invert:invert",

@@ -10,6 +10,7 @@ from pt_flows.compare.sampling import sampling_figure
 from pt_flows.compare.table import Row, markdown, shown, table, without_nan, write_files
 from pt_flows.compare.verdicts import judged, remarks
 from pt_flows.errors import UserError
+from pt_flows.runs.settings import digest
 
 
 def compare(
@@ -40,7 +41,7 @@ def compare(
         plot: A .png to draw: the number against iterations, images, minutes and network evaluations, and the best
             number at every cost. If groups differ in evaluations per sample, the number against these is drawn beside
             it, in a file whose name ends in _sampling.png.
-        wandb: W&B project to show the table in.
+        wandb: W&B project to show the table in. The same command later updates it in place.
     """
     if not 0 < level < 0.5:
         raise UserError(f"--level: expected a number in (0, 0.5), got {level}")
@@ -69,17 +70,32 @@ def compare(
             figure.savefig(second := f"{plot.removesuffix('.png')}_sampling.png", dpi=100)
             print(f"wrote {second}")
     if wandb is not None:
-        show_in_wandb(wandb, criterion.key, without_nan(rows), [vars(verdict) for verdict in found])
+        place = place_of(runs, criterion.key)
+        show_in_wandb(wandb, place, criterion.key, without_nan(rows), [vars(verdict) for verdict in found])
 
 
-def show_in_wandb(project: str, key: str, rows: Sequence[Row], found: Sequence[Row]) -> None:
-    """Show the tables `compare` and `verdicts` in a W&B run, numbers as numbers; offline if W&B is not set up."""
+def place_of(runs: Sequence[str], key: str) -> str:
+    """The id of the W&B run of a comparison, the same for the same runs or patterns and the same number."""
+    return f"compare-{digest([key, sorted(runs)])}"
+
+
+def show_in_wandb(project: str, run_id: str, key: str, rows: Sequence[Row], found: Sequence[Row]) -> None:
+    """Show the tables `compare` and `verdicts` in a W&B run, numbers as numbers; offline if W&B is not set up.
+
+    Args:
+        project: The W&B project.
+        run_id: Id of the run, whose tables are replaced if it exists.
+        key: The number that is compared.
+        rows: The table.
+        found: The verdicts.
+    """
     import wandb
 
     from pt_flows.runs.options import wandb_mode
 
     tables = {"compare": rows} | ({"verdicts": found} if found else {})
-    with wandb.init(project=project, job_type="compare", name=f"compare {key}", mode=wandb_mode("auto")) as run:
+    place: Any = {"project": project, "id": run_id, "resume": "allow", "mode": wandb_mode("auto")}
+    with wandb.init(job_type="compare", name=f"compare {key}", **place) as run:
         for name, content in tables.items():
             columns: Any = list(content[0])
             run.log({name: wandb.Table(columns=columns, data=[list(row.values()) for row in content])})

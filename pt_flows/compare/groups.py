@@ -9,9 +9,10 @@ from typing import Any
 
 from pt_flows.compare.areas import AREA, area_named, with_areas
 from pt_flows.compare.runs import Note, Run, find_runs, say_note
-from pt_flows.compare.subjects import as_text, by_subject, shared
+from pt_flows.compare.subjects import by_subject, shared
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import OWN_SAMPLERS, own_direction
+from pt_flows.runs.settings import as_text
 
 
 @dataclass(frozen=True)

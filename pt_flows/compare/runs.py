@@ -12,9 +12,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pt_flows.compare.online import api, asking
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import Passport, SubjectKey, checked_record, own_direction, read_record
+from pt_flows.runs.described import FLAT
 from pt_flows.runs.folder import FAILED, read_config, say, tuned_in
+from pt_flows.runs.options import wandb_key_configured
 
 Note = Callable[[str], None]
 """Takes a sentence about something that is skipped."""
@@ -270,25 +273,16 @@ def online_run(path: str) -> Run:
     Raises:
         UserError: It cannot be reached, or is no run of pt_flows.
     """
-    import wandb
-    from wandb.errors import Error
-
-    from pt_flows.runs.options import wandb_key_configured
-
     if not wandb_key_configured():
         raise UserError(f"{path}: expected a run folder, got no folder. To read it from W&B, run wandb login first")
-    try:
-        run: Any = wandb.Api().run(path)
+    with asking(path, "a run folder or a W&B run", "Check the path"):
+        run = api().run(path)
         config, history = dict(run.config), list(run.scan_history())
         records, failure = json.loads(run.summary.get("evaluations", "[]")), run.summary.get("failed")
-    except (Error, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: expected a run folder or a W&B run, got neither ({reason}). Check the path"
-        ) from error
     if "model" not in config or "environment" not in config:
         raise UserError(f"{path}: expected a W&B run of pt_flows, got a config without model and environment")
     environment = config.pop("environment")
+    config = {key: value for key, value in config.items() if key not in FLAT}
     rows = [{k: float(v) for k, v in row.items() if isinstance(v, int | float)} for row in history]
     records = [checked_record(record, path) for record in records]
     parent, sampler = environment.get("parent"), environment.get("sampler")

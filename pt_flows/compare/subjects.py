@@ -1,18 +1,15 @@
 """Subjects of a comparison: the weights and the sampler of each run, measured by one protocol for all."""
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from pt_flows.compare.runs import Note, Run
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import SubjectKey, own_sampler
-
-OWN = ("seed_everything", "run", "ckpt_path")
-"""Keys of a configuration in which runs of one group may differ."""
+from pt_flows.runs.settings import as_text, defining_settings
 
 
 def shared(run: Run) -> dict[str, Any]:
@@ -21,21 +18,6 @@ def shared(run: Run) -> dict[str, Any]:
     if isinstance(evaluation := config.get("evaluation"), dict):
         config["evaluation"] = {key: value for key, value in evaluation.items() if key not in ("weights", "sampler")}
     return config
-
-
-def defining_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that all seeds of a run have in common. A section without a value says nothing."""
-    return {key: value for key, value in config.items() if key not in OWN and value is not None}
-
-
-def as_text(tree: Any) -> str:
-    """A configuration, a protocol or other plain data as text, the same for equal ones."""
-    return json.dumps(tree, sort_keys=True, default=str)
-
-
-def digest(tree: Any) -> str:
-    """Eight hexadecimal digits, the same for equal plain data."""
-    return hashlib.sha256(as_text(tree).encode()).hexdigest()[:8]
 
 
 def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:

@@ -21,6 +21,7 @@ from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.load import device_named, finished
 from pt_flows.evaluation.passport import Passport, record_path, write_record
 from pt_flows.evaluation.provenance import directions_of, feature_hashes, machine, passport_of
+from pt_flows.evaluation.published import publish
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.metrics import (
     Accuracy,
@@ -60,7 +61,7 @@ def evaluate(
 
     Numbers of a checkpoint are written to `evaluations/` of its run folder with a picture of the samples, those of
     images to `<images>.evaluation.json`. Sample i comes from noise that depends on i and the sampling seed alone.
-    Processes that `torchrun` starts share the work.
+    Processes that `torchrun` starts share the work. If training was recorded in W&B, the numbers join its summary.
 
     Args:
         ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
@@ -124,6 +125,8 @@ def evaluate_checkpoint(
         if world()[0] == 0 and first_samples:
             beside = {"target": data.reference(side)} if tuple(data.event_shape) == (2,) else {}
             save_samples(torch.cat(first_samples), file.with_suffix(".png"), title, beside)
+    if world()[0] == 0:
+        publish(folder)
 
 
 def kept(chunks: Iterable[Tensor], num: int, samples: list[Tensor]) -> Iterator[Tensor]:

@@ -1,6 +1,5 @@
 """The loggers of a run: its CSV file and W&B."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,15 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from pt_flows.runs.described import MEDIA
 from pt_flows.runs.metrics_csv import MetricsCSV
-from pt_flows.runs.options import RunOptions, wandb_mode
+from pt_flows.runs.options import RunOptions, quiet_offline, wandb_mode
+
+SUMMARIES = {"higher": "last,max", "lower": "last,min"}
+"""Values of a number that W&B's summary keeps, by its direction."""
 
 
-def loggers(folder: Path, options: RunOptions, experiment: str, resumed_at: int) -> list[Any]:
+def loggers(folder: Path, options: RunOptions, experiment: str, resumed_at: int, seed: Any = None) -> list[Any]:
     """Return the CSV logger of the run folder, and the W&B logger unless it is disabled.
 
     Args:
@@ -20,20 +23,23 @@ def loggers(folder: Path, options: RunOptions, experiment: str, resumed_at: int)
         options: The options of the run.
         experiment: Default of the name and the group in W&B.
         resumed_at: Iteration of the checkpoint that the run continues from; 0 for a new run.
+        seed: Seed of the run, for its default name in W&B.
     """
     mode = wandb_mode(options.wandb)
     chosen: list[Any] = [MetricsCSV(folder, resumed_at)]
     if mode != "disabled":
-        if mode == "offline":  # no network, and no messages about uploading
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-            os.environ.setdefault("WANDB_SILENT", "true")
+        if mode == "offline":
+            quiet_offline()
+        run_id = folder.name.rsplit("-", 1)[-1]
+        seeded = "" if seed is None else f"-seed{seed}"
         chosen.append(
             IterationWandbLogger(
                 project=options.project,
-                name=options.name or experiment,
+                name=options.name or f"{experiment}{seeded}-{run_id[:4]}",
                 group=options.group or experiment,
                 tags=options.tags,
-                version=folder.name.rsplit("-", 1)[-1],
+                version=run_id,
+                job_type="train",
                 save_dir=str(folder),
                 offline=mode == "offline",
                 mode=mode,
@@ -44,12 +50,17 @@ def loggers(folder: Path, options: RunOptions, experiment: str, resumed_at: int)
 
 
 class IterationWandbLogger(WandbLogger):
-    """W&B with the iteration as the x axis of every chart."""
+    """W&B with the iteration as the x axis of every chart.
+
+    Attributes:
+        directions: "higher", "lower" or "" by log key, for those that are known: the better values of a number.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._wandb_init.pop("anonymous", None)  # W&B warns about it, whatever its value
         self._summarised: set[str] = set()
+        self.directions: dict[str, str] = {}
 
     @property
     def experiment(self) -> Any:
@@ -58,15 +69,16 @@ class IterationWandbLogger(WandbLogger):
         run = super().experiment
         if fresh and hasattr(run, "define_metric"):
             run.define_metric("iteration")
-            for pattern in ("train/*", "eval/*", "cost/*", "samples", "flow*", "chains"):
+            for pattern in ("train/*", "eval/*", "cost/*", *MEDIA):
                 run.define_metric(pattern, step_metric="iteration")
         return run
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log with the iteration in the row. The summary keeps the last, least and largest measured values."""
+        """Log with the iteration in the row. The summary keeps the last measured value and the best one."""
         for key in metrics:
             if key.startswith("eval/") and key not in self._summarised:
-                self.experiment.define_metric(key, step_metric="iteration", summary="last,min,max")
+                summary = SUMMARIES.get(self.directions.get(key, ""), "last,min,max")
+                self.experiment.define_metric(key, step_metric="iteration", summary=summary)
                 self._summarised.add(key)
         super().log_metrics(dict(metrics) if step is None else {**metrics, "iteration": step}, step)

@@ -14,7 +14,7 @@ class RunOptions:
 
     Args:
         root: Folder of all runs.
-        name: Name in W&B; default `<data>-<model>`.
+        name: Name in W&B; default `<data>-<model>-seed<seed>-<id>`.
         project: W&B project.
         group: W&B group. Runs of one comparison should share it.
         tags: W&B tags.
@@ -47,6 +47,12 @@ def wandb_mode(wanted: WandbMode) -> Literal["online", "offline", "disabled"]:
     if (given := os.environ.get("WANDB_MODE")) in ("online", "offline", "disabled"):
         return given
     return "online" if wandb_key_configured() else "offline"
+
+
+def quiet_offline() -> None:
+    """Keep an offline run of W&B from the network and from messages about uploading."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
 
 
 def wandb_key_configured() -> bool:

@@ -1,5 +1,7 @@
-"""Differences between the configurations of two runs."""
+"""Parts of configurations that runs share, and the differences between the configurations of two runs."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,10 +9,27 @@ DEFINING = ("data", "model", "seed_everything")
 """Sections that define an experiment: `last` and `best` mean a run with the same ones."""
 NAMED = (*DEFINING, "rates", "evaluation", "perf", "trainer.max_steps", "trainer.precision")
 """Settings whose changes are printed when a run continues."""
+OWN = ("seed_everything", "run", "ckpt_path")
+"""Keys of a configuration in which runs of one group may differ."""
 INCIDENTAL = ("iterations_per_block", "activation_checkpointing")
 """Arguments that change no number."""
 
 Differences = dict[str, tuple[Any, Any]]
+
+
+def defining_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that all seeds of a run have in common. A section without a value says nothing."""
+    return {key: value for key, value in config.items() if key not in OWN and value is not None}
+
+
+def as_text(tree: Any) -> str:
+    """A configuration, a protocol or other plain data as text, the same for equal ones."""
+    return json.dumps(tree, sort_keys=True, default=str)
+
+
+def digest(tree: Any) -> str:
+    """Eight hexadecimal digits, the same for equal plain data."""
+    return hashlib.sha256(as_text(tree).encode()).hexdigest()[:8]
 
 
 def differences(there: Any, here: Any, key: str = "") -> Differences:

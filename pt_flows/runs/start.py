@@ -7,6 +7,7 @@ import lightning as L
 import yaml
 from lightning.pytorch.loggers import Logger
 
+from pt_flows.runs.described import flat_config
 from pt_flows.runs.environment import environment
 from pt_flows.runs.folder import describe_run, make_run_folder, say
 from pt_flows.runs.lock import RunLock
@@ -51,9 +52,11 @@ class RunStart(L.Callback):
             self.open_folder()
             describe_run(self.folder, self.config_yaml, recorded)
         say(f"run folder: {self.folder}")
+        config = yaml.safe_load(self.config_yaml)
+        flat = flat_config(config, self.seed, num_parameters(pl_module), self.parent)
         trainer.loggers = [*trainer.loggers, *self.loggers]
         for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(self.config_yaml) | {"environment": recorded})
+            logger.log_hyperparams(config | {"environment": recorded} | flat)
 
     def open_folder(self) -> None:
         """Make and lock the folder of a new run; rename a damaged checkpoint of a continued one."""
@@ -63,3 +66,8 @@ class RunStart(L.Callback):
             self.lock.acquire(self.folder)
         if self.damaged is not None and self.damaged.is_file():
             self.damaged.replace(self.damaged.with_suffix(".damaged"))
+
+
+def num_parameters(method: Any) -> int:
+    """Return the number of parameters of all networks of a method, without those of moving averages."""
+    return sum(p.numel() for network in method.networks.values() for p in network.parameters())

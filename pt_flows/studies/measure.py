@@ -10,9 +10,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from pt_flows.compare.subjects import digest
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
+from pt_flows.runs.settings import digest
 from pt_flows.studies.board import Board
 from pt_flows.studies.pool import Job, Slot, last_lines, run_jobs
 from pt_flows.studies.sharing import shared_jobs

@@ -9,10 +9,10 @@ from typing import Any
 from filelock import FileLock
 
 from pt_flows.compare.runs import Run, run_folders
-from pt_flows.compare.subjects import as_text, defining_settings, shared
+from pt_flows.compare.subjects import shared
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
-from pt_flows.runs.settings import differences, told
+from pt_flows.runs.settings import as_text, defining_settings, differences, told
 from pt_flows.studies.bases import base_words
 from pt_flows.studies.options import flags
 from pt_flows.studies.pool import Slot

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from pt_flows.compare.subjects import defining_settings, digest
 from pt_flows.errors import UserError
+from pt_flows.runs.settings import defining_settings, digest
 from pt_flows.studies.options import at_least_one, seeds_in, taken
 from pt_flows.studies.pool import slots_of
 from pt_flows.studies.recipes import Recipe, completed

@@ -9,11 +9,12 @@ from filelock import FileLock
 
 from pt_flows.compare.areas import area_named
 from pt_flows.compare.runs import Run, read_run
-from pt_flows.compare.subjects import as_text, common_protocol, defining_settings
+from pt_flows.compare.subjects import common_protocol
 from pt_flows.compare.table import markdown
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import SubjectKey, read_record
 from pt_flows.files import checked_target
+from pt_flows.runs.settings import as_text, defining_settings
 from pt_flows.studies import measure, tuning
 from pt_flows.studies.bases import stages, without_base
 from pt_flows.studies.estimate import dry_run, has_numbers

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pt_flows.compare.runs import read_rows, run_folders
-from pt_flows.compare.subjects import defining_settings, digest
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
+from pt_flows.runs.settings import defining_settings, digest
 from pt_flows.studies.board import Board
 from pt_flows.studies.options import flags
 from pt_flows.studies.pool import Job, Slot, last_lines, run_jobs

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from pt_flows.compare.subjects import defining_settings, digest
 from pt_flows.files import replacing
+from pt_flows.runs.settings import defining_settings, digest
 from pt_flows.studies.space import Space
 
 SECONDS_TO_CLAIM = 60.0

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from pt_flows.compare.subjects import defining_settings, digest
-from pt_flows.runs.settings import differences, short
+from pt_flows.runs.settings import defining_settings, differences, digest, short
 from pt_flows.studies.pool import Slot
 from pt_flows.studies.recipes import Recipe
 from pt_flows.studies.study_file import Arm, StudyFile

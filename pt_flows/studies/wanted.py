@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pt_flows.compare.runs import read_rows
-from pt_flows.compare.subjects import as_text, defining_settings
 from pt_flows.errors import UserError
 from pt_flows.runs.folder import FAILED, experiment_of, read_config, recorded_config
 from pt_flows.runs.lock import is_locked
+from pt_flows.runs.settings import as_text, defining_settings
 
 State = Literal["missing", "begun", "running", "finished", "failed"]
 """A run: without a checkpoint, with one, in another process, complete, or diverged."""
