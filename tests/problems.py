@@ -22,6 +22,7 @@ from pt_flows.methods import (
     IWAE,
     ODEGAN,
     PCD,
+    SNGAN,
     W1FE,
     W2FE,
     WGANGP,
@@ -59,6 +60,7 @@ CHAINS: dict[str, Any] = {"num_langevin_steps": 3, "buffer_size": 40, "max_energ
 
 METHODS: dict[str, dict[str, Any]] = {
     "WGANGP": {"cls": WGANGP, **FLOW, "generator_batch_multiple": 2, "lr_schedule": LINEAR},
+    "SNGAN": {"cls": SNGAN, **FLOW, "lr_schedule": LINEAR},
     "GradientLayers": {"cls": GradientLayers, **FLOW, "step_size": Schedule(0.1, "linear"), "base_iterations": 1,
                        "iterations_per_layer": 1, "pool_size": 20, "lr_schedule": LINEAR},
     "GradientLayers-latent": {"cls": GradientLayers, **FLOW, "space": "latent", "iterations_per_layer": 1,
@@ -114,7 +116,7 @@ def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] 
     if cls in (IWAE, SimVAE):
         return build_autoencoder(cls, arguments, own, images)
     make_G, make_D = pair or PAIRS[images]
-    G, D = partial(make_G, **noise)(), make_D()
+    G, D = partial(make_G, **noise)(), make_D(spectral_norm=True) if cls is SNGAN else make_D()
     if cls is ODEGAN:
         return cls(G, D, **arguments, **own)
     if cls is W2FE:

@@ -179,8 +179,18 @@ def test_critics_treat_samples_independently(critic: CriticNet) -> None:
     assert gradient[1:].abs().sum() == 0
 
 
-def test_spectral_norm_bounds_every_weight() -> None:
-    D = ResNetCritic(width=8, spectral_norm=True, pooling="sum").train()
+@pytest.mark.parametrize(
+    "D",
+    [
+        ResNetCritic(width=8, spectral_norm=True, pooling="sum"),
+        DCGANCritic(width=8, spectral_norm=True),
+        SNDCGANCritic(width=8, spectral_norm=True),
+        MLPCritic((3, 32, 32), width=8, spectral_norm=True),
+    ],
+    ids=lambda net: type(net).__name__,
+)
+def test_spectral_norm_bounds_every_weight(D: CriticNet) -> None:
+    D.train()
     for _ in range(50):
         D(torch.zeros(1, 3, 32, 32))
     D.eval()

@@ -49,6 +49,18 @@ def generator_loss(a_fake: Float[Tensor, " B"], objective: Objective = "non_satu
             return torch.neg(a_fake).mean()
 
 
+def hinge_loss(a_real: Float[Tensor, " B"], a_fake: Float[Tensor, " C"]) -> Tensor:
+    """E max(0, 1 - a(x)) + E max(0, 1 + a(G(z))): the discriminator's hinge loss; -E a(G(z)) is the generator's.
+
+    Lim and Ye 2017, Geometric GAN, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957, Eq. 16.
+
+    Example:
+        >>> hinge_loss(torch.tensor([2.0, 0.5]), torch.tensor([-3.0]))
+        tensor(0.2500)
+    """
+    return (1 - a_real).relu().mean() + (1 + a_fake).relu().mean()
+
+
 def nearest_log_distance(
     x: Float[Tensor, "B *event"], references: Float[Tensor, "M *event"], least: float = 1e-6
 ) -> Float[Tensor, " B"]:
