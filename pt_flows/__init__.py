@@ -32,6 +32,7 @@ _HOMES = {
     "MinibatchW2FE": "pt_flows.methods",
     "MomentGAN": "pt_flows.methods",
     "ODEGAN": "pt_flows.methods",
+    "R3GAN": "pt_flows.methods",
     "SNGAN": "pt_flows.methods",
     "SimVAE": "pt_flows.methods",
     "W1FE": "pt_flows.methods",

@@ -22,6 +22,7 @@ from pt_flows.methods import (
     IWAE,
     ODEGAN,
     PCD,
+    R3GAN,
     SNGAN,
     W1FE,
     W2FE,
@@ -61,6 +62,7 @@ CHAINS: dict[str, Any] = {"num_langevin_steps": 3, "buffer_size": 40, "max_energ
 METHODS: dict[str, dict[str, Any]] = {
     "WGANGP": {"cls": WGANGP, **FLOW, "generator_batch_multiple": 2, "lr_schedule": LINEAR},
     "SNGAN": {"cls": SNGAN, **FLOW, "lr_schedule": LINEAR},
+    "R3GAN": {"cls": R3GAN, **FLOW, "penalty_weight": 0.1, "lr_schedule": LINEAR},
     "GradientLayers": {"cls": GradientLayers, **FLOW, "step_size": Schedule(0.1, "linear"), "base_iterations": 1,
                        "iterations_per_layer": 1, "pool_size": 20, "lr_schedule": LINEAR},
     "GradientLayers-latent": {"cls": GradientLayers, **FLOW, "space": "latent", "iterations_per_layer": 1,

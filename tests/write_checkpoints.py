@@ -41,6 +41,7 @@ METHODS: dict[str, list[str]] = {
     "w2_fe": [*GAN, "--model.excess.width", "8"],
     "js_flow": GAN,
     "wgan_gp": GAN,
+    "r3gan": [*GAN, *SHALLOW],
     "sngan": [*GAN, *SHALLOW],
     "gradient_layers": [*GAN, "--model.base_iterations", "2", "--model.iterations_per_layer", "1",
                         "--model.pool_size", "8"],

@@ -10,6 +10,7 @@ from pt_flows.methods.flows.w2_fe import W2FE
 from pt_flows.methods.games.gradient_layers import GradientLayers
 from pt_flows.methods.games.moment_gan import MomentGAN
 from pt_flows.methods.games.ode_gan import ODEGAN
+from pt_flows.methods.games.r3gan import R3GAN
 from pt_flows.methods.games.sngan import SNGAN
 from pt_flows.methods.games.wgan_gp import WGANGP
 from pt_flows.methods.latent.iwae import IWAE
@@ -23,6 +24,7 @@ __all__ = [
     "IWAE",
     "ODEGAN",
     "PCD",
+    "R3GAN",
     "SNGAN",
     "W1FE",
     "W2FE",
