@@ -46,6 +46,7 @@ METHODS: dict[str, list[str]] = {
     "gradient_layers": [*GAN, "--model.base_iterations", "2", "--model.iterations_per_layer", "1",
                         "--model.pool_size", "8"],
     "minibatch_w2_fe": GAN[:2],
+    "cfm": GAN[:2],
     "iwae": ["--model.generator.network.width", "8", "--model.encoder.network.width", "8"],
     "sim_vae": ["--model.generator.network.width", "8", "--model.encoder.network.width", "8",
                 "--model.decoder_iterations", "2"],

@@ -3,6 +3,7 @@
 from pt_flows.methods.energies.da_ebm import DAEBM
 from pt_flows.methods.energies.improved_cd import ImprovedCD
 from pt_flows.methods.energies.pcd import PCD
+from pt_flows.methods.flows.cfm import CFM
 from pt_flows.methods.flows.js_flow import JSFlow
 from pt_flows.methods.flows.minibatch_w2_fe import MinibatchW2FE
 from pt_flows.methods.flows.w1_fe import W1FE
@@ -20,6 +21,7 @@ from pt_flows.methods.supervised.adversarial_training import AdversarialTraining
 
 __all__ = [
     "ADMMRNN",
+    "CFM",
     "DAEBM",
     "IWAE",
     "ODEGAN",
