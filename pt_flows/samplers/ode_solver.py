@@ -24,7 +24,8 @@ class ODESolver(InBlocks):
     """
 
     def __init__(self, num_steps: Count = 20, integrator: Integrator = "heun") -> None:
-        self.num_steps, self.integrator = num_steps, integrator
+        self.num_steps = num_steps
+        self.integrator: Integrator = integrator
 
     def check(self, method: Any) -> None:
         """Check that the generator is a flow."""
