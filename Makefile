@@ -27,7 +27,8 @@ help:  ## show this help
 	@echo
 	@echo 'Variables:'
 	@echo '  METHOD    w1_fe (default), w2_fe, w2_fe_map, ode_gan, ode_gan_resnet, wgan_gp, da_ebm or improved_cd; for a CPU'
-	@echo '            w1_fe_small, w2_fe_small, ode_gan_small, wgan_gp_small, improved_cd_small, gradient_layers_small'
+	@echo '            w1_fe_small, w2_fe_small, ode_gan_small, wgan_gp_small, sngan_small, r3gan_small,'
+	@echo '            cfm_small, improved_cd_small, gradient_layers_small'
 	@echo '  DATASET   cifar10 (default) or shapes32, a built-in set that needs no download'
 	@echo '  METRIC    lite0 (default, works offline) or inception (the FID of the literature; downloads weights once)'
 	@echo '  DATA_DIR  folder that holds cifar-10-batches-py; default $$PT_FLOWS_DATA or data. For train-imagenet'

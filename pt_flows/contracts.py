@@ -295,6 +295,18 @@ class GeneratorNet(Constructed, nn.Module):
     num_classes: int = 0
 
 
+class FlowNet(GeneratorNet):
+    """Base of flows: generators that move latents along a velocity v(x, t) from t = 0 to 1.
+
+    Latents have the shape of samples. `flow(x, t)` returns the velocity (B, *event_shape) at times (B,). `flow(z)`
+    returns samples, the ends of the paths from latents, and evaluates `flow(x, t)` for it. Costs count velocities.
+    """
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        """Return the velocity at times (B,), or samples from latents."""
+        raise NotImplementedError
+
+
 class DecoderNet(GeneratorNet):
     """Base of decoders: generators whose samples are means of a distribution p(x | z).
 

@@ -20,10 +20,13 @@ from pt_flows.data.base import FlowData
 from pt_flows.data.simulators import FunctionSimulator
 from pt_flows.functional.integrators import RK4, Field, Tableau, rk_step
 from pt_flows.methods import (
+    CFM,
     DAEBM,
     IWAE,
     ODEGAN,
     PCD,
+    R3GAN,
+    SNGAN,
     W1FE,
     W2FE,
     WGANGP,
@@ -37,12 +40,14 @@ from pt_flows.methods.energies.base import EnergyMethod
 from pt_flows.nets import (
     ConvDecoder,
     ConvEncoder,
+    ConvFlow,
     DCGANCritic,
     DCGANGenerator,
     MLPCritic,
     MLPDecoder,
     MLPEncoder,
     MLPEnergy,
+    MLPFlow,
     MLPGenerator,
     MultiScaleEnergy,
     TimeMLPEnergy,
@@ -61,6 +66,8 @@ CHAINS: dict[str, Any] = {"num_langevin_steps": 3, "buffer_size": 40, "max_energ
 
 METHODS: dict[str, dict[str, Any]] = {
     "WGANGP": {"cls": WGANGP, **FLOW, "generator_batch_multiple": 2, "lr_schedule": LINEAR},
+    "SNGAN": {"cls": SNGAN, **FLOW, "lr_schedule": LINEAR},
+    "R3GAN": {"cls": R3GAN, **FLOW, "penalty_weight": 0.1, "lr_schedule": LINEAR},
     "GradientLayers": {"cls": GradientLayers, **FLOW, "step_size": Schedule(0.1, "linear"), "base_iterations": 1,
                        "iterations_per_layer": 1, "pool_size": 20, "lr_schedule": LINEAR},
     "GradientLayers-latent": {"cls": GradientLayers, **FLOW, "space": "latent", "iterations_per_layer": 1,
@@ -73,6 +80,8 @@ METHODS: dict[str, dict[str, Any]] = {
                   "generator_noise": 0.3},
     "MinibatchW2FE": {"cls": MinibatchW2FE, **FLOW, "persistence": 2, "lr_schedule": LINEAR},
     "MinibatchW2FE-entropic": {"cls": MinibatchW2FE, **FLOW, "entropy": 0.1},
+    "CFM": {"cls": CFM, **FLOW, "lr_schedule": LINEAR},
+    "CFM-independent": {"cls": CFM, **FLOW, "pairing": "independent"},
     "JSFlow": {"cls": JSFlow, **FLOW, "persistence": 2, "step_size": Schedule(1.0, "linear")},
     "ODEGAN": {"cls": ODEGAN, "step_size": Schedule(0.05, boundaries=(2,), factors=(0.5, 1.0)), "penalty_weight": 0.1,
                "ema_decay": 0.9},
@@ -103,6 +112,12 @@ PAIRS: dict[bool, tuple[Any, Any]] = {
 }
 """Make a generator and a critic of toys and of images; no batch norm, so every parameter has a gradient of its own."""
 
+FLOW_NETS: dict[bool, Any] = {
+    False: partial(MLPFlow, width=16, depth=2, num_steps=3),
+    True: partial(ConvFlow, width=4, num_steps=3, integrator="euler"),
+}
+"""Make a flow of toys and of images."""
+
 
 def slow_but_for(cases: Iterable[Any], is_fast: Callable[[Any], bool]) -> list[Any]:
     """Parameters of a test that takes seconds for each case: all are slow tests, but for a few."""
@@ -124,15 +139,15 @@ def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] 
         return build_energy(cls, arguments, own, images)
     if cls in (IWAE, SimVAE):
         return build_autoencoder(cls, arguments, own, images)
-    make_G, make_D = pair or PAIRS[images]
-    G, D = partial(make_G, **noise)(), make_D()
+    make_G, make_D = pair or (FLOW_NETS[images] if cls is CFM else PAIRS[images][0], PAIRS[images][1])
+    G, D = partial(make_G, **noise)(), make_D(spectral_norm=True) if cls is SNGAN else make_D()
     if cls is ODEGAN:
         return cls(G, D, **arguments, **own)
     if cls is W2FE:
         arguments["excess"] = make_D()
     generator = Generator(G, **{key: value for key, value in own.items() if key != "steps"})
     critic = Critic(D, **{key: value for key, value in own.items() if key != "ema_decay"})
-    return cls(*([generator] if cls is MinibatchW2FE else [generator, critic]), **arguments)
+    return cls(*([generator] if cls in (MinibatchW2FE, CFM) else [generator, critic]), **arguments)
 
 
 def build_autoencoder(cls: Any, arguments: dict[str, Any], own: dict[str, Any], images: bool) -> Any:

@@ -13,7 +13,7 @@ from pt_flows.callbacks import Performance
 from pt_flows.callbacks.performance import Mode
 from pt_flows.errors import UserError
 from pt_flows.loop.method import Method
-from pt_flows.methods import IWAE, SimVAE
+from pt_flows.methods import CFM, IWAE, SimVAE
 from pt_flows.methods.energies.base import EnergyMethod
 from pt_flows.nets import ResNetCritic, ResNetGenerator
 
@@ -62,7 +62,7 @@ def compiled(name: str) -> str:
 
 def activation_checkpointing(name: str) -> str:
     """Train the residual pair, which supports it."""
-    if issubclass(METHODS[name]["cls"], EnergyMethod | IWAE | SimVAE):
+    if issubclass(METHODS[name]["cls"], EnergyMethod | CFM | IWAE | SimVAE):
         return "no such network"
     torch.set_default_dtype(torch.float64)
     runs = []

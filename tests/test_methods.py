@@ -217,7 +217,7 @@ def test_half_precision_is_refused() -> None:
         check_trainer(runner)
 
 
-@pytest.mark.parametrize("name", ["W1FE", "W2FE", "MinibatchW2FE-entropic"])
+@pytest.mark.parametrize("name", ["W1FE", "W2FE", "MinibatchW2FE-entropic", "R3GAN"])
 def test_bfloat16_trains_with_a_float32_penalty(name: str) -> None:
     module = build(name)
     fit(module, data(), max_steps=2, precision="bf16-mixed")

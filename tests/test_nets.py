@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from pt_flows.contracts import CriticNet, EnergyNet, GeneratorNet
 from pt_flows.errors import UserError
 from pt_flows.nets import (
     ConvEnergy,
+    ConvFlow,
     ConvTransportMap,
     DCGANCritic,
     DCGANGenerator,
@@ -45,7 +47,10 @@ COUNTS = [
 ]
 
 
-GENERATORS = {"dcgan": DCGANGenerator, "resnet": ResNetGenerator, "sndcgan": SNDCGANGenerator, "map": ConvTransportMap}
+GENERATORS = {
+    "dcgan": DCGANGenerator, "resnet": ResNetGenerator, "sndcgan": SNDCGANGenerator, "map": ConvTransportMap,
+    "flow": partial(ConvFlow, num_steps=1, integrator="euler"),
+}  # fmt: skip
 CRITICS = {"dcgan": DCGANCritic, "resnet": ResNetCritic, "sndcgan": SNDCGANCritic}
 ENERGIES = {"time": TimeResNetEnergy, "conv": ConvEnergy, "scales": MultiScaleEnergy}
 IMAGE_SIZES = [16, 28, 32, 64, 128]
@@ -78,7 +83,7 @@ def test_generators_of_any_size(kind: str, size: int, num_channels: int) -> None
     connect(G)
     x = G(torch.randn(2, *G.latent_shape))
     assert x.shape == (2, *G.event_shape) == (2, num_channels, size, size)
-    assert kind == "map" or x.abs().max() <= 1
+    assert kind in ("map", "flow") or x.abs().max() <= 1
     x.square().sum().backward()
     assert_every_weight_has_a_gradient(G)
     assert all(p.grad is not None for p in G.parameters())
@@ -106,8 +111,9 @@ def test_critics_and_energies_of_any_size(kind: str, size: int, num_channels: in
 
 
 HALVES = r"expected 4, 5, 6 or 7 times a power of two \(16, 28, 32, 48, 64, ...\), got {}. Resize the images"
+SIZED = [*(cls for kind, cls in GENERATORS.items() if kind != "flow"), ConvFlow, *CRITICS.values()]
 REFUSED_IMAGES = [
-    *((cls, size, HALVES) for cls in (*GENERATORS.values(), *CRITICS.values()) for size in (0, 4, 7, 30, 36, 72)),
+    *((cls, size, HALVES) for cls in SIZED for size in (0, 4, 7, 30, 36, 72)),
     *((TimeResNetEnergy, size, "expected a multiple of 4 from 8 on, got {}. Resize") for size in (-8, 4, 30)),
     (ConvEnergy, 7, "expected at least 8, got {}"),
     (MultiScaleEnergy, 15, "expected at least 16, got {}"),
@@ -179,8 +185,18 @@ def test_critics_treat_samples_independently(critic: CriticNet) -> None:
     assert gradient[1:].abs().sum() == 0
 
 
-def test_spectral_norm_bounds_every_weight() -> None:
-    D = ResNetCritic(width=8, spectral_norm=True, pooling="sum").train()
+@pytest.mark.parametrize(
+    "D",
+    [
+        ResNetCritic(width=8, spectral_norm=True, pooling="sum"),
+        DCGANCritic(width=8, spectral_norm=True),
+        SNDCGANCritic(width=8, spectral_norm=True),
+        MLPCritic((3, 32, 32), width=8, spectral_norm=True),
+    ],
+    ids=lambda net: type(net).__name__,
+)
+def test_spectral_norm_bounds_every_weight(D: CriticNet) -> None:
+    D.train()
     for _ in range(50):
         D(torch.zeros(1, 3, 32, 32))
     D.eval()

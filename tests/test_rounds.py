@@ -23,7 +23,7 @@ KERNELS: tuple[Kernel, ...] = ("gaussian", "exponential", "inverse")
 MONITORS = {
     "WGANGP": "loss_D", "GradientLayers": "loss_D", "W1FE": "loss_D", "W2FE": "loss_D", "MinibatchW2FE": "loss_G",
     "JSFlow": "loss_D", "ODEGAN": "loss_G", "DAEBM": "energy_gap", "PCD": "energy_gap", "ImprovedCD": "energy_gap",
-    "IWAE": "bound", "SimVAE": "loss_E",
+    "IWAE": "bound", "SimVAE": "loss_E", "SNGAN": "loss_D", "R3GAN": "loss_D", "CFM": "loss_G",
 }  # fmt: skip
 
 

@@ -34,15 +34,19 @@ SMALL += ["--data.batch_size", "16", "--data.iterations_per_block", "2", "--eval
 SMALL += ["--evaluation.num_samples", "8", "--trainer.callbacks", "[]", "--run.wandb", "disabled"]
 SMALL += ["--evaluation.metrics", '[{"class_path": "ExactWasserstein"}]']
 GAN = ["--model.generator.network.width", "8", "--model.critic.network.width", "8"]
+SHALLOW = ["--model.generator.network.depth", "1", "--model.critic.network.depth", "1"]
 ENERGY = ["--model.energy.network.width", "8", "--model.num_langevin_steps", "2"]
 METHODS: dict[str, list[str]] = {
     "w1_fe": GAN,
     "w2_fe": [*GAN, "--model.excess.width", "8"],
     "js_flow": GAN,
     "wgan_gp": GAN,
+    "r3gan": [*GAN, *SHALLOW],
+    "sngan": [*GAN, *SHALLOW],
     "gradient_layers": [*GAN, "--model.base_iterations", "2", "--model.iterations_per_layer", "1",
                         "--model.pool_size", "8"],
     "minibatch_w2_fe": GAN[:2],
+    "cfm": GAN[:2],
     "iwae": ["--model.generator.network.width", "8", "--model.encoder.network.width", "8"],
     "sim_vae": ["--model.generator.network.width", "8", "--model.encoder.network.width", "8",
                 "--model.decoder_iterations", "2"],

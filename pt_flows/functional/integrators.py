@@ -136,3 +136,24 @@ def step_error(stages: Sequence[Tensor], h: float, tableau: Tableau) -> Tensor:
     """
     pairs = itertools.zip_longest(tableau.b, tableau.companion, fillvalue=0.0)
     return h * combine([b - e for b, e in pairs], stages)
+
+
+def flow_map(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, num_steps: int, integrator: Integrator) -> Tensor:
+    """End x(1) of dx/dt = v(x, t) from x(0) = z, after equal steps.
+
+    Args:
+        velocity: v, which takes points (B, *event) and times (B,).
+        z: Starting points (B, *event).
+        num_steps: Number of steps; each evaluates v as often as the method has stages.
+        integrator: Name of the method.
+
+    Example:
+        >>> import torch
+        >>> flow_map(lambda x, t: 2 * t[:, None], torch.zeros(1, 1), 1, "heun")  # x(1) = 1
+        tensor([[1.]])
+    """
+    field = lambda t, x: velocity(x, x.new_full((len(x),), t))
+    x, h = z, 1 / num_steps
+    for i in range(num_steps):
+        x = rk_step(field, i * h, x, h, TABLEAUS[integrator])
+    return x

@@ -49,6 +49,31 @@ def generator_loss(a_fake: Float[Tensor, " B"], objective: Objective = "non_satu
             return torch.neg(a_fake).mean()
 
 
+def hinge_loss(a_real: Float[Tensor, " B"], a_fake: Float[Tensor, " C"]) -> Tensor:
+    """E max(0, 1 - a(x)) + E max(0, 1 + a(G(z))): the discriminator's hinge loss; -E a(G(z)) is the generator's.
+
+    Lim and Ye 2017, Geometric GAN, arXiv:1705.02894; Miyato et al. 2018, arXiv:1802.05957, Eq. 16.
+
+    Example:
+        >>> hinge_loss(torch.tensor([2.0, 0.5]), torch.tensor([-3.0]))
+        tensor(0.2500)
+    """
+    return (1 - a_real).relu().mean() + (1 + a_fake).relu().mean()
+
+
+def pairing_loss(a_high: Float[Tensor, " B"], a_low: Float[Tensor, " B"]) -> Tensor:
+    """E softplus(-(a_high - a_low)) over pairs: the relativistic loss of a player who wants the first logits higher.
+
+    The discriminator takes data first, the generator its samples. It is log 2 at equal logits.
+    Jolicoeur-Martineau 2018, The relativistic discriminator, arXiv:1807.00734.
+
+    Example:
+        >>> pairing_loss(torch.ones(2), torch.ones(2))
+        tensor(0.6931)
+    """
+    return softplus(a_low - a_high).mean()
+
+
 def nearest_log_distance(
     x: Float[Tensor, "B *event"], references: Float[Tensor, "M *event"], least: float = 1e-6
 ) -> Float[Tensor, " B"]:

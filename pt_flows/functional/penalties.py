@@ -42,7 +42,7 @@ def gradient_norm(critic: Potential, u: Float[Tensor, "B *event"]) -> Float[Tens
         critic: f.
         u: Points at which the gradient is taken, as constants.
     """
-    u = u.detach().requires_grad_(True)
+    u = u.detach().to(torch.promote_types(u.dtype, torch.float32)).requires_grad_(True)
     with torch.enable_grad(), torch.autocast(u.device.type, enabled=False):
         (gradient,) = torch.autograd.grad(critic(u).sum(), u, create_graph=True)
     return (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
@@ -66,6 +66,16 @@ def one_sided_penalty(norm: Float[Tensor, " B"]) -> Tensor:
         tensor(2.)
     """
     return (norm - 1).clamp(min=0).square().mean()
+
+
+def zero_centred_penalty(norm: Float[Tensor, " B"]) -> Tensor:
+    """Half the mean of ‖∇f‖²: "R1" at data and "R2" at samples (Mescheder et al. 2018, arXiv:1801.04406).
+
+    Example:
+        >>> zero_centred_penalty(torch.tensor([0.0, 2.0]))
+        tensor(1.)
+    """
+    return 0.5 * norm.square().mean()
 
 
 PENALTIES: dict[Penalty, Callable[[Tensor], Tensor]] = {"one_sided": one_sided_penalty, "two_sided": two_sided_penalty}

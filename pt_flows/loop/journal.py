@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from pt_flows.contracts import AddsNoise, Terms
+from pt_flows.contracts import AddsNoise, FlowNet, Terms
 from pt_flows.errors import DivergenceError
 from pt_flows.training.distributed import world
 from pt_flows.training.player import Player
@@ -68,7 +68,8 @@ class Cost:
         self._counters += [net.register_forward_pre_hook(partial(self._hook, name)) for name, net in networks.items()]
 
     def _hook(self, name: str, network: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if inputs and isinstance(inputs[0], torch.Tensor):
+        along_paths = isinstance(network, FlowNet) and len(inputs) == 1  # it evaluates velocities, which are counted
+        if inputs and isinstance(inputs[0], torch.Tensor) and not along_paths:
             self.count(name, len(inputs[0]))
 
     def unwatch(self) -> None:

@@ -11,12 +11,14 @@ from pt_flows.nets.resnet import ResNetCritic, ResNetGenerator
 from pt_flows.nets.sndcgan import SNDCGANCritic, SNDCGANGenerator
 from pt_flows.nets.time_energy import TimeMLPEnergy, TimeResNetEnergy
 from pt_flows.nets.transport import ConvTransportMap
+from pt_flows.nets.velocity import ConvFlow, MLPFlow
 
 __all__ = [
     "ConvClassifier",
     "ConvDecoder",
     "ConvEncoder",
     "ConvEnergy",
+    "ConvFlow",
     "ConvTransportMap",
     "DCGANCritic",
     "DCGANGenerator",
@@ -27,6 +29,7 @@ __all__ = [
     "MLPDecoder",
     "MLPEncoder",
     "MLPEnergy",
+    "MLPFlow",
     "MLPGenerator",
     "MLPPredictor",
     "MultiScaleEnergy",

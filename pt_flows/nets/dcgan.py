@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pt_flows.bounds import Count, NonNegative
 from pt_flows.contracts import CriticNet, GeneratorNet
-from pt_flows.nets.init import conv, deconv, linear
+from pt_flows.nets.init import conv, deconv, linear, normalise_spectrally
 from pt_flows.nets.noise import noise_units, with_noise
 from pt_flows.nets.sizes import stages
 
@@ -69,9 +69,13 @@ class DCGANCritic(CriticNet):
         image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
         num_channels: Colour channels, any number.
         width: Channels of the first layer; each level below has twice as many.
+        spectral_norm: Divide every weight by its largest singular value, with one power iteration per forward pass in
+            training.
     """
 
-    def __init__(self, image_size: int = 32, num_channels: Count = 3, width: Count = 128) -> None:
+    def __init__(
+        self, image_size: int = 32, num_channels: Count = 3, width: Count = 128, spectral_norm: bool = False
+    ) -> None:
         super().__init__()
         side, k = stages(self, image_size)
         self.event_shape = (num_channels, image_size, image_size)
@@ -80,6 +84,8 @@ class DCGANCritic(CriticNet):
         for c_in, c_out in zip(channels, channels[1:], strict=False):
             layers += [conv(c_in, c_out, 5, stride=2), nn.LeakyReLU(0.2)]
         self.net = nn.Sequential(*layers, nn.Flatten(), linear(channels[-1] * side**2, 1))
+        if spectral_norm:
+            normalise_spectrally(self.net)
 
     def forward(self, x: Tensor) -> Tensor:
         """Values (B,) at images (B, C, H, W)."""

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 
 @torch.no_grad()
@@ -45,6 +46,16 @@ def kaiming_(module: nn.Module) -> None:
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
             nn.init.zeros_(layer.bias) if layer.bias is not None else None
+
+
+def normalise_spectrally(module: nn.Module) -> None:
+    """Divide every weight by its largest singular value, with one power iteration per forward pass in training.
+
+    Kernels are matrices of one row per output. Miyato et al. 2018, arXiv:1802.05957, Algorithm 1. Call it after the
+    weights are drawn.
+    """
+    for layer in [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)]:
+        spectral_norm(layer)
 
 
 def linear(num_in: int, num_out: int, he: bool = False) -> nn.Linear:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pt_flows.bounds import Count, NonNegative, Positive
 from pt_flows.contracts import CriticNet, GeneratorNet
-from pt_flows.nets.init import fan_in_, linear, normal_
+from pt_flows.nets.init import fan_in_, linear, normal_, normalise_spectrally
 from pt_flows.nets.noise import noise_units, with_noise
 from pt_flows.nets.sizes import filled
 
@@ -41,7 +41,7 @@ def mlp(
 
 
 class MLPCritic(CriticNet):
-    """Critic with ReLU layers and no normalisation, for samples of any shape.
+    """Critic with ReLU layers and no normalisation of activations, for samples of any shape.
 
     Args:
         event_shape: Shape of one sample.
@@ -49,6 +49,8 @@ class MLPCritic(CriticNet):
         depth: Number of hidden layers.
         init_std: Standard deviation of normal weights. "fan_in" gives truncated normal weights with 1/√fan_in
             (ODE-GAN's toys), None gives He uniform weights (WGAN-GP's toys).
+        spectral_norm: Divide every weight by its largest singular value, with one power iteration per forward pass in
+            training.
     """
 
     def __init__(
@@ -57,11 +59,14 @@ class MLPCritic(CriticNet):
         width: Count = 128,
         depth: Count = 3,
         init_std: InitStd = None,
+        spectral_norm: bool = False,
     ) -> None:
         super().__init__()
         filled(self, event_shape=event_shape)
         self.event_shape = tuple(event_shape)
         self.net = mlp(math.prod(self.event_shape), 1, width, depth, init_std=init_std)
+        if spectral_norm:
+            normalise_spectrally(self.net)
 
     def forward(self, x: Tensor) -> Tensor:
         """Values (B,) at x (B, *event_shape)."""

@@ -18,12 +18,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm as normalise_spectrally
 
 from pt_flows.bounds import Count, CountOrZero, NonNegative
 from pt_flows.contracts import CriticNet, GeneratorNet
 from pt_flows.errors import UserError
-from pt_flows.nets.init import conv, linear, uniform_
+from pt_flows.nets.init import conv, linear, normalise_spectrally, uniform_
 from pt_flows.nets.noise import StochasticLayer, noise_units
 from pt_flows.nets.recompute import recomputed
 from pt_flows.nets.sizes import stages
@@ -207,8 +206,7 @@ class ResNetCritic(CriticNet):
             self.project = nn.Embedding(num_classes, channels[-1])
             uniform_(self.project.weight, math.sqrt(2 / (num_classes + channels[-1])))
         if spectral_norm:
-            for layer in [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)]:
-                normalise_spectrally(layer)
+            normalise_spectrally(self)
 
     def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
         """Values (B,) at images (B, C, H, W), and labels (B,) if class-conditional."""

@@ -1,9 +1,9 @@
 """The convolutional pair of SN-GAN that ODE-GAN trains, for images of 8, 16, 28, 32, 48, 64, 128, ... pixels.
 
-Miyato et al. 2018, Spectral Normalization for GANs, arXiv:1802.05957, without spectral norm, with the initialisation of
-ODE-GAN's released code. At 32 pixels and width 64 the pair has 3,812,355 and 2,935,873 parameters. The discriminator of
-that code has two logits instead of one, and 8,193 parameters more. Other sizes have as many stages as `stages` in
-sizes.py says: a generator of 28 pixels goes from 7x7 to 14x14 to 28x28.
+Miyato et al. 2018, Spectral Normalization for GANs, arXiv:1802.05957, by default without spectral norm, with the
+initialisation of ODE-GAN's released code. At 32 pixels and width 64 the pair has 3,812,355 and 2,935,873 parameters.
+The discriminator of that code has two logits instead of one, and 8,193 parameters more. Other sizes have as many stages
+as `stages` in sizes.py says: a generator of 28 pixels goes from 7x7 to 14x14 to 28x28.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pt_flows.bounds import Count, Fraction, NonNegative
 from pt_flows.contracts import CriticNet, GeneratorNet
-from pt_flows.nets.init import fan_in_
+from pt_flows.nets.init import fan_in_, normalise_spectrally
 from pt_flows.nets.noise import noise_units, with_noise
 from pt_flows.nets.sizes import stages
 
@@ -70,9 +70,13 @@ class SNDCGANCritic(CriticNet):
         image_size: Height and width: 4, 5, 6 or 7 times a power of two, from 8 on (28 -> 14 -> 7).
         num_channels: Colour channels, any number.
         width: Channels of the first layer; each level below has twice as many.
+        spectral_norm: Divide every weight by its largest singular value, with one power iteration per forward pass in
+            training.
     """
 
-    def __init__(self, image_size: int = 32, num_channels: Count = 3, width: Count = 64) -> None:
+    def __init__(
+        self, image_size: int = 32, num_channels: Count = 3, width: Count = 64, spectral_norm: bool = False
+    ) -> None:
         super().__init__()
         side, k = stages(self, image_size)
         self.event_shape = (num_channels, image_size, image_size)
@@ -83,6 +87,8 @@ class SNDCGANCritic(CriticNet):
             layers += [nn.Conv2d(c, 2 * c, 3, padding=1), nn.LeakyReLU(0.1)]
         self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * 2**k * side**2, 1))
         fan_in_(self.net)
+        if spectral_norm:
+            normalise_spectrally(self.net)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B,) at images (B, C, H, W)."""

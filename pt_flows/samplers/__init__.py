@@ -11,6 +11,7 @@ from pt_flows.samplers.blocks import InBlocks
 from pt_flows.samplers.chains import Chains
 from pt_flows.samplers.direct import Direct
 from pt_flows.samplers.gradient_flow import GradientFlow
+from pt_flows.samplers.ode_solver import ODESolver
 from pt_flows.samplers.rep_gan import REPGAN
 from pt_flows.samplers.sampler import Sampler
 from pt_flows.training.noise import row_noise
@@ -22,6 +23,7 @@ __all__ = [
     "Direct",
     "GradientFlow",
     "InBlocks",
+    "ODESolver",
     "Sampler",
     "check_drawn",
     "default_sampler",

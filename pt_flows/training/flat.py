@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pt_flows.errors import UserError
+from pt_flows.training.requirements import SPECTRAL
 
 RANDOM_LAYERS = (
     nn.Dropout,
@@ -87,7 +88,7 @@ def check_steady_layers(name: str, network: nn.Module) -> None:
         if getattr(layer, "activation_checkpointing", False):
             raise UserError(f"{name}: expected no activation_checkpointing, got true. Set it to false")
         kinds = {type(layer).__name__, *(type(hook).__name__ for hook in layer._forward_pre_hooks.values())}
-        if layer.training and kinds & {"_SpectralNorm", "SpectralNorm"}:
+        if layer.training and kinds & SPECTRAL:
             where = path.split(".parametrizations")[0]
             raise UserError(f"{name}: expected no spectral norm, got one at {where}. Set spectral_norm to false")
         if layer.training and isinstance(layer, RANDOM_LAYERS) and getattr(layer, "p", 1.0) > 0:

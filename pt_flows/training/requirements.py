@@ -10,6 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pt_flows.contracts import CriticNet, EncoderNet, EnergyNet, GeneratorNet, PredictorNet, Shape
 from pt_flows.errors import UserError
 
+SPECTRAL = {"_SpectralNorm", "SpectralNorm"}
+"""Names of torch's classes that divide a weight by its largest singular value."""
+
 
 def check_network(
     key: str, net: Any, kind: type[GeneratorNet | CriticNet | EnergyNet | EncoderNet | PredictorNet]
@@ -37,6 +40,20 @@ def check_no_batch_norm(key: str, network: nn.Module) -> None:
     for path, layer in network.named_modules():
         if isinstance(layer, _BatchNorm):
             raise UserError(f"{key}: expected no batch norm, got one at {path}. Use another normalisation")
+
+
+def check_spectral_norm(key: str, network: nn.Module) -> None:
+    """Check that every weight of a network has spectral norm, of either form that torch has.
+
+    Raises:
+        UserError: One has not; the error names the layer.
+    """
+    for path, layer in network.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Embedding):
+            parts = (*layer.modules(), *layer._forward_pre_hooks.values())
+            if not {type(part).__name__ for part in parts} & SPECTRAL:
+                advice = "Set spectral_norm to true"
+                raise UserError(f"{key}: expected spectral norm on all layers, got none at {path}. {advice}")
 
 
 def check_agreement(
