@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
 
 from pt_flows.contracts import Split
+from pt_flows.functional.jackknife import frechet_left_out
 from pt_flows.functional.transport import symmetric_sqrt
 from pt_flows.metrics import FrechetDistance, ImageQuality, Lite0Features
 from pt_flows.metrics.frechet import BATCH, frechet_distance
@@ -77,8 +79,15 @@ def main() -> None:
         spread = f"ratio {statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})"
         print(f"{name:<28} {statistics.median(values):8.2f} s   {spread}")
 
-    f = torch.randn(2, 3_000, 2048, dtype=torch.float64)
-    (m, m2), (c, c2) = f.mean(1), [part.T.cov() for part in f]
+    quality = metrics["ImageQuality"]
+    assert isinstance(quality, ImageQuality)
+    f, mean, root = dim_zero_cat(quality.found), quality.reference.mean, quality.root
+    left_out = [seconds(lambda: frechet_left_out(f, mean, root)) for _ in range(options.rounds)]
+    shares = [part / whole for part, whole in zip(left_out, times["ImageQuality"], strict=True)]
+    print(f"interval of the distance     {statistics.median(left_out):8.2f} s   {statistics.median(shares):.1%} of it")
+
+    pair = torch.randn(2, 3_000, 2048, dtype=torch.float64)
+    (m, m2), (c, c2) = pair.mean(1), [part.T.cov() for part in pair]
     root = symmetric_sqrt(c)
     print(f"Fréchet solve, d = 2048      {seconds(lambda: frechet_distance(m, c, m2, c2)):8.2f} s")
     print(f"with the cached root         {seconds(lambda: frechet_distance(m, c, m2, c2, root)):8.2f} s")

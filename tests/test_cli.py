@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from problems import ROOT
 
+from pt_flows.cli.departures import departures
 from pt_flows.cli.main import main
+from pt_flows.data import Toy2D
 from pt_flows.errors import UserError
 from pt_flows.metrics.features import file_hash
 from pt_flows.runs.checkpoint import find_checkpoint, read_checkpoint
@@ -578,6 +581,36 @@ def test_another_seed_is_said_and_trains(capsys: pytest.CaptureFixture[str]) -> 
     fit(steps=10)
     assert fit("--ckpt_path", str(run_folder()), "--seed_everything", "4") == 0
     assert "note: the checkpoint was trained with seed 0, and this run has seed 4" in capsys.readouterr().out
+
+
+def test_departures_from_the_recipe_are_one_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Batch size, devices and precision are compared with the first file; there is no note without a difference."""
+    quick = [word for word in QUICK if word not in ("--data.batch_size", "32")]
+    assert main(["fit", "--config", TOY, *quick, "--trainer.max_steps", "10", "--trainer.precision", "32"]) == 0
+    assert "in the recipe" not in capsys.readouterr().out
+    later = tmp_path / "later.yaml"
+    later.write_text("data: {class_path: Toy2D, init_args: {batch_size: 64}}\n")
+    assert fit("--config", str(later), "--trainer.precision", "bf16-mixed", steps=10) == 0
+    sizes = "batch size is 512 in the recipe and 64 here, precision is 32-true in the recipe and bf16-mixed here"
+    assert f"note: {sizes} ({TOY})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("{}", ""),
+        ("trainer: {devices: auto, precision: 32}", ""),
+        ("trainer: {devices: 2}", ""),
+        ("trainer: {devices: 2, num_nodes: 4}", "number of devices is 8 in the recipe and 2 here"),
+        ("data: Toy2D", ""),
+        ("data: {class_path: Toy2D, init_args: {batch_size: 64}}", "batch size is 64 in the recipe and 256 here"),
+    ],
+)
+def test_what_a_recipe_leaves_open_is_no_departure(tmp_path: Path, written: str, expected: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(written)
+    trainer = SimpleNamespace(world_size=2, precision="32-true")
+    note = departures(tmp_path / "recipe.yaml", trainer, Toy2D())
+    assert note == (f"note: {expected} ({tmp_path / 'recipe.yaml'})" if expected else "")
 
 
 @pytest.mark.parametrize(

@@ -764,3 +764,21 @@ def test_equal_costs_of_sampling_are_not_shown(tmp_path: Path, capsys: pytest.Ca
     assert main(["compare", str(root), "--plot", str(tmp_path / "plot.png")]) == 0
     assert "evaluations per sample" not in capsys.readouterr().out
     assert not (tmp_path / "plot_sampling.png").exists()
+
+
+def test_intervals_of_sampling_stand_beside_those_of_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The interval of a group is the mean of its runs' own ones; a group with an unknown one has a dash."""
+    for method, with_interval in (("W1FE", True), ("WGANGP", False)):
+        for seed in range(3):
+            folder = fake_run(tmp_path / "runs" / f"{method}{seed}", seed, method, [1.0])
+            ends = {"fd_x_1k_train_low": 8.0 + seed, "fd_x_1k_train_high": 12.0 + seed} if with_interval else {}
+            recorded(folder, {"fd_x_1k_train": 10.0 + seed, **ends}, directions={
+                "fd_x_1k_train": "lower", "fd_x_1k_train_low": "", "fd_x_1k_train_high": ""})  # fmt: skip
+    out = tmp_path / "table"
+    assert main(["compare", str(tmp_path / "runs"), "--metric", "fd_x_1k_train", "--out", str(out)]) == 0
+    assert "| 9 to 13 " in capsys.readouterr().out
+    rows = list(csv.DictReader(out.with_suffix(".csv").read_text().splitlines()))
+    assert {(row["method"], row["sampling low"], row["sampling high"]) for row in rows} == {
+        ("W1FE", "9.0", "13.0"), ("WGANGP", "", "")}  # fmt: skip
+    assert main(["compare", str(tmp_path / "runs"), "--metric", "w2_1k"]) == 0
+    assert "95 % of sampling" not in capsys.readouterr().out

@@ -327,7 +327,7 @@ def test_kernel_distance_is_that_of_torch_fidelity() -> None:
     x, y = torch.randn(200, 16), torch.randn(200, 16) * 1.2
     expected = kernel_mmd(x.double().numpy(), y.double().numpy())
     assert kernel_distance(x, y)[0] == pytest.approx(expected, rel=1e-6)
-    value, error = kernel_distance(torch.randn(20_000, 8), torch.randn(20_000, 8))
+    value, error, _ = kernel_distance(torch.randn(20_000, 8), torch.randn(20_000, 8))
     assert abs(value) < 4 * error
 
 
@@ -396,7 +396,8 @@ def test_quality_numbers_move_as_they_should() -> None:
         metric.reset()
         for part in x.split(64):
             metric.update(part)
-        return {key.split("_")[0]: value for key, value in metric.compute().items() if not key.endswith("_floor")}
+        numbers = metric.compute().items()
+        return {key.split("_")[0]: value for key, value in numbers if not key.endswith(("_floor", "_low", "_high"))}
 
     plain, shuffled = measure(real), measure(real[torch.randperm(300)])
     noisy, doubled = measure((real + 0.5 * torch.randn_like(real)).clamp(-1, 1)), measure(real[:30].repeat(10, 1, 1, 1))
@@ -413,14 +414,18 @@ def test_quality_agrees_with_the_distance_of_training() -> None:
     datamodule.setup("fit")
     x = torch.rand(120, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     results = []
-    for cls in (ImageQuality, FrechetDistance):
+    for cls in (FrechetDistance, ImageQuality):
         metric = cls(RandomFeatures(), "test", 500)
         metric.prepare(datamodule, 120)
         metric.reset()
         metric.update(x)
-        results.append(metric.compute()[metric.key])
+        numbers, directions = metric.compute(), metric.directions()
+        results.append(numbers[metric.key])
         assert metric.key == "fd_random_120_test500"
     assert results[0] == pytest.approx(results[1], rel=1e-6)
+    for key in ("fd_random_120_test500", "kid_random_120_test500"):
+        assert numbers[f"{key}_low"] < numbers[key] < numbers[f"{key}_high"]
+        assert [directions[name] for name in (key, f"{key}_low", f"{key}_high")] == ["lower", "", ""]
     with pytest.raises(UserError, match="expected at least 7 of each kind, got 5 generated"):
         ImageQuality(RandomFeatures()).prepare(datamodule, 5)
 

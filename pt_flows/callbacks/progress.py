@@ -97,7 +97,7 @@ class Progress(ProgressBar):
         shown = {
             key.split("/", 1)[1]: float(value)
             for key, value in trainer.callback_metrics.items()
-            if key.startswith(("train/loss", "eval/")) and not key.endswith(("_floor", "_of"))
+            if key.startswith(("train/loss", "eval/")) and not key.endswith(("_floor", "_of", "_low", "_high"))
         }
         return " ".join(f"{name} {value:.4g}" for name, value in shown.items())
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
@@ -41,6 +42,7 @@ from pt_flows.callbacks import (  # noqa: F401
 from pt_flows.callbacks.performance import Mode
 from pt_flows.cli.checks import check_training, check_values
 from pt_flows.cli.continuing import place_to_measure, place_to_train
+from pt_flows.cli.departures import departures
 from pt_flows.cli.endings import ending
 from pt_flows.cli.keys import Keys
 from pt_flows.cli.parser import Explaining
@@ -168,7 +170,7 @@ class FlowCLI(LightningCLI):
         return [MetricsCSV(self.place.folder, self.place.iteration), *listed(given)]
 
     def before_fit(self) -> None:
-        """Print one line about the run."""
+        """Print one line about the run, and one about departures from its recipe, if there are any."""
         if self.is_trial and self.place.iteration:
             raise UserError("trainer.fast_dev_run: expected a run from the start, got a checkpoint. Omit --ckpt_path")
         strategy = self.trainer.strategy
@@ -183,6 +185,9 @@ class FlowCLI(LightningCLI):
             f"seed {self.config.fit.seed_everything}, {trainer.num_devices} x {strategy.root_device.type}; "
             f"parameters: {', '.join(sizes)}"
         )
+        files = self.config.fit.config
+        if files and (note := departures(Path(str(files[0])), trainer, self.datamodule)):
+            say(note)
         if trained >= trainer.max_steps:
             say(f"nothing to do: the checkpoint is at iteration {trained}. To continue, raise trainer.max_steps")
 

@@ -61,6 +61,15 @@ class Group:
         known = [num for run in self.runs if not math.isnan(num := run.evaluations_per_sample(key))]
         return fmean(known) if known else math.nan
 
+    def sampling_interval(self, key: str) -> tuple[float, float]:
+        """The mean of the runs' intervals for the chance in samples; NaN unless all of them have one.
+
+        The noise of samples is the same in all runs, so their errors do not average out.
+        """
+        ends = [[run.last(f"{key}_{end}") for run in self.finished(key)] for end in ("low", "high")]
+        low, high = (fmean(map(fmean, found)) if found and all(found) else math.nan for found in ends)
+        return low, high
+
     def costs(self, criterion: Criterion) -> list[float]:
         """The last number of every run, with its sign such that lower is better; infinite for a failed run."""
         values = [criterion.sign * value for value in self.values(criterion.key)]

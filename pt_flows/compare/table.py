@@ -30,6 +30,10 @@ def table(groups: Sequence[Group], criterion: Criterion, goal: float | None) -> 
     if differ_in_sampling(groups, criterion.key):
         for row, group in zip(rows, ordered, strict=True):
             row[PER_SAMPLE] = group.evaluations_per_sample(criterion.key)
+    intervals = [group.sampling_interval(criterion.key) for group in ordered]
+    if not all(math.isnan(low) for low, _ in intervals):
+        for row, (low, high) in zip(rows, intervals, strict=True):
+            row |= {"sampling low": low, "sampling high": high}
     return rows
 
 
@@ -88,6 +92,11 @@ def number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
+def between(row: Row, low: str, high: str) -> str:
+    """The interval in two columns as text; a dash if it is unknown."""
+    return "-" if math.isnan(row[low]) else f"{number(row[low])} to {number(row[high])}"
+
+
 def shown(rows: Sequence[Row], key: str, goal: float | None = None) -> list[dict[str, str]]:
     """The rows as text, with related columns merged, and columns of tuning and failures if there are any."""
     optional = {name for name in ("tuned", "failed") if any(row[name] for row in rows)}
@@ -102,9 +111,9 @@ def shown_row(row: Row, key: str, goal: float | None, optional: Collection[str])
     if "failed" in optional:
         cells["failed"] = f"{row['failed']} (seed {row['failed seeds']})" if row["failed"] else "0"
     cells[f"{key}, last"] = number(row[f"{key}, last"])
-    low, high, of_one = row["95 % low"], row["95 % high"], row["runs"] - row["failed"] == 1
-    interval = "one run" if of_one else "-" if math.isnan(low) else f"{number(low)} to {number(high)}"
-    cells["95 % interval"] = interval
+    cells["95 % interval"] = "one run" if row["runs"] - row["failed"] == 1 else between(row, "95 % low", "95 % high")
+    if "sampling low" in row:
+        cells["95 % of sampling"] = between(row, "sampling low", "sampling high")
     cells["worst seed"] = f"{number(row['worst'])} (seed {row['worst seed']})" if row["worst seed"] else "-"
     cells |= {name: number(row[name]) for name in ("best", "mean at equal cost")}
     cells["sd of training / sampling"] = f"{number(row['sd of training'])} / {number(row['sd of sampling'])}"

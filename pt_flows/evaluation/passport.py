@@ -19,7 +19,7 @@ OWN_SAMPLERS = ("Direct", "Chains")
 CHAIN_METHODS = ("DAEBM", "ImprovedCD", "PCD")
 """This package's methods that draw by chains."""
 OWN_DIRECTIONS: dict[Direction, str] = {
-    "": r".+_(floor|truth)|kid_.+_error|modes_of|transfer_accuracy_1nn_source"
+    "": r".+_(floor|truth)|kid_.+_error|(fd|kid)_.+_(low|high)|modes_of|transfer_accuracy_1nn_source"
         r"|acceptance|never_moved|calibrator_slope|distance|latent_norm|slope_.+",
     "higher": r"(modes|high_quality)(_.+std)?|is_.+_\d+k?|(precision|recall|density|coverage)_.+_(train|test)"
               r"|transfer_accuracy_1nn|log_likelihood_grid\d+|r2_\d+k?_(train|test)"

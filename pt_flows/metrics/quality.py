@@ -17,6 +17,7 @@ from pt_flows.bounds import Count
 from pt_flows.contracts import Split
 from pt_flows.errors import UserError
 from pt_flows.functional.distances import feature_distances
+from pt_flows.functional.jackknife import frechet_left_out, interval, jackknife_error
 from pt_flows.metrics.base import Direction, RealData, count_name
 from pt_flows.metrics.features import FeatureNet
 from pt_flows.metrics.frechet import FrechetDistance
@@ -40,30 +41,50 @@ def polynomial_mmd(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
         x: Features, at least two.
         y: Features, at least two.
     """
+    return _polynomial_mmd(x, y)[0]
+
+
+def _polynomial_mmd(x: Tensor, y: Tensor) -> tuple[float, Tensor]:
+    """The discrepancy, and those (n,) without each one of the points x, of which there should be three."""
     x, y = x.double(), y.double()
     kernel = lambda a, b: (a @ b.T / x.shape[1] + 1) ** 3
-    xx, yy = kernel(x, x), kernel(y, y)
+    xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
     n, m = len(x), len(y)
-    inside = (xx.sum() - xx.diagonal().sum()) / (n * (n - 1)) + (yy.sum() - yy.diagonal().sum()) / (m * (m - 1))
-    return float(inside - 2 * kernel(x, y).mean())
+    within_x, within_y = xx.sum() - xx.diagonal().sum(), (yy.sum() - yy.diagonal().sum()) / (m * (m - 1))
+    inside = within_x / (n * (n - 1)) + within_y
+    fewer = (within_x - 2 * (xx.sum(1) - xx.diagonal())) / ((n - 1) * (n - 2))
+    return float(inside - 2 * xy.mean()), fewer + within_y - 2 * (xy.sum() - xy.sum(1)) / ((n - 1) * m)
 
 
-def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], block: int = KID_BLOCK) -> tuple[float, float]:
-    """KID: the mean of `polynomial_mmd` over disjoint blocks, and the standard error of that mean.
+class KernelDistance(NamedTuple):
+    """A KID with its standard errors.
+
+    Attributes:
+        distance: The mean over blocks.
+        error: Standard error from the spread of the blocks, which samples of both sides cause; NaN for one block.
+        of_generated: Standard error that the generated samples cause, with the real ones held fixed, by the jackknife.
+    """
+
+    distance: float
+    error: float
+    of_generated: float
+
+
+def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], block: int = KID_BLOCK) -> KernelDistance:
+    """KID: the mean of `polynomial_mmd` over disjoint blocks.
 
     Args:
         x: Features of generated images, in any fixed order.
         y: Features of real images.
         block: Number of images of each side in a block; all of them if there are fewer.
-
-    Returns:
-        The distance, and its standard error, which is NaN for one block.
     """
     size = min(block, len(x), len(y))
     pairs = zip(x.split(size), y.split(size), strict=False)
-    values = torch.tensor([polynomial_mmd(a, b) for a, b in pairs if len(a) == len(b) == size])
+    found = [_polynomial_mmd(a, b) for a, b in pairs if len(a) == len(b) == size]
+    values = torch.tensor([value for value, _ in found])
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return float(values.mean()), error
+    of_generated = math.hypot(*(jackknife_error(left_out) for _, left_out in found)) / len(found)
+    return KernelDistance(float(values.mean()), error, of_generated)
 
 
 def inception_score(logits: Float[Tensor, "n c"], num_splits: int = 10) -> tuple[float, float]:
@@ -134,7 +155,8 @@ class ImageQuality(FrechetDistance):
 
     It keeps the features of all images, so it is for `pt-flows evaluate` and for rare evaluations. The Fréchet distance
     is to all real images. KID compares with as many of them as are generated, drawn once. Precision, recall, density
-    and coverage compare at most the first 10,000 of each side, and their names include that number.
+    and coverage compare at most the first 10,000 of each side, and their names include that number. Both distances have
+    an interval, `..._low` to `..._high`: 95 % for the chance in the generated images, with the real ones held fixed.
 
     Args:
         features: The network.
@@ -184,9 +206,12 @@ class ImageQuality(FrechetDistance):
         """Every number under its own name."""
         values = super().compute()
         fake, real = dim_zero_cat(self.found), self.real.to(self.device)
-        distance, error = kernel_distance(fake, real)
-        values |= {f"kid_{self.suffix}": distance}
-        values |= {} if math.isnan(error) else {f"kid_{self.suffix}_error": error}
+        error = jackknife_error(frechet_left_out(fake, self.reference.mean, self.root))
+        low, high = interval(values[self.key], error)
+        values |= {f"{self.key}_low": max(low, 0.0), f"{self.key}_high": high}
+        kid, key = kernel_distance(fake, real), f"kid_{self.suffix}"
+        values |= {key: kid.distance} | ({} if math.isnan(kid.error) else {f"{key}_error": kid.error})
+        values[f"{key}_low"], values[f"{key}_high"] = interval(kid.distance, kid.of_generated)
         if (logits := self.features.logits(fake)) is not None:
             values[f"is_{self.features.name}_{count_name(len(fake))}"] = inception_score(logits)[0]
         n = min(MANIFOLD, len(fake), len(real))
@@ -194,9 +219,7 @@ class ImageQuality(FrechetDistance):
         return values | {f"{word}_{name}": v for word, v in manifolds(fake[:n], real[:n])._asdict().items()}
 
     def directions(self) -> dict[str, Direction]:
-        """Low distances are better, and high values of all other numbers."""
-        distances = ("fd_", "kid_")
-        found: dict[str, Direction] = {
-            key: own if key.startswith(distances) else "higher" for key, own in super().directions().items()
-        }
-        return {**found, f"kid_{self.suffix}_error": ""}
+        """Low distances are better, and high values of all other numbers. Errors and ends of intervals have none."""
+        told = super().directions()
+        better = lambda key: told[key] if key.startswith(("fd_", "kid_")) else "higher"
+        return {key: "" if key.endswith(("_error", "_low", "_high")) else better(key) for key in told}
