@@ -15,6 +15,7 @@ from typing import Any
 import pt_flows
 from pt_flows.cli.errors import command_named
 from pt_flows.cli.failures import fail, interrupted, told
+from pt_flows.cli.pages import with_page
 from pt_flows.cli.shipped import with_recipes
 from pt_flows.errors import UserError
 from pt_flows.progress import QUIET
@@ -182,7 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 0
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         if (answer := told(error, sys.argv[1:])) is not None:
-            code = fail(*answer)
+            text, code = answer
+            fail(with_page(text, sys.argv[1:]) if code == 2 else text, code)
         elif isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         else:
