@@ -26,6 +26,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows fit       --config FILE [--config FILE ...] [--KEY VALUE ...]   train; --ckpt_path last continues
   pt-flows fit       --config FILE --seeds 0..4 [--jobs N]                 several seeds side by side, and their table
   pt-flows tune      CONFIG [--trials 20] [--KEY VALUE ...]                better values for a recipe (docs/tuning.md)
+  pt-flows sweep     FILE --config FILE [--count N]                        the same, led by W&B (docs/tuning.md)
   pt-flows study     FILE [--out DIR] [--jobs N] [--dry-run]               a comparison from one file, with its record
   pt-flows fork      CKPT | RUN [--KEY VALUE ...]                          a new run from another's state, with changes
   pt-flows validate  --config FILE --ckpt_path FILE                        measure as during training
@@ -67,7 +68,8 @@ Exit codes: 0 success, 1 a run or a check failed, 2 a mistake in the command or 
 TRAINING = ("fit", "validate", "test", "fork")
 """Commands of the Trainer."""
 
-STUDIES = {"tune": "pt_flows.studies.tune:tune", "study": "pt_flows.studies.study:study"}
+STUDIES = {"tune": "pt_flows.studies.tune:tune", "study": "pt_flows.studies.study:study",
+           "sweep": "pt_flows.studies.sweep:sweep"}  # fmt: skip
 """Commands that run others. Each takes its words."""
 
 CHECKS = {"check-method": "pt_flows.cli.check:check", "doctor": "pt_flows.cli.doctor:doctor"}

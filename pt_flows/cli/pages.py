@@ -10,9 +10,9 @@ KEYS = {
 """Pages by patterns of keys. A key has the page of the section above it, too."""
 
 COMMANDS = {
-    "tune": "tuning", "study": "studies", "evaluate": "evaluation", "compare": "evaluation", "report": "evaluation",
-    "dashboard": "dashboards", "density": "energy", "ood": "energy", "invert": "simulators", "geodesic": "geometry",
-    "export": "sharing", "push": "sharing", "prepare": "scale", "check-method": "checking",
+    "tune": "tuning", "sweep": "tuning", "study": "studies", "evaluate": "evaluation", "compare": "evaluation",
+    "report": "evaluation", "dashboard": "dashboards", "density": "energy", "ood": "energy", "invert": "simulators",
+    "geodesic": "geometry", "export": "sharing", "push": "sharing", "prepare": "scale", "check-method": "checking",
 }  # fmt: skip
 """Pages by commands, for errors about other things than these keys."""
 
