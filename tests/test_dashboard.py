@@ -96,7 +96,7 @@ def test_a_specification_of_run_folders(capsys: pytest.CaptureFixture[str]) -> N
 def test_without_a_login_one_sentence_names_the_local_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dashboard", "ring"]) == 2
     said = "error: W&B: expected a login, got none. Run wandb login. Without an account: pt-flows watch runs, "
-    assert capsys.readouterr().err == said + "pt-flows report runs, pt-flows compare runs\n"
+    assert capsys.readouterr().err == said + "pt-flows report runs, pt-flows compare runs. See docs/dashboards.md\n"
     assert main(["dashboard", "ring", "--dry-run", "a.json"]) == 2
     assert "ring: expected a folder runs, or a login in W&B, got neither" in capsys.readouterr().err
     assert main(["dashboard", "me/ring/a", "--dry-run", "a.json"]) == 2

@@ -19,6 +19,8 @@ class WandbServer(ThreadingHTTPServer):
 
     Attributes:
         projects: Names of the projects that exist.
+        sweep: The last sweep, with its file.
+        proposals: Values of a sweep's next runs. When there are no more, the sweep ends.
         forbidden: Word in a query that is answered with an error of rights.
         away: Word in a query from which on the server closes every connection.
     """
@@ -31,6 +33,8 @@ class WandbServer(ThreadingHTTPServer):
         self.views: dict[str, dict[str, Any]] = {}
         self.queries: list[str] = []
         self.projects: set[str] = set()
+        self.sweep: dict[str, Any] = {}
+        self.proposals: list[dict[str, Any]] = []
         self.forbidden = self.away = "nothing"
 
     @property
@@ -51,6 +55,15 @@ class WandbServer(ThreadingHTTPServer):
         if "createRunFiles" in query:
             files = [{"name": file, "uploadUrl": f"{self.url}/upload"} for file in v.get("files", [])]
             return {"createRunFiles": {"runID": "B", "uploadHeaders": [], "files": files}}
+        if "upsertSweep" in query:
+            project = {"id": "P", "name": v["projectName"], "entity": {"id": "E", "name": "me"}}
+            self.sweep = {"name": "s1", "project": project, "config": v["config"], "runs": {"edges": []}}
+            self.projects.add(v["projectName"])
+            return {"upsertSweep": {"sweep": self.sweep, "configValidationWarnings": []}}
+        if "createAgent" in query:
+            return {"createAgent": {"agent": {"id": "A"}}}
+        if "agentHeartbeat" in query:
+            return {"agentHeartbeat": {"agent": {"id": "A"}, "commands": json.dumps(self.commands(v["runState"]))}}
         if "upsertView" in query:
             return {"upsertView": {"view": self.upsert_view(v), "inserted": not v.get("id")}}
         if "viewer" in query:
@@ -69,12 +82,23 @@ class WandbServer(ThreadingHTTPServer):
             return {"model": {"bucket": self.run(v["name"])}}
         return {"project": self.project(query, v)}
 
+    def commands(self, running: str) -> list[dict[str, Any]]:
+        """The next run of a sweep, after the one before has ended."""
+        if json.loads(running):
+            return []
+        if not self.proposals:
+            return [{"type": "exit"}]
+        values = {key: {"value": value} for key, value in self.proposals.pop(0).items()}
+        return [{"type": "run", "run_id": f"run{len(self.proposals)}", "args": values, "program": None}]
+
     def project(self, query: str, v: dict[str, Any]) -> dict[str, Any] | None:
         """A project with the runs, the run or the view that a query asks for."""
         name = v.get("project") or v.get("projectName") or v.get("name") or ""
         if name not in self.projects:
             return None
         found: dict[str, Any] = {"id": "P", "internalId": "UDox", "name": name, "readOnly": False}
+        if "sweep(" in query:
+            return found | {"sweep": self.sweep}
         if "allViews" in query:
             views = [view for view in self.views.values() if view["name"] == v["viewName"]]
             return found | {"allViews": {"edges": [{"node": view} for view in views]}}

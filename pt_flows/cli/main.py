@@ -15,6 +15,7 @@ from typing import Any
 import pt_flows
 from pt_flows.cli.errors import command_named
 from pt_flows.cli.failures import fail, interrupted, told
+from pt_flows.cli.pages import with_page
 from pt_flows.cli.shipped import with_recipes
 from pt_flows.errors import UserError
 from pt_flows.progress import QUIET
@@ -25,6 +26,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows fit       --config FILE [--config FILE ...] [--KEY VALUE ...]   train; --ckpt_path last continues
   pt-flows fit       --config FILE --seeds 0..4 [--jobs N]                 several seeds side by side, and their table
   pt-flows tune      CONFIG [--trials 20] [--KEY VALUE ...]                better values for a recipe (docs/tuning.md)
+  pt-flows sweep     FILE --config FILE [--count N]                        the same, led by W&B (docs/tuning.md)
   pt-flows study     FILE [--out DIR] [--jobs N] [--dry-run]               a comparison from one file, with its record
   pt-flows fork      CKPT | RUN [--KEY VALUE ...]                          a new run from another's state, with changes
   pt-flows validate  --config FILE --ckpt_path FILE                        measure as during training
@@ -66,7 +68,8 @@ Exit codes: 0 success, 1 a run or a check failed, 2 a mistake in the command or 
 TRAINING = ("fit", "validate", "test", "fork")
 """Commands of the Trainer."""
 
-STUDIES = {"tune": "pt_flows.studies.tune:tune", "study": "pt_flows.studies.study:study"}
+STUDIES = {"tune": "pt_flows.studies.tune:tune", "study": "pt_flows.studies.study:study",
+           "sweep": "pt_flows.studies.sweep:sweep"}  # fmt: skip
 """Commands that run others. Each takes its words."""
 
 CHECKS = {"check-method": "pt_flows.cli.check:check", "doctor": "pt_flows.cli.doctor:doctor"}
@@ -182,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 0
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         if (answer := told(error, sys.argv[1:])) is not None:
-            code = fail(*answer)
+            text, code = answer
+            fail(with_page(text, sys.argv[1:]) if code == 2 else text, code)
         elif isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         else:

@@ -1,0 +1,43 @@
+"""The pages of the documentation that errors name."""
+
+import pytest
+from problems import ROOT
+
+from pt_flows.cli.main import CHECKS, FUNCTIONS, STUDIES, main
+from pt_flows.cli.pages import COMMANDS, KEYS, with_page
+
+
+@pytest.mark.parametrize("page", sorted({*KEYS.values(), *COMMANDS.values()}))
+def test_every_page_exists(page: str) -> None:
+    assert (ROOT / "docs" / f"{page}.md").is_file()
+
+
+def test_every_command_exists() -> None:
+    assert set(COMMANDS) <= {*STUDIES, *CHECKS, *FUNCTIONS}
+
+
+@pytest.mark.parametrize(
+    ("text", "command", "page"),
+    [
+        ("there is no key rates.windw; did you mean rates.window?", "fit", "rates"),
+        ("--sampler.num_steps: expected at least 1, got 0", "evaluate", "samplers"),
+        ("evaluation.sampler: there is no class 'X'; there are Y", "fit", "samplers"),
+        ("evaluation.metrics: expected a list, got '3'", "fit", "evaluation"),
+        ("trainer.devices: expected a value that Lightning supports, got x. Say less.", "fit", "scale"),
+        ("a.yaml: expected a study, got a list. Correct it", "study", "studies"),
+        ("evaluations: expected an int, got 'x'", "fit", None),
+        ("tune: expected CONFIG first, got none. See docs/rates.md", "tune", None),
+        ("there is no command 'x'", "x", None),
+    ],
+)
+def test_an_error_names_the_page_of_its_key_or_command(text: str, command: str, page: str | None) -> None:
+    dot = "" if text.endswith(("?", ".")) else "."
+    assert with_page(text, [command]) == (text if page is None else f"{text}{dot} See docs/{page}.md")
+
+
+def test_the_command_line_prints_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "nowhere.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: nowhere.yaml: ")
+    assert error.endswith(". See docs/studies.md\n")
+    assert error.count("\n") == 1
