@@ -16,7 +16,7 @@ from pt_flows.studies.recipes import completed
 
 HELP = """pt-flows sweep FILE --config RECIPE [--count N] [flags of fit]: make a W&B sweep and run it here
 
-  FILE        W&B's sweep file (YAML): method, metric, parameters. Parameters are keys of fit, such as model.critic.steps
+  FILE        W&B's sweep file (YAML): method, metric, parameters, which are keys of fit such as model.critic.steps
   --count N   number of runs here; default until the sweep ends
 
 See docs/tuning.md.
@@ -82,8 +82,8 @@ def first_value(key: str, how: Any) -> Any:
         UserError: There is none.
 
     Example:
-        >>> first_value("a", {"values": [3, 4]}), first_value("a", {"min": 0.1, "max": 1.0}), first_value("a", {"value": 2})
-        (3, 0.1, 2)
+        >>> first_value("a", {"values": [3, 4]}), first_value("a", {"min": 0.1, "max": 1.0})
+        (3, 0.1)
     """
     if isinstance(how, Mapping):
         if isinstance(values := how.get("values"), list) and values:
