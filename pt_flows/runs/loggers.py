@@ -58,7 +58,7 @@ class IterationWandbLogger(WandbLogger):
         run = super().experiment
         if fresh and hasattr(run, "define_metric"):
             run.define_metric("iteration")
-            for pattern in ("train/*", "eval/*", "cost/*", "samples", "flow*", "chains"):
+            for pattern in ("train/*", "eval/*", "eval_*", "cost/*", "samples", "flow*", "chains"):
                 run.define_metric(pattern, step_metric="iteration")
         return run
 
@@ -66,7 +66,7 @@ class IterationWandbLogger(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log with the iteration in the row. The summary keeps the last, least and largest measured values."""
         for key in metrics:
-            if key.startswith("eval/") and key not in self._summarised:
+            if key.startswith(("eval/", "eval_")) and key not in self._summarised:
                 self.experiment.define_metric(key, step_metric="iteration", summary="last,min,max")
                 self._summarised.add(key)
         super().log_metrics(dict(metrics) if step is None else {**metrics, "iteration": step}, step)
