@@ -6,6 +6,7 @@ An annotation states the bounds of a number once, and editors show it:
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from numbers import Real
@@ -50,18 +51,31 @@ class Bound(NamedTuple):
         return f"a number in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
 
 
+class Form(NamedTuple):
+    """The form of a word.
+
+    Attributes:
+        pattern: Regular expression that the whole word matches.
+        name: Description of the form.
+    """
+
+    pattern: str
+    name: str
+
+
 Positive = Annotated[float, Bound(0, open_low=True)]
 NonNegative = Annotated[float, Bound(0)]
 Fraction = Annotated[float, Bound(0, 1)]
 PositiveFraction = Annotated[float, Bound(0, 1, open_low=True)]
 DecayRate = Annotated[float, Bound(0, 1, open_high=True)]
+DecayRates = DecayRate | list[DecayRate] | None
 Count = Annotated[int, Bound(1)]
 AtLeastTwo = Annotated[int, Bound(2)]
 CountOrZero = Annotated[int, Bound(0)]
 
 
 def check_arguments(prefix: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Check arguments against their annotations: bounds of numbers, and the choices of a `Literal`.
+    """Check arguments against their annotations: bounds of numbers, forms of words, and the choices of a `Literal`.
 
     The parser and type checkers check types. NaN lies outside every bound.
 
@@ -109,19 +123,19 @@ def _violated(hint: Any, value: Any) -> str:
     return " or ".join(dict.fromkeys(verdicts)) if all(verdicts) else ""
 
 
-def _choices(hint: Any, bounds: tuple[Bound, ...] = ()) -> Iterator[tuple[Any, tuple[Bound, ...]]]:
-    """Yield the members of a union, each with its bounds."""
+def _choices(hint: Any, bounds: tuple[Bound | Form, ...] = ()) -> Iterator[tuple[Any, tuple[Bound | Form, ...]]]:
+    """Yield the members of a union, each with its bounds and forms."""
     if get_origin(hint) in (Union, UnionType):
         for inner in get_args(hint):
             yield from _choices(inner, bounds)
     elif get_origin(hint) is Annotated:
         inner, *extras = get_args(hint)
-        yield from _choices(inner, (*bounds, *(extra for extra in extras if isinstance(extra, Bound))))
+        yield from _choices(inner, (*bounds, *(extra for extra in extras if isinstance(extra, Bound | Form))))
     else:
         yield hint, bounds
 
 
-def _verdict(hint: Any, bounds: tuple[Bound, ...], value: Any) -> str | None:
+def _verdict(hint: Any, bounds: tuple[Bound | Form, ...], value: Any) -> str | None:
     """Return the expected value; an empty string if this one is accepted, None if the hint does not apply to it."""
     origin, inner = get_origin(hint), get_args(hint)
     if isinstance(value, list | tuple):
@@ -138,7 +152,10 @@ def _verdict(hint: Any, bounds: tuple[Bound, ...], value: Any) -> str | None:
         if bounds:
             return next((str(bound) for bound in bounds if value not in bound), "")
         return "" if hint in (int, float) else None
-    return "" if isinstance(value, str) and hint is str else None
+    if isinstance(value, str) and hint is str:
+        forms = [form for form in bounds if isinstance(form, Form)]
+        return next((form.name for form in forms if not re.fullmatch(form.pattern, value)), "")
+    return None
 
 
 def _alike(value: Any, word: Any) -> bool:

@@ -6,12 +6,13 @@ fit: the shapes that a network declares, the batch that a method receives, and t
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pt_flows.bounds import Form
 from pt_flows.construction import Constructed
 
 Shape = tuple[int, ...]
@@ -26,7 +27,8 @@ begins with an underscore, it must be finite but is not logged."""
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 """Maker of an optimizer from parameters: a class, or a partial one such as `partial(torch.optim.Adam, lr=1e-3)`."""
 
-Weights = Literal["ema", "raw"]
+Weights = Annotated[str, Form(r"ema|raw|ema@0\.(0|\d*[1-9])", "ema, raw or ema@ with a decay, such as ema@0.9999")]
+"""The weights of a method: their average, those of the last iteration, or the average with one of several decays."""
 Split = Literal["train", "test"]
 
 

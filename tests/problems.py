@@ -125,7 +125,7 @@ def slow_but_for(cases: Iterable[Any], is_fast: Callable[[Any], bool]) -> list[A
 
 
 ONE_OF_EACH_KIND = ("W1FE", "DAEBM")
-"""A flow and an energy, for fast tests of what all methods share."""
+"""A flow and an energy, for fast tests of properties that all methods share."""
 
 
 def build(name: str, images: bool = False, seed: int = 0, pair: tuple[Any, Any] | None = None, **overrides: Any) -> Any:

@@ -16,7 +16,7 @@ from pt_flows.cli.main import main
 from pt_flows.compare.areas import Area, areas, counted, with_areas
 from pt_flows.compare.groups import comparable
 from pt_flows.compare.runs import Run, read_run
-from pt_flows.compare.subjects import trained_subject
+from pt_flows.compare.subjects import trained_subjects
 from pt_flows.compare.verdicts import judged
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import read_record
@@ -124,7 +124,7 @@ def test_a_configured_sampler_is_the_subject_of_the_curve(tmp_path: Path) -> Non
     folder = fake_run(tmp_path / "one", 0, "W1FE", [1.0, 0.5])
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["evaluation"] = {"sampler": {"class_path": "my.Repeated", "init_args": {"times": 3}}}
-    assert trained_subject(Run(folder, config, 0, []), set()).sampler == "Repeated(times=3)"
+    assert [subject.sampler for subject in trained_subjects(Run(folder, config, 0, []), set())] == ["Repeated(times=3)"]
     recorded(folder, {"w2_1k": 0.7}, sampler="Repeated(times=9, scale=1.0)")  # another one of its class
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     told = {"seed": 0, "sampler": "Repeated(times=3, scale=1.0)"}  # a default that the configuration does not name
@@ -133,7 +133,7 @@ def test_a_configured_sampler_is_the_subject_of_the_curve(tmp_path: Path) -> Non
     found = {group.runs[0].subject.sampler: bool(group.runs[0].curve("w2_1k")) for group in groups}
     assert found == {"Repeated(times=3, scale=1.0)": True, "Repeated(times=9, scale=1.0)": False}
     (folder / "environment-continued-1.json").write_text(json.dumps({"seed": 0, "sampler": ""}))
-    assert trained_subject(read_run(folder), set()).sampler == "Direct"
+    assert [subject.sampler for subject in trained_subjects(read_run(folder), set())] == ["Direct"]
 
 
 def test_selection_can_measure_against_the_other_split(tmp_path: Path) -> None:

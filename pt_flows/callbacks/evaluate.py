@@ -11,6 +11,7 @@ from pt_flows.callbacks.records import record_run
 from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.callbacks.watchers import tell_watchers, watch_evaluations
 from pt_flows.contracts import Split, Weights
+from pt_flows.errors import UserError
 from pt_flows.evaluation.engine import listed, measure, prepare_metrics
 from pt_flows.evaluation.provenance import directions_of
 from pt_flows.evaluation.subject import Subject
@@ -27,8 +28,19 @@ class Tier(NamedTuple):
     num_samples: int
 
 
+class Found(NamedTuple):
+    """The numbers of a subject in one tier."""
+
+    tier: Tier
+    subject: Subject
+    numbers: dict[str, float]
+
+
 class Evaluate(EveryIterations):
     """Measures all metrics in one pass over generated samples, and logs the numbers as `eval/<key>`.
+
+    Several weights are measured one after the other on the same noise. The numbers of all but the first ones are logged
+    as `eval_<weights>/<key>`, such as `eval_raw/w2_512`.
 
     The noise is the same at every evaluation and in every run, so that curves differ by weights alone. There are two
     tiers: a cheap curve, and full numbers at milestones and at the end.
@@ -39,7 +51,8 @@ class Evaluate(EveryIterations):
         every_n_iterations: Iterations between two evaluations. Another one follows the last iteration.
         split: Split of the real samples for all metrics; by default each metric uses its own. "other" is the one that a
             metric does not use by itself, for choices that must not see the real samples of the final numbers.
-        weights: The moving average, or the raw weights.
+        weights: The moving average, the raw weights, an average with another decay (`ema@0.9999`), or a list of these.
+            The first ones rank checkpoints.
         sampler: Draws the samples; default the method's own way.
         full_metrics: One metric or a list of metrics, measured rarely and on more samples.
         full_num_samples: Generated samples for the full metrics, over all processes.
@@ -52,7 +65,7 @@ class Evaluate(EveryIterations):
         num_samples: Count = 10_000,
         every_n_iterations: CountOrZero = 5_000,
         split: Split | Literal["other"] | None = None,
-        weights: Weights = "ema",
+        weights: list[Weights] | Weights = "ema",
         sampler: Sampler | None = None,
         full_metrics: list[SampleMetric] | SampleMetric | None = None,
         full_num_samples: Count = 50_000,
@@ -64,15 +77,20 @@ class Evaluate(EveryIterations):
             for metric in (*self.curve.metrics, *self.full.metrics):
                 metric.use_split(other_split(metric.split) if split == "other" else split)
         self.milestones = EveryIterations(full_every_n_iterations)
-        self.weights: Weights = weights
+        self.weights: list[Weights] = list(dict.fromkeys(listed(weights)))
         self.sampler = sampler
-        self.found: list[tuple[Tier, dict[str, float]]] = []
+        self.found: list[Found] = []
         self.latest_iteration = -1
 
     @property
     def latest(self) -> dict[str, float]:
         """Numbers of the last evaluation by log key."""
-        return {f"eval/{key}": value for _, numbers in self.found for key, value in numbers.items()}
+        section = lambda weights: "eval" if weights == self.weights[0] else f"eval_{weights}"
+        return {
+            f"{section(subject.weights)}/{key}": value
+            for _, subject, numbers in self.found
+            for key, value in numbers.items()
+        }
 
     @property
     def watched(self) -> tuple[str, bool] | None:
@@ -99,11 +117,13 @@ class Evaluate(EveryIterations):
         self.milestones.on_train_start(trainer, pl_module)
 
     def prepare(self, trainer: L.Trainer) -> None:
-        """Give every metric its reference, and check that the sampler fits the method."""
-        method = as_method(trainer.lightning_module)
-        self.subject = Subject(method, self.weights, self.sampler, cast(Any, trainer).datamodule)
+        """Give every metric its reference, and check that weights and sampler fit the method."""
+        method, data = as_method(trainer.lightning_module), cast(Any, trainer).datamodule
+        self.subjects = [Subject(method, weights, self.sampler, data) for weights in self.weights]
         if self.tiers:
-            self.subject.check()
+            check_kept(method, self.weights)
+            for subject in self.subjects:
+                subject.check()
         device = trainer.strategy.root_device
         for tier in self.tiers:
             data = cast(Any, trainer).datamodule
@@ -155,14 +175,29 @@ class Evaluate(EveryIterations):
         """Write the last numbers with their passports to the run folder, as `pt-flows evaluate` does."""
         method = as_method(pl_module)
         if self.latest_iteration == method.iteration and not cast(Any, trainer).fast_dev_run:
-            record_run(trainer, self.subject, self.found)
+            record_run(trainer, [(subject, *tier, numbers) for tier, subject, numbers in self.found])
 
     @torch.no_grad()
     def measure(self, module: Method, tiers: Sequence[Tier]) -> None:
         """Measure the current weights."""
         same = self.latest_iteration == module.iteration  # an early end adds the tiers that were not due
-        self.found = [(old, numbers) for old, numbers in self.found if same and all(old is not new for new in tiers)]
+        self.found = [old for old in self.found if same and all(old.tier is not new for new in tiers)]
         for tier in tiers:
-            numbers = measure(self.subject, tier.metrics, tier.num_samples, "evaluation", "evaluating")
-            self.found.append((tier, numbers))
+            for subject in self.subjects:
+                numbers = measure(subject, tier.metrics, tier.num_samples, "evaluation", "evaluating")
+                self.found.append(Found(tier, subject, numbers))
         self.latest_iteration = module.iteration
+
+
+def check_kept(method: Method, wanted: Sequence[Weights]) -> None:
+    """Check that averages with decays of their own are kept, before training.
+
+    Raises:
+        UserError: No player keeps one of them.
+    """
+    for weights in wanted:
+        if weights.startswith("ema@") and not any(player.keeps(weights) for player in method.players.values()):
+            decay = weights.removeprefix("ema@")
+            got = f"{weights}, which no player keeps"
+            advice = f"Add it to the drawing player's ema_decay, such as [0.999, {decay}]"
+            raise UserError(f"evaluation.weights: expected ema, raw or an average of a player, got {got}. {advice}")

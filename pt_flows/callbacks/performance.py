@@ -42,7 +42,7 @@ class Performance(Constructed, L.Callback):
         if not fast and hasattr(data, "resident_share"):
             data.resident_share = 0.0
         if fast and module.channels_last:
-            averages = [player.ema.network for player in module.players.values() if player.ema is not None]
+            averages = [average.network for player in module.players.values() for average in player.averages]
             for network in (*module.networks.values(), *averages):
                 network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

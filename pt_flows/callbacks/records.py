@@ -1,6 +1,7 @@
 """Records at the end of a run: the last numbers with their passports, in the run folder and in W&B."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ from pt_flows.runs.environment import environment
 from pt_flows.runs.folder import describe_run
 
 
-def record_run(trainer: L.Trainer, subject: Subject, found: list[tuple[Any, dict[str, float]]]) -> None:
+def record_run(trainer: L.Trainer, found: Sequence[tuple[Any, ...]]) -> None:
     """Write the numbers of the last evaluation with their passports, as `pt-flows evaluate` does.
 
     Args:
         trainer: The trainer, whose `default_root_dir` is the run folder.
-        subject: The subject of the measurements.
-        found: Metrics that were measured together with their number of samples, and their numbers.
+        found: Subject, metrics, number of samples and numbers, for each subject and tier of the last evaluation.
     """
     if not trainer.is_global_zero or not found:
         return
@@ -31,9 +31,9 @@ def record_run(trainer: L.Trainer, subject: Subject, found: list[tuple[Any, dict
     last, data = folder / "checkpoints" / "last.ckpt", getattr(trainer, "datamodule", None)
     ckpt = last if last.is_file() else None
     if not (folder / "config.yaml").is_file():
-        describe_python_run(folder, trainer, subject, data)
+        describe_python_run(folder, trainer, found[0][0], data)
     records = []
-    for (metrics, num), numbers in found:
+    for subject, metrics, num, numbers in found:
         passport = passport_of(subject, ckpt, num, 0, data, metrics[0].split, metrics, numbers)
         records.append(write_record(record_path(folder, passport, last), passport, numbers))
     for logger in trainer.loggers:

@@ -38,7 +38,9 @@ def tell_watchers(trainer: L.Trainer, module: L.LightningModule, fresh: dict[str
     """
     known = trainer.callback_metrics
     for callback in watchers(trainer):
-        if callback.monitor in fresh or (callback.monitor in known and not callback.monitor.startswith("eval/")):
+        if callback.monitor in fresh or (
+            callback.monitor in known and not callback.monitor.startswith(("eval/", "eval_"))
+        ):
             callback.on_validation_end(trainer, module)
         elif callback.monitor not in known and getattr(callback, "strict", True):
             name, numbers = type(callback).__name__, ", ".join(sorted(known))

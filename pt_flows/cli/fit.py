@@ -207,7 +207,7 @@ class FlowCLI(LightningCLI):
             self.remove_trial()
             return
         for key, value in self.trainer.callback_metrics.items():
-            if key.startswith("eval/"):
+            if key.startswith(("eval/", "eval_")):
                 say(f"  {key:<40} {float(value):.5g}")
         say(ending(self.trainer, module.iteration, folder))
         if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):

@@ -111,7 +111,12 @@ def with_areas(runs: Sequence[Run], area: Area, note: Note = say_note) -> list[R
     name = f"{AREA}{area.key} over {area.over}"
     found = areas(runs, area.key, area.over)
     views = [
-        replace(run, records=[], protocol=None, rows=[*run.rows, {"iteration": run.iteration, f"eval/{name}": value}])
+        replace(
+            run,
+            records=[],
+            protocol=None,
+            rows=[*run.rows, {"iteration": run.iteration, f"{run.section}/{name}": value}],
+        )
         for run, value in zip(runs, found, strict=True)
         if math.isfinite(value) or run.failed(area.key)
     ]

@@ -38,7 +38,7 @@ class Run:
         sampler: Name of the sampler that drew during training; empty for the method's own one, None in older folders.
         subject: Weights and sampler that are compared; None for all.
         protocol: Protocol of the number that is compared; None for any.
-        is_logged: Whether the log is about the subject.
+        section: Section of the log that is about the subject; empty if there is none.
     """
 
     folder: Path
@@ -51,7 +51,12 @@ class Run:
     sampler: str | None = None
     subject: SubjectKey | None = None
     protocol: dict[str, Any] | None = None
-    is_logged: bool = True
+    section: str = "eval"
+
+    @property
+    def is_logged(self) -> bool:
+        """Whether the log is about the subject."""
+        return bool(self.section)
 
     def curve(self, key: str) -> list[tuple[dict[str, float], float]]:
         """Rows with a finite number, each with the costs known by then; none if the log is about other weights."""
@@ -61,8 +66,8 @@ class Run:
         points = []
         for row in self.rows:
             costs |= {name: value for name, value in row.items() if name.startswith("cost/") or name == "iteration"}
-            if math.isfinite(row.get(f"eval/{key}", math.nan)):
-                points.append((dict(costs), row[f"eval/{key}"]))
+            if math.isfinite(row.get(f"{self.section}/{key}", math.nan)):
+                points.append((dict(costs), row[f"{self.section}/{key}"]))
         return points
 
     def latest(self, key: str) -> list[tuple[Passport, float]]:
@@ -81,7 +86,7 @@ class Run:
         """The last number: for every sampling seed if `evaluate` measured it, else the one of training."""
         if latest := self.latest(key):
             return [value for _, value in latest]
-        return [row[f"eval/{key}"] for row in self.rows if self.is_logged and f"eval/{key}" in row][-1:]
+        return [row[f"{self.section}/{key}"] for row in self.rows if f"{self.section}/{key}" in row][-1:]
 
     def evaluations_per_sample(self, key: str) -> float:
         """Evaluations by all networks that drawing one sample takes; NaN if no record tells them.

@@ -35,7 +35,7 @@ def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:
     """
     protocol = common_protocol([run for run in runs if run.failure is None], key, note)
     chains = {passport.method for run in runs for passport, _ in run.records if passport.sampler == "Chains"}
-    trained = [trained_subject(run, chains) for run in runs]
+    trained = [trained_subjects(run, chains) for run in runs]
     views = [measured_views(run, key, protocol, mine, note) for run, mine in zip(runs, trained, strict=True)]
     subjects: dict[str, dict[SubjectKey | None, None]] = {}
     for run, found in zip(runs, views, strict=True):
@@ -43,13 +43,13 @@ def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:
             subjects.setdefault(as_text(shared(run)), {}).update({view.subject: None for view in found})
     for i, run in enumerate(runs):
         if run.failure is not None:
-            alike = subjects.get(as_text(shared(run))) or {trained[i]: None}
-            views[i] = [replace(run, subject=subject, is_logged=subject == trained[i]) for subject in alike]
+            alike = subjects.get(as_text(shared(run))) or trained[i]
+            views[i] = [replace(run, subject=subject, section=section_of(subject, trained[i])) for subject in alike]
     return [view for found in views for view in found]
 
 
-def trained_subject(run: Run, chains: set[str]) -> SubjectKey:
-    """The subject that was measured during training.
+def trained_subjects(run: Run, chains: set[str]) -> dict[SubjectKey, str]:
+    """The subjects that were measured during training, each with its section of the log.
 
     Args:
         run: The run.
@@ -58,7 +58,15 @@ def trained_subject(run: Run, chains: set[str]) -> SubjectKey:
     evaluation = run.config.get("evaluation") or {}
     own = "Chains" if run.method in chains else own_sampler(run.method)
     sampler = configured_sampler(evaluation.get("sampler")) if run.sampler is None else run.sampler
-    return SubjectKey(evaluation.get("weights", "ema"), sampler or own)
+    given = evaluation.get("weights", "ema")
+    first, *others = given if isinstance(given, list) else [given]
+    sections = {first: "eval"} | {weights: f"eval_{weights}" for weights in others if weights != first}
+    return {SubjectKey(weights, sampler or own): section for weights, section in sections.items()}
+
+
+def section_of(subject: SubjectKey | None, trained: Mapping[SubjectKey, str]) -> str:
+    """The section of the log about a subject; empty if it was not measured during training."""
+    return "" if subject is None else trained.get(subject, "")
 
 
 def configured_sampler(section: Any) -> str:
@@ -75,17 +83,19 @@ def configured_sampler(section: Any) -> str:
     return f"{name}({arguments})" if arguments else name
 
 
-def measured_views(run: Run, key: str, protocol: dict[str, Any] | None, trained: SubjectKey, note: Note) -> list[Run]:
+def measured_views(
+    run: Run, key: str, protocol: dict[str, Any] | None, trained: Mapping[SubjectKey, str], note: Note
+) -> list[Run]:
     """A run once for each subject that has the number by a protocol."""
     views = []
-    for subject in dict.fromkeys([trained, *(passport.subject for passport, _ in run.records)]):
-        view = replace(run, subject=subject, is_logged=subject == trained)
+    for subject in dict.fromkeys([*trained, *(passport.subject for passport, _ in run.records)]):
+        view = replace(run, subject=subject, section=section_of(subject, trained))
         if view.latest(key) and not replace(view, protocol=protocol).latest(key):
             of = f"its {subject.weights} weights through {subject.sampler}"
             note(f"{run.folder} has {key} of {of} by another protocol only: omitted")
         elif view.last(key):
             views.append(replace(view, protocol=protocol))
-        elif subject != trained:
+        elif subject not in trained:
             measured = sorted({k for passport, numbers in run.records if passport.subject == subject for k in numbers})
             has = f"only {', '.join(measured[:4])}{', ...' * (len(measured) > 4)}"
             note(

@@ -52,7 +52,7 @@ def export(ckpt: str, out: str, weights: Weights = "ema", program: bool = False)
     Args:
         ckpt: A checkpoint, a run folder, or last / best of the newest run.
         out: The folder to make.
-        weights: The averaged weights, or the raw ones of the last iteration.
+        weights: The averaged weights, an average with another decay, or the raw ones of the last iteration.
         program: Whether to write the generator as a program of torch.export, too, which needs torch alone to run.
     """
     target = Path(out)
@@ -62,10 +62,15 @@ def export(ckpt: str, out: str, weights: Weights = "ema", program: bool = False)
     content = open_checkpoint(run.checkpoint)[1]
     if "without" in content["pt_flows"]:
         raise UserError(f"{ckpt}: expected a checkpoint, got an exported model. Copy its folder instead")
-    averaged = [name for name, player in run.method.players.items() if player.keeps("ema")] if weights == "ema" else []
+    keeping = {} if weights == "raw" else {name: p for name, p in run.method.players.items() if p.keeps(weights)}
+    averaged = {
+        name: [average.network for average in player.averages].index(player.weighted(weights))
+        for name, player in keeping.items()
+    }
     drawing = [name for name in ("generator", "energy") if name in run.method.players]
-    if weights == "ema" and drawing and not set(averaged) & set(drawing):
-        got = f"none, because model.{drawing[0]}.ema_decay is null"
+    if weights != "raw" and drawing and not set(averaged) & set(drawing):
+        decay = run.method.players[drawing[0]].ema_decay
+        got = f"none, because model.{drawing[0]}.ema_decay is {'null' if decay is None else decay}"
         raise UserError(f"{run.checkpoint}: expected averaged weights, got {got}. Add --weights raw")
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -101,7 +106,8 @@ def _fill(folder: Path, name: str, run: FinishedRun, weights: Weights, program: 
     if program:
         _write_program(folder / "generator.pt2", method, weights)
     told = [(passport, numbers) for _, passport, numbers in records]
-    (folder / "README.md").write_text(card(folder, method, weights, data, told).replace(folder.name, name))
+    loaded = "raw" if weights == "raw" else "ema"  # an exported average is the only one
+    (folder / "README.md").write_text(card(folder, method, loaded, data, told).replace(folder.name, name))
 
 
 class _Generator(nn.Module):

@@ -44,7 +44,7 @@ class Preflight(L.Callback):
                 raise UserError(f"{key}: {wanted}, got none. Set trainer.max_steps (iterations)")
         check_same_everywhere(trainer, method)
         check_two_samples(trainer, method)
-        averages = [player.ema for player in method.players.values() if player.ema is not None]
+        averages = [average for player in method.players.values() for average in player.averages]
         num = sum(1 for ema in averages for _ in ema.modules())  # never in training mode, and Lightning warns of them
         warnings.filterwarnings("ignore", re.escape(f"Found {num} module(s) in eval mode"))
 

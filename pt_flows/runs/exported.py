@@ -11,7 +11,8 @@ README.md           the model card
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "method.json"
 OWN = ("pt_flows", "torch.nn")
 """Packages whose classes an exported model may name."""
 AVERAGE = ".ema.network."
+AVERAGES = re.compile(r"\w+\.(ema|further\.\d+)\.network\.")
+"""Begin of the names of averaged weights in a checkpoint."""
 
 
 def is_exported(folder: Path) -> bool:
@@ -31,13 +34,16 @@ def is_exported(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file()
 
 
-def write_exported(folder: Path, content: dict[str, Any], averaged: Collection[str], left_out: Collection[str]) -> None:
+def write_exported(
+    folder: Path, content: dict[str, Any], averaged: Mapping[str, int], left_out: Collection[str]
+) -> None:
     """Write the weights and the description of a method.
 
     Args:
         folder: The folder, which exists.
         content: Content of a checkpoint.
-        averaged: Names of the players whose averaged weights replace the others; the rest lose their averages.
+        averaged: Players whose averaged weights replace the others, each with the number of the average; the rest lose
+            their averages.
         left_out: Parts of the state that training alone needs.
     """
     from safetensors.torch import save_file  # slow, and not every command needs it
@@ -45,11 +51,12 @@ def write_exported(folder: Path, content: dict[str, Any], averaged: Collection[s
     state: dict[str, Any] = {
         name: value for name, value in content["state_dict"].items() if not name.startswith(tuple(left_out))
     }
-    averages = {name: value for name, value in state.items() if AVERAGE in name}
+    averages = {name: value for name, value in state.items() if AVERAGES.match(name)}
     state = {name: value for name, value in state.items() if name not in averages}
-    for name, value in averages.items():
-        if name.partition(".")[0] in averaged:
-            state[name.replace(AVERAGE, ".network.")] = value
+    for player, number in averaged.items():
+        chosen = f"{player}.further.{number - 1}.network." if number else f"{player}{AVERAGE}"
+        own = {name: value for name, value in averages.items() if name.startswith(chosen)}
+        state |= {f"{player}.network.{name.removeprefix(chosen)}": value for name, value in own.items()}
     tensors = {name: value.clone().contiguous() for name, value in state.items() if isinstance(value, Tensor)}
     save_file(tensors, folder / WEIGHTS)
     arguments = {key: value for key, value in content["hyper_parameters"].items() if key != "_instantiator"}
@@ -65,15 +72,22 @@ def write_exported(folder: Path, content: dict[str, Any], averaged: Collection[s
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
-def _without_training(arguments: dict[str, Any], averaged: Collection[str]) -> dict[str, Any]:
+def _without_training(arguments: dict[str, Any], averaged: Mapping[str, int]) -> dict[str, Any]:
     """Arguments of a method whose players have default optimizers, and averages only if they are exported."""
     found = dict(arguments)
+    if "ema_decay" in found:  # of the only averaged player
+        found["ema_decay"] = _decay_of(found["ema_decay"], next(iter(averaged.values()), None))
     for name, value in arguments.items():
         if isinstance(value, dict) and "network" in value:
             found[name] = {key: inner for key, inner in value.items() if key != "optimizer"}
-            if name not in averaged:
-                found[name]["ema_decay"] = None
+            if name not in averaged or isinstance(value.get("ema_decay"), list):
+                found[name]["ema_decay"] = _decay_of(value.get("ema_decay"), averaged.get(name))
     return found
+
+
+def _decay_of(decays: Any, number: int | None) -> Any:
+    """The decay of an exported average; None without one."""
+    return None if number is None else decays[number] if isinstance(decays, list) else decays
 
 
 def read_exported(folder: Path, trusted: Collection[str] = ()) -> dict[str, Any]:

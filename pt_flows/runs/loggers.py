@@ -69,7 +69,7 @@ class IterationWandbLogger(WandbLogger):
         run = super().experiment
         if fresh and hasattr(run, "define_metric"):
             run.define_metric("iteration")
-            for pattern in ("train/*", "eval/*", "cost/*", *MEDIA):
+            for pattern in ("train/*", "eval/*", "eval_*", "cost/*", *MEDIA):
                 run.define_metric(pattern, step_metric="iteration")
         return run
 
@@ -77,7 +77,7 @@ class IterationWandbLogger(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log with the iteration in the row. The summary keeps the last measured value and the best one."""
         for key in metrics:
-            if key.startswith("eval/") and key not in self._summarised:
+            if key.startswith(("eval/", "eval_")) and key not in self._summarised:
                 summary = SUMMARIES.get(self.directions.get(key, ""), "last,min,max")
                 self.experiment.define_metric(key, step_metric="iteration", summary=summary)
                 self._summarised.add(key)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pt_flows.bounds import DecayRates
+
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -49,6 +51,11 @@ class EMA(nn.Module, Generic[N]):
         get_ema_multi_avg_fn(decay)([a for a, _ in floats], [b for _, b in floats], None)
         for count, new in [(a, b) for a, b in pairs if not a.is_floating_point()]:
             count.copy_(new)
+
+
+def decays_of(given: DecayRates) -> list[float]:
+    """Return the decays of averages as a list, which is empty without any."""
+    return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
 
 
 def _tensors(network: nn.Module) -> Iterator[Tensor]:

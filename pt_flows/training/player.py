@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pt_flows.bounds import DecayRate, Positive
+from pt_flows.bounds import DecayRates, Positive
 from pt_flows.construction import Constructed
 from pt_flows.contracts import OptimizerFactory, Weights
 from pt_flows.errors import UserError
 from pt_flows.training.distributed import mean_over_ranks
-from pt_flows.training.ema import EMA
+from pt_flows.training.ema import EMA, decays_of
 from pt_flows.training.requirements import check_factory, check_loss
 from pt_flows.training.schedules import Progress, Schedule
 
@@ -41,7 +41,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         network: The network.
         optimizer: Function that makes the optimizer from the parameters. Its learning rate is the full one.
         lr_schedule: Factor of the learning rate over the run.
-        ema_decay: Decay of the average of the weights; None keeps no average.
+        ema_decay: Decay of the average of the weights, or a list for several averages; None keeps no average.
         clip_norm: Longest gradient; a longer one is scaled down. None for no bound.
 
     Attributes:
@@ -58,7 +58,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         network: N,
         optimizer: OptimizerFactory = adam,
         lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
-        ema_decay: DecayRate | None = None,
+        ema_decay: DecayRates = None,
         clip_norm: Positive | None = None,
     ) -> None:
         super().__init__()
@@ -77,7 +77,14 @@ class Player(Constructed, nn.Module, Generic[N]):
     def replace_network(self, network: N) -> None:
         """Train another network from now on, such as a wrapper of this one, with a new average."""
         self.network = network
-        self.ema: EMA[N] | None = None if self.ema_decay is None else EMA(network, self.ema_decay)
+        decays = decays_of(self.ema_decay)
+        self.ema: EMA[N] | None = EMA(network, decays[0]) if decays else None
+        self.further = nn.ModuleList(EMA(network, decay) for decay in decays[1:])
+
+    @property
+    def averages(self) -> list[EMA[N]]:
+        """All averages of the weights. The first one is `ema`."""
+        return [] if self.ema is None else [self.ema, *cast(Iterable[EMA[N]], self.further)]
 
     def include(self, network: nn.Module) -> None:
         """Let the optimizer move another network as well, which stays a module of the method."""
@@ -171,13 +178,13 @@ class Player(Constructed, nn.Module, Generic[N]):
         """Take the weights of an equal network, for the average too."""
         state = network.state_dict()
         self.network.load_state_dict(state)
-        if self.ema is not None:
-            self.ema.network.load_state_dict(state)
+        for average in self.averages:
+            average.network.load_state_dict(state)
 
     def average(self, iteration: int) -> None:
-        """Fold the weights after an iteration, counted from 1, into their average."""
-        if self.ema is not None:
-            self.ema.update(self.network, iteration)
+        """Fold the weights after an iteration, counted from 1, into their averages."""
+        for average in self.averages:
+            average.update(self.network, iteration)
 
     def raise_for_unused(self, gradients: Sequence[Tensor | None]) -> None:
         """Raise for parameters that a loss does not depend on.
@@ -197,19 +204,30 @@ class Player(Constructed, nn.Module, Generic[N]):
 
     def keeps(self, weights: Weights) -> bool:
         """Whether the player has such weights."""
-        return weights == "raw" or self.ema is not None
+        return weights == "raw" or self._average(weights) is not None
 
     def weighted(self, weights: Weights) -> N:
         """The network with the averaged or the raw weights.
 
         Raises:
-            UserError: No average is kept.
+            UserError: The average is not kept.
         """
         if weights == "raw":
             return self.network
-        if self.ema is None:
-            raise UserError(f"weights: expected raw, got ema, but {self.role} keeps no average. Set its ema_decay")
-        return self.ema.network
+        if (average := self._average(weights)) is None:
+            kept = [f"ema@{float(average.decay)}" for average in self.averages]
+            if not kept:
+                wanted = f"expected raw, got {weights}, but {self.role} keeps no average"
+                raise UserError(f"weights: {wanted}. Set its ema_decay")
+            wanted = f"expected raw, ema or one of {', '.join(kept)}, as {self.role} keeps"
+            raise UserError(f"weights: {wanted}, got {weights}. Give its ema_decay a list with this decay")
+        return average.network
+
+    def _average(self, weights: Weights) -> EMA[N] | None:
+        """The average of this name; None if it is not kept."""
+        if weights == "ema":
+            return self.ema
+        return next((average for average in self.averages if weights == f"ema@{float(average.decay)}"), None)
 
     @contextmanager
     def fixed(self, weights: Weights = "raw") -> Iterator[N]:

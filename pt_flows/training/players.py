@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pt_flows.bounds import Count, DecayRate, Positive
+from pt_flows.bounds import Count, DecayRates, Positive
 from pt_flows.contracts import (
     AddsNoise,
     CriticNet,
@@ -42,7 +42,7 @@ class Generator(Player[GeneratorNet]):
         network: G, latents to samples.
         optimizer: Makes the optimizer from the parameters. Its state is kept between iterations.
         lr_schedule: Factor of the learning rate over the run.
-        ema_decay: Decay of the average of the weights; None keeps no average.
+        ema_decay: Decay of the average of the weights, or a list for several averages; None keeps no average.
         clip_norm: Longest gradient; None for no bound.
     """
 
@@ -51,7 +51,7 @@ class Generator(Player[GeneratorNet]):
         network: GeneratorNet,
         optimizer: OptimizerFactory = adam,
         lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
-        ema_decay: DecayRate | None = 0.999,
+        ema_decay: DecayRates = 0.999,
         clip_norm: Positive | None = None,
     ) -> None:
         check_network("model.generator.network", network, GeneratorNet)
@@ -200,7 +200,7 @@ class Critic(Player[CriticNet]):
         optimizer: Makes the optimizer from the parameters. Its state is kept between iterations.
         lr_schedule: Factor of the learning rate over the run.
         steps: Critic steps per iteration, each on a fresh minibatch.
-        ema_decay: Decay of the average of the weights; None keeps no average.
+        ema_decay: Decay of the average of the weights, or a list for several averages; None keeps no average.
         clip_norm: Longest gradient; None for no bound.
         attack: Hardens the critic: it moves data and samples against it before every loss. None for none.
     """
@@ -211,7 +211,7 @@ class Critic(Player[CriticNet]):
         optimizer: OptimizerFactory = adam,
         lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
         steps: Count = 5,
-        ema_decay: DecayRate | None = None,
+        ema_decay: DecayRates = None,
         clip_norm: Positive | None = None,
         attack: Attack | None = None,
     ) -> None:
@@ -238,7 +238,7 @@ class Energy(Player[EnergyNet]):
         network: U, without batch norm: a sample's energy must not depend on the batch.
         optimizer: Makes the optimizer from the parameters. Its state is kept between iterations.
         lr_schedule: Factor of the learning rate over the run.
-        ema_decay: Decay of the average of the weights; None keeps no average.
+        ema_decay: Decay of the average of the weights, or a list for several averages; None keeps no average.
         clip_norm: Longest gradient; a longer one is scaled down. None for no bound.
         attack: Hardens the energy: it moves data and samples against it before every loss. None for none.
     """
@@ -250,7 +250,7 @@ class Energy(Player[EnergyNet]):
         network: EnergyNet,
         optimizer: OptimizerFactory = steady_adam,
         lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
-        ema_decay: DecayRate | None = 0.999,
+        ema_decay: DecayRates = 0.999,
         clip_norm: Positive | None = None,
         attack: Attack | None = None,
     ) -> None:
@@ -273,7 +273,7 @@ class Encoder(Player[EncoderNet]):
         network: The encoder; without batch norm, so that latents of a sample do not depend on the batch.
         optimizer: Makes the optimizer from the parameters. Its state is kept between iterations.
         lr_schedule: Factor of the learning rate over the run.
-        ema_decay: Decay of the average of the weights; None keeps no average.
+        ema_decay: Decay of the average of the weights, or a list for several averages; None keeps no average.
         clip_norm: Longest gradient; None for no bound.
     """
 
@@ -282,7 +282,7 @@ class Encoder(Player[EncoderNet]):
         network: EncoderNet,
         optimizer: OptimizerFactory = adam,
         lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
-        ema_decay: DecayRate | None = 0.999,
+        ema_decay: DecayRates = 0.999,
         clip_norm: Positive | None = None,
     ) -> None:
         check_network("model.encoder.network", network, EncoderNet)

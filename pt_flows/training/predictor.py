@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pt_flows.bounds import DecayRate, NonNegative, Positive
+from pt_flows.bounds import DecayRates, NonNegative, Positive
 from pt_flows.contracts import OptimizerFactory, PredictorNet, Shape, Weights
 from pt_flows.errors import UserError
 from pt_flows.functional.attacks import soft_threshold
@@ -24,7 +24,7 @@ class Predictor(Player[PredictorNet]):
         network: The network.
         optimizer: Makes the optimizer from the parameters. Its state is kept between iterations.
         lr_schedule: Factor of the learning rate over the run.
-        ema_decay: Decay of the average of the weights; None keeps no average.
+        ema_decay: Decay of the average of the weights, or a list for several averages; None keeps no average.
         clip_norm: Longest gradient; None for no bound.
         l1_weight: λ of a penalty λ ‖θ‖₁ on all weights but biases, by a proximal step: every optimizer step is followed
             by a soft threshold of (learning rate) · λ. It needs SGD without momentum, whose steps have the length of
@@ -36,7 +36,7 @@ class Predictor(Player[PredictorNet]):
         network: PredictorNet,
         optimizer: OptimizerFactory = adam,
         lr_schedule: Schedule = Schedule(),  # noqa: B008  immutable
-        ema_decay: DecayRate | None = 0.999,
+        ema_decay: DecayRates = 0.999,
         clip_norm: Positive | None = None,
         l1_weight: NonNegative = 0.0,
     ) -> None:

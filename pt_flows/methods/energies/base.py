@@ -145,8 +145,8 @@ class EnergyMethod(Method):
         """
         energy = self.energy
         energy.network = SumEnergy(energy.network, other)
-        if energy.ema is not None:
-            energy.ema.network = SumEnergy(energy.ema.network, averaged)
+        for average in energy.averages:
+            average.network = SumEnergy(average.network, averaged)
 
     # ------------------------------------------------------------------------------------------------------ training
 

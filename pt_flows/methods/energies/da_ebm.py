@@ -133,8 +133,8 @@ class DAEBM(EnergyMethod):
         check_levels(gaussian, self.noising, self.increments)
         if isinstance(network, GaussianBase):
             network.take(gaussian)
-            if self.energy.ema is not None:
-                cast(GaussianBase, self.energy.ema.network).take(gaussian)
+            for average in self.energy.averages:
+                cast(GaussianBase, average.network).take(gaussian)
             if self.iteration == 0:
                 self.buffer.points.copy_(network.points(self.buffer.points, self.buffer.labels))
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.optim import SGD
 
-from pt_flows.bounds import DecayRate, NonNegative, Positive
+from pt_flows.bounds import DecayRates, NonNegative, Positive
 from pt_flows.contracts import Batch, CriticNet, GeneratorNet, Terms
 from pt_flows.errors import UserError
 from pt_flows.functional.integrators import TABLEAUS, Integrator, combine, rk_stages, step_error
@@ -67,7 +67,7 @@ class ODEGAN(Method):
             every stage has data and latents of its own (released CIFAR-10 code).
         penalty_placement: "after_step": θ ← θ' - h λ r. "first_stage": λ r / b_1 is added to D's first stage, which
             moves θ by the same -h λ r and shifts the points of the later stages too (released CIFAR-10 code).
-        ema_decay: Decay of the average of G's weights.
+        ema_decay: Decay of the average of G's weights, or a list for several averages.
     """
 
     alive: Tensor
@@ -84,7 +84,7 @@ class ODEGAN(Method):
         objective: Objective = "non_saturating",
         stage_batches: StageBatches = "shared",
         penalty_placement: PenaltyPlacement = "after_step",
-        ema_decay: DecayRate | None = 0.999,
+        ema_decay: DecayRates = 0.999,
     ) -> None:
         super().__init__()
         self.step_size, self.penalty_weight, self.tableau = scheduled(step_size), penalty_weight, TABLEAUS[integrator]

@@ -176,7 +176,8 @@ def check_same_averages(generator: Generator, encoder: Encoder) -> None:
     Raises:
         UserError: One keeps an average.
     """
-    if (generator.ema is None) != (encoder.ema is None):
+    further = [[average.decay for average in player.averages[1:]] for player in (generator, encoder)]
+    if (generator.ema is None) != (encoder.ema is None) or further[0] != further[1]:
         wanted = "an average of weights like that of model.generator"
         got = f"ema_decay {encoder.ema_decay} beside {generator.ema_decay}"
-        raise UserError(f"model.encoder.ema_decay: expected {wanted}, got {got}. Set both or none")
+        raise UserError(f"model.encoder.ema_decay: expected {wanted}, got {got}. Set both alike, or none")
