@@ -14,10 +14,14 @@ from torch import Tensor, nn
 
 from pt_flows.callbacks import PersistentRounds
 from pt_flows.contracts import Batch, Terms
+from pt_flows.data.supervised import Kink
 from pt_flows.errors import UserError
 from pt_flows.functional.repulsion import Kernel, repulsion, squared_distances
 from pt_flows.loop.method import Method
+from pt_flows.methods import AdversarialTraining
+from pt_flows.nets import MLPPredictor
 from pt_flows.training.player import Player
+from pt_flows.training.predictor import Predictor
 
 KERNELS: tuple[Kernel, ...] = ("gaussian", "exponential", "inverse")
 MONITORS = {
@@ -249,3 +253,27 @@ def test_the_default_scale_is_half_the_way_of_the_first_round() -> None:
     method, rounds = Well(optimizer=partial(Adam, lr=0.01)), PersistentRounds(2, weight=5.0)
     run(method, rounds, 600)
     assert abs(ends(rounds)[0] - ends(rounds)[1]) > 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_kink_that_a_start_cannot_see_is_found_by_a_later_round(seed: int) -> None:
+    """Three ReLU units that see one half of |x|: some round fits it, and solutions are far apart."""
+    torch.manual_seed(seed)
+    network = MLPPredictor((1,), width=3, depth=1)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    with torch.no_grad():
+        layers[0].weight.uniform_(0.5, 1.5)
+        layers[0].bias.uniform_(-0.1, 0.1)
+        layers[1].weight.normal_(0, 0.5)
+        layers[1].bias.zero_()
+    optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+    method = AdversarialTraining(Predictor(network, optimizer, ema_decay=None))
+    rounds = PersistentRounds(6, weight=0.5, scale=1.0)
+    fit(method, Kink(iterations_per_block=500), 6 * 4_000, callbacks=[rounds])
+    names = [name for name, _ in method.named_parameters()]
+    solutions = torch.stack([torch.cat([kept["method"][n].flatten() for n in names]) for kept in rounds.archive])
+    assert min(rounds.losses) < 1e-4, rounds.losses
+    assert float(torch.pdist(solutions).min()) > 1, torch.pdist(solutions)
+    x, y = Kink().labelled("test")
+    assert float((method.predict(x, "raw") - y).square().mean()) < 1e-3
