@@ -255,7 +255,7 @@ def test_the_default_scale_is_half_the_way_of_the_first_round() -> None:
     assert abs(ends(rounds)[0] - ends(rounds)[1]) > 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_kink_that_a_start_cannot_see_is_found_by_a_later_round(seed: int) -> None:
     """Three ReLU units that see one half of |x|: some round fits it, and solutions are far apart."""
