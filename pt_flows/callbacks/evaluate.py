@@ -85,12 +85,15 @@ class Evaluate(EveryIterations):
     @property
     def latest(self) -> dict[str, float]:
         """Numbers of the last evaluation by log key."""
-        section = lambda weights: "eval" if weights == self.weights[0] else f"eval_{weights}"
         return {
-            f"{section(subject.weights)}/{key}": value
+            f"{self.section(subject)}/{key}": value
             for _, subject, numbers in self.found
             for key, value in numbers.items()
         }
+
+    def section(self, subject: Subject) -> str:
+        """The part of log keys before the slash: that of the first weights is plain."""
+        return "eval" if subject.weights == self.weights[0] else f"eval_{subject.weights}"
 
     @property
     def watched(self) -> tuple[str, bool] | None:
@@ -145,9 +148,9 @@ class Evaluate(EveryIterations):
         """Log the numbers with their costs in one row, from which any chart of a number against a cost is drawn."""
         for logger in trainer.loggers:
             if isinstance(logger, IterationWandbLogger) and not self.latest.keys() <= logger.directions.keys():
-                for tier, numbers in self.found:
-                    told = directions_of(tier.metrics, numbers, self.subject)
-                    logger.directions |= {f"eval/{key}": direction for key, direction in told.items()}
+                for tier, subject, numbers in self.found:
+                    told = directions_of(tier.metrics, numbers, subject)
+                    logger.directions |= {f"{self.section(subject)}/{key}": better for key, better in told.items()}
         module.journal.write(module, self.latest | module.cost.row())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
