@@ -216,22 +216,27 @@ def test_a_study_ends_with_a_record_that_programs_read(capsys: pytest.CaptureFix
     assert "10 runs, 1 failed, 40 seconds | **holds**" in page
 
 
-@pytest.mark.usefixtures("pretended")
-def test_arms_with_other_data_are_found_after_their_first_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One seed of each arm is enough to tell that no verdict is possible."""
-    checked: list[Path] = []
+@pytest.fixture
+def checked(pretended: None, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Runs finish one after the other, all arms of a seed before the next seed. The folders that were checked."""
+    folders: list[Path] = []
 
     def one_by_one(wanted: Sequence[Wanted], out: Path, slots: Any, title: str, kinds: Any, check: Any) -> list[Found]:
         for run in sorted(wanted, key=lambda run: run.seed):
             (state,) = pretend([run])
             assert state.folder is not None
-            checked.append(state.folder)
+            folders.append(state.folder)
             check(state.folder)
         return found(wanted)
 
     monkeypatch.setattr(study, "train_all", one_by_one)
+    return folders
+
+
+def test_arms_with_other_data_are_found_after_their_first_runs(
+    checked: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One seed of each arm is enough to tell that no verdict is possible."""
     file = toy_study()
     tree = yaml.safe_load(file.read_text())
     tree["arms"]["flow"]["changes"] = {"data.target": "moons"}
@@ -242,22 +247,10 @@ def test_arms_with_other_data_are_found_after_their_first_runs(
     assert len(checked) == 2
 
 
-@pytest.mark.usefixtures("pretended")
 def test_an_unknown_number_is_found_after_the_first_run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checked: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run that finishes is checked before the others; with `evaluate` it is measured for that, once."""
-    checked: list[Path] = []
-
-    def one_by_one(wanted: Sequence[Wanted], out: Path, slots: Any, title: str, kinds: Any, check: Any) -> list[Found]:
-        for run in wanted:
-            (state,) = pretend([run])
-            assert state.folder is not None
-            checked.append(state.folder)
-            check(state.folder)
-        return found(wanted)
-
-    monkeypatch.setattr(study, "train_all", one_by_one)
     assert main(["study", str(toy_study(metrics=["w2_64", "w2_99"]))]) == 2
     assert "toy.yaml: metrics: expected numbers that GAN measures (w2_64), got w2_99" in capsys.readouterr().err
     assert len(checked) == 1

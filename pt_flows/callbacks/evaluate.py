@@ -17,6 +17,7 @@ from pt_flows.evaluation.provenance import directions_of
 from pt_flows.evaluation.subject import Subject
 from pt_flows.loop.method import Method
 from pt_flows.metrics.base import SampleMetric, other_split
+from pt_flows.runs.described import section_of
 from pt_flows.runs.loggers import IterationWandbLogger
 from pt_flows.samplers import Sampler
 
@@ -93,7 +94,7 @@ class Evaluate(EveryIterations):
 
     def section(self, subject: Subject) -> str:
         """The part of log keys before the slash: that of the first weights is plain."""
-        return "eval" if subject.weights == self.weights[0] else f"eval_{subject.weights}"
+        return section_of(subject.weights, self.weights[0])
 
     @property
     def watched(self) -> tuple[str, bool] | None:
@@ -129,7 +130,6 @@ class Evaluate(EveryIterations):
                 subject.check()
         device = trainer.strategy.root_device
         for tier in self.tiers:
-            data = cast(Any, trainer).datamodule
             prepare_metrics(tier.metrics, data, tier.num_samples, device, trainer.lightning_module)
 
     def on_train_batch_end(

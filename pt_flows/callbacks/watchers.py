@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from pt_flows.errors import UserError
+from pt_flows.runs.described import MEASURED
 
 
 def watchers(trainer: L.Trainer) -> Iterator[EarlyStopping | ModelCheckpoint]:
@@ -38,9 +39,7 @@ def tell_watchers(trainer: L.Trainer, module: L.LightningModule, fresh: dict[str
     """
     known = trainer.callback_metrics
     for callback in watchers(trainer):
-        if callback.monitor in fresh or (
-            callback.monitor in known and not callback.monitor.startswith(("eval/", "eval_"))
-        ):
+        if callback.monitor in fresh or (callback.monitor in known and not callback.monitor.startswith(MEASURED)):
             callback.on_validation_end(trainer, module)
         elif callback.monitor not in known and getattr(callback, "strict", True):
             name, numbers = type(callback).__name__, ", ".join(sorted(known))

@@ -52,6 +52,7 @@ from pt_flows.evaluation.engine import listed
 from pt_flows.loop.describing import hyperparameters
 from pt_flows.loop.method import Method
 from pt_flows.runs.checkpoint import find_checkpoint
+from pt_flows.runs.described import MEASURED
 from pt_flows.runs.folder import experiment_of, recorded_config, run_folder_of, say
 from pt_flows.runs.lock import RunLock
 from pt_flows.runs.loggers import loggers
@@ -207,7 +208,7 @@ class FlowCLI(LightningCLI):
             self.remove_trial()
             return
         for key, value in self.trainer.callback_metrics.items():
-            if key.startswith(("eval/", "eval_")):
+            if key.startswith(MEASURED):
                 say(f"  {key:<40} {float(value):.5g}")
         say(ending(self.trainer, module.iteration, folder))
         if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):

@@ -46,6 +46,17 @@ def area_named(wanted: str) -> Area | None:
     return Area(key.removeprefix("eval/"), over or "evaluations")
 
 
+def key_of(wanted: str) -> str:
+    """The key of the measured number that a name is about, an area or a plain number.
+
+    Example:
+        >>> key_of("area of w2_512 over seconds"), key_of("eval/w2_512")
+        ('w2_512', 'w2_512')
+    """
+    area = area_named(wanted)
+    return area.key if area else wanted.removeprefix("eval/")
+
+
 def areas(runs: Sequence[Run], key: str, over: str = "evaluations") -> list[float]:
     """The mean of each curve between the greatest first and the least last cost of all curves.
 

@@ -9,6 +9,7 @@ from typing import Any
 from pt_flows.compare.runs import Note, Run
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import SubjectKey, own_sampler
+from pt_flows.runs.described import section_of
 from pt_flows.runs.settings import as_text, defining_settings
 
 
@@ -44,7 +45,7 @@ def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:
     for i, run in enumerate(runs):
         if run.failure is not None:
             alike = subjects.get(as_text(shared(run))) or trained[i]
-            views[i] = [replace(run, subject=subject, section=section_of(subject, trained[i])) for subject in alike]
+            views[i] = [replace(run, subject=subject, section=logged_section(subject, trained[i])) for subject in alike]
     return [view for found in views for view in found]
 
 
@@ -59,12 +60,11 @@ def trained_subjects(run: Run, chains: set[str]) -> dict[SubjectKey, str]:
     own = "Chains" if run.method in chains else own_sampler(run.method)
     sampler = configured_sampler(evaluation.get("sampler")) if run.sampler is None else run.sampler
     given = evaluation.get("weights", "ema")
-    first, *others = given if isinstance(given, list) else [given]
-    sections = {first: "eval"} | {weights: f"eval_{weights}" for weights in others if weights != first}
-    return {SubjectKey(weights, sampler or own): section for weights, section in sections.items()}
+    given = given if isinstance(given, list) else [given]
+    return {SubjectKey(weights, sampler or own): section_of(weights, given[0]) for weights in given}
 
 
-def section_of(subject: SubjectKey | None, trained: Mapping[SubjectKey, str]) -> str:
+def logged_section(subject: SubjectKey | None, trained: Mapping[SubjectKey, str]) -> str:
     """The section of the log about a subject; empty if it was not measured during training."""
     return "" if subject is None else trained.get(subject, "")
 
@@ -89,7 +89,7 @@ def measured_views(
     """A run once for each subject that has the number by a protocol."""
     views = []
     for subject in dict.fromkeys([*trained, *(passport.subject for passport, _ in run.records)]):
-        view = replace(run, subject=subject, section=section_of(subject, trained))
+        view = replace(run, subject=subject, section=logged_section(subject, trained))
         if view.latest(key) and not replace(view, protocol=protocol).latest(key):
             of = f"its {subject.weights} weights through {subject.sampler}"
             note(f"{run.folder} has {key} of {of} by another protocol only: omitted")

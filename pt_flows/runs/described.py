@@ -8,8 +8,24 @@ from pt_flows.runs.settings import defining_settings, digest
 
 MEDIA = ("samples", "real", "flow", "flow_animation", "chains")
 """Log keys of pictures and animations."""
+MEASURED = ("eval/", "eval_")
+"""Beginnings of the log keys of measured numbers, as `section_of` makes them."""
 FLAT = ("method", "dataset", "seed", "group", "num_parameters", "parent", "parent_iteration")
 """Keys of a run in W&B beside the sections of its configuration."""
+
+
+def section_of(weights: str, first: str) -> str:
+    """Return the section of the log, before the slash of its keys, for the numbers of some weights.
+
+    Args:
+        weights: The weights.
+        first: The first weights that the run measures, whose section is the plain one.
+
+    Example:
+        >>> section_of("ema", "ema"), section_of("raw", "ema")
+        ('eval', 'eval_raw')
+    """
+    return "eval" if weights == first else f"eval_{weights}"
 
 
 def flat_config(config: Mapping[str, Any], seed: Any, num: int, parent: Mapping[str, Any] | None) -> dict[str, Any]:

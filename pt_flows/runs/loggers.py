@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from pt_flows.runs.described import MEDIA
+from pt_flows.runs.described import MEASURED, MEDIA
 from pt_flows.runs.metrics_csv import MetricsCSV
 from pt_flows.runs.options import RunOptions, quiet_offline, wandb_mode
 
@@ -77,7 +77,7 @@ class IterationWandbLogger(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log with the iteration in the row. The summary keeps the last measured value and the best one."""
         for key in metrics:
-            if key.startswith(("eval/", "eval_")) and key not in self._summarised:
+            if key.startswith(MEASURED) and key not in self._summarised:
                 summary = SUMMARIES.get(self.directions.get(key, ""), "last,min,max")
                 self.experiment.define_metric(key, step_metric="iteration", summary=summary)
                 self._summarised.add(key)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from pt_flows.compare.areas import area_named
+from pt_flows.compare.areas import key_of
 from pt_flows.compare.table import markdown, number
 from pt_flows.errors import UserError
 from pt_flows.studies.claims import duration
@@ -63,8 +63,7 @@ def has_numbers(file: StudyFile, name: str, known: Collection[str]) -> None:
         UserError: One is not.
     """
     for metric in file.metrics:
-        key = area.key if (area := area_named(metric)) else metric.removeprefix("eval/")
-        if key not in known:
+        if (key := key_of(metric)) not in known:
             told = ", ".join(sorted(known)) or "no number"
             raise UserError(f"{file.file}: metrics: expected numbers that {name} measures ({told}), got {key}")
 

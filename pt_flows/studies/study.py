@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pt_flows.compare.areas import area_named
+from pt_flows.compare.areas import key_of
 from pt_flows.compare.runs import Run, read_run
 from pt_flows.compare.subjects import common_protocol
 from pt_flows.compare.table import markdown
@@ -157,8 +157,7 @@ def check_numbers(file: StudyFile, arms: Sequence[ArmRuns], out: Path, slots: Se
     runs = [read_run(folder) for _, _, folder in first]
     has_numbers(file, one.arm.name, runs[0].keys)
     for metric in file.metrics:
-        key = area.key if (area := area_named(metric)) else metric.removeprefix("eval/")
-        common_protocol(runs, key, lambda note: None)
+        common_protocol(runs, key_of(metric), lambda note: None)
 
 
 def first_finished(one: ArmRuns) -> list[tuple[ArmRuns, Wanted, Path]]:
