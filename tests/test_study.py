@@ -277,7 +277,8 @@ def test_an_unknown_number_is_found_after_the_first_run(
 def test_an_arm_begins_where_another_one_has_ended(capsys: pytest.CaptureFixture[str]) -> None:
     """Seed by seed; without the base that diverged. Its configuration is the same for all seeds."""
     configs = ROOT / "configs" / "toy2d"
-    layers = {"config": str(configs / "gradient_layers.yaml"), "after": "GAN", "changes": {"model.base_iterations": 0}}
+    changes = {"model.base_iterations": 0, "data.target": "ring8"}  # its recipe has 25 Gaussians
+    layers = {"config": str(configs / "gradient_layers.yaml"), "after": "GAN", "changes": changes}
     arms = {"GAN": {"config": str(configs / "wgan_gp.yaml")}, "layers": layers}
     file = toy_study(arms=arms, claims=[])
     assert main(["study", str(file)]) == 0
