@@ -157,7 +157,7 @@ def test_real_images_are_drawn_beside_samples() -> None:
     """The picture has the training images in the range and the layout of samples; toys have none of their own."""
     levels = torch.tensor([0, 85, 170, 255], dtype=torch.uint8)
     images = levels.view(4, 1, 1, 1).expand(4, 1, 64, 64)
-    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(event_shape=(1, 64, 64), reference=lambda *_: images))
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(event_shape=(1, 64, 64), up_to=lambda *_: images))
     assert Pictures(num_images=4).draw_real(trainer, Path("pictures/real.png"))
     drawn = read_image("pictures/real.png")
     assert drawn[0, 30, [30, 100]].tolist() == [0, 85]

@@ -95,7 +95,7 @@ class Pictures(EveryIterations):
         data: Any = getattr(trainer, "datamodule", None)
         if len(data.event_shape) != 3:
             return False
-        return save_samples(data.reference("train", self.num_images).float() / 127.5 - 1, path, "real data", {})
+        return save_samples(data.up_to("train", self.num_images).float() / 127.5 - 1, path, "real data", {})
 
     def before_and_after(self, method: Method, data: Any, num: int) -> tuple[Tensor | None, Tensor]:
         """Return samples from fixed noise, on the CPU, and before them, for maps of data, the samples of the source."""

@@ -62,6 +62,10 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
             UserError: The split has fewer samples.
         """
 
+    def up_to(self, split: Split, num: int) -> Tensor:
+        """The first `num` fixed real samples of a split, or all of them if it has fewer."""
+        return self.reference(split, min(num, len(self.reference(split))))
+
     def sample(self, num: int, rng: torch.Generator) -> Tensor:
         """Independent training samples (num, *event) as a method sees them, on the generator's device.
 
@@ -78,8 +82,7 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
         Raises:
             UserError: There is no test split, or the data have classes.
         """
-        x = self.reference("test")
-        x = self.reference("test", min(num, len(x)))
+        x = self.up_to("test", num)
         x = x.to(torch.get_default_dtype()) / 127.5 - 1 if x.dtype == torch.uint8 else x
         has_labels = f"samples with labels, as there are {self.num_classes} classes"
         require(not self.num_classes, f"{type(self).__name__}.held_out", has_labels, "none. Override it")

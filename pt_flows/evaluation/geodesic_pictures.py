@@ -149,7 +149,7 @@ def samples(metric: Metric, lines: Curves, found: Curves, data: Any) -> Figure:
     figure = Figure(figsize=(6, 6), layout="constrained")
     axis = figure.subplots()
     if data is not None:
-        x = data.reference("test", 2_000)
+        x = data.up_to("test", 2_000)
         axis.scatter(*x.numpy().T, s=3, c="#bbbbbb", linewidths=0, label="data")
     for curves, (name, style) in zip((lines, found), WAYS, strict=True):
         for i, way in enumerate(curves.points[:SHOWN]):
