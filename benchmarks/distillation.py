@@ -7,10 +7,12 @@ are not repeated. Seconds are those of one thread for 500 samples, on the CPU.
 """
 
 import argparse
-import os
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,7 @@ def trained(config: str, iterations: int, root: Path, *flags: str) -> Path:
     if not (found := list(root.glob("*/*/checkpoints/last.ckpt"))):
         length = ["--trainer.max_steps", str(iterations), "--run.root", str(root)]
         words = ["fit", "--config", config, *length, *CPU, *flags]
-        subprocess.run([sys.executable, "-m", "pt_flows", *words], check=True, env=os.environ)
+        subprocess.run([sys.executable, "-m", "pt_flows", *words], check=True, stdout=sys.stderr)
         found = list(root.glob("*/*/checkpoints/last.ckpt"))
     return found[0].parents[1]
 
@@ -74,18 +76,11 @@ def student_of(case: dict[str, Any], base: Path, sampler: Sampler, scale: float,
     iterations = int(case["iterations"][1] * scale) // 20 * 20
     path, own = f"pt_flows.samplers.{type(sampler).__name__}", sampler.init_args
     flags = ["--data.simulator.checkpoint", str(base), "--model.decoder_iterations", str(iterations // 2)]
-    flags += ["--data.simulator.sampler", f'{{"class_path": "{path}", "init_args": {as_json(own)}}}']
+    flags += ["--data.simulator.sampler", f'{{"class_path": "{path}", "init_args": {json.dumps(own)}}}']
     if scale < 1:
         flags += ["--data.num_pairs", "100"]
     flags += ["--evaluation.every_n_iterations", str(iterations), "--checkpoints.every_n_iterations", str(iterations)]
     return trained(case["student"], iterations, root, *flags)
-
-
-def as_json(value: Any) -> str:
-    """Plain values as JSON, which YAML reads too."""
-    import json
-
-    return json.dumps(value)
 
 
 def row(name: str, subject: Subject, metrics: Any, case: dict[str, Any]) -> str:
@@ -96,11 +91,11 @@ def row(name: str, subject: Subject, metrics: Any, case: dict[str, Any]) -> str:
     subject.prepared().sample(500, rng=torch.Generator().manual_seed(0))
     milliseconds = 2 * (time.process_time() - start)
     shown = [f"{numbers[key]:.4g}" if key in numbers else "-" for key in case["keys"]]
-    return f"| {name} | {' | '.join(shown)} | {evaluations:.4g} | {milliseconds:.3g} |"
+    return f"| {name} | {' | '.join(shown)} | {f'{evaluations:.4g}' if evaluations else '-'} | {milliseconds:.3g} |"
 
 
-def compare(name: str, case: dict[str, Any], scale: float, out: Path) -> None:
-    """Train what is missing of a case, and print its table."""
+def compare(name: str, case: dict[str, Any], scale: float, out: Path) -> Iterator[str]:
+    """Train what is missing of a case, and yield the lines of its table."""
     base = trained(case["base"], max(10, int(case["iterations"][0] * scale) // 10 * 10), out / name / "base")
     students = {
         title: student_of(case, base, sampler, scale, out / name / title.replace(" ", "_"))
@@ -108,21 +103,23 @@ def compare(name: str, case: dict[str, Any], scale: float, out: Path) -> None:
     }
     run = finished(base)
     data, cpu = run.data(), torch.device("cpu")
-    metrics = prepared(default_metrics(run.method, data, "test"), data, case["n"], "test", "test", cpu, run.method)
+    metrics = prepared(
+        default_metrics(Subject(run.method), data, "test"), data, case["n"], "test", "test", cpu, run.method
+    )
     header = [name, *case["keys"], "evaluations per sample", "ms per sample"]
-    print(f"\n| {' | '.join(header)} |\n|{' --- |' * len(header)}")
-    print(row("GAN", Subject(run.method, sampler=Direct()), metrics, case))
+    yield f"\n| {' | '.join(header)} |\n|{' --- |' * len(header)}"
+    yield row("GAN", Subject(run.method, sampler=Direct()), metrics, case)
     for title, sampler in case["samplers"].items():
-        print(row(title, Subject(run.method, sampler=sampler, data=data), metrics, case))
+        yield row(title, Subject(run.method, sampler=sampler, data=data), metrics, case)
         simulator = TrainedSampler(str(base), sampler)
         if getattr(sampler, "noise", 1.0):
-            print(row(f"{title}, one noise for all", Subject(run.method, sampler=Coupled(simulator)), metrics, case))
+            yield row(f"{title}, one noise for all", Subject(run.method, sampler=Coupled(simulator)), metrics, case)
         student = finished(students[title])
-        print(row(f"{title}, distilled", Subject(student.method, sampler=Direct()), metrics, case), flush=True)
+        yield row(f"{title}, distilled", Subject(student.method, sampler=Direct()), metrics, case)
         log = (students[title] / "metrics.csv").read_text().splitlines()
         last = dict(zip(log[0].split(","), log[-1].split(","), strict=True))
         errors = {key: value for key, value in last.items() if "ulated_error" in key and value}
-        print(f"<!-- {title}: {errors} -->")
+        yield f"<!-- {title}: {errors} -->"
 
 
 def main() -> None:
@@ -134,7 +131,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.cases.split(","):
-        compare(name, CASES[name], options.iterations, options.out)
+        with redirect_stdout(sys.stderr):
+            lines = list(compare(name, CASES[name], options.iterations, options.out))
+        print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":

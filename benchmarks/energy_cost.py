@@ -81,7 +81,7 @@ def fit(module: ImprovedCD, data: Shapes32, iterations: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--batch_size", type=int, default=16)

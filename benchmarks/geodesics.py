@@ -54,7 +54,7 @@ def compare(name: str, f: Map, pairs: int, steps: int, rounds: int, tolerance: f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=25)

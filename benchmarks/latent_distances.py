@@ -42,7 +42,9 @@ SMOOTHING = {"pendulum": 100.0}
 def call(*words: str) -> None:
     """Run pt-flows with the data classes beside this file."""
     path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
-    subprocess.run([sys.executable, "-m", "pt_flows", *words], check=True, env=os.environ | {"PYTHONPATH": path})
+    subprocess.run(
+        [sys.executable, "-m", "pt_flows", *words], check=True, env=os.environ | {"PYTHONPATH": path}, stdout=sys.stderr
+    )
 
 
 def trained(name: str, seed: int, root: Path, scale: float) -> Path:
@@ -99,6 +101,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=float, default=1.0, help="factor of the length of all runs")
     parser.add_argument("--pairs", type=int, default=PAIRS)
     options = parser.parse_args()
+    if options.pictures is not None:
+        options.pictures.mkdir(parents=True, exist_ok=True)
     print("| data | straight | geodesic | ratio | chord | classes straight | classes geodesic | converged |")
     print("| --- |" + " ---: |" * 7)
     for name in options.cases.split(","):

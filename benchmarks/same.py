@@ -51,7 +51,7 @@ class Record(L.Callback):
             if type(callback).__name__ == "Pictures":
                 callback.draw = lambda *args: None
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write one file, named by the iteration, from the first process."""
         if not trainer.is_global_zero:
             return

@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     run = finished(options.run)
     data, method = run.data(), run.method
-    chosen, cpu = default_metrics(method, data, "train"), torch.device("cpu")
+    chosen, cpu = default_metrics(Subject(method), data, "train"), torch.device("cpu")
     metrics = prepared(chosen, data, options.n, "train", "train", cpu, method)
     for i, (name, sampler) in enumerate(candidates(options.evaluations)):
         subject = Subject(method, sampler=sampler, data=data)

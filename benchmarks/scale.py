@@ -37,7 +37,7 @@ class WallClock(L.Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Watch the callback that saves."""
-        keeper = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))
+        keeper: Any = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))
         self.saving, save = 0.0, keeper.save
 
         def timed(*args: Any) -> None:
@@ -47,7 +47,7 @@ class WallClock(L.Callback):
 
         keeper.save = timed
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Read the clock when it is due."""
         if pl_module.iteration == 5:
             self.start = time.perf_counter()
@@ -58,7 +58,7 @@ class WallClock(L.Callback):
 class Memory(L.Callback):
     """Print the resident size at two iterations."""
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Read the size when it is due."""
         if pl_module.iteration in (500, 1500):
             pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -70,8 +70,9 @@ def started(cores: str, *arguments: str) -> tuple["subprocess.Popen[str]", Path]
     root = Path(tempfile.mkdtemp())
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     words = ["taskset", "-c", cores, sys.executable, "-m", "pt_flows", "fit", *arguments, *BARE]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*words, "--run.root", str(root)], env=environment, text=True, **pipes), root
+    words += ["--run.root", str(root)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, env=environment, text=True, stdout=pipe, stderr=pipe), root
 
 
 def run(cores: str, *arguments: str) -> tuple[str, Path]:

@@ -46,7 +46,7 @@ def images() -> tuple[nn.Module, nn.Module, FlowData]:
 class Clock(L.Callback):
     """Measure the time of the iterations after the warm-up."""
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if pl_module.iteration == WARM_UP:
             self.start = time.perf_counter()
         if pl_module.iteration == trainer.max_steps:

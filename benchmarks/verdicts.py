@@ -107,7 +107,7 @@ def rejections(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> list[f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--comparisons", type=int, default=2000)
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)

@@ -24,7 +24,6 @@ import torch
 from matplotlib.figure import Figure
 
 from pt_flows import sample
-from pt_flows.callbacks.pictures import save_density
 from pt_flows.contracts import Batch, Terms
 from pt_flows.data import Toy2D
 from pt_flows.functional.distances import exact_distances
@@ -33,6 +32,7 @@ from pt_flows.loop.method import Method
 from pt_flows.methods import W1FE, W2FE, JSFlow, MinibatchW2FE
 from pt_flows.metrics import ModeCoverage
 from pt_flows.nets import MLPCritic, ResidualMLPGenerator
+from pt_flows.plots import save_density
 from pt_flows.training.noise import generator_at
 from pt_flows.training.players import Critic, Generator
 from pt_flows.training.schedules import Progress, Schedule, scheduled
@@ -82,13 +82,12 @@ class Watch(L.Callback):
         self.real = data.reference("test", NUM)
         self.rows: list[tuple[int, float, float, float]] = []
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *arguments: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if pl_module.iteration in MARKS:
             x = sample(pl_module, NUM, rng=generator_at("cpu", "evaluation", 0))
             pl_module.cost.tick()
-            self.rows.append(
-                (pl_module.iteration, pl_module.cost.seconds, *(exact_wasserstein(x, self.real, p) for p in (1, 2)))
-            )
+            w1, w2 = (exact_wasserstein(x, self.real, p) for p in (1, 2))
+            self.rows.append((pl_module.iteration, pl_module.cost.seconds, w1, w2))
 
 
 def train(name: str, seed: int) -> dict[str, Any]:
@@ -166,9 +165,8 @@ def pictures(results: dict[str, list[dict[str, Any]]], out: Path) -> None:
     """Draw W2 over iterations and seconds for each K, and samples of the first seed."""
     few, _ = floors()
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for axis, x, label in zip(
-        figure.subplots(1, 2, sharey=True), (0, 1), ("iterations", "seconds of training"), strict=True
-    ):
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, x, label in zip(axes, (0, 1), ("iterations", "seconds of training"), strict=True):
         for name, runs in results.items():
             if name.startswith(("w2-", "w1-", "minibatch")) and runs:
                 rows = [
@@ -179,8 +177,8 @@ def pictures(results: dict[str, list[dict[str, Any]]], out: Path) -> None:
                 )
         axis.axhline(few, c="grey", lw=1, ls=":")
         axis.set_xlabel(label)
-    axis.legend(fontsize=7, frameon=False)
-    figure.get_axes()[0].set_ylabel(f"W2 of {NUM} samples, median of seeds")
+    axes[1].legend(fontsize=7, frameon=False)
+    axes[0].set_ylabel(f"W2 of {NUM} samples, median of seeds")
     figure.savefig(out / "w2_fe_ring8_curves.png", dpi=110)
     panels = {"target": Toy2D("ring8").reference("test", 2000)}
     shown = ("w2-1", "w2-5", "plain-5", "minibatch-5", "w1-5")
