@@ -41,6 +41,17 @@ class TimeEmbedding(nn.Module):
         return self.net(torch.cat([angles.sin(), angles.cos()], 1))
 
 
+def distinct(t: Tensor) -> tuple[Tensor, Tensor]:
+    """The labels that occur in t (B,), and for each entry its place among them, so that functions of t are computed once.
+
+    On a GPU, where counting labels would wait for the device, and under compilation these are t and 0 ... B - 1.
+    """
+    if t.is_cuda or torch.compiler.is_compiling():
+        return t, torch.arange(len(t), device=t.device)
+    labels, places = t.unique(return_inverse=True)
+    return labels, places
+
+
 class TimeMLPEnergy(EnergyNet):
     """Fully connected energy U(x, t) whose hidden units are gated by the label: DA-EBM's network for rings.
 
@@ -67,8 +78,9 @@ class TimeMLPEnergy(EnergyNet):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """U (B,) at x (B, *event_shape) and labels (B,)."""
-        e = F.softplus(self.embed(t))
-        first, second, third = (gate(e) for gate in self.gates)
+        labels, places = distinct(t)
+        e = F.softplus(self.embed(labels))
+        first, second, third = (gate(e).index_select(0, places) for gate in self.gates)
         h = F.softplus(self.layers[0](self.input_scale * x.flatten(1)) * first)
         h = F.softplus(self.layers[1](h)) * second
         h = F.softplus(self.layers[2](h)) * third
