@@ -193,7 +193,7 @@ def draw(path: str, runs: Series, monitors: Series, steps: Series, sizes: Series
 def draw_runs(axis: Any, scheme: Scheme, runs: Series) -> None:
     """Draw means and bands of a run and of its equations."""
     styles = {"run": ("black", "-"), "1": ("#d95f02", "--"), "2": ("#1f77b4", "-")}
-    names = {"run": "SGD", "1": "modified equation, first order", "2": "second order"}
+    names = {"run": "SGD", "1": "equation of first order", "2": "equation of second order"}
     for name, (colour, line) in styles.items():
         d = runs[scheme, RATE, name]
         t = RATE * np.arange(len(d))
@@ -218,21 +218,37 @@ def draw_monitor(sides: Any, ratio: Any, rows: Series) -> None:
             sides.plot(rows["step"], values, line, color=colour, label=f"{player}, {name}")
         ratio.plot(rows["step"], rows[f"train/fdr_ratio_{player}"], color=colour, label=player)
     ratio.axhline(1.0, color="grey", linewidth=0.8)
-    sides.set(title="Fluctuation-dissipation, alternating", xlabel="steps", ylabel="mean of 50 steps, one copy")
-    ratio.set(title="Ratio over the later half of the record", xlabel="steps", ylabel="dissipation / fluctuation")
+    sides.set(
+        title="Fluctuation-dissipation, alternating",
+        xlabel="steps",
+        ylabel="mean of 50 steps, one copy",
+        ylim=(-0.001, 0.02),
+    )
+    ratio.set(
+        title="Ratio over the later half of the record",
+        xlabel="steps",
+        ylabel="dissipation / fluctuation",
+        ylim=(0.5, 2.0),
+    )
     sides.legend(fontsize="small")
     ratio.legend()
 
 
 def draw_sizes(axis: Any, sizes: Series) -> None:
     """Draw errors of fitted generators against the number of samples."""
-    for (name, errors), colour in zip(sizes.items(), ("#1f77b4", "#1f77b4", "#d95f02", "#d95f02"), strict=True):
-        line = "--" if name.endswith("floor") else "-"
-        axis.loglog(SIZES, errors.mean(1), line, color=colour, label=name.replace("_", " "))
-        if line == "-":
+    for (name, errors), colour in zip(sizes.items(), ("#1f77b4", "black", "#d95f02", ""), strict=True):
+        if name == "leaky_relu, floor":
+            axis.plot(SIZES, errors.mean(1), "--", color=colour, label="floor, before φ")
+        elif colour:
+            axis.plot(SIZES, errors.mean(1), "o-", color=colour, label=name.replace("_", " "))
             axis.fill_between(SIZES, errors.min(1), errors.max(1), color=colour, alpha=0.12, linewidth=0)
-    axis.loglog(SIZES, 3 * np.array(SIZES) ** -0.5, ":", color="grey", label="slope -1/2")
-    axis.set(title="MomentGAN, five seeds", xlabel="samples n", ylabel="‖A Aᵀ - Σ*‖")
+    axis.plot(SIZES, 4 * np.array(SIZES) ** -0.5, ":", color="grey", label="slope -1/2")
+    axis.set(xscale="log", yscale="log", title="MomentGAN, mean and range of five seeds", xlabel="samples n")
+    axis.set(
+        ylabel="‖A Aᵀ - Σ*‖", yticks=[0.02, 0.05, 0.1, 0.2, 0.5], yticklabels=["0.02", "0.05", "0.1", "0.2", "0.5"]
+    )
+    axis.set(xticks=SIZES, xticklabels=[str(n) for n in SIZES])
+    axis.minorticks_off()
     axis.legend(fontsize="small")
 
 
