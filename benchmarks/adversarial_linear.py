@@ -90,7 +90,7 @@ def flows(data: Tensor) -> None:
 
 
 def robustness(data: Tensor) -> None:
-    """Print what attacks and their penalty make of one start, when the clean loss first falls below 0.45 and at the end."""
+    """Print what attacks and their penalty make of one start, when the clean loss first is below 0.45 and at the end."""
     print("\n| training | steps | clean loss | E ‖∇_x ℓ‖² | loss at attacks of length 0.5 |\n| --- |" + " ---: |" * 4)
     penalised = lambda theta, x: logistic(theta, x) + 0.3 * (torch.sigmoid(-theta @ x) * theta).square().sum()
     arms = {
@@ -103,7 +103,7 @@ def robustness(data: Tensor) -> None:
         for step in range(1, 401):
             theta = problem.run(theta, 0.2, 1)
             own = lambda x, at=theta[0]: softplus(-x @ at)
-            if (clean := float(own(data).mean())) < 0.45 and not early or step == 400:
+            if ((clean := float(own(data).mean())) < 0.45 and not early) or step == 400:
                 worst = float(own(FastGradient(0.5)(own, data)).mean())
                 slope = float(input_gradient_penalty(own, data))
                 print(f"| {name} | {step} | {clean:.4f} | {slope:.4f} | {worst:.4f} |", flush=True)
