@@ -90,7 +90,7 @@ def flows(data: Tensor) -> None:
 
 
 def robustness(data: Tensor) -> None:
-    """Print what attacks and their penalty make of one start, when the clean loss first is below 0.45 and at the end."""
+    """Print what attacks and their penalty make of one start, when the clean loss falls below 0.45 and at the end."""
     print("\n| training | steps | clean loss | E ‖∇_x ℓ‖² | loss at attacks of length 0.5 |\n| --- |" + " ---: |" * 4)
     penalised = lambda theta, x: logistic(theta, x) + 0.3 * (torch.sigmoid(-theta @ x) * theta).square().sum()
     arms = {
