@@ -1,6 +1,7 @@
 """Modified equations of games and of adversarial training: orders of error and closed forms."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -60,21 +61,40 @@ def test_bilinear_game_spirals_out_as_the_correction_predicts() -> None:
     assert game.run(z, 0.01, 2000, "alternating").square().sum().item() == pytest.approx(1.0, abs=0.02)
 
 
-@pytest.mark.parametrize("scheme", ["alternating"])  # the covariance of simultaneous players is not modelled
+def coupled() -> Game:
+    """A quadratic game whose players have correlated noises in the gradients of one pair."""
+    a, b = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    b = 0.8 * a + 0.6 * b
+    noise = lambda z: z[0] * (a - a.mean()) + z[1] * (b - b.mean())
+    return Game(lambda z: z[0] * z[1] + 0.25 * z[0] ** 2 - 0.5 * z[1] ** 2 + noise(z), 1)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_players_that_share_a_minibatch_have_correlated_noise(scheme: Scheme) -> None:
+    """One step from one point with minibatches of four has the covariance η² Σ / 4."""
+    game, z = coupled(), torch.tensor([0.3, -0.2])
+    after = game.run(z.expand(200_000, 2), 0.01, 1, scheme, 4, torch.Generator().manual_seed(1))
+    sigma = game.covariance(z, scheme)
+    torch.testing.assert_close(after.T.cov() * 4 / 0.01**2, sigma, rtol=0.02, atol=0.02)
+    assert (abs(sigma[0, 1].item()) > 0.5) is (scheme == "simultaneous")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_players_trade_curvature_for_noise_at_stationarity(scheme: Scheme) -> None:
-    """E[‖g_θ‖² - ‖g_ω‖²] = η / (2B) E[Tr(Σ_θ H_θθ + Σ_ω H_ωω)], to leading order in η."""
+    """E[‖g_θ‖² - ‖g_ω‖²] = η / (2B) E Tr(Σ ∇²Φ), to leading order in η.
+
+    Without a covariance between players this is η / (2B) E Tr(Σ_θ H_θθ + Σ_ω H_ωω).
+    """
     rng = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 50, generator=rng)
-    values = lambda z: z[0] * z[1] + 0.25 * z[0] ** 2 - 0.5 * z[1] ** 2 + z[0] * (a - a.mean()) + z[1] * (b - b.mean())
-    game, rate, batch = Game(values, 1), 0.02, 4
+    game, rate, batch = coupled(), 0.02, 4
     z = game.run(torch.zeros(4000, 2), rate, 600, scheme, batch, rng)
     left = right = 0.0
     for _ in range(20):
         z = game.run(z, rate, 20, scheme, batch, rng)
         g = vmap(game.field)(z)
         left += (g[:, 0].square() - g[:, 1].square()).mean().item() / 20
-        sigma, h = game.covariance(z[0]), hessian(lambda z: values(z).mean())(z[0])
-        right += rate / (2 * batch) * (sigma.diagonal() @ h.diagonal()).item() / 20
+        sigma, h = game.covariance(z[0], scheme), hessian(lambda z: game.values(z).mean())(z[0])
+        right += rate / (2 * batch) * (sigma * h).sum().item() / 20
     assert left == pytest.approx(right, rel=0.15)
 
 
@@ -132,10 +152,7 @@ def test_euler_maruyama_has_the_noise_of_a_minibatch() -> None:
     data = torch.randn(50, generator=rng)
     game = Game(lambda z: 0.5 * (z[0] - data).square(), 1)
     rate, batch = 0.1, 4
-    path = euler_maruyama(
-        game.drift(rate, "simultaneous", 1), game.covariance, (rate / batch) ** 0.5, torch.zeros(5000, 1), 6.0, 300, rng
-    )
+    drift, covariance = game.drift(rate, "simultaneous", 1), partial(game.covariance, scheme="simultaneous")
+    path = euler_maruyama(drift, covariance, (rate / batch) ** 0.5, torch.zeros(5000, 1), 6.0, 300, rng)
     assert path.var().item() == pytest.approx(rate * data.var(correction=0).item() / (2 * batch), rel=0.08)
-    assert torch.allclose(
-        game.drift(rate, "simultaneous", 1)(0.0, path[:1])[0], -grad(lambda z: game.values(z).mean())(path[0])
-    )
+    assert torch.allclose(drift(0.0, path[:1])[0], -grad(lambda z: game.values(z).mean())(path[0]))

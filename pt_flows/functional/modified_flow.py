@@ -20,7 +20,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad, jacrev, jvp, vmap
+from torch.func import grad, jacfwd, jvp, vmap
 
 from pt_flows.functional.integrators import RK4, Field, rk_step
 
@@ -84,10 +84,17 @@ class Game:
             b1 = b1 + torch.where(down, jvp(self.field, (z,), (torch.where(down, 0.0, b0),))[1], 0.0)
         return b1
 
-    def covariance(self, z: Tensor) -> Tensor:
-        """Σ (d, d): covariance of one pair's gradients at z (d,), one block for each player."""
-        down = self.signs(z) < 0
-        return covariance_of(jacrev(self.values)(z)) * (down[:, None] == down)
+    def covariance(self, z: Tensor, scheme: Scheme) -> Tensor:
+        """Σ (d, d): covariance of one pair's part of the step (-∇_θ, ∇_ω) at z (d,).
+
+        Args:
+            z: Parameters.
+            scheme: Simultaneous players share a minibatch, so their noises are correlated. Alternating players draw
+                one each, and Σ has a block for each player.
+        """
+        signs = self.signs(z)
+        full = covariance_of(jacfwd(self.values)(z) * signs)  # d parameters, far more values
+        return full if scheme == "simultaneous" else full * (signs[:, None] == signs)
 
     def run(
         self, z: Tensor, rate: float, num_steps: int, scheme: Scheme, batch_size: int | None = None,
