@@ -50,6 +50,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows push      DIR --to NAME/MODEL                                   upload an exported model to Hugging Face
   pt-flows check-method [CLASS] --config FILE [--KEY VALUE ...]            does a method of your own keep the contract?
   pt-flows doctor                                                          versions, devices, data, W&B, and problems
+  pt-flows completion bash | zsh                                           a script that completes these commands
   pt-flows upgrade   FILE | RUN [--out NEW]                                a configuration, checkpoint or run of 0.1
 
   pt-flows --version               the version of this package
@@ -72,7 +73,8 @@ STUDIES = {"tune": "pt_flows.studies.tune:tune", "study": "pt_flows.studies.stud
            "sweep": "pt_flows.studies.sweep:sweep"}  # fmt: skip
 """Commands that run others. Each takes its words."""
 
-CHECKS = {"check-method": "pt_flows.cli.check:check", "doctor": "pt_flows.cli.doctor:doctor"}
+CHECKS = {"check-method": "pt_flows.cli.check:check", "doctor": "pt_flows.cli.doctor:doctor",
+          "completion": "pt_flows.cli.completion:completion"}  # fmt: skip
 """Commands that train nothing to keep. Each takes its words."""
 
 FUNCTIONS = {
