@@ -7,7 +7,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from enum import Enum
+from enum import EnumType
 from pkgutil import resolve_name
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -166,7 +166,7 @@ def fixed(hint: Any) -> list[str]:
         return ["true", "false"]
     if get_origin(hint) is Literal:
         return [str(value) for value in get_args(hint)]
-    if inspect.isclass(hint) and issubclass(hint, Enum):
+    if type(hint) is EnumType:
         return [member.name for member in hint]
     inner = get_args(hint) if get_origin(hint) in (Annotated, Union, UnionType, list) else ()
     return [value for one in inner for value in fixed(one)]
