@@ -103,8 +103,8 @@ def script() -> str:
     values = {f"{command} {command}": recipe_names() for command, text in usage.items() if "CONFIG" in text.split()}
     values["completion completion"] = ["bash", "zsh"]
     for command, place in STUDIES.items():
-        module = resolve_name(place.partition(":")[0])
-        own[command] += re.findall(OPTION, getattr(module, "HELP", None) or module.USAGE)
+        study = resolve_name(place.partition(":")[0])
+        own[command] += re.findall(OPTION, getattr(study, "HELP", None) or study.USAGE)
     for command, place in FUNCTIONS.items():
         hints = get_type_hints(function := resolve_name(place), include_extras=True)
         for name in inspect.signature(function).parameters:
