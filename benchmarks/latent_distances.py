@@ -61,7 +61,8 @@ def trained(name: str, seed: int, root: Path, scale: float) -> Path:
             "--model.generator.optimizer", ADAM, "--model.encoder.optimizer", ADAM,
             "--model.num_importance_samples", "10", "--model.denoise", "true", "--trainer.max_steps", iterations,
             "--evaluation.every_n_iterations", iterations, "--pictures.every_n_iterations", iterations,
-            "--evaluation.metrics", '[{"class_path": "LikelihoodBound", "init_args": {"num_real": 500}}]', "--evaluation.num_samples", "64",
+            "--evaluation.metrics", '[{"class_path": "LikelihoodBound", "init_args": {"num_real": 500}}]',
+            "--evaluation.num_samples", "64",
             "--checkpoints.every_n_iterations", iterations, "--run.root", str(root), "--seed_everything", str(seed),
             "--trainer.accelerator", "cpu", "--run.wandb", "disabled",
         )  # fmt: skip

@@ -166,8 +166,8 @@ def fixed(hint: Any) -> list[str]:
         return ["true", "false"]
     if get_origin(hint) is Literal:
         return [str(value) for value in get_args(hint)]
-    if type(hint) is EnumType:
-        return [member.name for member in hint]
+    if isinstance(hint, EnumType):
+        return list(hint.__members__)
     inner = get_args(hint) if get_origin(hint) in (Annotated, Union, UnionType, list) else ()
     return [value for one in inner for value in fixed(one)]
 
