@@ -31,7 +31,8 @@ CASES: dict[str, dict[str, Any]] = {
     "mnist": {
         "data": {"class_path": "MNIST", "init_args": {"image_size": 28, "binarise": "threshold", "batch_size": 100,
                                                       "iterations_per_block": 10}},
-        "shape": [1, 28, 28], "width": 256, "iterations": 4000, "decoder": {"likelihood": "bernoulli"},
+        "shape": [1, 28, 28], "width": 256, "iterations": 4000,
+        "decoder": {"likelihood": "bernoulli"}, "config": "mnist/iwae.yaml",
     },
 }  # fmt: skip
 PAIRS = 100
@@ -54,8 +55,9 @@ def trained(name: str, seed: int, root: Path, scale: float) -> Path:
         case, iterations = CASES[name], str(max(20, int(CASES[name]["iterations"] * scale) // 20 * 20))
         common = {"latent_dim": 2, "event_shape": case["shape"], "width": case["width"], "activation": "tanh"}
         network = lambda kind, extra: json.dumps({"class_path": kind, "init_args": common | extra})
+        recipe = HERE.parent / "configs" / case.get("config", "toy2d/iwae.yaml")
         call(
-            "fit", "--config", str(HERE.parent / "configs/toy2d/iwae.yaml"), "--data", json.dumps(case["data"]),
+            "fit", "--config", str(recipe), "--data", json.dumps(case["data"]),
             "--model.generator.network", network("MLPDecoder", case["decoder"]),
             "--model.encoder.network", network("MLPEncoder", {}),
             "--model.generator.optimizer", ADAM, "--model.encoder.optimizer", ADAM,

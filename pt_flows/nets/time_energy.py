@@ -42,7 +42,7 @@ class TimeEmbedding(nn.Module):
 
 
 def distinct(t: Tensor) -> tuple[Tensor, Tensor]:
-    """The labels that occur in t (B,), and for each entry its place among them: functions of t are computed once a label.
+    """The labels in t (B,), and for each entry its place among them, so that functions of t are computed once a label.
 
     On a GPU, where finding them would wait for the device, and under compilation these are t and 0 ... B - 1.
     """

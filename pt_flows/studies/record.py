@@ -324,10 +324,10 @@ def pictures(arms: Sequence[ArmRuns], numbers: Sequence[Number], target: Path) -
 
 
 def with_curves(numbers: Sequence[Number]) -> tuple[list[Group], Criterion] | None:
-    """Return a number that was measured during training, with its arms: one whose area is judged, else the first."""
+    """Return a number that was measured more than once, with its arms: one whose area is judged, else the first."""
     for one in sorted(numbers, key=lambda one: not one.criterion.key.startswith(AREA)):
         area = area_named(one.criterion.key)
         key = area.key if area else one.criterion.key
-        if any(run.curve(key) for group in one.groups for run in group.runs):
+        if any(len(run.curve(key)) > 1 for group in one.groups for run in group.runs):
             return one.groups, Criterion(key, one.criterion.higher)
     return None
