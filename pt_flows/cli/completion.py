@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pt_flows.cli.fit import FlowCLI, start
-from pt_flows.cli.keys import Keys, base_of, parameters, public
+from pt_flows.cli.keys import Keys, base_of, public
 from pt_flows.cli.main import FUNCTIONS, STUDIES, USAGE
 from pt_flows.cli.shipped import recipe_file, recipe_names
 from pt_flows.errors import UserError
@@ -103,8 +103,7 @@ def script() -> str:
     values = {f"{command} {command}": recipe_names() for command, text in usage.items() if "CONFIG" in text.split()}
     values["completion completion"] = ["bash", "zsh"]
     for command, place in STUDIES.items():
-        study = resolve_name(place.partition(":")[0])
-        own[command] += re.findall(OPTION, getattr(study, "HELP", None) or study.USAGE)
+        own[command] += re.findall(OPTION, resolve_name(place.partition(":")[0]).HELP)
     for command, place in FUNCTIONS.items():
         hints = get_type_hints(function := resolve_name(place), include_extras=True)
         for name in inspect.signature(function).parameters:
@@ -141,10 +140,8 @@ def keys_of_fit() -> dict[str, list[str]]:
     for line in lines:
         classes = keys.existing(line)
         for path in classes:
-            above, _, leaf = path.rpartition(".")
-            owner = classes.get(above)
-            hint = parameters(owner).get(leaf) if owner else keys.hints.get(path)
-            found[f"--{path}"] = list(dict.fromkeys([*found.get(f"--{path}", []), *choices(hint)]))
+            known = found.get(f"--{path}", [])
+            found[f"--{path}"] = list(dict.fromkeys([*known, *choices(keys.hint(path, classes))]))
     return found | {name: recipe_names() for name in ("--config", "-c")}
 
 

@@ -6,7 +6,8 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import accumulate
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -55,9 +56,18 @@ class Keys:
 
     def base(self, path: str, words: Sequence[str]) -> type | None:
         """Return the class whose subclasses a key accepts, if it accepts classes."""
+        return base_of(self.hint(path, self.existing(words)))
+
+    def hint(self, path: str, classes: Mapping[str, type | None]) -> Any:
+        """Return the annotation of a key.
+
+        Args:
+            path: The key.
+            classes: The class at each key, as `existing` returns them.
+        """
         above, _, leaf = path.rpartition(".")
-        owner = self.existing(words).get(above)
-        return base_of(parameters(owner).get(leaf) if owner else self.hints.get(path))
+        owner = classes.get(above)
+        return parameters(owner).get(leaf) if owner else self.hints.get(path)
 
     def told(self, message: str, words: Sequence[str]) -> str:
         """Return a message about an argument of a class with the key instead of the class and the argument.
@@ -106,6 +116,7 @@ def group_of(hint: Any) -> type | None:
     return hint if is_group else None
 
 
+@cache
 def parameters(cls: type) -> dict[str, Any]:
     """Return the arguments of a class with their annotations, with those of its bases if it takes `**kwargs`."""
     found: dict[str, Any] = {}

@@ -48,8 +48,7 @@ def distinct(t: Tensor) -> tuple[Tensor, Tensor]:
     """
     if t.is_cuda or torch.compiler.is_compiling():
         return t, torch.arange(len(t), device=t.device)
-    labels, places = t.unique(return_inverse=True)
-    return labels, places
+    return torch.unique(t, return_inverse=True)
 
 
 class TimeMLPEnergy(EnergyNet):

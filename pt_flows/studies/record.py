@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from pt_flows.compare.areas import AREA, area_named
+from pt_flows.compare.areas import AREA, key_of
 from pt_flows.compare.curves import curves_figure
 from pt_flows.compare.groups import Criterion, Group, comparable, floor_name, floor_of
 from pt_flows.compare.report import page
@@ -326,8 +326,7 @@ def pictures(arms: Sequence[ArmRuns], numbers: Sequence[Number], target: Path) -
 def with_curves(numbers: Sequence[Number]) -> tuple[list[Group], Criterion] | None:
     """Return a number that was measured more than once, with its arms: one whose area is judged, else the first."""
     for one in sorted(numbers, key=lambda one: not one.criterion.key.startswith(AREA)):
-        area = area_named(one.criterion.key)
-        key = area.key if area else one.criterion.key
+        key = key_of(one.criterion.key)
         if any(len(run.curve(key)) > 1 for group in one.groups for run in group.runs):
             return one.groups, Criterion(key, one.criterion.higher)
     return None

@@ -36,7 +36,7 @@ from pt_flows.studies.submit import Submission, submit
 from pt_flows.studies.train import train_all
 from pt_flows.studies.wanted import Wanted, found, identity_of
 
-USAGE = """pt-flows study FILE [--out DIR] [--jobs N] [--dry-run] [--record FILE.md] [--submit '{workers: 8, ...}']
+HELP = """pt-flows study FILE [--out DIR] [--jobs N] [--dry-run] [--record FILE.md] [--submit '{workers: 8, ...}']
 
   FILE       the study file: arms, seeds, budget, numbers and verdicts (docs/studies.md)
   --out      folder of all runs; default runs/<name of FILE>. After an interruption the same command continues there
@@ -57,7 +57,7 @@ def study(words: Sequence[str]) -> None:
         UserError: The file or a recipe in it is wrong, or a run could not end.
     """
     if not words or {"-h", "--help"} & set(words):
-        print(USAGE, end="")
+        print(HELP, end="")
         return
     options = {"out": Path, "jobs": at_least_one, "record": Path, "submit": Submission.read}
     own, rest = taken([word for word in words if word != "--dry-run"], options)
