@@ -161,6 +161,13 @@ def test_persistence_reaches_its_targets_where_repetition_runs_away() -> None:
     assert residuals["naive"] > 100
 
 
+def test_the_generator_of_wgan_gp_takes_several_steps_against_each_critic() -> None:
+    module = build("WGANGP", generator_steps=3)
+    trainer = fit(module, data(iterations_per_block=1), max_steps=2)
+    steps = [{int(state["step"]) for state in optimizer.state.values()} for optimizer in trainer.optimizers]
+    assert steps == [{6}, {2 * module.critic.steps}]
+
+
 # --------------------------------------------------------------------------------------------------------- refusals
 
 

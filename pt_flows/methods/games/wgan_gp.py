@@ -32,6 +32,7 @@ class WGANGP(Method):
         penalty: "two_sided" (GP, the paper) or "one_sided" (LP).
         penalty_weight: λ; 10 in the paper, 0.1 in the released toys.
         generator_batch_multiple: Generator batch over critic batch; 2 in the released CIFAR-10 ResNet.
+        generator_steps: Generator steps per iteration, each on fresh latents; 1 in the paper.
     """
 
     differentiated_once = ("generator",)
@@ -43,6 +44,7 @@ class WGANGP(Method):
         penalty: Penalty = "two_sided",
         penalty_weight: NonNegative = 10.0,
         generator_batch_multiple: Count = 1,
+        generator_steps: Count = 1,
     ) -> None:
         super().__init__()
         check_pair(generator, critic)
@@ -50,7 +52,7 @@ class WGANGP(Method):
         self.generator, self.critic = generator, critic
         self.minibatches_per_iteration = critic.steps
         self.penalty, self.penalty_weight = PENALTIES[penalty], penalty_weight
-        self.generator_batch_multiple = generator_batch_multiple
+        self.generator_batch_multiple, self.generator_steps = generator_batch_multiple, generator_steps
 
     def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
         """Loss of f on data x and generated samples y: lines 4 to 7."""
@@ -60,14 +62,16 @@ class WGANGP(Method):
         return {"loss_D": -dual + lam * penalty, "dual": dual, "penalty": penalty}
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
-        """Run Algorithm 1, lines 2 to 12."""
+        """Run Algorithm 1, lines 2 to 12, with any number of generator steps."""
         f, num = self.critic, len(minibatches[0][0])
 
         terms = fit_critic(f, self.critic_loss, minibatches, self.generated)  # lines 2 to 9
 
-        loss_G = -f(self.generated(self.generator_batch_multiple * num)).mean()  # lines 11 and 12
-        self.generator.step(loss_G)
-        return terms | {"loss_G": loss_G.detach()}
+        for _ in range(self.generator_steps):
+            loss_G = -f(self.generated(self.generator_batch_multiple * num)).mean()  # lines 11 and 12
+            self.generator.step(loss_G)
+            terms["loss_G"] = loss_G.detach()
+        return terms
 
     def generated(self, num: int) -> Tensor:
         """Fresh samples G(z), (num, *event)."""
