@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 import torch
 from problems import METHODS, ONE_OF_EACH_KIND, ROOT, build, data, fit, slow_but_for, weights
-from torch import nn
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pt_flows.callbacks import Performance
 from pt_flows.callbacks.performance import fuse, laid_out_like
 from pt_flows.cli.main import main
+from pt_flows.contracts import Terms
 from pt_flows.data import Shapes32
+from pt_flows.errors import UserError
 from pt_flows.methods import WGANGP
-from pt_flows.nets import ResNetCritic, ResNetGenerator
+from pt_flows.nets import MLPCritic, MLPGenerator, ResNetCritic, ResNetGenerator
+from pt_flows.training import compiled as compiling
 from pt_flows.training.players import Critic, Generator
 from pt_flows.training.schedules import Schedule
 
@@ -95,7 +99,7 @@ def test_a_chosen_kernel_is_left_alone() -> None:
         assert optimizer.param_groups[0]["fused"] == before
 
 
-COMPILED_IN_FAST_TESTS = ("W1FE", "PCD")
+COMPILED_IN_FAST_TESTS = ("W1FE", "ODEGAN", "PCD")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ COMPILED_IN_FAST_TESTS = ("W1FE", "PCD")
 def test_compiled_equals_reference(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Tracing and differentiating as torch.compile does, without generating code: a second derivative would raise."""
+    """Tracing and differentiating as compilation does, without generating code: a second derivative would raise."""
     torch.set_default_dtype(torch.float64)
     torch._dynamo.reset()
     compiled: list[Any] = []
@@ -123,16 +127,82 @@ def test_compiled_equals_reference(
 
     original = torch.compile
     monkeypatch.setattr(torch, "compile", compile_without_code)
+    monkeypatch.setattr(compiling, "generate", traced)
     module = build(name)
     runs = [build(name), module]
     for run, mode in zip(runs, ("reference", "compile"), strict=True):
         fit(run, data(), max_steps=2, callbacks=[Performance(mode)], precision="64-true")
     torch.testing.assert_close(*map(weights, runs), rtol=0, atol=1e-9)
-    assert compiled == [module.networks[n] for n in module.differentiated_once]
-    assert all("forward" not in net.__dict__ for net in compiled)
     out = capsys.readouterr().out
-    assert all(f"compiled: {', '.join(module.differentiated_once)}" in out for _ in module.differentiated_once)
-    assert ("(differentiated twice)" in out) == (len(compiled) < len(module.networks))
+    assert "expected to be compiled" not in out
+    parts = ["field", "first_stage", *(f"loss of the {player}" for player in module.players)]
+    whole = [part for part in parts if f"compiled: {part}, in" in out]
+    assert whole == WHOLE.get(name, [])
+    alone = [n for n in module.differentiated_once if f"loss of the {n}" not in whole]
+    assert compiled == [module.networks[n] for n in alone]
+    assert all("forward" not in net.__dict__ for net in compiled)
+    assert all(player.compiling is None for player in module.players.values())
+    assert not set(module.pure) & set(module.__dict__)
+
+
+PAIR = ["loss of the generator", "loss of the critic"]
+WHOLE = {
+    "W1FE": PAIR,
+    "W2FE": PAIR,
+    "JSFlow": PAIR,
+    "WGANGP": PAIR,
+    "GradientLayers": PAIR,
+    "MinibatchW2FE": PAIR[:1],
+    "R3GAN": PAIR[1:],
+    "ODEGAN": ["field", "first_stage"],
+}
+"""What is compiled with its derivatives."""
+
+
+def traced(function: Any, inputs: Any) -> Any:
+    """The record of a function, run operation by operation."""
+    graph = make_fx(function)(*inputs)
+    return torch.no_grad()(graph.forward)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["W1FE", "ODEGAN"])
+def test_generated_code_equals_reference(name: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    runs = [build(name), build(name)]
+    for run, mode in zip(runs, ("reference", "compile"), strict=True):
+        fit(run, data(), max_steps=3, callbacks=[Performance(mode)], precision="64-true")
+    torch.testing.assert_close(*map(weights, runs), rtol=0, atol=1e-9)
+
+
+def test_a_compiled_loss_that_depends_on_the_iteration_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record keeps numbers as they were, so the run must not go on with them."""
+
+    class Changing(WGANGP):
+        def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
+            terms = super().critic_loss(x, y)
+            return terms | {"loss_D": terms["loss_D"] * (1 + self.iteration)}
+
+    monkeypatch.setattr(compiling, "generate", traced)
+    module = Changing(Generator(MLPGenerator(width=8)), Critic(MLPCritic(width=8), steps=1))
+    with pytest.raises(UserError, match=r"loss of the critic: expected the values of its compiled form.*--perf fast"):
+        fit(module, data(), max_steps=4, callbacks=[Performance("compile")])
+
+
+def test_training_goes_on_where_the_compiler_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(function: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler\nand a long trace")
+
+    monkeypatch.setattr(compiling, "generate", fail)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    runs = [build("WGANGP"), build("WGANGP")]
+    for run, mode in zip(runs, ("fast", "compile"), strict=True):
+        fit(run, data(), max_steps=3, callbacks=[Performance(mode)])
+    torch.testing.assert_close(*map(weights, runs), rtol=0, atol=0)
+    out = capsys.readouterr().out
+    assert out.count("loss of the critic: expected to be compiled, got: no compiler. It runs as it is") == 1
 
 
 def test_settings_of_torch_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Settings that make training faster and keep its results up to rounding, with one switch to turn them off."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import lightning as L
@@ -11,6 +12,8 @@ from torch.optim import Adam, Optimizer
 from pt_flows.callbacks.schedule import as_method
 from pt_flows.construction import Constructed
 from pt_flows.loop.method import Method
+from pt_flows.training.compiled import Compiled
+from pt_flows.training.distributed import world
 
 Mode = Literal["fast", "reference", "compile"]
 
@@ -20,8 +23,8 @@ class Performance(Constructed, L.Callback):
 
     `fast` uses channels-last memory for convolutions and one kernel for Adam. On a GPU it also uses TensorFloat-32
     (unless steps are small differences), the fastest convolution algorithm by trial, and keeps images on the device if
-    they fit. `reference` turns all of it off. `compile` is `fast`, and compiles the networks that are differentiated
-    once. Compiled functions have no second derivative.
+    they fit. `reference` turns all of it off. `compile` is `fast`, and compiles losses with all of their derivatives,
+    the field of ODE-GAN, and networks of other methods, if no second derivative goes through them.
 
     Args:
         mode: "fast", "reference" or "compile".
@@ -52,7 +55,7 @@ class Performance(Constructed, L.Callback):
             for optimizer in trainer.optimizers:
                 fuse(optimizer)
         if self.mode == "compile":
-            compile_networks(as_method(pl_module))
+            compile_parts(as_method(pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lay out the restored state of the optimizers like the parameters: the checkpoint may be of another mode."""
@@ -69,8 +72,7 @@ class Performance(Constructed, L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Restore torch's settings."""
         if stage == "fit":
-            for network in as_method(pl_module).networks.values():
-                network.__dict__.pop("forward", None)
+            forget_compiled(as_method(pl_module))
             cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = self._backends
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -107,13 +109,42 @@ def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def compile_networks(module: Method) -> None:
-    """Compile the networks that are differentiated once, and print their names."""
-    networks = module.networks
+def compile_parts(module: Method) -> None:
+    """Compile what evaluations do not change: losses of players with their gradients, pure functions, and networks.
+
+    Losses and functions may be differentiated in any order inside. They are compiled at their first call, if no network
+    has buffers, such as the running statistics of batch norm; a critic's loss, if its own network has none. Other
+    networks are compiled alone, if they are differentiated once.
+    """
+    networks, compiled = module.networks, []
+    steady = not has_buffers(networks.values())
+    for name in module.fitted_whole:
+        player = module.players[name]
+        if steady or (name == "critic" and not has_buffers(player.moved)):
+            player.compiling = module.print
+            compiled.append(f"loss of the {name}")
+    if steady and world()[1] == 1:
+        for name in module.pure:
+            module.__dict__[name] = Compiled(getattr(module, name), name, module.print)
+            compiled.append(name)
     for name in module.differentiated_once:
-        network: nn.Module = networks[name]
-        network.forward = torch.compile(network.forward)
-    kept = [name for name in networks if name not in module.differentiated_once]
-    parts = [f"compiled: {', '.join(module.differentiated_once)}"] if module.differentiated_once else []
-    parts += [f"not compiled: {', '.join(kept)} (differentiated twice)"] if kept else []
-    module.print("; ".join(parts))
+        if f"loss of the {name}" not in compiled:
+            network: nn.Module = networks[name]
+            network.forward = torch.compile(network.forward)
+            compiled.append(name)
+    module.print(f"to be compiled: {', '.join(compiled) or 'nothing, as second derivatives go through all networks'}")
+
+
+def has_buffers(networks: Iterable[nn.Module]) -> bool:
+    """Whether one of the networks has a buffer."""
+    return any(True for network in networks for _ in network.buffers())
+
+
+def forget_compiled(module: Method) -> None:
+    """Undo `compile_parts`."""
+    for network in module.networks.values():
+        network.__dict__.pop("forward", None)
+    for name in module.pure:
+        module.__dict__.pop(name, None)
+    for player in module.players.values():
+        player.plain()

@@ -56,6 +56,11 @@ class Method(Constructed, L.LightningModule, ABC):
     differentiated_once: ClassVar[tuple[str, ...]] = ()
     """Names of the networks that are never differentiated twice, so that they can be compiled."""
 
+    fitted_whole: ClassVar[tuple[str, ...]] = ()
+    """Names of the players that follow their loss by `Player.fit`, so that it can be compiled with its gradients."""
+    pure: ClassVar[tuple[str, ...]] = ()
+    """Names of functions of tensors and of networks without buffers, which are compiled with their derivatives."""
+
     takes_latents: ClassVar[bool] = False
     """Whether minibatches are `(x, y, z)` with the latents z of simulated data, which `encode` infers."""
     settles: ClassVar[bool] = False

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -108,6 +109,26 @@ def starting_at(start: Tensor, *parts: int | str) -> StartingAt:
     return noise
 
 
+Draw = Callable[[], Tensor]
+"""One draw of a stream: the numbers that come next."""
+_taken_over: Callable[[Draw], Tensor] | None = None
+
+
+@contextmanager
+def drawing(instead: Callable[[Draw], Tensor]) -> Iterator[None]:
+    """Let a function answer every draw of all noise streams inside a `with` block.
+
+    Args:
+        instead: Gets the draw, and returns the numbers: those of the draw, or others of its shape.
+    """
+    global _taken_over
+    before, _taken_over = _taken_over, instead
+    try:
+        yield
+    finally:
+        _taken_over = before
+
+
 class NoiseStream:
     """Random numbers of one purpose, a function of (seed, name, iteration, order of the draw).
 
@@ -145,4 +166,5 @@ class NoiseStream:
             num: Number of samples for this rank.
         """
         rank, num_ranks = world()
-        return sample(num * num_ranks, self.rng)[rank * num : (rank + 1) * num]
+        here = lambda: sample(num * num_ranks, self.rng)[rank * num : (rank + 1) * num]
+        return here() if _taken_over is None else _taken_over(here)

@@ -16,11 +16,12 @@ from torch.optim import Optimizer
 
 from pt_flows.bounds import DecayRates, Positive
 from pt_flows.construction import Constructed
-from pt_flows.contracts import OptimizerFactory, Weights
+from pt_flows.contracts import OptimizerFactory, Terms, Weights
 from pt_flows.errors import UserError
+from pt_flows.training.compiled import CompiledLoss
 from pt_flows.training.distributed import mean_over_ranks
 from pt_flows.training.ema import EMA, decays_of
-from pt_flows.training.requirements import check_factory, check_loss
+from pt_flows.training.requirements import check_factory, check_loss, check_terms
 from pt_flows.training.schedules import Progress, Schedule
 
 N = TypeVar("N", bound=nn.Module)
@@ -48,6 +49,7 @@ class Player(Constructed, nn.Module, Generic[N]):
         rate_factor: Factor of the learning rate beside the schedule, which a control of rates sets.
         penalty: Maps the parameters to a term that is added to every loss; None at first.
         gradient_norm: Norm of the last gradient before clipping, if it is measured or clipped.
+        compiling: Prints what is compiled, if the loss of `fit` is to be compiled with its gradients; None if not.
     """
 
     measures_gradients: ClassVar[bool] = False
@@ -65,6 +67,8 @@ class Player(Constructed, nn.Module, Generic[N]):
         self.rate_factor = 1.0
         self.penalty: Callable[[Sequence[nn.Parameter]], Tensor] | None = None
         self.gradient_norm: Tensor | None = None
+        self.compiling: Callable[[str], None] | None = None
+        self._compiled: CompiledLoss | None = None
         self.role = type(self).__name__.lower()
         check_factory(f"model.{self.role}.optimizer", optimizer)
         self.make_optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
@@ -90,6 +94,11 @@ class Player(Constructed, nn.Module, Generic[N]):
         """Let the optimizer move another network as well, which stays a module of the method."""
         self._also.append(network)
 
+    @property
+    def moved(self) -> list[nn.Module]:
+        """The networks that the optimizer moves."""
+        return [self.network, *self._also]
+
     def forward(self, *args: Tensor) -> Tensor:
         """Evaluate the network."""
         return cast(Tensor, self.network(*args))
@@ -106,7 +115,7 @@ class Player(Constructed, nn.Module, Generic[N]):
             The optimizer; None if nothing is trainable.
         """
         self.role = role
-        parameters = [p for net in (self.network, *self._also) for p in net.parameters() if p.requires_grad]
+        parameters = [p for net in self.moved for p in net.parameters() if p.requires_grad]
         if not parameters:
             return None
         self.optimizer = self.make_optimizer(parameters)
@@ -164,6 +173,39 @@ class Player(Constructed, nn.Module, Generic[N]):
         """
         descend([self], loss)
 
+    def fit(self, loss: Callable[..., Terms], *inputs: Tensor, key: str = "loss_D") -> Terms:
+        """Take one optimizer step down one of the terms that a loss of tensors returns.
+
+        Args:
+            loss: Maps the inputs to terms (scalars). Nothing else in it may change between two calls, except for
+                weights and noise of the method.
+            inputs: Tensors.
+            key: Name of the term.
+
+        Returns:
+            The terms, detached.
+
+        Raises:
+            UserError: There is no such term, it is not a differentiable scalar, or a trained parameter has no part.
+        """
+        if self.compiling is not None and self._compiled is None:
+            self._compiled = CompiledLoss(self.moved, loss, key, f"loss of the {self.role}", self.compiling)
+        if self._compiled is not None and self._compiled.loss == loss and self.penalty is None:
+            terms, gradients = self._compiled(*inputs)
+            self.apply_gradients(mean_over_ranks(gradients))
+            return terms
+        terms = loss(*inputs)
+        if not isinstance(terms, dict) or key not in terms:
+            got = list(terms) if isinstance(terms, dict) else type(terms).__name__
+            raise UserError(f"{self.role}_loss: expected a dict with the {self.role}'s loss under '{key}', got {got}")
+        self.step(terms[key])
+        check_terms(f"{self.role}_loss", terms, detached=False)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def plain(self) -> None:
+        """Evaluate losses as they are from now on, and forget what is compiled."""
+        self.compiling = self._compiled = None
+
     def apply_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Take one optimizer step along given gradients, one for each trained parameter, equal on all ranks."""
         parameters = self.trained
@@ -196,7 +238,7 @@ class Player(Constructed, nn.Module, Generic[N]):
             UserError: The error names them.
         """
         unused = {id(p) for p, gradient in zip(self.trained, gradients, strict=True) if gradient is None}
-        names = [name for net in (self.network, *self._also) for name, p in net.named_parameters() if id(p) in unused]
+        names = [name for net in self.moved for name, p in net.named_parameters() if id(p) in unused]
         lost = f"expected a loss of all trained parameters, got one without {', '.join(names[:3])}"
         raise UserError(f"{self.role}.step: {lost}. Remove them from the network, or set requires_grad to False")
 

@@ -1,17 +1,16 @@
 """Steps that several methods share: fit a critic, regress a generator onto fixed targets."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from pt_flows.contracts import Batch, Terms
-from pt_flows.errors import UserError
 from pt_flows.functional.attacks import Attack
 from pt_flows.functional.potentials import Reduction, regression_loss
 from pt_flows.functional.transport import assignment
 from pt_flows.training.distributed import all_ranks, world
 from pt_flows.training.players import Critic, Generator
-from pt_flows.training.requirements import check_terms
 
 
 def fit_critic(
@@ -40,13 +39,8 @@ def fit_critic(
         if critic.attack is not None:
             with critic.fixed() as network:
                 x, y = attacked(critic.attack, network, x, y)
-        terms = loss(x, y)
-        if not isinstance(terms, dict) or "loss_D" not in terms:
-            got = list(terms) if isinstance(terms, dict) else type(terms).__name__
-            raise UserError(f"critic_loss: expected a dict with the critic's loss under 'loss_D', got {got}")
-        critic.step(terms["loss_D"])
-    check_terms("critic_loss", terms, detached=False)
-    return {name: value.detach() for name, value in terms.items()}
+        terms = critic.fit(loss, x, y)
+    return terms
 
 
 def attacked(
@@ -94,10 +88,25 @@ def regress(
     first = loss = regression_loss(y, zeta, reduction)
     generator.step(loss)
     for _ in range(num_steps - 1):
-        y = generator(z)
-        loss = regression_loss(y, matched(y, zeta) if rematch else zeta, reduction)
-        generator.step(loss)
+        if rematch:
+            y = generator(z)
+            loss = regression_loss(y, matched(y, zeta), reduction)
+            generator.step(loss)
+        else:
+            loss = generator.fit(Regression(generator, reduction), z, zeta, key="loss_G")["loss_G"]
     return {"loss_G": loss.detach(), "loss_G_first": first.detach()}
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Squared distance of G(z) to targets, as a loss for `Player.fit`."""
+
+    generator: Generator
+    reduction: Reduction
+
+    def __call__(self, z: Tensor, zeta: Tensor) -> Terms:
+        """`loss_G`, as in `regression_loss`."""
+        return {"loss_G": regression_loss(self.generator(z), zeta, self.reduction)}
 
 
 def matched(y: Tensor, zeta: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class MinibatchW2FE(Method):
         reduction: Squared distance summed over coordinates (formula) or averaged.
     """
 
-    differentiated_once = ("generator",)
+    differentiated_once = fitted_whole = ("generator",)
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class ParticleFlow(Method):
     """
 
     differentiated_once = ("generator",)
+    fitted_whole = ("generator", "critic")
 
     def __init__(
         self,

@@ -73,6 +73,7 @@ class ODEGAN(Method):
     alive: Tensor
     float32_only = one_rate = True
     channels_last = False  # networks are evaluated at pieces of flat vectors
+    pure = ("field", "first_stage")
 
     def __init__(
         self,

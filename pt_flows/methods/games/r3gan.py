@@ -35,6 +35,7 @@ class R3GAN(Method):
     """
 
     differentiated_once = ("generator",)
+    fitted_whole = ("critic",)
 
     def __init__(self, generator: Generator, critic: Critic, penalty_weight: NonNegative = 1.0) -> None:
         super().__init__()

@@ -33,6 +33,7 @@ class SNGAN(Method):
     """
 
     differentiated_once = ("generator", "critic")
+    fitted_whole = ("critic",)
 
     def __init__(self, generator: Generator, critic: Critic) -> None:
         super().__init__()

@@ -36,6 +36,7 @@ class WGANGP(Method):
     """
 
     differentiated_once = ("generator",)
+    fitted_whole = ("generator", "critic")
 
     def __init__(
         self,
@@ -61,16 +62,19 @@ class WGANGP(Method):
         dual, penalty = wasserstein1_dual(f, x, y), self.penalty(gradient_norm(f, u))
         return {"loss_D": -dual + lam * penalty, "dual": dual, "penalty": penalty}
 
+    def generator_loss(self, z: Tensor) -> Terms:
+        """Loss of G on latents z: line 12."""
+        return {"loss_G": -self.critic(self.generator(z)).mean()}
+
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Run Algorithm 1, lines 2 to 12, with any number of generator steps."""
-        f, num = self.critic, len(minibatches[0][0])
+        G, num = self.generator, len(minibatches[0][0])
 
-        terms = fit_critic(f, self.critic_loss, minibatches, self.generated)  # lines 2 to 9
+        terms = fit_critic(self.critic, self.critic_loss, minibatches, self.generated)  # lines 2 to 9
 
         for _ in range(self.generator_steps):
-            loss_G = -f(self.generated(self.generator_batch_multiple * num)).mean()  # lines 11 and 12
-            self.generator.step(loss_G)
-            terms["loss_G"] = loss_G.detach()
+            z = G.latents(self.generator_batch_multiple * num, self.noise)  # lines 11 and 12
+            terms |= G.fit(self.generator_loss, z, key="loss_G")
         return terms
 
     def generated(self, num: int) -> Tensor:

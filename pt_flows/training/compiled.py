@@ -1,0 +1,181 @@
+"""Functions of tensors compiled as a whole, with all derivatives that they take inside, of any order.
+
+`torch.compile` makes functions without second derivatives, so it cannot compile a critic whose gradient is penalised.
+Here the operations of loss, penalty and gradients are recorded once for given shapes (`make_fx`), and the record, which
+has no derivative left, is compiled by TorchInductor.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from pt_flows.contracts import Terms
+from pt_flows.errors import UserError
+from pt_flows.training.noise import Draw, drawing
+
+
+class Compiled:
+    """A function of tensors alone, compiled for each set of shapes at its first call.
+
+    Arguments and results are tensors in tuples and dicts; other values in them, such as names, are constants. Whatever
+    else the function reads must stay as it is, because the record keeps it, except for tensors that change in place.
+    So the first call, the second, the fourth, the eighth and so on are computed both ways. If compilation fails, the
+    function runs as it is.
+
+    Args:
+        function: The function.
+        name: Its name for messages.
+        report: Prints a line.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str, report: Callable[[str], None] = print) -> None:
+        self.function, self.name, self.report = function, name, report
+        self.compiled: dict[Any, Callable[..., Any]] = {}
+        self.num_calls, self.tolerance = 0, 0.0
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Evaluate the function.
+
+        Raises:
+            UserError: The function has changed since it was compiled.
+        """
+        leaves, structure = tree_flatten(arguments)
+        inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        key = tuple((x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves)
+        if key not in self.compiled:
+            self.compiled[key] = self._compile(leaves, structure, inputs)
+        found = self.compiled[key](*inputs)
+        self.num_calls += 1
+        if self.num_calls & (self.num_calls - 1) == 0:
+            self._verify(found, self.function(*arguments))
+        return found
+
+    def _compile(self, leaves: list[Any], structure: Any, inputs: list[Tensor]) -> Callable[..., Any]:
+        began, device = time.monotonic(), inputs[0].device.type
+        self.tolerance = (
+            0.1 if torch.is_autocast_enabled(device) else 1e-3 if inputs[0].dtype == torch.float32 else 1e-9
+        )
+        results: list[Any] = []
+
+        def plain(*inputs: Tensor) -> Any:
+            given = iter(inputs)
+            full = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            return self.function(*tree_unflatten(full, structure))
+
+        def flat(*inputs: Tensor) -> list[Tensor]:
+            results[:] = tree_flatten(plain(*inputs))
+            return [leaf for leaf in results[0] if isinstance(leaf, Tensor)]
+
+        try:
+            compiled = generate(flat, inputs)
+            compiled(*inputs)
+        except Exception as error:  # a compiler may fail in any way, and training can go on without it
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            self.report(f"{self.name}: expected to be compiled, got: {reason[0][:200]}. It runs as it is")
+            return plain
+        self.report(f"compiled: {self.name}, in {time.monotonic() - began:.0f} s")
+        kinds, form = results
+
+        def run(*inputs: Tensor) -> Any:
+            values = iter(compiled(*inputs))
+            return tree_unflatten([next(values) if isinstance(leaf, Tensor) else leaf for leaf in kinds], form)
+
+        return run
+
+    def _verify(self, found: Any, expected: Any) -> None:
+        for value, wanted in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+            if not isinstance(wanted, Tensor):
+                continue
+            if (value - wanted).norm() > self.tolerance * (wanted.norm() + self.tolerance):
+                lost = "expected the values of its compiled form, got others. It depends on something that changes"
+                raise UserError(f"{self.name}: {lost}, such as the iteration. Train with --perf fast")
+
+
+def generate(function: Callable[..., list[Tensor]], inputs: list[Tensor]) -> Callable[..., Any]:
+    """Record the operations of a function, and compile the record. Autocast is recorded with them."""
+    import torch._inductor
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    device, graph = inputs[0].device.type, make_fx(function)(*inputs)
+    with torch.no_grad():
+        compiled: Any = torch._inductor.compile(graph, inputs)  # pyright: ignore[reportArgumentType]
+
+    @torch.no_grad()
+    def run(*inputs: Tensor) -> Any:
+        with torch.autocast(device, enabled=False):
+            return compiled(*inputs)
+
+    return run
+
+
+class CompiledLoss:
+    """A loss of networks, compiled with its gradients.
+
+    Random numbers are drawn as the loss draws them, in the same order, and given to the compiled function.
+
+    Args:
+        networks: The networks that the loss is differentiated by.
+        loss: Maps tensors to terms. It depends on tensors, networks and `NoiseStream` alone.
+        key: Name of the term that is the loss.
+        name: Its name for messages.
+        report: Prints a line.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        loss: Callable[..., Terms],
+        key: str,
+        name: str,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self.loss, self.key, self.evaluation = loss, key, _Evaluation(networks, loss)
+        self.parameters = {name: p for name, p in self.evaluation.named_parameters() if p.requires_grad}
+        self.draws: list[Draw] | None = None
+        self.compiled = Compiled(self.evaluate, name, report)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Terms, list[Tensor]]:
+        """The terms, detached, and the gradients of the loss by the trainable parameters."""
+        drawn = self._first(inputs) if self.draws is None else [draw() for draw in self.draws]
+        return self.compiled([p.detach() for p in self.parameters.values()], inputs, drawn)
+
+    def evaluate(
+        self, parameters: list[Tensor], inputs: Sequence[Tensor], drawn: list[Tensor]
+    ) -> tuple[Terms, list[Tensor]]:
+        """Terms and gradients as a function of parameters, inputs and random numbers alone."""
+        leaves, rest = [p.detach().requires_grad_() for p in parameters], iter(drawn)
+        with torch.enable_grad(), drawing(lambda draw: next(rest)):
+            terms: Terms = functional_call(self.evaluation, dict(zip(self.parameters, leaves, strict=True)), inputs)
+            with torch.autocast(leaves[0].device.type, enabled=False):
+                gradients = torch.autograd.grad(terms[self.key], leaves)
+        return {name: value.detach() for name, value in terms.items()}, [g.detach() for g in gradients]
+
+    def _first(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Learn which random numbers the loss draws, and return these."""
+        drawn: list[Tensor] = []
+        self.draws = draws = []
+
+        def record(draw: Draw) -> Tensor:
+            draws.append(draw)
+            drawn.append(draw())
+            return drawn[-1]
+
+        with drawing(record):
+            self.loss(*inputs)
+        return drawn
+
+
+class _Evaluation(nn.Module):
+    """A loss as a module, so that `functional_call` can put other parameters into the networks that it evaluates."""
+
+    def __init__(self, networks: Sequence[nn.Module], loss: Callable[..., Terms]) -> None:
+        super().__init__()
+        self.networks, self.loss = nn.ModuleList(networks), loss
+
+    def forward(self, *inputs: Tensor) -> Terms:
+        return self.loss(*inputs)
