@@ -67,7 +67,7 @@ class Recall:
         times = [int(file.stem) for file in self.files] + [self.iteration]
         kept, width = list(self.last), float(weights.removeprefix(POWER))
         coefficients, error = combination(kept * len(times), [t for t in times for _ in kept], width, self.iteration)
-        told = f"{len(coefficients)} stored averages with an error of {100 * error:.2g} %"
+        told = f"{len(coefficients)} stored averages with an error of {100 * error:.1f} %"
         if error > LARGEST_ERROR:
             wanted = f"expected an average of {self.name} that stored ones give within {100 * LARGEST_ERROR:.0f} %"
             advice = f"Use a width near {' to '.join(map(str, kept))}, or more snapshots"
