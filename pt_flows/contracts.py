@@ -27,8 +27,16 @@ begins with an underscore, it must be finite but is not logged."""
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 """Maker of an optimizer from parameters: a class, or a partial one such as `partial(torch.optim.Adam, lr=1e-3)`."""
 
-Weights = Annotated[str, Form(r"ema|raw|ema@0\.(0|\d*[1-9])", "ema, raw or ema@ with a decay, such as ema@0.9999")]
-"""The weights of a method: their average, those of the last iteration, or the average with one of several decays."""
+POWER = "power@"
+Weights = Annotated[
+    str,
+    Form(
+        r"ema|raw|ema@0\.(0|\d*[1-9])|power@0\.\d*[1-9]",
+        "ema, raw or ema@ with a decay, such as ema@0.9999, or power@ with a width, such as power@0.08",
+    ),
+]
+"""The weights of a method: their average, those of the last iteration, the average with one of several decays, or the
+power-function average of a width that is chosen after training."""
 Split = Literal["train", "test"]
 
 

@@ -27,7 +27,7 @@ CKPT = "checkpoints/last.ckpt"
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
             "neighbours", "check-method", "my_images", "my_table", "my_metrics", "my_callbacks", "my_samplers",
             "responses.npz", "one_shot.npz", "me/pt_flows", "--trials", "--storage", "--seeds 0..4", "study benchmarks",
-            "push", "watch", "dashboard", "ODESolver", "sweep.yaml")  # fmt: skip
+            "push", "watch", "dashboard", "ODESolver", "sweep.yaml", "power@")  # fmt: skip
 """Marks of commands that need data, weights, devices, an account or minutes, or have another test: only parsed."""
 
 FEW = {

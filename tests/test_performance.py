@@ -156,7 +156,7 @@ WHOLE = {
     "R3GAN": PAIR[1:],
     "ODEGAN": ["field", "first_stage"],
 }
-"""What is compiled with its derivatives."""
+"""Parts that are compiled with their derivatives."""
 
 
 def traced(function: Any, inputs: Any) -> Any:
@@ -176,7 +176,7 @@ def test_generated_code_equals_reference(name: str) -> None:
 
 
 def test_a_compiled_loss_that_depends_on_the_iteration_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record keeps numbers as they were, so the run must not go on with them."""
+    """A record keeps numbers as they were, so the run must not continue with them."""
 
     class Changing(WGANGP):
         def critic_loss(self, x: Tensor, y: Tensor) -> Terms:

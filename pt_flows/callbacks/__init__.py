@@ -1,5 +1,6 @@
 """Callbacks of a run: evaluation, pictures, checkpoints, progress."""
 
+from pt_flows.callbacks.averages import PowerAverages
 from pt_flows.callbacks.chains import ChainPicture
 from pt_flows.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from pt_flows.callbacks.evaluate import Evaluate
@@ -21,6 +22,7 @@ __all__ = [
     "Performance",
     "PersistentRounds",
     "Pictures",
+    "PowerAverages",
     "Progress",
     "Rates",
 ]

@@ -10,7 +10,7 @@ from pt_flows.bounds import Count, CountOrZero
 from pt_flows.callbacks.records import record_run
 from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.callbacks.watchers import tell_watchers, watch_evaluations
-from pt_flows.contracts import Split, Weights
+from pt_flows.contracts import POWER, Split, Weights
 from pt_flows.errors import UserError
 from pt_flows.evaluation.engine import listed, measure, prepare_metrics
 from pt_flows.evaluation.provenance import directions_of
@@ -199,6 +199,10 @@ def check_kept(method: Method, wanted: Sequence[Weights]) -> None:
         UserError: No player keeps one of them.
     """
     for weights in wanted:
+        if weights.startswith(POWER):
+            advice = "Measure it afterwards with pt-flows evaluate --weights"
+            got = f"{weights}, which is made after training"
+            raise UserError(f"evaluation.weights: expected ema, raw or an average of a player, got {got}. {advice}")
         if weights.startswith("ema@") and not any(player.keeps(weights) for player in method.players.values()):
             decay = weights.removeprefix("ema@")
             got = f"{weights}, which no player keeps"

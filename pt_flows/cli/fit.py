@@ -36,6 +36,7 @@ from pt_flows.callbacks import (  # noqa: F401
     Performance,
     PersistentRounds,
     Pictures,
+    PowerAverages,
     Progress,
     Rates,
 )

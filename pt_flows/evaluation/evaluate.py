@@ -74,8 +74,8 @@ def evaluate(
             and simulation errors. For methods that predict: accuracy and risk of the test split.
         n: Number of generated samples; toys at most 5,000.
         split: Split of the real samples to compare with; by default train for images and test for toys and likelihoods.
-        weights: The averaged weights (ema), those of another decay that the run kept (ema@0.9999), or the raw ones of
-            the last iteration.
+        weights: The averaged weights (ema), those of another decay that the run kept (ema@0.9999), the raw ones of the
+            last iteration, or a power-function average of a run with the callback PowerAverages (power@0.08).
         sampler: The sampler; by default the method's own one, direct or by chains.
         seeds: Number of sampling seeds; each is measured separately.
         device: Device to compute on; auto uses a GPU if there is one.

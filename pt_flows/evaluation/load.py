@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from pt_flows.contracts import MapsLatents
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
+from pt_flows.evaluation.power import offer
 from pt_flows.loop.describing import built
 from pt_flows.loop.method import Method
 from pt_flows.runs.checkpoint import find_checkpoint, open_checkpoint
@@ -59,6 +60,7 @@ def finished(ckpt: str | Path) -> FinishedRun:
         say(f"checkpoint: {path}, iteration {content['pt_flows']['iteration']}")
     folder = path.parent if path.name == WEIGHTS and is_exported(path.parent) else run_folder_of(path)
     run = FinishedRun(path, method_of(path, content), folder)
+    offer(run.method, content, folder)
     if isinstance(run.method, MapsLatents) and run.method.generator.moves_data:
         run.method.generator.start_from(cast(Any, run.data()).source)
     return run

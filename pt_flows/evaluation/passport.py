@@ -34,7 +34,7 @@ class SubjectKey(NamedTuple):
     """The part of a run that is measured.
 
     Attributes:
-        weights: "ema", "raw", or an average by its decay, such as "ema@0.9999"; empty for images.
+        weights: "ema", "raw", or an average by its decay or width, "ema@0.9999" or "power@0.08"; empty for images.
         sampler: The sampler with its arguments.
     """
 
@@ -53,7 +53,7 @@ class Passport:
         split: Split of the real samples.
         num_samples: Number of generated samples; 0 for a method that draws none.
         features: Feature network, with the hash of its weights; empty for toys.
-        weights: "ema", "raw", or an average by its decay, such as "ema@0.9999"; empty for images.
+        weights: "ema", "raw", or an average by its decay or width, "ema@0.9999" or "power@0.08"; empty for images.
         sampler: The sampler, such as "Direct", "Chains" or "REPGAN(num_steps=100, ...)"; empty for images, and for a
             method that draws none.
         sampling_seed: Seed of the samples.

@@ -59,5 +59,5 @@ def flat_name(key: str, passport: Passport) -> str:
     """Return the name of a number in the summary, such as evaluate/w2_512 or evaluate/w2_512/raw-REPGAN_num_steps=9."""
     own = passport.sampler in (*OWN_SAMPLERS, "")
     sampler = "" if own else re.sub(r"[^\w.=]+", "_", passport.sampler).strip("_")
-    others = [passport.weights if passport.weights == "raw" else "", sampler]
+    others = [passport.weights if passport.weights != "ema" else "", sampler]
     return "/".join(["evaluate", key, *filter(None, ["-".join(filter(None, others))])])

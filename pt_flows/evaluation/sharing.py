@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from pt_flows.contracts import MapsLatents, Samples, Weights
+from pt_flows.contracts import POWER, MapsLatents, Samples, Weights
 from pt_flows.errors import UserError
 from pt_flows.evaluation.card import card, records_of, shared_config
 from pt_flows.evaluation.load import FinishedRun, finished, method_of
@@ -18,9 +18,10 @@ from pt_flows.loop.method import Method
 from pt_flows.plots import num_shown, save_samples
 from pt_flows.progress import track_shares
 from pt_flows.runs.checkpoint import open_checkpoint
-from pt_flows.runs.exported import DESCRIPTION, WEIGHTS, is_exported, read_exported, write_exported
+from pt_flows.runs.exported import AVERAGE, DESCRIPTION, WEIGHTS, is_exported, read_exported, write_exported
 from pt_flows.runs.folder import read_config
 from pt_flows.samplers import event_shape_of
+from pt_flows.training.player import Player
 
 
 def load(source: str | Path, trusted: tuple[str, ...] | list[str] = ()) -> Method:
@@ -52,7 +53,7 @@ def export(ckpt: str, out: str, weights: Weights = "ema", program: bool = False)
     Args:
         ckpt: A checkpoint, a run folder, or last / best of the newest run.
         out: The folder to make.
-        weights: The averaged weights, an average with another decay, or the raw ones of the last iteration.
+        weights: The averaged weights, an average with another decay or width, or the raw ones of the last iteration.
         program: Whether to write the generator as a program of torch.export, too, which needs torch alone to run.
     """
     target = Path(out)
@@ -63,12 +64,11 @@ def export(ckpt: str, out: str, weights: Weights = "ema", program: bool = False)
     if "without" in content["pt_flows"]:
         raise UserError(f"{ckpt}: expected a checkpoint, got an exported model. Copy its folder instead")
     keeping = {} if weights == "raw" else {name: p for name, p in run.method.players.items() if p.keeps(weights)}
-    averaged = {
-        name: [average.network for average in player.averages].index(player.weighted(weights))
-        for name, player in keeping.items()
-    }
+    averaged = {name: numbered(player, name, weights, content["state_dict"]) for name, player in keeping.items()}
     drawing = [name for name in ("generator", "energy") if name in run.method.players]
     if weights != "raw" and drawing and not set(averaged) & set(drawing):
+        if weights != "ema":
+            run.method.players[drawing[0]].weighted(weights)  # says which averages there are
         decay = run.method.players[drawing[0]].ema_decay
         got = f"none, because model.{drawing[0]}.ema_decay is {'null' if decay is None else decay}"
         raise UserError(f"{run.checkpoint}: expected averaged weights, got {got}. Add --weights raw")
@@ -84,6 +84,15 @@ def export(ckpt: str, out: str, weights: Weights = "ema", program: bool = False)
     print(f"{type(run.method).__name__} after {run.method.iteration} iterations ({weights} weights): {target}")
     for file in sorted(target.iterdir()):
         print(f"  {file.name:<20} {file.stat().st_size:,} bytes" if file.is_file() else f"  {file.name}/")
+
+
+def numbered(player: Player[Any], name: str, weights: Weights, state: dict[str, Any]) -> int:
+    """Return the number of an average in the state of a checkpoint; one that is made now replaces the first."""
+    networks, chosen = [average.network for average in player.averages], player.weighted(weights)
+    if weights.startswith(POWER):
+        state.update({f"{name}{AVERAGE}{key}": value for key, value in chosen.state_dict().items()})
+        return 0
+    return networks.index(chosen)
 
 
 def _fill(folder: Path, name: str, run: FinishedRun, weights: Weights, program: bool) -> None:

@@ -74,7 +74,7 @@ class Compiled:
         try:
             compiled = generate(flat, inputs)
             compiled(*inputs)
-        except Exception as error:  # a compiler may fail in any way, and training can go on without it
+        except Exception as error:  # a compiler may fail in any way, and training continues without it
             reason = str(error).strip().splitlines() or [type(error).__name__]
             self.report(f"{self.name}: expected to be compiled, got: {reason[0][:200]}. It runs as it is")
             return plain

@@ -1,9 +1,10 @@
-"""Exponential moving average of a network's weights."""
+"""Moving averages of a network's weights."""
 
 import copy
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Generic, TypeVar, cast
+from typing import Generic, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,26 +15,27 @@ from pt_flows.bounds import DecayRates
 N = TypeVar("N", bound=nn.Module)
 
 
-class EMA(nn.Module, Generic[N]):
-    """Keeps θ̄ ← β_t θ̄ + (1 - β_t) θ with β_t = min(decay, (1 + t) / (10 + t)), for floating-point buffers too.
+class Average(nn.Module, ABC, Generic[N]):
+    """Keeps θ̄ ← β_t θ̄ + (1 - β_t) θ, for floating-point buffers too. A subclass chooses β_t.
 
     Batch norm's running statistics are averaged like the weights, because those of the latest network do not fit
-    averaged weights. Counters are copied. The ramp forgets the initial weights at once, so short runs are averaged too.
-    The copy is always in evaluation mode. One fused interpolation moves everything, and no step reads a number back
-    from the device (torch's `AveragedModel` does, once per update).
+    averaged weights. Counters are copied. The copy is always in evaluation mode. One fused interpolation moves
+    everything, and no step reads a number back from the device (torch's `AveragedModel` does, once per update).
 
     Args:
         network: The network to average; copied now.
-        decay: β, in [0, 1). 0 keeps a copy of the latest weights.
     """
 
-    def __init__(self, network: N, decay: float) -> None:
+    def __init__(self, network: N) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False)
-        self.decay = decay
         self.train(False)
 
-    def train(self, mode: bool = True) -> "EMA[N]":
+    @abstractmethod
+    def decay_at(self, iteration: int) -> float:
+        """Return β_t of an iteration t, counted from 1."""
+
+    def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode."""
         super().train(False)
         return self
@@ -45,12 +47,30 @@ class EMA(nn.Module, Generic[N]):
     @torch.no_grad()
     def update(self, network: N, iteration: int) -> None:
         """Fold in the weights after iteration t, counted from 1."""
-        decay = min(self.decay, (1 + iteration) / (10 + iteration))
         pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
         floats = [(a, b) for a, b in pairs if a.is_floating_point()]
-        get_ema_multi_avg_fn(decay)([a for a, _ in floats], [b for _, b in floats], None)
+        get_ema_multi_avg_fn(self.decay_at(iteration))([a for a, _ in floats], [b for _, b in floats], None)
         for count, new in [(a, b) for a, b in pairs if not a.is_floating_point()]:
             count.copy_(new)
+
+
+class EMA(Average[N]):
+    """The exponential average, with β_t = min(decay, (1 + t) / (10 + t)).
+
+    The ramp forgets the initial weights at once, so short runs are averaged too.
+
+    Args:
+        network: The network to average; copied now.
+        decay: β, in [0, 1). 0 keeps a copy of the latest weights.
+    """
+
+    def __init__(self, network: N, decay: float) -> None:
+        super().__init__(network)
+        self.decay = decay
+
+    def decay_at(self, iteration: int) -> float:
+        """Return β_t of an iteration t, counted from 1."""
+        return min(self.decay, (1 + iteration) / (10 + iteration))
 
 
 def decays_of(given: DecayRates) -> list[float]:

@@ -16,11 +16,11 @@ from torch.optim import Optimizer
 
 from pt_flows.bounds import DecayRates, Positive
 from pt_flows.construction import Constructed
-from pt_flows.contracts import OptimizerFactory, Terms, Weights
+from pt_flows.contracts import POWER, OptimizerFactory, Terms, Weights
 from pt_flows.errors import UserError
 from pt_flows.training.compiled import CompiledLoss
 from pt_flows.training.distributed import mean_over_ranks
-from pt_flows.training.ema import EMA, decays_of
+from pt_flows.training.ema import EMA, Average, decays_of
 from pt_flows.training.requirements import check_factory, check_loss, check_terms
 from pt_flows.training.schedules import Progress, Schedule
 
@@ -50,6 +50,8 @@ class Player(Constructed, nn.Module, Generic[N]):
         penalty: Maps the parameters to a term that is added to every loss; None at first.
         gradient_norm: Norm of the last gradient before clipping, if it is measured or clipped.
         compiling: Prints what is compiled, if the loss of `fit` is to be compiled with its gradients; None if not.
+        also_average: More averages of the weights, which a callback keeps. They are no part of the state.
+        recall: Makes an average after training, by its name; set where a finished run is loaded.
     """
 
     measures_gradients: ClassVar[bool] = False
@@ -69,6 +71,8 @@ class Player(Constructed, nn.Module, Generic[N]):
         self.gradient_norm: Tensor | None = None
         self.compiling: Callable[[str], None] | None = None
         self._compiled: CompiledLoss | None = None
+        self.also_average: list[Average[N]] = []
+        self.recall: Callable[[Weights], Average[N]] | None = None
         self.role = type(self).__name__.lower()
         check_factory(f"model.{self.role}.optimizer", optimizer)
         self.make_optimizer, self.lr_schedule, self.clip_norm = optimizer, lr_schedule, clip_norm
@@ -225,7 +229,7 @@ class Player(Constructed, nn.Module, Generic[N]):
 
     def average(self, iteration: int) -> None:
         """Fold the weights after an iteration, counted from 1, into their averages."""
-        for average in self.averages:
+        for average in (*self.averages, *self.also_average):
             average.update(self.network, iteration)
 
     def raise_for_unused(self, gradients: Sequence[Tensor | None]) -> None:
@@ -262,13 +266,17 @@ class Player(Constructed, nn.Module, Generic[N]):
                 wanted = f"expected raw, got {weights}, but {self.role} keeps no average"
                 raise UserError(f"weights: {wanted}. Set its ema_decay")
             wanted = f"expected raw, ema or one of {', '.join(kept)}, as {self.role} keeps"
-            raise UserError(f"weights: {wanted}, got {weights}. Give its ema_decay a list with this decay")
+            power = weights.startswith(POWER)
+            advice = "Train with the callback PowerAverages" if power else "Give its ema_decay a list with this decay"
+            raise UserError(f"weights: {wanted}, got {weights}. {advice}")
         return average.network
 
-    def _average(self, weights: Weights) -> EMA[N] | None:
+    def _average(self, weights: Weights) -> Average[N] | None:
         """The average of this name; None if it is not kept."""
         if weights == "ema":
             return self.ema
+        if weights.startswith(POWER):
+            return None if self.recall is None else self.recall(weights)
         return next((average for average in self.averages if weights == f"ema@{float(average.decay)}"), None)
 
     @contextmanager
