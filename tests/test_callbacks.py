@@ -23,6 +23,7 @@ from pt_flows.runs.checkpoint import read_checkpoint
 from pt_flows.runs.loggers import loggers
 from pt_flows.runs.options import RunOptions
 from pt_flows.runs.signals import ENDING
+from pt_flows.samplers import REPGAN
 from pt_flows.training.schedules import Schedule
 
 
@@ -114,6 +115,13 @@ def test_every_picture_reaches_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyP
     wandb.teardown()  # the next test shall read it again
     found = sorted(file.name.rsplit("_", 2)[0] for file in tmp_path.glob("*/wandb/offline-run-*/files/media/*/*"))
     assert found == ["chains", "chains", "flow", "flow_animation", "samples"]
+
+
+def test_pictures_by_a_sampler_that_does_not_fit_fail_before_the_run_begins() -> None:
+    method = build("PCD")
+    with pytest.raises(UserError, match=r"expected a method with a generator and a critic for REPGAN, got PCD"):
+        fit(method, data(), max_steps=2, callbacks=[Pictures(0, sampler=REPGAN())])
+    assert method.iteration == 0
 
 
 @pytest.mark.parametrize("picture", [ChainPicture, FlowPicture])

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from problems import ROOT, write_digits
@@ -21,7 +22,8 @@ from pt_flows.evaluation import geodesic, geodesic_pictures
 from pt_flows.evaluation.load import finished
 from pt_flows.functional.geodesics import Network, SineSeries, gauss_legendre, geodesics
 from pt_flows.functional.geometry import Metric, jacobian, kinks, measured, smoothed, straight_lines
-from pt_flows.nets import MLPGenerator
+from pt_flows.methods import ODEGAN
+from pt_flows.nets import MLPGenerator, ResNetCritic, ResNetGenerator
 
 
 def sphere(z: Tensor) -> Tensor:
@@ -334,6 +336,7 @@ def test_command_takes_a_pair_and_smooth_networks_get_no_warning(
         ("pcd", [], "pcd.ckpt: expected a method with latents, such as WGANGP or IWAE, got PCD"),
         ("wgan_gp", ["--start", "[0, 1, 2]", "--end", "[0, 1]"], "--start: expected 2 numbers, the dimension"),
         ("wgan_gp", ["--start", "[0, 1]"], "--end: expected 2 numbers, the dimension of the latents, got none"),
+        ("wgan_gp", ["--start", "[0, 1]", "--end", "[0, 1]"], "--end: expected another latent than --start, got the"),
         ("wgan_gp", ["--rank", "3"], "--rank: expected 1 to 2, the dimension of the latents, got 3"),
         ("wgan_gp", ["--label", "1"], "--label: expected none, as there are no classes, got 1"),
         ("wgan_gp", ["--smoothing", "-1"], "--smoothing: expected at least 0, got -1"),
@@ -347,6 +350,25 @@ def test_mistakes_are_told_in_a_sentence(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_command_maps_one_class_of_a_conditional_generator(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
+    shapes: dict[str, Any] = {"image_size": 16, "num_channels": 1, "width": 4, "num_classes": 2}
+    G = ResNetGenerator(latent_dim=2, **shapes)
+    for table in (m for m in G.modules() if isinstance(m, nn.Embedding)):
+        nn.init.normal_(table.weight)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(ODEGAN(G, ResNetCritic(**shapes), 0.01))
+    trainer.save_checkpoint("classes.ckpt")
+    lengths = []
+    for label in ("0", "1"):
+        words = ["classes.ckpt", "--pairs", "1", "--label", label, "--device", "cpu", "--out", f"{label}.csv"]
+        assert main(["geodesic", *words]) == 0
+        (row,) = csv.DictReader(Path(f"{label}.csv").read_text().splitlines())
+        lengths.append(float(row["straight"]))
+    assert lengths[0] != pytest.approx(lengths[1], rel=1e-3)
+    assert main(["geodesic", "classes.ckpt", "--label", "2", "--device", "cpu"]) == 2
+    assert "--label: expected a class below 2, got 2" in capsys.readouterr().err
 
 
 def load(name: str) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pt_flows.contracts import CriticNet
 from pt_flows.errors import UserError
 from pt_flows.functional.potentials import regression_loss
+from pt_flows.functional.transport import exact_wasserstein
 from pt_flows.loop.journal import Cost
 from pt_flows.methods import GradientLayers
 from pt_flows.nets import MLPCritic, MLPGenerator
@@ -116,10 +117,19 @@ def test_constant_steps_up_a_kink_never_arrive_and_shrinking_ones_do() -> None:
 
 
 def test_a_critic_of_slope_one_bounds_displacements() -> None:
+    """No point moves further than η in a layer, nor W1 then; a linear critic reaches the bound."""
     x, etas = torch.randn(50, 2), (0.3, 0.2, 0.1)
-    for critic in (Formula("distance", (0.5, 0.0)), Formula("sine", (0.6, 0.8))):
-        assert float((stacked(critic, 0.3)(x) - x).norm(dim=1).max()) <= 0.3 + 1e-12
-        assert float((stacked(critic, *etas)(x) - x).norm(dim=1).max()) <= sum(etas) + 1e-12
+    for kind, w in (("distance", (0.5, 0.0)), ("sine", (0.6, 0.8)), ("linear", (0.6, 0.8))):
+        critic, points = Formula(kind, w), x
+        for eta in etas:
+            moved = stacked(critic, eta)(points)
+            assert float((moved - points).norm(dim=1).max()) <= eta + 1e-12
+            w1 = exact_wasserstein(moved, points, 1)
+            assert 0 < w1 <= eta + 1e-9
+            assert kind != "linear" or w1 == pytest.approx(eta)
+            points = moved
+        torch.testing.assert_close(stacked(critic, *etas)(x), points)
+        assert float((points - x).norm(dim=1).max()) <= sum(etas) + 1e-12
 
 
 @pytest.mark.parametrize("factor", [0.1, 1.0, 1.9])
@@ -134,13 +144,21 @@ def test_a_smooth_critic_rises(factor: float) -> None:
     assert rise >= (eta - lipschitz * eta**2 / 2) * slope > 0
 
 
-def test_short_layers_are_injective() -> None:
-    """The Jacobian I + η ∇²f is symmetric, and positive definite if ηL < 1; two layers have a positive determinant."""
-    x, h = torch.randn(20, 2), 1e-6
-    stack = stacked(Formula("sine", (1.5, 2.0)), 0.99 / 6.25)
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_short_layers_are_injective(num_layers: int) -> None:
+    """The Jacobian I + η ∇²f is symmetric, and positive definite if ηL < 1; that of two layers has det > 0."""
+    x, h, eta = torch.randn(20, 2), 1e-6, 0.99 / 6.25
+    stack = Stack(critic := Formula("sine", (1.5, 2.0)))
+    for w in ((1.5, 2.0), (-2.4, 0.7))[:num_layers]:
+        critic.w.data = torch.tensor(w)
+        stack.append(eta)
     columns = [(stack(x + h * e) - stack(x - h * e)) / (2 * h) for e in torch.eye(2)]
     jacobian = torch.stack(columns, 2)
-    torch.testing.assert_close(jacobian, jacobian.mT, rtol=0, atol=1e-8)
+    if num_layers == 1:
+        torch.testing.assert_close(jacobian, jacobian.mT, rtol=0, atol=1e-8)
+        assert float(torch.linalg.eigvalsh(jacobian).min()) > 0
+    else:
+        assert float((jacobian - jacobian.mT).abs().max()) > 0.1
     assert float(jacobian.det().min()) > 0
 
 

@@ -218,6 +218,17 @@ def test_short_steps_are_accepted_and_take_long() -> None:
     assert longer["acceptance"] < found["acceptance"]
 
 
+@pytest.mark.parametrize("num_steps", [60, pytest.param(640, marks=pytest.mark.slow)])
+def test_other_noise_of_proposals_mixes_less_well(num_steps: int) -> None:
+    """For τ = 0.1, chains with η = √τ are at the target. With η = 0.1 most proposals are rejected."""
+    x, found = drawn(affine(), num_steps=num_steps, step_size=0.1)
+    assert_moments(x, 1, 0.6)
+    assert found["acceptance"] > 0.9
+    x, found = drawn(affine(), num_steps=num_steps, step_size=0.1, noise_std=0.1)
+    assert float(x.std()) == pytest.approx(1.5, abs=0.12)
+    assert found["acceptance"] == pytest.approx(0.27, abs=0.05)
+
+
 def test_latents_of_another_scale_make_the_same_chains() -> None:
     one, other = affine(), affine()
     function = other.generator.network.function

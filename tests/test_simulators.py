@@ -158,7 +158,12 @@ class Changing:
         return parameters if self.calls == 1 else self.second(parameters)
 
 
+def failing(parameters: Tensor) -> Tensor:
+    raise ValueError("no solution")
+
+
 BAD: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "an error": (failing, r"got ValueError at line \d+ of .*test_simulators\.py \(no solution\)\. Correct"),
     "integers": (lambda p: np.ones((len(p), 3), np.int64), r"float32 or float64, got int64\. Convert"),
     "objects": (lambda p: np.ones((len(p), 3), object), r"float32 or float64, got object\."),
     "a list": (lambda p: p.tolist(), r"float32 or float64, got list\."),

@@ -131,8 +131,9 @@ def test_checkpoints_and_samplers_that_do_not_fit_are_rejected() -> None:
         TrainedSampler("nowhere.ckpt")
     with pytest.raises(UserError, match=r"^TrainedSampler.checkpoint: expected a checkpoint or a run folder.*got last"):
         TrainedSampler("last")
-    with pytest.raises(UserError, match=r"expected .* a critic for GradientFlow, got MinibatchW2FE"):
-        TrainedSampler(str(SAVED / "minibatch_w2_fe.ckpt"), GradientFlow())
+    for sampler in (GradientFlow(), REPGAN()):
+        with pytest.raises(UserError, match=rf"a critic for {type(sampler).__name__}, got MinibatchW2FE"):
+            TrainedSampler(str(SAVED / "minibatch_w2_fe.ckpt"), sampler)
     for sampler, why in ((OwnNoise(), "got others from OwnNoise"), (Deaf(), "got the same sample from two by Deaf")):
         with pytest.raises(UserError, match=f"functions of their starting points, {why}"):
             TrainedSampler(GAN, sampler)

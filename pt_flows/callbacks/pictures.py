@@ -61,6 +61,11 @@ class Pictures(EveryIterations):
         self.num_images, self.sampler = num_images, sampler
         self.weights: Weights = weights
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that the sampler fits the method, before it is trained."""
+        if self.sampler is not None:
+            self.sampler.check(as_method(pl_module))
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

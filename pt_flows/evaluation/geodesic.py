@@ -105,7 +105,7 @@ def ends(
     """First and last latents (pairs, d): those given, encoded samples, or draws from the prior.
 
     Raises:
-        UserError: One is given without the other, or has another dimension.
+        UserError: One is given without the other, they are the same, or one has another dimension.
     """
     rng = generator_at("cpu", seed, "geodesics")
     z = method.generator.starting_points(2 * pairs, rng).flatten(1).to(method.device)
@@ -121,6 +121,8 @@ def ends(
         if given is None or len(given) != z.shape[1]:
             got = "none" if given is None else len(given)
             raise UserError(f"--{name}: expected {z.shape[1]} numbers, the dimension of the latents, got {got}")
+    if start == end:
+        raise UserError("--end: expected another latent than --start, got the same one. Change one of them")
     return z.new_tensor([start]), z.new_tensor([end])
 
 

@@ -44,6 +44,7 @@ class TrainedSampler(Simulator):
         self.latent_shape = start_of(self.method, run.checkpoint)
         self.names = tuple(f"z{i}" for i in range(1, 1 + math.prod(self.latent_shape)))
         self.sampler, self.noise_seed = sampler or default_sampler(self.method), noise_seed
+        self.sampler.check(self.method)  # before the data are asked for
         self.sampler.prepare(self.method, weights, run.data() if self.sampler.needs_data else None)
         self.check(run.checkpoint)
 

@@ -5,6 +5,7 @@ numbers u become parameters, so that any prior is possible, also one of dependen
 """
 
 import math
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -129,8 +130,17 @@ class FunctionSimulator(Simulator):
         return uniform(u, self.low, self.high)
 
     def simulate(self, parameters: Tensor) -> Any:
-        """Call the function."""
-        return self.function(parameters)
+        """Call the function.
+
+        Raises:
+            UserError: It fails.
+        """
+        try:
+            return self.function(parameters)
+        except Exception as error:
+            at = traceback.extract_tb(error.__traceback__)[:2][-1]  # the function's own line, if it is Python's
+            got = f"{type(error).__name__} at line {at.lineno} of {at.filename} ({error})"
+            raise rejected(f"a function of {len(self.names)} parameters", got, "Correct the function") from error
 
 
 def uniform(u: Tensor, low: Any, high: Any) -> Tensor:
