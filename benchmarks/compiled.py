@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/compiled.py [--cases W1-FE,RK4] [--iterations 300] [--rounds 3]
 
-Every case is trained in both modes by turns. Times are CPU time of the process after 20 iterations, when all is
-compiled; the ratio is the median over rounds. The cost of compilation is the CPU time of the first 20 iterations in the
+Every case is trained in both modes by turns. Times are CPU time of the process after 60 iterations, when all is
+compiled; the ratio is the median over rounds. The cost of compilation is the CPU time of the first 60 iterations in the
 first round, with that of the compiler, and is smaller where TorchInductor finds its cache.
 """
 
@@ -27,7 +27,7 @@ from pt_flows.methods import ODEGAN, W1FE, WGANGP
 from pt_flows.nets import MLPCritic, MLPGenerator, ResidualMLPGenerator
 from pt_flows.training.players import Critic, Generator
 
-WARM_UP = 20
+WARM_UP = 60
 Adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
 
 
