@@ -27,8 +27,8 @@ PIXELS, FEWEST = 100_000, 8
 class FeatureNet(Constructed, nn.Module, ABC):
     """A frozen network from images uint8 (B, 3, H, W) to features float32 (B, dim), always in evaluation mode.
 
-    On a CPU it takes about `PIXELS` pixels at a time, channels innermost in memory, so that they stay in the cache. A GPU
-    takes a whole batch.
+    On a CPU it takes about `PIXELS` pixels at a time, channels innermost in memory, so that they stay in the cache. A
+    GPU takes a whole batch.
 
     Attributes:
         name: Its name in the names of numbers.
