@@ -342,6 +342,13 @@ def test_polynomial_mmd_equals_a_plain_loop() -> None:
     assert polynomial_mmd(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(xx + yy - 2 * xy, rel=1e-9)
 
 
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+def test_kernel_distance_of_float32_features_is_that_of_float64(mean: float) -> None:
+    x, y = mean + torch.randn(300, 64), mean + 0.1 + torch.randn(300, 64)
+    single, double = kernel_distance(x, y, 100), kernel_distance(x.double(), y.double(), 100)
+    assert single == pytest.approx(double, rel=1e-6)
+
+
 def test_kernel_distance_is_that_of_torch_fidelity() -> None:
     """On one block of all features; and within its error of zero for one distribution."""
     from torch_fidelity.metric_kid import kernel_mmd
