@@ -95,3 +95,16 @@ def test_a_resumed_run_continues_the_count(block: int, tmp_path: Path) -> None:
     assert {path.name.partition("-")[2] for path in (tmp_path / "second/kept").iterdir()} == {
         f"step={n}.ckpt" for n in (300, 400)
     }
+
+
+def test_steps_do_not_look_for_a_driver_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's setting makes torch's optimizers count devices through the driver library in every step."""
+    counted: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: counted.append(1) or 0)
+    counts = []
+    for total in (2, 20):
+        counted.clear()
+        monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        fit(Logging(), data(), max_steps=total)
+        counts.append(len(counted))
+    assert counts[0] == counts[1]

@@ -253,7 +253,7 @@ def test_inception_equals_torch_fidelity_on_the_same_weights(tmp_path: Path, mon
     x, real = data.reference("test", 12), data.reference("train", 20)
     with torch.no_grad():
         expected = [torch.cat([theirs(part)[0] for part in images.split(10)]) for images in (x, real)]
-    assert torch.equal(ours(x[:10]), expected[0][:10])
+    torch.testing.assert_close(ours(x[:10]), expected[0][:10], rtol=1e-4, atol=1e-5 * float(expected[0].max()))
     metric = FrechetDistance(ours, num_reference=20)
     metric.prepare(data, 12)
     metric.update(x.float() / 127.5 - 1)
@@ -306,6 +306,28 @@ def test_feature_networks_ignore_train_mode_and_reject_floats() -> None:
         net(images.float())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 224])
+def test_features_in_parts_are_those_of_the_whole_batch(size: int) -> None:
+    net = Lite0Features(size)
+    images = Shapes32().reference("test", 30)
+    with torch.no_grad():
+        whole = net.features(images)
+    for num in (30, 7, 1):
+        parts = torch.cat([net(part) for part in images.split(num)])
+        assert float((parts - whole).abs().max()) < 1e-5 * float(whole.abs().max())
+    assert net(images[:0]).shape == (0, net.dim)
+
+
+def test_a_feature_network_takes_few_pixels_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, taken = RandomFeatures(), []
+    whole = net.features
+    monkeypatch.setattr(net, "features", lambda images: (taken.append(len(images)), whole(images))[1])
+    images = Shapes32().reference("test", 20)
+    torch.testing.assert_close(net(images), whole(images), rtol=1e-5, atol=1e-6)
+    assert taken[:3] == [7, 7, 6]
+
+
 # ------------------------------------------------------------------------------------------- quality in feature space
 
 
@@ -318,6 +340,13 @@ def test_polynomial_mmd_equals_a_plain_loop() -> None:
     yy = np.mean([k(y[i], y[j]) for i in range(20) for j in range(20) if i != j])
     xy = np.mean([k(a, b) for a in x for b in y])
     assert polynomial_mmd(torch.from_numpy(x), torch.from_numpy(y)) == pytest.approx(xx + yy - 2 * xy, rel=1e-9)
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+def test_kernel_distance_of_float32_features_is_that_of_float64(mean: float) -> None:
+    x, y = mean + torch.randn(300, 64), mean + 0.1 + torch.randn(300, 64)
+    single, double = kernel_distance(x, y, 100), kernel_distance(x.double(), y.double(), 100)
+    assert single == pytest.approx(double, rel=1e-6)
 
 
 def test_kernel_distance_is_that_of_torch_fidelity() -> None:

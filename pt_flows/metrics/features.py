@@ -1,6 +1,7 @@
 """Networks whose features a Fréchet distance compares. Each has a hash, and a name, which is a part of its numbers'."""
 
 import hashlib
+import math
 import re
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -19,13 +20,26 @@ from pt_flows.metrics.base import full_precision
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d"
 """First digits of the checksum, which the file's name carries."""
+PIXELS, FEWEST = 100_000, 8
+"""Pixels that a feature network takes at once on a CPU, and its fewest images. Larger batches leave the cache."""
 
 
 class FeatureNet(Constructed, nn.Module, ABC):
-    """A frozen network from images uint8 (B, 3, H, W) to features float32 (B, dim), always in evaluation mode."""
+    """A frozen network from images uint8 (B, 3, H, W) to features float32 (B, dim), always in evaluation mode.
+
+    On a CPU it takes about `PIXELS` pixels at a time, channels innermost in memory, so that they stay in the cache. A
+    GPU takes a whole batch.
+
+    Attributes:
+        name: Its name in the names of numbers.
+        dim: Number of features.
+        size: Height and width that it resizes images to, in pixels.
+        weights_hash: SHA-256 of its weights.
+    """
 
     name: str
     dim: int
+    size: int = 224
     weights_hash: str
 
     net: Any
@@ -47,7 +61,10 @@ class FeatureNet(Constructed, nn.Module, ABC):
         assert not any(module.training for module in self.net.modules()), "feature networks must be in evaluation mode"
         images = images.expand(-1, 3, -1, -1)
         with full_precision(images.device):
-            return self.features(images)
+            if images.device.type != "cpu":
+                return self.features(images)
+            parts = images.tensor_split(math.ceil(len(images) / max(FEWEST, PIXELS // self.size**2)) or 1)
+            return torch.cat([self.features(part.contiguous(memory_format=torch.channels_last)) for part in parts])
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -72,7 +89,7 @@ class InceptionFeatures(FeatureNet):
         UserError: The file is missing and cannot be downloaded, or its checksum is wrong.
     """
 
-    name, dim = "inception", 2048
+    name, dim, size = "inception", 2048, 299
 
     def __init__(self, weights: str | None = None) -> None:
         super().__init__()
@@ -198,7 +215,7 @@ class DINOv2Features(FeatureNet):
             raise UserError(f"DINOv2Features.weights: expected a file, got {weights}. {advice}")
         overlay = {"file": weights} if weights is not None else None
         try:
-            net: Any = timm.create_model(model, pretrained=True, img_size=224, pretrained_cfg_overlay=overlay)
+            net: Any = timm.create_model(model, pretrained=True, img_size=self.size, pretrained_cfg_overlay=overlay)
         except Exception as error:  # the many kinds of a download that fails, and of a file that does not fit
             what = f"{weights} does not fit {model}" if weights else "cannot download weights"
             raise UserError(f"DINOv2Features: {what} ({str(error).splitlines()[0][:150]}). {advice}") from error
@@ -210,7 +227,7 @@ class DINOv2Features(FeatureNet):
 
     def features(self, images: Tensor) -> Tensor:
         """The class token (B, dim) after the last norm."""
-        x = F.interpolate(images.float() / 255, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)
+        x = F.interpolate(images.float() / 255, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
         x = (x - self.mean) / self.std
         return self.net.forward_head(self.net.forward_features(x), pre_logits=True)
 

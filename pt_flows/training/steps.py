@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pt_flows.contracts import Batch, Terms
@@ -25,7 +26,7 @@ def fit_critic(
         critic: The critic.
         loss: Maps data and generated samples (B, *event) to terms; the critic descends `loss_D`.
         minibatches: Data, one batch per step.
-        generate: Draws a number of samples, which are then detached.
+        generate: Draws a number of samples, without a graph.
 
     Returns:
         The terms of the last step, detached.
@@ -35,7 +36,8 @@ def fit_critic(
     """
     terms: Terms = {}
     for x, _ in minibatches:
-        y = generate(len(x)).detach()
+        with torch.no_grad():
+            y = generate(len(x))
         if critic.attack is not None:
             with critic.fixed() as network:
                 x, y = attacked(critic.attack, network, x, y)
