@@ -26,6 +26,7 @@ from PIL import Image
 from problems import ROOT
 
 from pt_flows.cli.departures import departures
+from pt_flows.cli.keys import public
 from pt_flows.cli.main import main
 from pt_flows.cli.parser import Explaining
 from pt_flows.data import Toy2D
@@ -149,6 +150,18 @@ def test_null_inside_a_class_argument_is_null(capsys: pytest.CaptureFixture[str]
     assert model["generator"]["network"]["init_args"]["bound"] is None
     assert model["critic"]["network"]["init_args"]["init_std"] is None
     assert config["evaluation"]["metrics"][0]["init_args"]["num_reference"] is None
+
+
+def test_classes_of_a_key_have_the_order_in_which_they_were_defined() -> None:
+    """So a script of completions is the same text in every process."""
+
+    class Base:
+        pass
+
+    classes = [type(f"Class{i}", (Base,), {}) for i in range(100)]
+    assert public(Base) == classes
+    below = type("Below", (classes[0], classes[1]), {})
+    assert public(Base) == [classes[0], below, *classes[1:]]
 
 
 def test_values_deep_inside_arguments_of_nested_classes_arrive_as_they_are() -> None:
