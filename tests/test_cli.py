@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import math
 import os
 import re
 import resource
@@ -25,7 +26,9 @@ from PIL import Image
 from problems import ROOT
 
 from pt_flows.cli.departures import departures
+from pt_flows.cli.keys import public
 from pt_flows.cli.main import main
+from pt_flows.cli.parser import Explaining
 from pt_flows.data import Toy2D
 from pt_flows.errors import UserError
 from pt_flows.metrics.features import file_hash
@@ -122,6 +125,53 @@ def test_null_reaches_arguments_at_any_depth(capsys: pytest.CaptureFixture[str])
     assert model["critic"]["network"]["init_args"]["init_std"] is None
     assert model["generator"]["network"]["init_args"]["bound"] is None
     assert model["generator"]["ema_decay"] is None
+
+
+class Inner:
+    def __init__(self, options: dict[str, Any]) -> None: ...
+
+
+class Outer:
+    def __init__(self, inner: Inner) -> None: ...
+
+
+def test_null_inside_a_class_argument_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a flag for a class inside a class, and in a list and deep in a configuration file."""
+    near = {"class_path": "ResidualMLPGenerator", "init_args": {"depth": 1, "bound": None}}
+    metric = {"class_path": "FrechetDistance", "init_args": {"num_reference": None}}
+    critic = {"network": {"class_path": "MLPCritic", "init_args": {"init_std": None}}}
+    content = {"model": {"init_args": {"critic": critic}}, "evaluation": {"metrics": [metric]}}
+    Path("nulls.yaml").write_text(yaml.safe_dump(content))
+    words = ["fit", "--config", TOY, "--config", "nulls.yaml", "--model.generator.network", json.dumps(near)]
+    assert main([*words, "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    model = config["model"]["init_args"]
+    assert model["generator"]["network"]["init_args"]["depth"] == 1
+    assert model["generator"]["network"]["init_args"]["bound"] is None
+    assert model["critic"]["network"]["init_args"]["init_std"] is None
+    assert config["evaluation"]["metrics"][0]["init_args"]["num_reference"] is None
+
+
+def test_classes_of_a_key_have_the_order_in_which_they_were_defined() -> None:
+    """So a script of completions is the same text in every process."""
+
+    class Base:
+        pass
+
+    classes = [type(f"Class{i}", (Base,), {}) for i in range(100)]
+    assert public(Base) == classes
+    below = type("Below", (classes[0], classes[1]), {})
+    assert public(Base) == [classes[0], below, *classes[1:]]
+
+
+def test_values_deep_inside_arguments_of_nested_classes_arrive_as_they_are() -> None:
+    """Null, infinity and a text with quotes, for an annotation that checks nothing."""
+    parser = Explaining()
+    parser.add_subclass_arguments(Outer, "outer")
+    options = {"none": None, "list": [None, {"none": None}], "top": math.inf, "text": 'it\'s\na "text"', "yes": True}
+    value = yaml.safe_dump({"class_path": f"{__name__}.Inner", "init_args": {"options": options}})
+    config = parser.parse_args(["--outer", f"{__name__}.Outer", "--outer.inner", value])
+    assert config.outer.init_args.inner.init_args.options == options
 
 
 def test_layers_of_configuration_and_print_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

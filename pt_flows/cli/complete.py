@@ -15,17 +15,10 @@ import torch
 
 from pt_flows.cli.checks import check_training
 from pt_flows.cli.failures import told
-from pt_flows.cli.fit import FlowCLI, start
+from pt_flows.cli.fit import FlowCLI
 from pt_flows.cli.main import quiet
+from pt_flows.cli.stopping import Stopped, result_of
 from pt_flows.files import replacing
-
-
-class Built(Exception):
-    """The configuration of a command whose parts can be built."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        super().__init__()
-        self.config = config
 
 
 class CompleteCLI(FlowCLI):
@@ -39,10 +32,10 @@ class CompleteCLI(FlowCLI):
         """Build the method, the data and the callbacks once, so that their errors are found.
 
         Raises:
-            Built: Everything can be built.
+            Stopped: Everything can be built. The result is the configuration.
         """
         self.parser.instantiate_classes(self.config)
-        raise Built(self.settings)
+        raise Stopped(self.settings)
 
 
 def complete(words: Sequence[str]) -> dict[str, Any]:
@@ -51,15 +44,13 @@ def complete(words: Sequence[str]) -> dict[str, Any]:
     Args:
         words: Arguments of `pt-flows fit`.
     """
+    command = ["fit", *words]
     try:
-        start(CompleteCLI, ["fit", *words])
-    except Built as built:
-        return {"config": built.config}
+        return {"config": result_of(CompleteCLI, command)}
     except (Exception, SystemExit) as error:
-        if (answer := told(error, ["fit", *words])) is None:
+        if (answer := told(error, command)) is None:
             raise
         return {"error": answer[0]}
-    raise AssertionError("the command line neither built the configuration nor raised an error")
 
 
 def machine() -> dict[str, Any]:

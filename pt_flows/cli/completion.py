@@ -12,10 +12,11 @@ from pkgutil import resolve_name
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pt_flows.cli.fit import FlowCLI, start
-from pt_flows.cli.keys import Keys, base_of, public
+from pt_flows.cli.fit import FlowCLI
+from pt_flows.cli.keys import base_of, public
 from pt_flows.cli.main import FUNCTIONS, STUDIES, USAGE
 from pt_flows.cli.shipped import recipe_file, recipe_names
+from pt_flows.cli.stopping import Stopped, result_of
 from pt_flows.errors import UserError
 
 SCRIPT = """\
@@ -57,14 +58,6 @@ In ~/.bashrc: source FILE, after pt-flows completion bash > FILE
 """
 
 
-class Collected(Exception):
-    """The options and keys of a parser."""
-
-    def __init__(self, options: list[str], keys: Keys) -> None:
-        super().__init__()
-        self.options, self.keys = options, keys
-
-
 class CollectingCLI(FlowCLI):
     """The command `fit` up to the point where it would parse its words."""
 
@@ -72,10 +65,10 @@ class CollectingCLI(FlowCLI):
         """Collect what the parser knows.
 
         Raises:
-            Collected: Always.
+            Stopped: Always. The result is a pair of the options and the keys.
         """
         actions = self._parser(self.command)._actions  # argparse has no public list
-        raise Collected([word for action in actions for word in action.option_strings], self.keys)
+        raise Stopped(([word for action in actions for word in action.option_strings], self.keys))
 
 
 def completion(words: Sequence[str]) -> None:
@@ -127,12 +120,7 @@ def usage_of_commands() -> dict[str, str]:
 
 def keys_of_fit() -> dict[str, list[str]]:
     """Return the options of `fit` with their fixed values: those of the parser, of all classes and of all recipes."""
-    try:
-        start(CollectingCLI, ["fit"])
-    except Collected as collected:
-        options, keys = collected.options, collected.keys
-    else:
-        raise AssertionError("the command line collected nothing")
+    options, keys = result_of(CollectingCLI, ["fit"])
     lines = [["--config", recipe_file(name)] for name in recipe_names()]
     bases = {top: base for top in keys.top if (base := base_of(keys.hints.get(top)))}
     lines += [[f"--{top}", cls.__name__] for top, base in bases.items() for cls in public(base)]

@@ -158,6 +158,7 @@ def public(base: type) -> list[type]:
     return [c for c in _subclasses(base) if c.__module__.split(".")[0] not in libraries or exported(c)]
 
 
-def _subclasses(base: type) -> set[type]:
-    direct = set(base.__subclasses__())
-    return {c for c in direct.union(*(_subclasses(c) for c in direct)) if not inspect.isabstract(c)}
+def _subclasses(base: type) -> list[type]:
+    """Return the subclasses of a base at any depth that are not abstract, each before its own subclasses."""
+    found = [inner for cls in base.__subclasses__() for inner in (cls, *_subclasses(cls))]
+    return [cls for cls in dict.fromkeys(found) if not inspect.isabstract(cls)]

@@ -1,11 +1,13 @@
 """A parser whose errors are one sentence with the key and a suggestion."""
 
-import re
+import ast
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser
 
 from pt_flows.cli.errors import explain
@@ -13,6 +15,40 @@ from pt_flows.cli.failures import CommandLineError, mistake_in
 from pt_flows.cli.given import check_yaml
 from pt_flows.cli.keys import Keys
 from pt_flows.errors import UserError
+
+
+class _Quoting(yaml.SafeDumper):
+    """Writes YAML with quotes around every text, so that a text such as 1e-3 stays one."""
+
+
+_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+class _Numbers(ast.NodeTransformer):
+    """Reads inf and nan, which the text of Python has for these numbers, although they are no literals."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """Return the number."""
+        return ast.Constant(float(node.id)) if node.id in ("inf", "nan") else node
+
+
+def as_yaml(text: str) -> str:
+    """Return a value that jsonargparse has read, and written for an inner parser as text of Python, as YAML again.
+
+    Args:
+        text: Text of Python if the value is null, a list or a mapping, which YAML would misread; or any other text.
+
+    Example:
+        >>> as_yaml("{'depth': 2, 'bound': [None, inf]}"), as_yaml("None"), as_yaml("it's")
+        ('{"depth": 2, "bound": [null, .inf]}', 'null', "it's")
+    """
+    try:
+        value = ast.literal_eval(_Numbers().visit(ast.parse(text, mode="eval")))
+    except (SyntaxError, ValueError, TypeError):
+        return text
+    if isinstance(value, dict | list):
+        return yaml.dump(value, Dumper=_Quoting, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+    return "null" if value is None else text
 
 
 class Explaining(ArgumentParser):
@@ -39,13 +75,10 @@ class Explaining(ArgumentParser):
         return super().add_subclass_arguments(baseclass, nested_key, *args, **kwargs)
 
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
-        """Parse the arguments, and keep them for explanations.
-
-        An inner parser gets a value that was read already, as text of Python, in which null has become None.
-        """
+        """Parse the arguments, and keep them for explanations. Inner parsers get one word, such as --key=value."""
         self.words = sys.argv[1:] if args is None else list(args)
         if not self.exit_on_error:
-            self.words = [re.sub(r"=None$", "=null", word) for word in self.words]
+            self.words = [name + "=" + as_yaml(text) for name, _, text in (word.partition("=") for word in self.words)]
         return super().parse_args(self.words, *others, **kwargs)
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:

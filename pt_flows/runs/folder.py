@@ -11,11 +11,12 @@
         failed.txt                     the reason, if training failed
         wandb/                         the files that W&B uploads
 
-The id is also the run id of W&B, so that a continued run continues its charts.
+The id is also the run id of W&B, so that a continued run continues its charts. An agent of a sweep sets it.
 """
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from datetime import datetime
@@ -71,9 +72,20 @@ def new_run_folder(root: Path, experiment: str) -> Path:
     """
     if rank() > 0:
         return Path(os.environ.get(RUN_DIR_VARIABLE) or root / experiment)
-    folder = root / experiment / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+    folder = root / experiment / f"{datetime.now():%Y%m%d-%H%M%S}-{new_id(root / experiment)}"
     os.environ[RUN_DIR_VARIABLE] = str(folder)
     return folder
+
+
+def new_id(folder: Path) -> str:
+    """Return the id of a new run: the one that an agent of a W&B sweep has set, unless a run has it, or a random one.
+
+    Args:
+        folder: The folder of all runs of the experiment.
+    """
+    given = os.environ.get("WANDB_RUN_ID", "")
+    is_free = re.fullmatch(r"\w+", given) is not None and not list(folder.glob(f"*-{given}"))
+    return given if is_free else secrets.token_hex(4)
 
 
 def make_run_folder(folder: Path) -> None:

@@ -14,8 +14,9 @@ from pt_flows.runs.signals import TIED
 from pt_flows.studies.board import Board
 from pt_flows.studies.recipes import Recipe
 
-RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT", "JSM_NAMESPACE_RANK")
-"""Environment variables of launchers."""
+LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT", "JSM_NAMESPACE_RANK",
+             "WANDB_RUN_ID")  # fmt: skip
+"""Environment variables with which launchers tell one process its place or its run."""
 STOPPED, KILLED = (129, 130, 138, 143), (137, -9)
 """Exit codes of jobs that were asked to stop, and of those that were killed."""
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_TRIES = 0.2, 2.0
@@ -183,7 +184,7 @@ def environment_in(slot: Slot) -> dict[str, str]:
     Args:
         slot: Its place.
     """
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") and name not in RANKS}
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") and name not in LAUNCHERS}
     return {**own, **slot, TIED: "1"}
 
 

@@ -1,18 +1,19 @@
 """The command `sweep`: a search that W&B leads. `tune` is the same without an account."""
 
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pt_flows.cli.failures import fail
 from pt_flows.compare.online import api, asking
 from pt_flows.errors import UserError
+from pt_flows.runs.folder import FAILED
 from pt_flows.runs.options import wandb_key_configured
 from pt_flows.studies.options import at_least_one, flags, taken
 from pt_flows.studies.recipes import completed
+from pt_flows.studies.sweep_file import commands, read_sweep
 
 HELP = """pt-flows sweep FILE --config RECIPE [--count N] [flags of fit]: make a W&B sweep and run it here
 
@@ -31,6 +32,7 @@ def sweep(words: Sequence[str]) -> None:
 
     Raises:
         UserError: Nobody is logged in, the file or the recipe has a mistake, or W&B does not respond.
+        SystemExit: All runs failed; the exit code is 1.
     """
     if {"-h", "--help"} & set(words):
         print(HELP, end="")
@@ -43,53 +45,40 @@ def sweep(words: Sequence[str]) -> None:
     if not wandb_key_configured():
         advice = "Run wandb login. Without an account: pt-flows tune CONFIG --trials 20"
         raise UserError(f"W&B: expected a login, got none. {advice}")
-    first = {key: first_value(key, how) for key, how in content["parameters"].items()}
-    project = completed({"": [*fit, *flags(first)]})[""].config["run"]["project"]
+    tried = commands(content["parameters"])
+    built = completed({f"{file}, values {i}": [*fit, *flags(values)] for i, values in enumerate(tried, 1)})
+    options = next(iter(built.values())).config["run"]
+    project, root = options["project"], options["root"]
     command = [sys.executable, "-m", "pt_flows", "fit", *fit, "--run.wandb", "online", "${args}"]
     api()  # it limits how long W&B tries
     import wandb
 
-    with asking(file, "a sweep that W&B accepts", "Correct the file, or check your rights"):
+    with asking(file, "a sweep that W&B accepts", "Correct the file, or check your rights"), started() as runs:
         found = wandb.sweep({**content, "command": command}, content.get("entity"), project)
         print(f"on other machines: wandb agent {project}/{found}", flush=True)
         wandb.agent(found, entity=content.get("entity"), project=project, count=own.get("count"))
+    if failed := sum(run.poll() != 0 for run in runs):
+        where = f"Their errors are above, and in {FAILED} of those that diverged, below {root}"
+        if failed == len(runs):
+            raise SystemExit(fail(f"sweep: expected runs that end, got {failed} of {failed} that failed. {where}", 1))
+        print(f"note: {failed} of {len(runs)} runs failed. {where}")
 
 
-def read_sweep(file: Path) -> dict[str, Any]:
-    """Read a sweep file.
+@contextmanager
+def started() -> Iterator[list[Any]]:
+    """Yield a list of the runs that W&B's agent starts here. The agent itself does not tell how they end."""
+    from wandb import wandb_agent
 
-    Raises:
-        UserError: It cannot be read, has no parameters, or sets what this command sets.
-    """
+    runs: list[Any] = []
+    original = wandb_agent.AgentProcess
+
+    class Listed(original):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            runs.append(self)
+
+    wandb_agent.AgentProcess = Listed
     try:
-        content = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: expected a sweep file, got one that cannot be read ({reason}). Correct it") from error
-    parameters = content.get("parameters") if isinstance(content, dict) else None
-    if not isinstance(parameters, dict) or not parameters:
-        raise UserError(f"{file}: expected the key parameters with keys of fit, got none. Add it")
-    for key, advice in (("command", "Remove it"), ("program", "Remove it"), ("project", "Use --run.project")):
-        if key in content:
-            raise UserError(f"{file}: expected no {key}, which this command sets, got one. {advice}")
-    return content
-
-
-def first_value(key: str, how: Any) -> Any:
-    """Return a value of a parameter, with which its key is checked before the sweep is made.
-
-    Raises:
-        UserError: There is none.
-
-    Example:
-        >>> first_value("a", {"values": [3, 4]}), first_value("a", {"min": 0.1, "max": 1.0})
-        (3, 0.1)
-    """
-    if isinstance(how, Mapping):
-        if isinstance(values := how.get("values"), list) and values:
-            return values[0]
-        for name in ("value", "min", "mu"):
-            if name in how:
-                is_log = name != "value" and "log_" in (kind := str(how.get("distribution"))) and "_values" not in kind
-                return math.exp(how[name]) if is_log else how[name]
-    raise UserError(f"parameters.{key}: expected value, values, or min and max, got {how!r}. Write dotted keys of fit")
+        yield runs
+    finally:
+        wandb_agent.AgentProcess = original
