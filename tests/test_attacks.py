@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import build, data, fit, weights
+from problems import ONE_OF_EACH_KIND, build, data, fit, slow_but_for, weights
 from torch import Tensor
 
 from pt_flows.errors import UserError
@@ -38,14 +38,10 @@ def population_risk(theta: Tensor, truth: Tensor, epsilon: float, noise: float =
     return v + 2 * C0 * epsilon * norm * math.sqrt(v) + epsilon**2 * norm**2
 
 
-def best_multiple(epsilon: float, noise: float = 0.5) -> float:
-    """The fixed point α of θ* = α θ₀ with ‖θ₀‖ = 1 and Σ = I."""
-    alpha = 0.5
-    for _ in range(2000):
-        v = (1 - alpha) ** 2 + noise**2
-        lam = (C0 * epsilon * math.sqrt(v) / alpha + epsilon**2) / (1 + C0 * epsilon * alpha / math.sqrt(v))
-        alpha = 0.5 * alpha + 0.5 / (1 + lam)
-    return alpha
+def ridge(alpha: float, epsilon: float, noise: float = 0.5) -> float:
+    """The λ of the ridge-like fixed point θ* = θ₀ / (1 + λ), at θ = α θ₀ with ‖θ₀‖ = 1 and Σ = I."""
+    v = (1 - alpha) ** 2 + noise**2
+    return (C0 * epsilon * math.sqrt(v) / alpha + epsilon**2) / (1 + C0 * epsilon * alpha / math.sqrt(v))
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -72,13 +68,24 @@ def test_population_risk_is_the_mean_of_the_worst_losses() -> None:
     assert population_risk(truth, truth, 0.5) == pytest.approx(0.8989, abs=1e-4)
 
 
-def test_the_best_parameters_shrink_and_vanish_beyond_a_threshold() -> None:
-    assert best_multiple(0.5) == pytest.approx(0.7295, abs=2e-4)
-    assert best_multiple(1.0) == pytest.approx(0.1745, abs=5e-4)
-    assert 1 / (C0 * math.sqrt(1.25)) == pytest.approx(1.121, abs=1e-3)
+@pytest.mark.parametrize(("epsilon", "alpha", "lam"), [(0.5, 0.7294, 0.371), (1.0, 0.1745, None)])
+def test_the_best_parameters_are_a_ridge_like_fixed_point(epsilon: float, alpha: float, lam: float | None) -> None:
+    """The least risk on a grid, which is below that of θ = 0, is at α = 1 / (1 + λ(α))."""
     truth = torch.ones(1, dtype=D64)
-    risks = [population_risk(a / 1000 * truth, truth, 1.5) for a in range(1, 1000)]
-    assert min(risks) > population_risk(0 * truth, truth, 1.5) == 1.25
+    risks = [population_risk(a / 10_000 * truth, truth, epsilon) for a in range(10_001)]
+    best = risks.index(min(risks)) / 10_000
+    assert best == pytest.approx(alpha, abs=2e-4)
+    assert 1 / (1 + ridge(best, epsilon)) == pytest.approx(best, abs=2e-4)
+    if lam is not None:
+        assert ridge(best, epsilon) == pytest.approx(lam, abs=1e-3)
+
+
+def test_the_best_parameters_vanish_beyond_a_threshold() -> None:
+    truth, threshold = torch.ones(1, dtype=D64), 1 / (C0 * math.sqrt(1.25))
+    assert threshold == pytest.approx(1.121, abs=1e-3)
+    risk = lambda alpha, epsilon: population_risk(alpha * truth, truth, epsilon)
+    assert risk(1e-3, threshold - 0.01) < risk(0.0, threshold) == 1.25
+    assert min(risk(a / 1000, threshold + 0.01) for a in range(1, 1000)) > 1.25
 
 
 def trained(x: Tensor, y: Tensor, epsilon: float, l1: float = 0.0, num_steps: int = 4000, xi: float = 0.01) -> Tensor:
@@ -213,7 +220,10 @@ def test_bad_attacks_are_one_sentence(make: Any, said: str) -> None:
         make()
 
 
-@pytest.mark.parametrize("name", ["WGANGP", "W1FE", "PCD", "DAEBM", "ImprovedCD"])
+HARDENED = ["W1FE", "DAEBM", "WGANGP", "SNGAN", "R3GAN", "GradientLayers", "W2FE", "JSFlow", "PCD", "ImprovedCD"]
+
+
+@pytest.mark.parametrize("name", slow_but_for(HARDENED, ONE_OF_EACH_KIND.__contains__))
 def test_one_option_hardens_critics_and_energies(name: str) -> None:
     """Data and samples are moved against the network before its loss."""
     results = []

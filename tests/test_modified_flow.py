@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian, vmap
 
-from pt_flows.functional.modified_flow import AdversarialTraining, Game, Scheme, euler_maruyama, follow
+from pt_flows.functional.modified_flow import (
+    AdversarialTraining,
+    Game,
+    Scheme,
+    covariance_of,
+    euler_maruyama,
+    follow,
+    rows,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -140,10 +148,12 @@ def test_attacked_mean_is_an_autoregression_with_a_known_variance() -> None:
     problem = AdversarialTraining(lambda theta, x: 0.5 * (theta[0] - x).square(), data, 3, 0.1)
     theta, a = torch.zeros(10_000, 1), 1.1**3
     assert torch.allclose(problem.gradients(theta[0])[:, 0], -a * data)
-    sde = 0.1 * a * 1.5**2 / 8
     end = problem.run(theta, 0.1, 60, 4, rng)
     assert end.var().item() == pytest.approx(0.1 * a * 1.5**2 / (4 * (2 - 0.1 * a)), rel=0.06)
-    assert sde == pytest.approx(0.0374, abs=1e-4)
+    drift = rows(lambda theta: -problem.gradients(theta).mean(0))
+    noise = lambda theta: covariance_of(problem.gradients(theta))
+    path = euler_maruyama(drift, noise, (0.1 / 4) ** 0.5, theta[:4000], 4.0, 200, rng)
+    assert path.var().item() == pytest.approx(0.1 * a * 1.5**2 / 8, rel=0.08)  # 0.0374, below the 0.0401 of the run
 
 
 def test_euler_maruyama_has_the_noise_of_a_minibatch() -> None:

@@ -215,13 +215,14 @@ def test_files_are_written_beside_and_never_over_others(capsys: pytest.CaptureFi
 
 def test_without_conversion_one_sentence_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     old, yaml_file, new = str(OLD / "w1_fe.ckpt"), str(OLD / "w1_fe.yaml"), str(ROOT / "configs/toy2d/w1_fe.yaml")
-    upgrade = f"got one of 0.1. Convert it: pt-flows upgrade {old}"
+    upgrade, ode_gan = f"got one of 0.1. Convert it: pt-flows upgrade {old}", str(ROOT / "configs/toy2d/ode_gan.yaml")
     for words, told in (
         (["sample", old], upgrade),
         (["evaluate", old], upgrade),
         (["fit", "--config", new, "--ckpt_path", old], upgrade),
         (["fit", "--config", yaml_file], f"which is of 0.1. Convert it: pt-flows upgrade {yaml_file}"),
         (["fit", "--config", new, "--model.num_critic_steps", "3"], "got one of 0.1. Use model.critic.steps"),
+        (["fit", "--config", ode_gan, "--model.critic.attack", "PGD"], "there is no key model.critic.attack"),
     ):  # fmt: skip
         assert main(words) == 2, words
         error = capsys.readouterr().err

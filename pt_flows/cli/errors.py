@@ -124,7 +124,8 @@ def _unknown_key(path: str, words: Sequence[str], keys: Keys) -> str:
     if "." in path and section not in keys.top:
         path = leaf = section
     known = [key for key in keys.existing(words) if key != path]
-    if places := places_of(path, known):
+    places = places_of(path, known)
+    if places and all(".".join(place.split(".")[:3]) in known for place in places):
         return f"{path}: expected a key of pt_flows 0.2, got one of 0.1. Use {' and '.join(places)}"
     same = [key for key in known if key.split(".")[-1] == leaf]
     ratio = lambda a, b: difflib.SequenceMatcher(None, a, b).ratio()

@@ -90,6 +90,25 @@ def best_discriminator(A: Float[Tensor, "d k"], truth: Float[Tensor, "d k"]) -> 
     return V, 0.5 * (torch.logdet(own) - torch.logdet(real))
 
 
+def score_form(
+    A: Float[Tensor, "d k"], x: Float[Tensor, "B d"], values: Float[Tensor, " B"], activation: Activation
+) -> Tensor:
+    """A scalar whose gradient in A is that of E f(φ(A z)), by the score: E f(x) ∇_A log p(y), y = φ⁻¹(x) ~ N(0, A Aᵀ).
+
+    It needs no derivative of f. The gradient through samples misses the jump of a discriminator of ReLU at the boundary
+    of its invertible set; this one does not.
+
+    Args:
+        A: Matrix of the generator, of full rank d.
+        x: Samples φ(A z).
+        values: f(x), constants. For ReLU they must be zero outside the invertible set: log 2 + log (1 - D) is.
+        activation: φ.
+    """
+    y, covariance = deactivate(x, activation).detach(), A @ A.T
+    squares = (torch.linalg.solve(covariance, y.T).T * y).sum(1)
+    return -0.5 * (values.detach() * (squares + torch.logdet(covariance))).mean()
+
+
 def moment_error(covariance: Float[Tensor, "d d"], real: Float[Tensor, "d d"]) -> float:
     """‖Σ - Σ*‖ in the Frobenius norm, the error in the game of moments."""
     return float(torch.linalg.matrix_norm(covariance - real))
