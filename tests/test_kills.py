@@ -5,6 +5,7 @@ import io
 import os
 import random
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from problems import ROOT
-from test_cli import assert_same, run_folder
+from test_cli import assert_same, environment, run_folder
 
 from pt_flows.callbacks import checkpoints
 from pt_flows.cli.main import main
@@ -24,6 +25,7 @@ from pt_flows.evaluation import engine
 from pt_flows.loop.journal import Journal
 from pt_flows.loop.method import Method
 from pt_flows.runs.checkpoint import read_checkpoint
+from pt_flows.runs.elastic import interrupted_run
 
 SMALL: dict[str, list[str]] = {
     "w2_fe": ["--model.generator.network.width", "16", "--model.critic.network.width", "16",
@@ -166,3 +168,60 @@ def test_killed_three_times_a_run_ends_with_the_same_weights(recipe: str, ranks:
     assert_same(folder / "checkpoints/best.ckpt", whole / "checkpoints/best.ckpt")
     assert rows(folder) == rows(whole)
     assert not list(folder.rglob("*.partial"))
+
+
+RESTARTED = """
+import os, sys
+from test_kills import inside_a_block
+from pt_flows.cli.main import main
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    inside_a_block(33, 1)
+sys.exit(main())
+"""
+"""The command line, whose second process kills itself in the middle when torchrun starts it for the first time."""
+
+
+@pytest.mark.long
+def test_torchrun_restarts_a_killed_group_from_its_last_checkpoint() -> None:
+    """In the same run folder, to the weights, optimizers and log of an uninterrupted run."""
+    Path("restarted.py").write_text(RESTARTED)
+    paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+    def torchrun(root: str, *program: str) -> str:
+        command = [*launch, *program, *words("w2_fe", 2, root), "--trainer.strategy", "ddp"]
+        with subprocess.Popen(
+            command, env=environment(PYTHONPATH=paths), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            try:
+                said, _ = process.communicate(timeout=600)
+            except subprocess.TimeoutExpired:
+                process.terminate()  # torchrun ends its workers
+                raise
+        assert process.returncode == 0, said
+        return said
+
+    torchrun("whole", "-m", "--", "pt_flows")
+    assert "iteration 30" in torchrun("killed", "--max-restarts", "1", "restarted.py")
+    whole, folder = run_folder("whole"), run_folder("killed")
+    assert_same(folder / "checkpoints/last.ckpt", whole / "checkpoints/last.ckpt")
+    assert rows(folder) == rows(whole)
+
+
+def test_a_restart_continues_the_newest_run_of_its_own_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Path("runs/toy2d-w1fe")
+    for name, job in (("20261126-1-a", "mine"), ("20261126-2-b", "mine"), ("20261126-3-c", "other")):
+        (experiment / name / "checkpoints").mkdir(parents=True)
+        (experiment / name / "checkpoints/last.ckpt").touch()
+        (experiment / name / "environment.json").write_text(f'{{"launch": "{job}"}}')
+    (experiment / "20261126-4-d").mkdir()
+    (experiment / "20261126-4-d" / "environment.json").write_text("damaged")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert interrupted_run(experiment) is None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert interrupted_run(experiment) == experiment / "20261126-2-b"
+    (experiment / "20261126-2-b/checkpoints/last.ckpt").unlink()
+    assert interrupted_run(experiment) is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert interrupted_run(experiment) is None

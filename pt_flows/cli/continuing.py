@@ -7,6 +7,7 @@ from typing import Any
 from pt_flows.errors import UserError
 from pt_flows.metrics.features import file_hash
 from pt_flows.runs.checkpoint import find_checkpoint, open_checkpoint, settings_of
+from pt_flows.runs.elastic import interrupted_run
 from pt_flows.runs.folder import new_run_folder, rank, run_folder_of, say
 from pt_flows.runs.lock import RunLock
 from pt_flows.runs.settings import NAMED, differences, short, within
@@ -35,7 +36,7 @@ def place_to_train(config: Any, experiment: str, settings: dict[str, Any], lock:
     """Return the place of `fit`: the run folder of a last checkpoint, or else a new one.
 
     A run continues in its folder from its last checkpoint alone. An earlier checkpoint starts a new run, because later
-    results would be overwritten.
+    results would be overwritten. If torchrun has started the command again, the run that it interrupted continues.
 
     Args:
         config: The configuration of the command.
@@ -48,9 +49,11 @@ def place_to_train(config: Any, experiment: str, settings: dict[str, Any], lock:
         UserError: The checkpoint does not exist, or does not fit.
     """
     root = Path(config.run.root)
-    if not config.ckpt_path:
+    interrupted = interrupted_run(root / experiment)
+    if not config.ckpt_path and interrupted is None:
         return Place(new_run_folder(root, experiment))
-    wanted = find_checkpoint(config.ckpt_path, root, experiment, settings)
+    wanted = find_checkpoint(str(interrupted or config.ckpt_path), root, experiment, settings)
+    branches = branches and interrupted is None
     continued = run_folder_of(wanted) if wanted.name == "last.ckpt" and not branches else None
     if continued is not None and rank() == 0:
         lock.acquire(continued)  # before reading, or another process could write a later one

@@ -8,6 +8,7 @@ import yaml
 from lightning.pytorch.loggers import Logger
 
 from pt_flows.runs.described import flat_config
+from pt_flows.runs.elastic import launch
 from pt_flows.runs.environment import environment
 from pt_flows.runs.folder import describe_run, make_run_folder, say
 from pt_flows.runs.lock import RunLock
@@ -48,6 +49,7 @@ class RunStart(L.Callback):
         if getattr(trainer, "fast_dev_run", False):
             return
         recorded = environment(self.seed) | {"sampler": self.sampler} | ({"parent": self.parent} if self.parent else {})
+        recorded |= {"launch": job} if (job := launch()) else {}
         if trainer.is_global_zero:
             self.open_folder()
             describe_run(self.folder, self.config_yaml, recorded)
