@@ -58,9 +58,8 @@ def parameter(given: Section, key: str) -> dict[str, Any]:
     if "parameters" in own.content:
         raise given.wrong(key, "a dotted key of fit", "parameters inside it", f"Write {key}.NAME: {{...}}")
     own.only(OPTIONS)
-    read = own.content | {
-        name: number(own.content[name], f"{own.file}: {own.key}.{name}") for name in ENDS if name in own.content
-    }
+    numbers = {name: number(own.content[name], f"{own.file}: {own.key}.{name}") for name in ENDS if name in own.content}
+    read = {**own.content, **numbers}
     if not extremes(read):
         raise given.wrong(key, "value, values, or min and max", own.content, "Write, for example, {values: [1, 5]}")
     return read
