@@ -124,8 +124,8 @@ def compile_parts(module: Method) -> None:
             player.compiling = module.print
             compiled.append(f"loss of the {name}")
     if steady and world()[1] == 1:
-        for name in module.pure:
-            module.__dict__[name] = Compiled(getattr(module, name), name, module.print)
+        for name, function in module.pure_functions().items():
+            module.__dict__[name] = Compiled(function, name, module.print)
             compiled.append(name)
     for name in module.differentiated_once:
         if f"loss of the {name}" not in compiled:

@@ -7,7 +7,7 @@ first term that is not finite. It knows nothing about samples or supervision.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, Self
 
@@ -147,6 +147,10 @@ class Method(Constructed, L.LightningModule, ABC):
     def log_interval(self) -> int:
         """Iterations between two rows of the log: `trainer.log_every_n_steps`."""
         return max(1, int(getattr(self.trainer, "log_every_n_steps", 50)))
+
+    def pure_functions(self) -> dict[str, Callable[..., Any]]:
+        """Return the functions that are declared as `pure`, by name."""
+        return {name: getattr(self, name) for name in self.pure}
 
     def flush(self) -> None:
         """Write the terms since the last row of the log.

@@ -40,8 +40,8 @@ def exponent_of(width: float) -> float:
         UserError: There is none.
 
     Example:
-        >>> round(exponent_of(0.05), 3), round(exponent_of(0.1), 3)
-        (16.97, 6.937)
+        >>> round(exponent_of(0.05), 2), round(exponent_of(0.1), 2)
+        (16.97, 6.94)
     """
     if not 0 < width <= WIDEST:
         raise UserError(f"weights: expected a width above 0 and at most {WIDEST:.4f}, got {width:g}. Use another width")
