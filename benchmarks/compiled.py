@@ -74,7 +74,7 @@ class Clock(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.start = cpu_seconds()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if pl_module.iteration == WARM_UP:
             self.warm = cpu_seconds()
         if pl_module.iteration == trainer.max_steps:
@@ -96,7 +96,7 @@ def trained(make: Callable[[], Method], batch_size: int, num: int, mode: Mode) -
 
 def main() -> None:
     """Print one row for every case."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", default="", help="parts of names, with commas between; all if empty")
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)

@@ -110,7 +110,7 @@ def growth() -> None:
 
 def main() -> None:
     """Print the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--growth", action="store_true", help="the second table alone")
     if parser.parse_args().growth:
         return growth()

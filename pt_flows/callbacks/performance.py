@@ -125,7 +125,7 @@ def compile_parts(module: Method) -> None:
             compiled.append(f"loss of the {name}")
     if steady and world()[1] == 1:
         for name, function in module.pure_functions().items():
-            module.__dict__[name] = Compiled(function, name, module.print)
+            vars(module)[name] = Compiled(function, name, module.print)
             compiled.append(name)
     for name in module.differentiated_once:
         if f"loss of the {name}" not in compiled:
@@ -145,6 +145,6 @@ def forget_compiled(module: Method) -> None:
     for network in module.networks.values():
         network.__dict__.pop("forward", None)
     for name in module.pure:
-        module.__dict__.pop(name, None)
+        vars(module).pop(name, None)
     for player in module.players.values():
         player.plain()

@@ -1,7 +1,7 @@
 """Sequences with targets: rows of images of digits, and the characters of a text."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -75,11 +75,11 @@ class ImageRows(Supervised):
 
 def _digits(split: Split) -> tuple[Tensor, Tensor]:
     try:
-        from sklearn.datasets import load_digits  # pyright: ignore[reportMissingImports]
+        from sklearn.datasets import load_digits
     except ImportError as error:
         wanted = "expected scikit-learn for its digits, got no such package"
         raise UserError(f"ImageRows.name: {wanted}. Run pip install 'pt-flows[digits]', or use mnist") from error
-    data = load_digits()
+    data: Any = load_digits()
     x, y = torch.as_tensor(data.images).float() / 16, torch.as_tensor(data.target).long()
     return (x[:-NUM_TEST], y[:-NUM_TEST]) if split == "train" else (x[-NUM_TEST:], y[-NUM_TEST:])
 
