@@ -274,21 +274,22 @@ def score_game(num: int, seed: int, steps: int) -> tuple[Any, OneLayer]:
 @pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 def test_log_loss_game_recovers_the_covariance(seed: int) -> None:
-    """E ends near that of the empirical covariance, from far away, and falls with the number of samples."""
+    """E falls from far away to that of the empirical covariance of the same samples."""
     assert error(*log_loss_game("leaky_relu", 500, seed, 1))["relative_error"] > 0.5
-    ends = [error(*log_loss_game("leaky_relu", num, seed, 600)) for num in (500, 5_000)]
-    for end in ends:
-        assert end["relative_error"] < 1.5 * end["relative_error_floor"] + 0.02
-    assert ends[1]["relative_error"] < ends[0]["relative_error"]
+    for num, slack in ((500, 0.06), (5_000, 0.02)):
+        end = error(*log_loss_game("leaky_relu", num, seed, 300))
+        assert end["relative_error"] == pytest.approx(end["relative_error_floor"], abs=slack)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("play", [partial(log_loss_game, "relu"), score_game], ids=["pathwise", "score"])
-def test_truncated_discriminator_recovers_the_covariance_of_relu(play: Any, seed: int) -> None:
-    """By the gradient through samples, and by that of the score."""
-    assert error(*play(5_000, seed, 1))["relative_error"] > 0.5
-    assert error(*play(5_000, seed, 600))["relative_error"] < 0.15
+def test_truncated_discriminator_recovers_the_covariance_of_relu(seed: int) -> None:
+    """By the gradient through samples, which is blind to b, and closer by the gradient of the score."""
+    assert error(*log_loss_game("relu", 2_000, seed, 1))["relative_error"] > 0.5
+    through_samples = error(*log_loss_game("relu", 20_000, seed, 600))["relative_error"]
+    by_score = error(*score_game(20_000, seed, 600))["relative_error"]
+    assert by_score < through_samples < 0.25
+    assert by_score < 0.12
 
 
 # -------------------------------------------------------------------------------------------------------- bad input
