@@ -18,6 +18,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from speed import Clock, timed
 
 from pt_flows.callbacks import Performance
 from pt_flows.callbacks.performance import Mode
@@ -68,30 +69,11 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-class Clock(L.Callback):
-    """Measure the CPU time of the iterations up to the warm-up, and after it."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.start = cpu_seconds()
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if pl_module.iteration == WARM_UP:
-            self.warm = cpu_seconds()
-        if pl_module.iteration == trainer.max_steps:
-            self.end = cpu_seconds()
-
-
 def trained(make: Callable[[], Method], batch_size: int, num: int, mode: Mode) -> Clock:
     """Train from seed 0, and return the times."""
     L.seed_everything(0, verbose=False)
-    clock, module = Clock(), make()
-    runner = L.Trainer(
-        max_steps=num + WARM_UP, max_epochs=-1, accelerator="cpu", devices=1, callbacks=[Performance(mode), clock],
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        limit_val_batches=0, num_sanity_val_steps=0,
-    )  # fmt: skip
-    runner.fit(module, datamodule=Toy2D("ring8", batch_size=batch_size, iterations_per_block=10))
-    return clock
+    data = Toy2D("ring8", batch_size=batch_size, iterations_per_block=10)
+    return timed(make(), data, num, Performance(mode), warm_up=WARM_UP, now=cpu_seconds)
 
 
 def main() -> None:

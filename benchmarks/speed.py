@@ -44,25 +44,49 @@ def images() -> tuple[nn.Module, nn.Module, FlowData]:
 
 
 class Clock(L.Callback):
-    """Measure the time of the iterations after the warm-up."""
+    """Tell the time at the start of training, after the warm-up, and at the end.
+
+    Args:
+        warm_up: Iterations of the warm-up.
+        now: Tells the time, in seconds.
+    """
+
+    def __init__(self, warm_up: int, now: Callable[[], float]) -> None:
+        self.warm_up, self.now = warm_up, now
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.start = self.now()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if pl_module.iteration == WARM_UP:
-            self.start = time.perf_counter()
+        if pl_module.iteration == self.warm_up:
+            self.warm = self.now()
         if pl_module.iteration == trainer.max_steps:
-            self.seconds = time.perf_counter() - self.start
+            self.end = self.now()
+
+
+def timed(
+    module: Method,
+    data: FlowData,
+    num: int,
+    *callbacks: L.Callback,
+    warm_up: int = WARM_UP,
+    now: Callable[[], float] = time.perf_counter,
+) -> Clock:
+    """Train for `num` iterations after the warm-up, with a Trainer that does nothing else, and return the times."""
+    clock = Clock(warm_up, now)
+    runner = L.Trainer(
+        max_steps=num + warm_up, max_epochs=-1, accelerator="cpu", devices=1, callbacks=[*callbacks, clock],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        limit_val_batches=0, num_sanity_val_steps=0,
+    )  # fmt: skip
+    runner.fit(module, datamodule=data)
+    return clock
 
 
 def trainer_seconds(module: Method, data: FlowData, num: int) -> float:
     """Return the seconds of `num` iterations of the framework."""
-    clock = Clock()
-    runner = L.Trainer(
-        max_steps=num + WARM_UP, max_epochs=-1, accelerator="cpu", devices=1, callbacks=[clock], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-        num_sanity_val_steps=0,
-    )  # fmt: skip
-    runner.fit(module, datamodule=data)
-    return clock.seconds
+    clock = timed(module, data, num)
+    return clock.end - clock.warm
 
 
 def bare_seconds(G: Any, f: Any, data: FlowData, num: int, persistence: int) -> float:

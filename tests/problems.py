@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pt_flows.data import ImageAugmentation, Shapes32, Simulated, Toy2D
 from pt_flows.data.base import FlowData
@@ -235,6 +236,12 @@ def solve(field: Field, y: Tensor, t0: float, t1: float, num_steps: int, tableau
     for i in range(num_steps):
         y = rk_step(field, t0 + i * h, y, h, tableau)
     return y
+
+
+def traced(function: Any, inputs: Any) -> Any:
+    """The record of a function, run operation by operation: in place of `compiled.generate`, without a compiler."""
+    graph = make_fx(function)(*inputs)
+    return torch.no_grad()(graph.forward)
 
 
 def write_class_folders(root: Path, num_classes: int = 2, size: int = 64, num_images: int = 4) -> None:

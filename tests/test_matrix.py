@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import METHODS, ONE_OF_EACH_KIND, ROOT, build, data, fit, weights
-from torch.fx.experimental.proxy_tensor import make_fx
+from problems import METHODS, ONE_OF_EACH_KIND, ROOT, build, data, fit, traced, weights
 
 from pt_flows.callbacks import Performance
 from pt_flows.callbacks.performance import Mode
@@ -53,14 +52,9 @@ def fast(name: str) -> str:
 def compiled(name: str) -> str:
     """Differentiate as compilation does, without generating code."""
     found: list[str] = []
-
-    def trace(function: Any, inputs: Any) -> Any:
-        graph = make_fx(function)(*inputs)
-        return torch.no_grad()(graph.forward)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-        patch.setattr(compiling, "generate", trace)
+        patch.setattr(compiling, "generate", traced)
         patch.setattr(METHODS[name]["cls"], "print", lambda self, line: found.append(line))
         module = trained(name, mode="compile")
     equal(module, trained(name))

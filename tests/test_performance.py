@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from problems import METHODS, ONE_OF_EACH_KIND, ROOT, build, data, fit, slow_but_for, weights
+from problems import METHODS, ONE_OF_EACH_KIND, ROOT, build, data, fit, slow_but_for, traced, weights
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pt_flows.callbacks import Performance
 from pt_flows.callbacks.performance import fuse, laid_out_like
@@ -157,12 +156,6 @@ WHOLE = {
     "ODEGAN": ["field", "first_stage"],
 }
 """Parts that are compiled with their derivatives."""
-
-
-def traced(function: Any, inputs: Any) -> Any:
-    """The record of a function, run operation by operation."""
-    graph = make_fx(function)(*inputs)
-    return torch.no_grad()(graph.forward)
 
 
 @pytest.mark.slow

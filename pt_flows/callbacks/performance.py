@@ -116,19 +116,20 @@ def compile_parts(module: Method) -> None:
     has buffers, such as the running statistics of batch norm; a critic's loss, if its own network has none. Other
     networks are compiled alone, if they are differentiated once.
     """
-    networks, compiled = module.networks, []
+    networks, players = module.networks, module.players
     steady = not has_buffers(networks.values())
-    for name in module.fitted_whole:
-        player = module.players[name]
-        if steady or (name == "critic" and not has_buffers(player.moved)):
-            player.compiling = module.print
-            compiled.append(f"loss of the {name}")
+    whole = [
+        name for name in module.fitted_whole if steady or (name == "critic" and not has_buffers(players[name].moved))
+    ]
+    for name in whole:
+        players[name].compiling = module.print
+    compiled = [f"loss of the {name}" for name in whole]
     if steady and world()[1] == 1:
         for name, function in module.pure_functions().items():
             vars(module)[name] = Compiled(function, name, module.print)
             compiled.append(name)
     for name in module.differentiated_once:
-        if f"loss of the {name}" not in compiled:
+        if name not in whole:
             network: nn.Module = networks[name]
             network.forward = torch.compile(network.forward)
             compiled.append(name)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pt_flows.contracts import POWER, Weights
 from pt_flows.errors import UserError
 from pt_flows.loop.method import Method
+from pt_flows.runs.checkpoint import reading
 from pt_flows.runs.folder import say
 from pt_flows.training.player import Player
 from pt_flows.training.power import PowerAverage, combination
@@ -84,12 +85,8 @@ class Recall:
     def states(self) -> Iterator[State]:
         """The stored averages in the order of iterations and widths."""
         for file in self.files:
-            try:
+            with reading(file, f"averages of {self.name}", "Remove it"):
                 stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["averages"][self.name]
-            except Exception as error:  # torch raises many kinds for damaged and foreign files
-                reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-                got = f"a file that cannot be read ({reason})"
-                raise UserError(f"{file}: expected averages of {self.name}, got {got}. Remove it") from error
             yield from (stored[width] for width in self.last)
         yield from self.last.values()
 

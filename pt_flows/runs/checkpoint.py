@@ -1,5 +1,7 @@
 """Finding and reading checkpoints, for every command that takes one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,20 +109,35 @@ def read_checkpoint(path: Path, of_any_version: bool = False) -> dict[str, Any]:
     Raises:
         UserError: The file does not exist, is damaged, or was written by another program or version.
     """
-    try:
+    with reading(path, "a checkpoint", "Use another one, such as best.ckpt"):
         if path.stat().st_size == 0:
             raise EOFError("it is empty")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged and foreign files
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        got = f"a file that cannot be read ({reason})"
-        raise UserError(f"{path}: expected a checkpoint, got {got}. Use another one, such as best.ckpt") from error
     record = checkpoint.get("pt_flows") if isinstance(checkpoint, dict) else None
     if not isinstance(record, dict) or "iteration" not in record:
         raise UserError(f"{path}: expected a checkpoint of pt_flows, got another file. Use one from a run folder")
     if not of_any_version:
         check_format(checkpoint, path)
     return checkpoint
+
+
+@contextmanager
+def reading(path: Path, wanted: str, advice: str) -> Iterator[None]:
+    """Raise one sentence for whatever is wrong with a file that is read inside a `with` block.
+
+    Args:
+        path: The file.
+        wanted: Its expected content.
+        advice: An imperative sentence without a full stop.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        yield
+    except Exception as error:  # torch raises many kinds for damaged and foreign files
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"{path}: expected {wanted}, got a file that cannot be read ({reason}). {advice}") from error
 
 
 def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
