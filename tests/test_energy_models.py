@@ -12,19 +12,20 @@ from problems import Adam, build, data, fit, weights
 from torch import Tensor, nn
 
 from pt_flows.cli.main import main
-from pt_flows.contracts import Batch, EnergyNet, Terms
+from pt_flows.contracts import Batch, EnergyNet, Split, Terms
 from pt_flows.data import MNIST, ImageAugmentation, Toy2D
 from pt_flows.errors import DivergenceError, UserError
 from pt_flows.evaluation.density import log_density
 from pt_flows.evaluation.energies import compose
-from pt_flows.evaluation.outliers import auroc
+from pt_flows.evaluation.passport import own_direction
 from pt_flows.functional.energies import GaussianMixture
 from pt_flows.functional.harvesting import harvest
 from pt_flows.functional.langevin import Transition, chain_at, langevin
 from pt_flows.functional.objectives import nearest_log_distance
 from pt_flows.methods import DAEBM, PCD, ImprovedCD
 from pt_flows.methods.energies.sums import SumEnergy
-from pt_flows.metrics import GridKL
+from pt_flows.metrics import GridKL, OutlierAUROC
+from pt_flows.metrics.outliers import auroc
 from pt_flows.nets import ConvEnergy, MLPEnergy, MultiScaleEnergy, TimeMLPEnergy, TimeResNetEnergy
 from pt_flows.samplers import sample
 from pt_flows.training.noise import NoiseStream
@@ -635,6 +636,33 @@ def test_sums_of_energies() -> None:
 def test_area_under_the_curve(inside: list[float], outside: list[float], expected: float) -> None:
     """The area is the fraction of pairs in the right order, on any scale; ties count half."""
     assert auroc(torch.tensor(inside), torch.tensor(outside)) == pytest.approx(expected, rel=1e-12, nan_ok=True)
+
+
+class Shifted(Toy2D):
+    """Reference samples two to the right."""
+
+    def reference(self, split: Split, num: int | None = None) -> Tensor:
+        return super().reference(split, num) + torch.tensor([2.0, 0.0])
+
+
+@pytest.mark.parametrize("data_noise", [0.0, 3.0])
+def test_outlier_areas_of_a_known_energy(data_noise: float) -> None:
+    """An energy that grows to the right separates shifted samples as counting pairs says, and noise on the data blurs it."""
+    near, far = Toy2D("ring8"), Shifted("ring8")
+    metric = OutlierAUROC(against={"near": near, "far": far}, num=2_000)
+    metric.data_noise = data_noise
+    metric.prepare(near, 10)
+    metric.update_energy(lambda x: x[:, 0])
+    metric.update(torch.zeros(1))
+    numbers = metric.compute()
+    assert metric.directions() == {key: own_direction(key) for key in numbers}
+    assert numbers["auroc_near_2k"] == pytest.approx(0.5, abs=0.02)
+    areas = [value for name, value in numbers.items() if name != "auroc_2k"]
+    assert len(areas) == 4
+    assert numbers["auroc_2k"] == pytest.approx(sum(areas) / 4)
+    x = near.reference("test", 2_000)[:, 0]
+    pairs = (x[:, None] - x - 2) / (math.sqrt(2) * max(data_noise, 1e-9))  # P(outlier > sample), noise integrated out
+    assert numbers["auroc_far_2k"] == pytest.approx(float(torch.special.ndtr(-pairs).mean()), abs=0.02)
 
 
 def test_grid_kl_of_known_densities() -> None:

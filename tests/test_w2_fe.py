@@ -1,6 +1,7 @@
 """Flows of the Wasserstein-2 loss and their kin: identities, refusals, maps between domains."""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from pt_flows.callbacks import FlowPicture
 from pt_flows.contracts import Batch, CriticNet, Terms
 from pt_flows.data import Digits, Shapes32, Toy2D, TwoDomains
 from pt_flows.errors import UserError
+from pt_flows.evaluation.passport import own_direction
 from pt_flows.functional.objectives import generator_loss
 from pt_flows.functional.potentials import euler_target, regression_loss, velocity
-from pt_flows.functional.transport import exact_wasserstein
+from pt_flows.functional.transport import assignment, exact_wasserstein
 from pt_flows.methods import W2FE
-from pt_flows.metrics import TransferAccuracy
+from pt_flows.metrics import MapTransport, TransferAccuracy
 from pt_flows.metrics.transfer import nearest_labels
 from pt_flows.nets import ConvTransportMap, DCGANCritic, MLPCritic, MLPGenerator, ResidualMLPGenerator
 from pt_flows.training.players import Critic, Generator
@@ -329,3 +331,37 @@ def test_the_flow_picture_follows_a_resumed_run(tmp_path: Path) -> None:
     assert [r["w2"] for r in resumed.records] == [r["w2"] for r in whole.records]
     with pytest.raises(UserError, match="FlowPicture: expected a generator of points in the plane, got W1FE"):
         fit(build("W1FE", images=True), data(images=True), max_steps=1, callbacks=[FlowPicture()])
+
+
+def test_map_transport_of_known_maps() -> None:
+    """The identity ends at the optimal displacement away, exact transport at zero, and a shift moves by its length."""
+    domains = TwoDomains(Toy2D("ring8"), Toy2D("grid25"))
+    metric = MapTransport(num=50)
+    metric.prepare(domains, 10)
+    numbers = pushed(metric, lambda x: x)
+    assert numbers["displacement_50"] == 0
+    assert numbers["w2_map_50"] == pytest.approx(numbers["displacement_50_optimal"])
+    y, x = domains.source.reference("test", 50), domains.reference("test", 50)
+    optimal = x[assignment(y, x)]
+    numbers = pushed(metric, lambda _: optimal)
+    assert numbers["w2_map_50"] == pytest.approx(0, abs=1e-6)
+    assert numbers["displacement_50"] == pytest.approx(numbers["displacement_50_optimal"])
+    numbers = pushed(metric, lambda y: y + torch.tensor([3.0, 4.0]))
+    assert numbers["displacement_50"] == pytest.approx(5)
+    floor = exact_wasserstein(domains.reference("train", 50), x, 2)
+    assert numbers["w2_map_50_floor"] == pytest.approx(floor)
+    assert metric.directions() == {key: own_direction(key) for key in numbers}
+
+
+def pushed(metric: MapTransport, push: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    metric.reset()
+    metric.update_map(push)
+    metric.update(torch.zeros(1))
+    return metric.compute()
+
+
+def test_map_transport_wants_two_domains_of_one_shape() -> None:
+    with pytest.raises(UserError, match="MapTransport: expected a map between domains, got Toy2D. Use TwoDomains"):
+        MapTransport(num=10).prepare(Toy2D(), 10)
+    with pytest.raises(UserError, match=r"expected source and target of one shape, got \(2,\) and \(3, 32, 32\)"):
+        MapTransport(num=10).prepare(TwoDomains(Toy2D(), Shapes32()), 10)

@@ -10,7 +10,8 @@ from torch import Tensor
 from pt_flows.bounds import AtLeastTwo
 from pt_flows.contracts import HasLevels, Weights
 from pt_flows.errors import UserError
-from pt_flows.evaluation.energies import load_energy, real_samples, with_model_noise
+from pt_flows.evaluation.energies import load_energy, with_model_noise
+from pt_flows.metrics.base import real_samples
 from pt_flows.progress import track
 from pt_flows.training.noise import generator_at
 

@@ -2,12 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pt_flows.contracts import HasLevels, RunsChains
-from pt_flows.data.base import FlowData
-from pt_flows.data.images import as_float
 from pt_flows.errors import UserError
 from pt_flows.evaluation.load import FinishedRun, device_named, finished
 from pt_flows.training.noise import generator_at
@@ -38,16 +35,6 @@ def compose(method: Any, other: Any) -> None:
         raise UserError(f"--plus: expected an energy of {wanted}, got {got}. Use models of the same data and levels")
     averaged = other.energy.ema.network if other.energy.ema is not None else other.energy.network
     method.add(other.energy.network, averaged)
-
-
-def real_samples(data: FlowData, num: int) -> Tensor:
-    """The first `num` samples of the test split, as methods see them.
-
-    Raises:
-        UserError: The split has fewer.
-    """
-    x = data.reference("test", num)
-    return as_float(x) if x.dtype == torch.uint8 else x
 
 
 def with_model_noise(method: Any, x: Tensor, seed: int, name: str) -> Tensor:

@@ -27,12 +27,13 @@ def prepare_metrics(
 ) -> None:
     """Prepare metrics for `num` generated samples of a method, on a device."""
     predicts = method is not None and not Subject(method).draws
-    noise = method.data_noise if isinstance(method, RunsChains) and not method.denoise else 0.0
+    chains = method if isinstance(method, RunsChains) else None
     for metric in metrics:
         if predicts and metric.needs_samples:
             wanted, got = "a metric of predictions, such as Accuracy or Risk", type(metric).__name__
             raise UserError(f"metrics: expected {wanted}, as {type(method).__name__} draws no samples, got {got}")
-        metric.sample_noise = noise  # the noise on samples of a perfect model
+        metric.data_noise = chains.data_noise if chains else 0.0
+        metric.sample_noise = 0.0 if chains and chains.denoise else metric.data_noise
         metric.to(device).prepare(data, num)
         metric.to(device)  # also the tensors that `prepare` added
 

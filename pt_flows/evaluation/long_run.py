@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pt_flows.contracts import Weights
 from pt_flows.data.base import FlowData
-from pt_flows.evaluation.energies import real_samples, with_model_noise
+from pt_flows.evaluation.energies import with_model_noise
+from pt_flows.metrics.base import real_samples
 from pt_flows.plots import save_grid
 from pt_flows.progress import track
 from pt_flows.training.noise import generator_at

@@ -7,9 +7,10 @@ from pt_flows.metrics.inverse import InvariantR2, MutualInformation, SimulationE
 from pt_flows.metrics.likelihood import LikelihoodBound
 from pt_flows.metrics.modes import ModeCoverage
 from pt_flows.metrics.one_layer import OneLayerError
+from pt_flows.metrics.outliers import OutlierAUROC
 from pt_flows.metrics.prediction import Accuracy, Risk
 from pt_flows.metrics.quality import ImageQuality
-from pt_flows.metrics.transfer import TransferAccuracy
+from pt_flows.metrics.transfer import MapTransport, TransferAccuracy
 from pt_flows.metrics.wasserstein import ExactWasserstein, SampleDiscrepancy
 
 __all__ = [
@@ -23,9 +24,11 @@ __all__ = [
     "InvariantR2",
     "LikelihoodBound",
     "Lite0Features",
+    "MapTransport",
     "ModeCoverage",
     "MutualInformation",
     "OneLayerError",
+    "OutlierAUROC",
     "Risk",
     "SampleDiscrepancy",
     "SimulationError",

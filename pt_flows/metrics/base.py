@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from pt_flows.construction import Constructed
 from pt_flows.contracts import Shape, Split
+from pt_flows.data.images import as_float
 from pt_flows.training.noise import generator_at
 
 Direction = Literal["higher", "lower", ""]
@@ -40,6 +41,16 @@ class RealData(Protocol):
         ...
 
 
+def real_samples(data: RealData, num: int, split: Split = "test") -> Tensor:
+    """The first `num` fixed samples of a split, as methods see them.
+
+    Raises:
+        UserError: The split has fewer.
+    """
+    x = data.reference(split, num)
+    return as_float(x) if x.dtype == torch.uint8 else x
+
+
 class SampleMetric(Constructed, Metric, ABC):
     """A distance between generated and real samples.
 
@@ -58,6 +69,8 @@ class SampleMetric(Constructed, Metric, ABC):
     """Whether generated samples are measured. Predictions and their metrics need none."""
     sample_noise: float = 0.0
     """Standard deviation of the noise on samples of a perfect model, in data units. Floors have it too."""
+    data_noise: float = 0.0
+    """Standard deviation of the noise on the data that the model includes, in data units. Energies are of such data."""
 
     def floor_samples(self, data: RealData, split: Split, num: int) -> Tensor:
         """Samples of a perfect model: `reference`, with the noise of the model's samples."""

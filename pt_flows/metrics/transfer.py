@@ -1,15 +1,18 @@
-"""Nearest-neighbour accuracy across domains: whether a map between them keeps the class of an image."""
+"""Maps between domains: whether they keep the class of an image, and how far they are from optimal transport."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pt_flows.bounds import Bound
+from pt_flows.contracts import Split
 from pt_flows.errors import UserError
 from pt_flows.functional.distances import feature_distances
-from pt_flows.metrics.base import Direction, RealData, SampleMetric
+from pt_flows.functional.transport import exact_wasserstein
+from pt_flows.metrics.base import Direction, RealData, SampleMetric, count_name, other_split, real_samples
 from pt_flows.training.distributed import world
 
 CHUNK = 1_000
@@ -87,3 +90,69 @@ class TransferAccuracy(SampleMetric):
     def directions(self) -> dict[str, Direction]:
         """A high accuracy is better. The one without the map does not depend on the method."""
         return {**super().directions(), f"{self.key}_source": ""}
+
+
+class MapTransport(SampleMetric):
+    """Where a map takes the source, and how far, beside exact optimal transport between the same samples.
+
+    The map moves n source samples of the test split. `w2_map_<n>` is the exact W2 between them and n test samples of
+    the target; its floor is the distance of n training samples of the target. `displacement_<n>` is the root of the
+    mean squared distance that the map moves a sample, and `displacement_<n>_optimal` that of exact transport between
+    the source and target samples, which is their W2. A map that is optimal has both at its floor and its optimum.
+    All are Euclidean distances of whole samples, in data units.
+
+    Args:
+        num: n, at most 5000, because the cost of exact transport grows with its cube.
+    """
+
+    split: Split = "test"
+
+    def __init__(self, num: Annotated[int, Bound(2, 5_000)] = 2_000) -> None:
+        super().__init__()
+        self.num = num
+        self.add_state("distance", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
+        self.add_state("moved_by", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
+
+    @property
+    def key(self) -> str:
+        """Name of the distance after the map, such as `w2_map_2k`."""
+        return f"w2_map_{count_name(self.num)}"
+
+    def prepare(self, data: RealData, num_samples: int) -> None:
+        """Draw the fixed samples of both domains, and transport them exactly."""
+        source: Any = getattr(data, "source", None)
+        if source is None:
+            raise UserError(f"MapTransport: expected a map between domains, got {type(data).__name__}. Use TwoDomains")
+        draws = (source, self.split), (data, self.split), (data, other_split(self.split))
+        start, target, other = (real_samples(domain, self.num, split) for domain, split in draws)
+        if start.shape != target.shape:
+            shapes = f"{tuple(start.shape[1:])} and {tuple(target.shape[1:])}"
+            raise UserError(f"MapTransport: expected source and target of one shape, got {shapes}")
+        self.start, self.target = start, target
+        self.optimal = exact_wasserstein(start.flatten(1), target.flatten(1), 2)
+        self.floor = exact_wasserstein(other.flatten(1), target.flatten(1), 2)
+
+    def update(self, x: Tensor) -> None:
+        """Ignore generated samples, which have no starting points."""
+
+    def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
+        """Move the source samples, and measure where they end and how far they went."""
+        device = self.distance.device
+        moved = torch.cat([push(chunk.to(device)).cpu() for chunk in self.start.split(CHUNK)]).flatten(1)
+        steps = (moved.double() - self.start.flatten(1).double()).square().sum(1)
+        self.distance = torch.tensor(exact_wasserstein(moved, self.target.flatten(1), 2), device=device)
+        self.moved_by = steps.mean().sqrt().float().to(device)
+
+    def compute(self) -> dict[str, float]:
+        """The distance after the map with its floor, and the displacement with its optimum."""
+        away = f"displacement_{count_name(self.num)}"
+        return {
+            self.key: float(self.distance),
+            f"{self.key}_floor": self.floor,
+            away: float(self.moved_by),
+            f"{away}_optimal": self.optimal,
+        }
+
+    def directions(self) -> dict[str, Direction]:
+        """A short distance to the target is better. A displacement should be near its optimum."""
+        return {**super().directions(), **{key: "" for key in self.compute() if key.startswith("displacement")}}
