@@ -647,7 +647,7 @@ class Shifted(Toy2D):
 
 @pytest.mark.parametrize("data_noise", [0.0, 3.0])
 def test_outlier_areas_of_a_known_energy(data_noise: float) -> None:
-    """An energy that grows to the right separates shifted samples as counting pairs says, and noise on the data blurs it."""
+    """An energy that grows to the right separates shifted samples as pairs say, and noise on the data blurs it."""
     near, far = Toy2D("ring8"), Shifted("ring8")
     metric = OutlierAUROC(against={"near": near, "far": far}, num=2_000)
     metric.data_noise = data_noise

@@ -361,7 +361,7 @@ def pushed(metric: MapTransport, push: Callable[[Tensor], Tensor]) -> dict[str, 
 
 
 def test_map_transport_wants_two_domains_of_one_shape() -> None:
-    with pytest.raises(UserError, match="MapTransport: expected a map between domains, got Toy2D. Use TwoDomains"):
+    with pytest.raises(UserError, match=r"expected a map between domains, got Toy2D\. Use TwoDomains"):
         MapTransport(num=10).prepare(Toy2D(), 10)
     with pytest.raises(UserError, match=r"expected source and target of one shape, got \(2,\) and \(3, 32, 32\)"):
         MapTransport(num=10).prepare(TwoDomains(Toy2D(), Shapes32()), 10)

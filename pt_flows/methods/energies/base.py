@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pt_flows.bounds import Positive
 from pt_flows.contracts import Batch, EnergyNet, Shape, Terms, Weights
-from pt_flows.errors import DivergenceError
+from pt_flows.errors import DivergenceError, UserError
 from pt_flows.functional.langevin import Chain, Rng, chain_at, normal_like
 from pt_flows.functional.langevin import Energy as EnergyFunction
 from pt_flows.loop.method import Method
@@ -32,6 +32,16 @@ from pt_flows.training.replay import ReplayBuffer
 from pt_flows.training.steps import attacked
 
 OnDivergence = Literal["stop", "roll_back"]
+
+
+def check_denoise(denoise: bool, data_noise: float) -> None:
+    """Check that there is noise to remove.
+
+    Raises:
+        UserError: There is none.
+    """
+    if denoise and not data_noise:
+        raise UserError("model.denoise: expected data_noise above 0, got 0. Set model.data_noise")
 
 
 class EnergyMethod(Method):

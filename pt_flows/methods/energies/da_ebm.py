@@ -32,7 +32,7 @@ from pt_flows.functional.harvesting import harvest
 from pt_flows.functional.langevin import Chain, Ratio, Rng, Transition, label_logits, langevin, mgms, normal_like
 from pt_flows.functional.langevin import Energy as EnergyFunction
 from pt_flows.functional.noising import Noising, squared_cumulative
-from pt_flows.methods.energies.base import EnergyMethod, OnDivergence
+from pt_flows.methods.energies.base import EnergyMethod, OnDivergence, check_denoise
 from pt_flows.methods.energies.gaussian_base import GaussianBase
 from pt_flows.methods.energies.moments import check_levels, moments
 from pt_flows.methods.energies.watch import step_length, watched
@@ -98,8 +98,7 @@ class DAEBM(EnergyMethod):
         max_energy_gap: Positive = 1e8,
         on_divergence: OnDivergence = "stop",
     ) -> None:
-        if denoise and not data_noise:
-            raise UserError("model.denoise: expected data_noise above 0, got 0. Set model.data_noise")
+        check_denoise(denoise, data_noise)
         check_takes_labels(energy, True)
         super().__init__(energy, ReplayBuffer("slot", buffer_size, energy.event_shape), max_energy_gap, on_divergence)
         noising = squared_cumulative(num_levels, first_increment, last_increment)

@@ -19,7 +19,7 @@ from torch import Tensor
 from pt_flows.bounds import Count, Fraction, NonNegative, Positive
 from pt_flows.contracts import Batch, Terms, Weights
 from pt_flows.functional.langevin import Chain, Rng, langevin, normal_like
-from pt_flows.methods.energies.base import EnergyMethod, OnDivergence
+from pt_flows.methods.energies.base import EnergyMethod, OnDivergence, check_denoise
 from pt_flows.methods.energies.watch import step_length, watched
 from pt_flows.training.players import Energy, check_takes_labels
 from pt_flows.training.replay import ReplayBuffer
@@ -39,7 +39,8 @@ class PCD(EnergyMethod):
         start: Starting points of the chains in every iteration.
         reinit_probability: Fraction of persistent chains that are renewed with noise when they are drawn.
         start_std: Standard deviation of the noise that chains start from.
-        data_noise: Standard deviation of noise added to data.
+        data_noise: Standard deviation of noise that is added to data and is a part of the model.
+        denoise: Whether samples are denoised by one step along the score (Tweedie's formula).
         energy_l2: c, weight of the squared energies.
         buffer_size: Number of persistent chains.
         num_sampling_steps: Langevin steps from noise to a sample after training; default K.
@@ -60,19 +61,21 @@ class PCD(EnergyMethod):
         reinit_probability: Fraction = 0.0,
         start_std: Positive = 1.0,
         data_noise: NonNegative = 0.0,
+        denoise: bool = False,
         energy_l2: NonNegative = 0.0,
         buffer_size: Count = 10_000,
         num_sampling_steps: Count | None = None,
         max_energy_gap: Positive = 1e8,
         on_divergence: OnDivergence = "stop",
     ) -> None:
+        check_denoise(denoise, data_noise)
         check_takes_labels(energy, False)
         chains = ReplayBuffer("slot", buffer_size, energy.event_shape, reinit_probability=reinit_probability)
         super().__init__(energy, chains, max_energy_gap, on_divergence)
         self.num_langevin_steps, self.step_size = num_langevin_steps, step_size
         self.temperature, self.metropolis = temperature, metropolis
         self.start, self.start_std = start, start_std
-        self.data_noise, self.energy_l2 = data_noise, energy_l2
+        self.data_noise, self.denoise, self.energy_l2 = data_noise, denoise, energy_l2
         self.num_sampling_steps = num_sampling_steps or num_langevin_steps
         self.buffer.fill(torch.randn, self.buffer.labels)
         self.buffer.points.mul_(start_std)
