@@ -1,4 +1,4 @@
-"""Atomic writes of files."""
+"""Atomic writes of files, and the folder of cached results."""
 
 import os
 import re
@@ -59,3 +59,10 @@ def remove_partials(folder: Path) -> None:
     for path in folder.glob("*.partial"):
         if re.fullmatch(r".+\.\d+\.partial", path.name):
             path.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """The folder of cached results: $PT_FLOWS_CACHE, else pt_flows in the user's cache folder."""
+    if folder := os.environ.get("PT_FLOWS_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pt_flows"

@@ -18,6 +18,7 @@ from pt_flows.cli.failures import told
 from pt_flows.cli.fit import FlowCLI
 from pt_flows.cli.main import quiet
 from pt_flows.cli.stopping import Stopped, result_of
+from pt_flows.errors import UserError
 from pt_flows.files import replacing
 
 
@@ -26,7 +27,11 @@ class CompleteCLI(FlowCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check the configuration."""
-        check_training(self.settled().trainer)
+        config = self.settled()
+        check_training(config.trainer)
+        if config.perf == "auto":
+            advice = "Find the fastest with pt-flows tune-speed"
+            raise UserError(f"perf: expected fast, reference or compile in runs side by side, got auto. {advice}")
 
     def instantiate_classes(self) -> None:
         """Build the method, the data and the callbacks once, so that their errors are found.

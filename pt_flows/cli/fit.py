@@ -1,13 +1,15 @@
 """The commands `fit`, `validate`, `test` and `fork`: Lightning's command line with run folders."""
 
+import os
 import shlex
 import shutil
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
+import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
@@ -60,6 +62,7 @@ from pt_flows.runs.loggers import loggers
 from pt_flows.runs.metrics_csv import MetricsCSV
 from pt_flows.runs.options import RunOptions
 from pt_flows.runs.start import RunStart
+from pt_flows.runs.threads import share_cores
 from pt_flows.training.distributed import roll_call
 from pt_flows.training.rates import RateControl
 
@@ -76,7 +79,8 @@ class FlowCLI(LightningCLI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         with ExitStack() as until_the_end:
-            self.lock, self.keys, self.command = RunLock(), Keys(), kwargs["args"][0]
+            self.lock, self.keys = RunLock(), Keys()
+            self.command, *self.words = kwargs["args"]
             until_the_end.callback(self.lock.release)
             super().__init__(*args, **kwargs)
 
@@ -91,9 +95,8 @@ class FlowCLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_subclass_arguments(RateControl, "rates", required=False, help="control of learning rates")
         parser.add_class_arguments(RunOptions, "run")
-        parser.add_argument(
-            "--perf", type=Mode, default="fast", help="fast, reference (every shortcut off) or compile (docs/scale.md)"
-        )
+        help_of_perf = "fast, reference (every shortcut off), compile, or auto, which tries (docs/scale.md)"
+        parser.add_argument("--perf", type=Literal["auto", *get_args(Mode)], default="fast", help=help_of_perf)
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the command of the Trainer that was given, because each parser takes a third of a second."""
@@ -112,14 +115,32 @@ class FlowCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint and the run folder before building anything expensive."""
         config = self.settled()
+        if config.perf == "auto":
+            config.perf = self.perf_chosen(config)
+            config = self.settled()
         if self.subcommand == "fit":
             check_training(config.trainer)
             self.place = place_to_train(config, self.experiment, self.settings, self.lock, self.branches)
+            if is_one_process(config.trainer) and not torch.cuda.is_available():
+                share_cores(self.place.folder)
         elif config.ckpt_path:
             self.place = place_to_measure(config, self.experiment, self.settings)
         else:
             raise UserError("--ckpt_path: expected a checkpoint, got none. Give a file, a run folder, last or best")
         config["ckpt_path"] = str(self.place.checkpoint) if self.place.checkpoint else None
+
+    def perf_chosen(self, config: Any) -> Mode:
+        """Return the mode that `auto` means on this machine. A run records it, so that it continues in the same one."""
+        if self.subcommand != "fit" or config.trainer.fast_dev_run:
+            return "fast"
+        if not is_one_process(config.trainer):
+            say("perf auto: fast, because trials have one process alone")
+            return "fast"
+        from pt_flows.studies.speed import automatic
+
+        compiling, reason = automatic(self.words, self.settings)
+        say(reason)
+        return "compile" if compiling else "fast"
 
     def settled(self) -> Any:
         """Return the configuration of the command, after naming its experiment and writing it as text."""
@@ -234,6 +255,12 @@ class ForkCLI(FlowCLI):
     """The command `fit` with the configuration of a checkpoint's run, in a new run folder."""
 
     branches = True
+
+
+def is_one_process(trainer: Any) -> bool:
+    """Whether a section `trainer` asks for one process, and no launcher has started several."""
+    one = trainer.devices in (1, "1") or (trainer.devices == "auto" and torch.cuda.device_count() < 2)
+    return one and trainer.num_nodes == 1 and "WORLD_SIZE" not in os.environ
 
 
 def train(command: str, words: Sequence[str]) -> None:

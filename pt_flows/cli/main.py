@@ -28,6 +28,7 @@ USAGE = """pt-flows: generative methods as discretised flows
   pt-flows tune      CONFIG [--trials 20] [--KEY VALUE ...]                better values for a recipe (docs/tuning.md)
   pt-flows sweep     FILE --config FILE [--count N]                        the same, led by W&B (docs/tuning.md)
   pt-flows study     FILE [--out DIR] [--jobs N] [--dry-run]               a comparison from one file, with its record
+  pt-flows tune-speed CONFIG [--KEY VALUE ...]                             how fast it trains here, in which setting
   pt-flows fork      CKPT | RUN [--KEY VALUE ...]                          a new run from another's state, with changes
   pt-flows validate  --config FILE --ckpt_path FILE                        measure as during training
   pt-flows test      --config FILE --ckpt_path FILE                        measure against the test split
@@ -70,7 +71,7 @@ TRAINING = ("fit", "validate", "test", "fork")
 """Commands of the Trainer."""
 
 STUDIES = {"tune": "pt_flows.studies.tune:tune", "study": "pt_flows.studies.study:study",
-           "sweep": "pt_flows.studies.sweep:sweep"}  # fmt: skip
+           "sweep": "pt_flows.studies.sweep:sweep", "tune-speed": "pt_flows.studies.speed:tune_speed"}  # fmt: skip
 """Commands that run others. Each takes its words."""
 
 CHECKS = {"check-method": "pt_flows.cli.check:check", "doctor": "pt_flows.cli.doctor:doctor",

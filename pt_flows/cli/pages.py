@@ -23,9 +23,10 @@ CLASSES = {
 """Pages of methods and data, for errors about keys of `model` and `data`."""
 
 COMMANDS = {
-    "tune": "tuning", "sweep": "tuning", "study": "studies", "evaluate": "evaluation", "compare": "evaluation",
-    "report": "evaluation", "dashboard": "dashboards", "density": "energy", "ood": "energy", "invert": "simulators",
-    "geodesic": "geometry", "export": "sharing", "push": "sharing", "prepare": "scale", "check-method": "checking",
+    "tune": "tuning", "tune-speed": "scale", "sweep": "tuning", "study": "studies", "evaluate": "evaluation",
+    "compare": "evaluation", "report": "evaluation", "dashboard": "dashboards", "density": "energy", "ood": "energy",
+    "invert": "simulators", "geodesic": "geometry", "export": "sharing", "push": "sharing", "prepare": "scale",
+    "check-method": "checking",
 }  # fmt: skip
 """Pages by commands, for errors about other things than these keys."""
 

@@ -1,4 +1,4 @@
-"""How well an energy tells the test samples of its data from outliers."""
+"""Outliers, and the area under the ROC curve between them and test samples."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,15 +1,13 @@
 """Statistics that are computed once from real images and kept on disk."""
 
 import hashlib
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pt_flows.files import replacing
+from pt_flows.files import cache_folder, replacing
 from pt_flows.training.distributed import of_every_rank, world
 
 
@@ -18,13 +16,6 @@ def content_hash(images: Tensor) -> str:
     digest = hashlib.blake2b(repr(tuple(images.shape)).encode(), digest_size=8)
     digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def cache_folder() -> Path:
-    """The folder of reference statistics: $PT_FLOWS_CACHE, else pt_flows in the user's cache folder."""
-    if folder := os.environ.get("PT_FLOWS_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pt_flows"
 
 
 def cached(name: str, fields: tuple[str, ...], measure: Callable[[], tuple[Tensor, ...]]) -> list[Tensor]:

@@ -93,7 +93,7 @@ class TransferAccuracy(SampleMetric):
 
 
 class MapTransport(SampleMetric):
-    """Where a map takes the source, and how far, beside exact optimal transport between the same samples.
+    """Distance of a map's image from the target, and its displacement, beside exact transport between the same samples.
 
     The map moves n source samples of the test split. `w2_map_<n>` is the exact W2 between them and n test samples of
     the target; its floor is the distance of n training samples of the target. `displacement_<n>` is the root of the

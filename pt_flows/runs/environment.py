@@ -24,6 +24,7 @@ def environment(seed: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: package_version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() or "cpu",
+        "threads": torch.get_num_threads(),
     }
 
 

@@ -1,0 +1,65 @@
+"""The number of threads of a run on a CPU, which shares the cores with other runs."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from pt_flows.runs.folder import say
+
+
+def share_cores(folder: Path) -> None:
+    """Take a fair share of the cores where other runs train, unless $OMP_NUM_THREADS says how many.
+
+    Threads of two runs that compete for cores wait for each other, so that both runs take several times as long. A
+    continued run keeps its number of threads, because sums may be rounded in another order with another number.
+
+    Args:
+        folder: The run folder. It exists if the run continues.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    cores = torch.get_num_threads()
+    try:
+        kept = int(json.loads((folder / "environment.json").read_text())["threads"])
+    except (OSError, ValueError, KeyError, TypeError):
+        kept = 0
+    if 0 < kept <= cores:
+        torch.set_num_threads(kept)
+    elif (others := other_runs()) and cores > 1:
+        own = max(1, cores // (others + 1))
+        torch.set_num_threads(own)
+        runs = "1 other run trains" if others == 1 else f"{others} other runs train"
+        advice = "For equal shares set OMP_NUM_THREADS for all runs"
+        say(f"{runs} on this machine, so this one takes {own} of {cores} threads. {advice}")
+
+
+def other_runs() -> int:
+    """Return the number of other processes of `pt-flows fit` or `fork` on this machine; 0 where /proc does not tell.
+
+    A parent, which makes trials of speed, waits and does not count.
+    """
+    found = 0
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        if int(file.parent.name) not in (os.getpid(), os.getppid()):
+            try:
+                found += trains(file.read_bytes().decode(errors="replace").split("\0"))
+            except OSError:  # the process has ended, or is another user's
+                continue
+    return found
+
+
+def trains(command: list[str]) -> bool:
+    """Whether a command line is that of a training.
+
+    Example:
+        >>> trains([".venv/bin/python", ".venv/bin/pt-flows", "fit", "--config", "toy2d/w1_fe"])
+        True
+        >>> trains(["python", "-m", "pt_flows", "fit", "--seeds", "0..4"]), trains(["vim", "pt-flows", "notes"])
+        (False, False)
+    """
+    for program, word in zip(command, command[1:], strict=False):
+        if program.endswith(("pt-flows", "pt_flows")) and word in ("fit", "fork"):
+            return not any(flag.startswith("--seeds") for flag in command)
+    return False

@@ -1,0 +1,289 @@
+"""The command `tune-speed`, and `--perf auto`: short trials tell how fast a recipe trains here in which setting."""
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from pt_flows.cli.shipped import recipe_file
+from pt_flows.compare.runs import read_rows, run_folders
+from pt_flows.compare.table import markdown
+from pt_flows.errors import UserError
+from pt_flows.files import cache_folder, replacing
+from pt_flows.runs.folder import experiment_of
+from pt_flows.runs.settings import digest
+from pt_flows.studies.board import Board
+from pt_flows.studies.options import flags
+from pt_flows.studies.pool import Job, Slot, cores, last_lines, run_jobs
+from pt_flows.studies.recipes import completed
+from pt_flows.studies.trial import block_of, without_length
+
+HELP = """pt-flows tune-speed CONFIG [CONFIG ...] [flags of fit]: how fast does a recipe train on this machine?
+
+It trains the recipe for some seconds in every setting, and prints a table. --perf auto then takes what is fastest.
+See docs/scale.md.
+"""
+SECONDS = 10.0
+"""Seconds of training after the first row of the log, for a measurement."""
+LEAST_GAIN = 1.05
+"""Ratio of speeds from which a compiler is worth its risks."""
+OFF: dict[str, Any] = {
+    "evaluation.every_n_iterations": 0, "evaluation.metrics": [], "evaluation.full_metrics": None,
+    "pictures.every_n_iterations": 0, "run.wandb": "disabled",
+}  # fmt: skip
+"""Settings of a trial: it measures and draws nothing."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The speed of a recipe in one setting.
+
+    Attributes:
+        rate: Iterations a second, once it runs at full speed.
+        start: Seconds of training that were lost before, to compilation above all.
+    """
+
+    rate: float
+    start: float
+
+    def seconds(self, iterations: int) -> float:
+        """Return the seconds of training for a number of iterations."""
+        return self.start + iterations / self.rate
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to train the same recipe.
+
+    Attributes:
+        name: Its name, as flags where it has some.
+        flags: Arguments of `fit`.
+        slot: Environment variables.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    slot: Slot
+
+
+FAST = Setting("--perf fast", ("--perf", "fast"), {})
+COMPILE = Setting("--perf compile", ("--perf", "compile"), {})
+
+
+def tune_speed(words: Sequence[str]) -> None:
+    """Measure the speed of a recipe in every setting, and print a table.
+
+    Args:
+        words: Configuration files, and flags of `fit`.
+
+    Raises:
+        UserError: The recipe cannot be built, or `--perf fast` fails.
+    """
+    if {"-h", "--help"} & set(words):
+        print(HELP, end="")
+        return
+    named = list(takewhile(lambda word: not word.startswith("-"), words))
+    if not named:
+        raise UserError("tune-speed: expected CONFIG first, got none. See pt-flows tune-speed --help")
+    rest = without(words[len(named) :], "--ckpt_path", "--perf")
+    command = [word for file in named for word in ("--config", recipe_file(file))] + [*rest, *FAST.flags]
+    recipe = completed({"": command})[""]
+    settings = [FAST, Setting("--perf reference", ("--perf", "reference"), {}), COMPILE]
+    if recipe.accelerator == "cpu" and cores() > 1 and "OMP_NUM_THREADS" not in os.environ:
+        settings.append(Setting("--perf fast, OMP_NUM_THREADS=1", FAST.flags, {"OMP_NUM_THREADS": "1"}))
+    settings.append(Setting("--trainer.precision bf16-mixed", ("--trainer.precision", "bf16-mixed"), {}))
+    problems: dict[str, str] = {}
+    found = measured(command, recipe.config, settings, problems)
+    if FAST.name not in found:
+        raise UserError(f"{FAST.name}: {problems[FAST.name]}")
+    rows = [row(setting.name, found.get(setting.name), found[FAST.name]) for setting in settings]
+    print(f"\n{markdown(rows)}\n")
+    for name, problem in problems.items():
+        print(f"{name} failed: {problem}")
+    store(recipe.config, {setting.name: found[setting.name] for setting in (FAST, COMPILE) if setting.name in found})
+    print(explained(recipe.config["trainer"]["max_steps"], found[FAST.name], found.get(COMPILE.name)))
+
+
+def row(name: str, speed: Speed | None, fast: Speed) -> dict[str, str]:
+    """Return the row of a setting."""
+    shown = (
+        [f"{speed.rate:.4g}", f"{speed.rate / fast.rate:.2f}", f"{speed.start:.0f}"] if speed else ["failed", "", ""]
+    )
+    return {"setting": name} | dict(
+        zip(("iterations a second", "relative to fast", "seconds lost at the start"), shown, strict=True)
+    )
+
+
+def automatic(words: Sequence[str], config: Mapping[str, Any]) -> tuple[bool, str]:
+    """Choose between `--perf fast` and `--perf compile` by short trials, which are kept for later runs.
+
+    Args:
+        words: Arguments of `fit`.
+        config: Its complete configuration.
+
+    Returns:
+        Whether to compile, and a sentence that says why.
+    """
+    if (known := stored(config)) is None:
+        problems: dict[str, str] = {}
+        known = measured(without(words, "--ckpt_path", "--perf"), config, [FAST, COMPILE], problems)
+        if FAST.name not in known:
+            return False, f"perf auto: fast, because its trial failed: {problems[FAST.name]}"
+        store(config, known)
+    fast, compiled = known[FAST.name], known.get(COMPILE.name)
+    iterations = config["trainer"]["max_steps"]
+    return pays(iterations, fast, compiled), explained(iterations, fast, compiled)
+
+
+def pays(iterations: int, fast: Speed, compiled: Speed | None) -> bool:
+    """Whether a run of some iterations should be compiled."""
+    if compiled is None or compiled.rate < LEAST_GAIN * fast.rate:
+        return False
+    return compiled.seconds(iterations) < fast.seconds(iterations)
+
+
+def explained(iterations: int, fast: Speed, compiled: Speed | None) -> str:
+    """Return the sentence about the choice between both."""
+    if compiled is None:
+        return f"perf auto: fast, {fast.rate:.4g} it/s, because the compiled trial failed"
+    chosen = "compile" if pays(iterations, fast, compiled) else "fast"
+    speeds = f"compile {compiled.rate:.4g} it/s after {compiled.start:.0f} s, fast {fast.rate:.4g} it/s"
+    return (
+        f"perf auto: {chosen} for {iterations} iterations ({speeds}; measured here, kept in {cache_folder() / 'speed'})"
+    )
+
+
+def measured(
+    command: Sequence[str], config: Mapping[str, Any], settings: Sequence[Setting], problems: dict[str, str]
+) -> dict[str, Speed]:
+    """Train a recipe for some seconds in each setting, one after the other.
+
+    Args:
+        command: Arguments of `fit`.
+        config: The complete configuration.
+        settings: The settings.
+        problems: Gets a sentence about each setting that fails.
+    """
+    name = experiment_of(*(config[key]["class_path"] for key in ("data", "model")))
+    board = Board(f"speed of {name}", [("", 1.0)] * len(settings), 1)
+    found: dict[str, Speed] = {}
+    folder = Path(tempfile.mkdtemp(prefix="pt-flows-speed-"))
+    try:
+        for i, setting in enumerate(settings):
+            board.say(f"measuring {setting.name}")
+            job = trial(command, block_of(config), setting, folder / str(i), found, problems)
+            run_jobs(iter([job]), [setting.slot], board)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def trial(
+    command: Sequence[str],
+    block: int,
+    setting: Setting,
+    folder: Path,
+    found: dict[str, Speed],
+    problems: dict[str, str],
+) -> Job:
+    """Return the job that trains until its speed is known.
+
+    Args:
+        command: Arguments of `fit`.
+        block: Number of iterations of one step of the Trainer.
+        setting: The setting.
+        folder: Folder for the run and its output.
+        found: Gets the speed.
+        problems: Gets a sentence about a failure.
+    """
+    words = ["fit", *command, *flags({**OFF, "run.root": str(folder), "trainer.log_every_n_steps": block})]
+    words += setting.flags
+    log = folder / "output.log"
+
+    def watch(stop: Callable[[], None]) -> None:
+        times = times_of(folder)
+        if times and times[-1][1] - times[0][1] > SECONDS:
+            stop()
+
+    def ended(code: int) -> None:
+        if speed := speed_of(times_of(folder)):
+            found[setting.name] = speed
+        else:
+            problems[setting.name] = last_lines(log) or f"its process ended with exit code {code}"
+
+    return Job(setting.name, words, log, watch=watch, ended=ended)
+
+
+def times_of(root: Path) -> list[tuple[float, float]]:
+    """Return iterations and seconds of training of the rows of a run's log."""
+    folder = next(run_folders(root), None) if root.is_dir() else None
+    if folder is None or not (folder / "metrics.csv").is_file():
+        return []
+    rows, _ = read_rows((folder / "metrics.csv").read_text())
+    return [(row["iteration"], row["cost/seconds"]) for row in rows if "cost/seconds" in row]
+
+
+def speed_of(times: Sequence[tuple[float, float]]) -> Speed | None:
+    """Return the speed in the second half of a run, and the seconds that were lost before; None without two rows.
+
+    Example:
+        >>> speed_of([(10, 31.0), (20, 32.0), (30, 33.0), (40, 34.0)])
+        Speed(rate=10.0, start=30.0)
+    """
+    if len(times) < 2:
+        return None
+    (first, begin), (last, end) = times[(len(times) - 1) // 2], times[-1]
+    if end <= begin or last <= first:
+        return None
+    rate = (last - first) / (end - begin)
+    return Speed(rate, max(begin - first / rate, 0.0))
+
+
+def without(words: Sequence[str], *names: str) -> list[str]:
+    """Return the words without some flags and their values.
+
+    Example:
+        >>> without(["--perf", "auto", "--ckpt_path=last", "--model.k", "2"], "--perf", "--ckpt_path")
+        ['--model.k', '2']
+    """
+    kept: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        name, assigned, _ = word.partition("=")
+        if name not in names:
+            kept.append(word)
+        elif not assigned:
+            next(remaining, None)
+    return kept
+
+
+def file_of(config: Mapping[str, Any]) -> Path:
+    """Return the file for the speeds of a configuration on this machine."""
+    machine = [platform.node(), cores(), os.environ.get("OMP_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES")]
+    settings = {
+        key: value for key, value in without_length(config).items() if key not in ("perf", "evaluation", "pictures")
+    }
+    packages = [version(name) for name in ("torch", "pt-flows")]
+    return cache_folder() / "speed" / f"{digest([settings, machine, packages])}.json"
+
+
+def store(config: Mapping[str, Any], speeds: Mapping[str, Speed]) -> None:
+    """Keep speeds for later runs of the same recipe on this machine."""
+    with replacing(file_of(config)) as partial_file:
+        partial_file.write_text(json.dumps({name: asdict(speed) for name, speed in speeds.items()}) + "\n")
+
+
+def stored(config: Mapping[str, Any]) -> dict[str, Speed] | None:
+    """Return the kept speeds; None if there are none that can be read."""
+    try:
+        found = {name: Speed(**speed) for name, speed in json.loads(file_of(config).read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return found if FAST.name in found else None
