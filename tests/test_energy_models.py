@@ -17,6 +17,7 @@ from pt_flows.data import MNIST, ImageAugmentation, Toy2D
 from pt_flows.errors import DivergenceError, UserError
 from pt_flows.evaluation.density import log_density
 from pt_flows.evaluation.energies import compose
+from pt_flows.evaluation.outliers import OutlierAUROC, auroc
 from pt_flows.evaluation.passport import own_direction
 from pt_flows.functional.energies import GaussianMixture
 from pt_flows.functional.harvesting import harvest
@@ -24,8 +25,7 @@ from pt_flows.functional.langevin import Transition, chain_at, langevin
 from pt_flows.functional.objectives import nearest_log_distance
 from pt_flows.methods import DAEBM, PCD, ImprovedCD
 from pt_flows.methods.energies.sums import SumEnergy
-from pt_flows.metrics import GridKL, OutlierAUROC
-from pt_flows.metrics.outliers import auroc
+from pt_flows.metrics import GridKL
 from pt_flows.nets import ConvEnergy, MLPEnergy, MultiScaleEnergy, TimeMLPEnergy, TimeResNetEnergy
 from pt_flows.samplers import sample
 from pt_flows.training.noise import NoiseStream

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import pt_flows.metrics.features as features_module
 from pt_flows.data import CIFAR10, Shapes32, Toy2D
 from pt_flows.errors import DivergenceError, UserError
+from pt_flows.functional.pixels import as_uint8
 from pt_flows.functional.transport import exact_wasserstein, gaussian_mmd, sliced_wasserstein, symmetric_sqrt
 from pt_flows.metrics import (
     DINOv2Features,
@@ -25,7 +26,6 @@ from pt_flows.metrics import (
     ModeCoverage,
     SampleDiscrepancy,
 )
-from pt_flows.metrics.base import as_uint8
 from pt_flows.metrics.features import FeatureNet
 from pt_flows.metrics.frechet import frechet_distance, moments
 from pt_flows.metrics.quality import (

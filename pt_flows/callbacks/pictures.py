@@ -12,6 +12,7 @@ from pt_flows.bounds import Count, CountOrZero
 from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.contracts import MapsLatents, RunsChains, Samples, Weights
 from pt_flows.evaluation.subject import Subject
+from pt_flows.functional.pixels import as_float
 from pt_flows.loop.method import Method
 from pt_flows.plots import num_shown, save_samples
 from pt_flows.samplers import Sampler
@@ -100,7 +101,7 @@ class Pictures(EveryIterations):
         data: Any = getattr(trainer, "datamodule", None)
         if len(data.event_shape) != 3:
             return False
-        return save_samples(data.up_to("train", self.num_images).float() / 127.5 - 1, path, "real data", {})
+        return save_samples(as_float(data.up_to("train", self.num_images)), path, "real data", {})
 
     def before_and_after(self, method: Method, data: Any, num: int) -> tuple[Tensor | None, Tensor]:
         """Return samples from fixed noise, on the CPU, and before them, for maps of data, the samples of the source."""

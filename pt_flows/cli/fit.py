@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 import pt_flows.data
+import pt_flows.evaluation.outliers
 import pt_flows.evaluation.trained
 import pt_flows.methods
 import pt_flows.metrics

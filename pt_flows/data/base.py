@@ -16,6 +16,7 @@ from pt_flows.bounds import Count, check_arguments, hints_of
 from pt_flows.construction import Constructed
 from pt_flows.contracts import Batch, Consumer, Shape, Split
 from pt_flows.errors import UserError
+from pt_flows.functional.pixels import as_points
 from pt_flows.training.distributed import world
 
 
@@ -82,8 +83,7 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
         Raises:
             UserError: There is no test split, or the data have classes.
         """
-        x = self.up_to("test", num)
-        x = x.to(torch.get_default_dtype()) / 127.5 - 1 if x.dtype == torch.uint8 else x
+        x = as_points(self.up_to("test", num))
         has_labels = f"samples with labels, as there are {self.num_classes} classes"
         require(not self.num_classes, f"{type(self).__name__}.held_out", has_labels, "none. Override it")
         return x, torch.zeros(len(x), dtype=torch.int64)

@@ -15,6 +15,7 @@ from pt_flows.contracts import Batch, Shape, Split
 from pt_flows.data.base import first_not_finite, require
 from pt_flows.data.shuffled import Shuffled
 from pt_flows.errors import UserError
+from pt_flows.functional.pixels import as_float
 from pt_flows.training.noise import generator_at, run_seed
 
 
@@ -95,14 +96,14 @@ class ArrayImages(Shuffled):
         if len(batch) != 3:
             return batch
         x, y, flip = batch
-        return as_float(x, flip if self.flip else None), y
+        return mirrored(x, flip if self.flip else None), y
 
     def sample(self, num: int, rng: torch.Generator) -> Tensor:
         """Images float (num, C, H, W) drawn with replacement, half of them mirrored if the set is."""
         images, _ = self.arrays("train")
         i = torch.randint(len(images), (num,), generator=rng, device=rng.device)
         flip = torch.rand(num, generator=rng, device=rng.device) < 0.5 if self.flip else None
-        return as_float(images[i.to(images.device)].to(rng.device), flip)
+        return mirrored(images[i.to(images.device)].to(rng.device), flip)
 
     def labelled(self, split: Split) -> tuple[Tensor, Tensor]:
         """All images of a split, float (N, C, H, W) in [-1, 1], and their labels (N,), on the host."""
@@ -174,9 +175,9 @@ def downsampled(images: Tensor, size: int) -> Tensor:
     return interpolate(images.float(), (size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
 
 
-def as_float(images: Tensor, flip: Tensor | None = None) -> Tensor:
+def mirrored(images: Tensor, flip: Tensor | None) -> Tensor:
     """Images uint8 (..., C, H, W) as floats in [-1, 1], mirrored if their `flip` (...) is true."""
-    x = images.to(torch.get_default_dtype()) / 127.5 - 1
+    x = as_float(images)
     return x if flip is None else torch.where(flip[..., None, None, None], x.flip(-1), x)
 
 

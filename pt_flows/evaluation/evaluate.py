@@ -23,6 +23,7 @@ from pt_flows.evaluation.passport import Passport, record_path, write_record
 from pt_flows.evaluation.provenance import directions_of, feature_hashes, machine, passport_of
 from pt_flows.evaluation.published import publish
 from pt_flows.evaluation.subject import CHUNK, Subject
+from pt_flows.functional.pixels import as_float
 from pt_flows.metrics import (
     Accuracy,
     ExactWasserstein,
@@ -157,7 +158,7 @@ def evaluate_images(
         raise UserError(f"{path}: expected images of shape {wanted}, as {ref} has, got {got}. Resize either")
     chosen = prepared(metrics or [ImageQuality(Lite0Features(64), split)], real, n, split, split, device)
     parts = x.split(CHUNK)
-    batches = (parts[i].to(device).float() / 127.5 - 1 for i in share_of(len(parts)))
+    batches = (as_float(parts[i].to(device)) for i in share_of(len(parts)))
     numbers = finite(measured(chosen, with_progress(batches, n, "measuring")))
     passport = Passport(
         method="images",

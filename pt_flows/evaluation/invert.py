@@ -18,6 +18,7 @@ from pt_flows.evaluation.passport import stamped
 from pt_flows.evaluation.provenance import passport_of
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.files import checked_target, replacing
+from pt_flows.functional.pixels import as_float
 from pt_flows.metrics.base import full_precision
 from pt_flows.metrics.reference import content_hash
 from pt_flows.plots import save_grid
@@ -106,7 +107,7 @@ def observations(flag: str, path: Path, shape: Shape) -> Tensor:
     if flag == "--images" or len(shape) == 3:
         if flag == "--images" and len(shape) != 3:
             raise UserError(f"--images: expected --npz for observations of shape {shape}, got images. Use --npz")
-        x = ImageFiles(path).reference("train") / 127.5 - 1
+        x = as_float(ImageFiles(path).reference("train"))
     else:
         x = vectors(path)
     if (got := tuple(x.shape[1:])) != shape or not len(x):

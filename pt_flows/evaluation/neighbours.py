@@ -11,7 +11,7 @@ from pt_flows.evaluation.load import device_named, finished
 from pt_flows.evaluation.subject import Subject
 from pt_flows.files import checked_target
 from pt_flows.functional.distances import feature_distances
-from pt_flows.metrics.base import as_uint8
+from pt_flows.functional.pixels import as_float, as_uint8
 from pt_flows.metrics.features import FeatureNet, Lite0Features
 from pt_flows.metrics.frechet import BATCH
 from pt_flows.plots import save_grid
@@ -76,7 +76,7 @@ def neighbours(
 
     order = generated.argsort()[:show]
     rows = [torch.cat([samples[i : i + 1], train[index[i, :SHOWN]]]) for i in order.tolist()]
-    save_grid(torch.cat(rows).float() / 127.5 - 1, target, columns=rows[0].shape[0])
+    save_grid(as_float(torch.cat(rows)), target, columns=rows[0].shape[0])
     print(f"{n} samples and {n} test images against {len(train)} training images, {net.name} features")
     for key, value in subject.diagnostics.items():
         print(f"  {key:<12} {value:.5g}")

@@ -18,7 +18,7 @@ from pt_flows.evaluation.passport import stamped
 from pt_flows.evaluation.provenance import passport_of
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.files import checked_target
-from pt_flows.metrics.base import as_uint8
+from pt_flows.functional.pixels import as_uint8
 from pt_flows.plots import save_samples
 from pt_flows.progress import track_shares
 from pt_flows.runs.folder import say

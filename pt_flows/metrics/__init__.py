@@ -7,7 +7,6 @@ from pt_flows.metrics.inverse import InvariantR2, MutualInformation, SimulationE
 from pt_flows.metrics.likelihood import LikelihoodBound
 from pt_flows.metrics.modes import ModeCoverage
 from pt_flows.metrics.one_layer import OneLayerError
-from pt_flows.metrics.outliers import OutlierAUROC
 from pt_flows.metrics.prediction import Accuracy, Risk
 from pt_flows.metrics.quality import ImageQuality
 from pt_flows.metrics.transfer import MapTransport, TransferAccuracy
@@ -28,7 +27,6 @@ __all__ = [
     "ModeCoverage",
     "MutualInformation",
     "OneLayerError",
-    "OutlierAUROC",
     "Risk",
     "SampleDiscrepancy",
     "SimulationError",

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from pt_flows.construction import Constructed
 from pt_flows.contracts import Shape, Split
-from pt_flows.data.images import as_float
+from pt_flows.functional.pixels import as_points, as_uint8
 from pt_flows.training.noise import generator_at
 
 Direction = Literal["higher", "lower", ""]
@@ -47,8 +47,7 @@ def real_samples(data: RealData, num: int, split: Split = "test") -> Tensor:
     Raises:
         UserError: The split has fewer.
     """
-    x = data.reference(split, num)
-    return as_float(x) if x.dtype == torch.uint8 else x
+    return as_points(data.reference(split, num))
 
 
 class SampleMetric(Constructed, Metric, ABC):
@@ -78,7 +77,7 @@ class SampleMetric(Constructed, Metric, ABC):
         if not self.sample_noise:
             return x
         images = x.dtype == torch.uint8
-        points = x / 127.5 - 1 if images else x
+        points = as_points(x)
         noise = torch.randn(points.shape, generator=generator_at("cpu", "floor", split), dtype=points.dtype)
         noisy = points + self.sample_noise * noise
         return as_uint8(noisy) if images else noisy
@@ -163,13 +162,3 @@ def count_name(num: int) -> str:
         ('50k', '512', '2500')
     """
     return f"{num // 1000}k" if num % 1000 == 0 else str(num)
-
-
-def as_uint8(x: Tensor) -> Tensor:
-    """Images in [-1, 1] to bytes by rounding to the nearest level.
-
-    Example:
-        >>> as_uint8(torch.tensor([-1.0, 0.0, 0.999, 1.0, 1.2])).tolist()
-        [0, 128, 255, 255, 255]
-    """
-    return x.float().mul(127.5).add(128).floor().clamp(0, 255).to(torch.uint8)

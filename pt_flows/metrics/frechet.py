@@ -14,8 +14,9 @@ from torch import Tensor
 from pt_flows.bounds import Count
 from pt_flows.contracts import Split
 from pt_flows.errors import DivergenceError, UserError
+from pt_flows.functional.pixels import as_uint8
 from pt_flows.functional.transport import squared_bures, symmetric_sqrt
-from pt_flows.metrics.base import RealData, SampleMetric, as_uint8, count_name, other_split
+from pt_flows.metrics.base import RealData, SampleMetric, count_name, other_split
 from pt_flows.metrics.features import FeatureNet, Lite0Features
 from pt_flows.metrics.reference import cached, content_hash
 from pt_flows.progress import track

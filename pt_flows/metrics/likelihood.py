@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pt_flows.bounds import Count
 from pt_flows.contracts import Split
-from pt_flows.metrics.base import RealData, SampleMetric, count_name, full_precision
+from pt_flows.metrics.base import RealData, SampleMetric, count_name, full_precision, real_samples
 from pt_flows.training.distributed import share_of
 from pt_flows.training.noise import generator_at
 
@@ -49,8 +49,7 @@ class LikelihoodBound(SampleMetric):
 
     def prepare(self, data: RealData, num_samples: int) -> None:
         """Read the real samples, as a method sees them."""
-        x = data.reference(self.split, self.num_real)
-        self.real = x / 127.5 - 1 if x.dtype == torch.uint8 else x
+        self.real = real_samples(data, self.num_real, self.split)
 
     def update_likelihood(self, bound: BoundOf) -> None:
         """Bound the log-likelihood of this rank's part of the real samples."""
