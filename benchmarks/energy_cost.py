@@ -8,6 +8,7 @@ without. Rounds alternate between the two sides; a ratio is the median over roun
 """
 
 import argparse
+import copy
 import logging
 import statistics
 import time
@@ -18,11 +19,15 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
-from pt_flows.data import Shapes32
+from pt_flows.callbacks import Performance
+from pt_flows.data import Shapes32, Toy2D
+from pt_flows.data.base import FlowData
 from pt_flows.functional.langevin import langevin
-from pt_flows.methods import ImprovedCD
-from pt_flows.nets import MultiScaleEnergy, TimeResNetEnergy
+from pt_flows.loop.method import Method
+from pt_flows.methods import DAEBM, ImprovedCD
+from pt_flows.nets import MultiScaleEnergy, TimeMLPEnergy, TimeResNetEnergy
 from pt_flows.training.players import Energy
 
 NUM_STEPS = 40
@@ -71,13 +76,81 @@ def trained(width: int, batch_size: int, **weights: float) -> ImprovedCD:
     return module
 
 
-def fit(module: ImprovedCD, data: Shapes32, iterations: int) -> None:
+def fit(module: Method, data: FlowData, iterations: int) -> None:
     """Train for some more iterations."""
     L.Trainer(
         max_steps=module.iteration + iterations, accelerator="cpu", devices=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-        max_epochs=-1,
+        max_epochs=-1, callbacks=[Performance("fast")],
     ).fit(module, datamodule=data)  # fmt: skip
+
+
+class BareRings:
+    """DA-EBM on rings as a script would have it: data, diffusion, K MALA steps, an exact draw of labels, Adam."""
+
+    def __init__(self, module: DAEBM, law: Any, batch_size: int) -> None:
+        self.net = copy.deepcopy(module.energy.network)
+        self.a, self.b, self.s = module.a, module.b, module.step_sizes.values.clone()
+        self.chains, self.labels = module.buffer.points.clone(), module.buffer.labels.clone()
+        self.K, self.law, self.batch_size = module.num_langevin_steps, law, batch_size
+        self.adam = torch.optim.Adam(self.net.parameters(), lr=1e-3, betas=(0.0, 0.999), fused=True)
+        self.rng = torch.Generator().manual_seed(0)
+
+    def iterate(self) -> None:
+        n, rng = self.batch_size, self.rng
+        t = torch.randint(len(self.a), (n,), generator=rng)
+        x = self.a[t][:, None] * self.law.sample(n, rng) + self.b[t][:, None] * torch.randn(n, 2, generator=rng)
+        slots = torch.randperm(len(self.chains), generator=rng)[:n]
+        y, t_y = self.moved(self.chains[slots], self.labels[slots])
+        self.chains[slots], self.labels[slots] = y, t_y
+        u = self.net(torch.cat([x, y]), torch.cat([t, t_y]))
+        self.adam.zero_grad()
+        (u[:n].mean() - u[n:].mean()).backward()
+        self.adam.step()
+
+    def moved(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        rng, s, every = self.rng, self.s[t][:, None], torch.arange(len(self.a))
+        for p in self.net.parameters():
+            p.requires_grad_(False)
+        gates = self.net.conditions(every)
+        own = [gate[t] for gate in gates]
+        u, g = self.slope(x, own)
+        for _ in range(self.K):
+            z = torch.randn(x.shape, generator=rng)
+            proposed = x - 0.5 * s**2 * g + s * z
+            v, h = self.slope(proposed, own)
+            back = 0.5 * s * (g + h) - z
+            ratio = u - v + 0.5 * (z.square().sum(1) - back.square().sum(1))
+            accept = torch.rand(len(x), generator=rng).log() < ratio
+            x, g = (torch.where(accept[:, None], new, old) for new, old in ((proposed, x), (h, g)))
+            u = torch.where(accept, v, u)
+        with torch.no_grad():
+            places = every.repeat(len(x))
+            levels = self.net.at(x.repeat_interleave(len(every), 0), *(gate[places] for gate in gates))
+            below = (-levels.view(len(x), -1)).softmax(1).cumsum(1)[:, :-1]
+        for p in self.net.parameters():
+            p.requires_grad_(True)
+        return x, (torch.rand(len(x), 1, generator=rng) >= below).sum(1)
+
+    def slope(self, x: Tensor, gates: list[Tensor]) -> tuple[Tensor, Tensor]:
+        points = x.detach().requires_grad_(True)
+        u = self.net.at(points, *gates)
+        return u.detach(), torch.autograd.grad(u.sum(), points)[0]
+
+
+def rings(rounds: int, iterations: int = 50) -> None:
+    """Time DA-EBM on rings against the bare loop."""
+    L.seed_everything(0, verbose=False)
+    energy = Energy(TimeMLPEnergy(width=128, input_scale=3.0), partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.999)))
+    module = DAEBM(energy, num_langevin_steps=20, step_size=0.5, data_scale=0.15, buffer_size=2500)
+    data = Toy2D("rings4_wide", batch_size=250)
+    bare = BareRings(module, data.law, data.batch_size)
+
+    def loop() -> None:
+        for _ in range(iterations):
+            bare.iterate()
+
+    report("DA-EBM on rings / bare loop", lambda: fit(module, data, iterations), loop, rounds)
 
 
 def main() -> None:
@@ -96,6 +169,7 @@ def main() -> None:
     plain = trained(arguments.width // 2, arguments.batch_size, opt_weight=0.0, entropy_weight=0.0)
     name = "improved CD / the same without L_opt and L_ent"
     report(name, lambda: fit(full, data, 2), lambda: fit(plain, data, 2), arguments.rounds)
+    rings(arguments.rounds)
 
 
 if __name__ == "__main__":

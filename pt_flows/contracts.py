@@ -360,11 +360,20 @@ class CriticNet(Constructed, nn.Module):
 class EnergyNet(Constructed, nn.Module):
     """Base of energies U, with p(x) proportional to exp(-U(x)): maps (B, *event_shape) to one value per sample, (B,).
 
-    U is low on data. If `takes_labels` is true, forward also takes labels (B,): U(x, t).
+    U is low on data. If `takes_labels` is true, forward also takes labels (B,): U(x, t). A network in which much
+    depends on labels alone overrides `conditions` and `at`, which a chain at fixed labels computes once.
     """
 
     event_shape: Shape
     takes_labels: bool = False
+
+    def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors that depend on labels (B,) alone; by default the labels."""
+        return (t,)
+
+    def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """Return U(x, t) (B,), given `conditions(t)`."""
+        return self(x, *conditions)
 
     def parts(self, x: Tensor) -> Tensor:
         """Return energies (B, S) whose sum is U(x); one column unless the energy is a product of experts."""

@@ -11,6 +11,7 @@ from torch.optim import Adam, Optimizer
 
 from pt_flows.callbacks.schedule import as_method
 from pt_flows.construction import Constructed
+from pt_flows.contracts import EnergyNet
 from pt_flows.loop.method import Method
 from pt_flows.training.compiled import Compiled
 from pt_flows.training.distributed import world
@@ -130,8 +131,10 @@ def compile_parts(module: Method) -> None:
             compiled.append(name)
     for name in module.differentiated_once:
         if name not in whole:
-            network: nn.Module = networks[name]
+            network: Any = networks[name]
             network.forward = torch.compile(network.forward)
+            if isinstance(network, EnergyNet) and type(network).at is not EnergyNet.at:
+                network.at = torch.compile(network.at)
             compiled.append(name)
     module.print(f"to be compiled: {', '.join(compiled) or 'nothing, as second derivatives go through all networks'}")
 
@@ -144,7 +147,8 @@ def has_buffers(networks: Iterable[nn.Module]) -> bool:
 def forget_compiled(module: Method) -> None:
     """Undo `compile_parts`."""
     for network in module.networks.values():
-        network.__dict__.pop("forward", None)
+        for function in ("forward", "at"):
+            network.__dict__.pop(function, None)
     for name in module.pure:
         vars(module).pop(name, None)
     for player in module.players.values():

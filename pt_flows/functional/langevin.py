@@ -27,6 +27,19 @@ Ratio = Literal["exact", "released"]
 
 
 @runtime_checkable
+class Conditioned(Protocol):
+    """An energy U(x, t) that computes once what depends on labels alone."""
+
+    def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
+        """Tensors that depend on labels (B,) alone."""
+        ...
+
+    def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """U(x, t) (B,), given them."""
+        ...
+
+
+@runtime_checkable
 class Draws(Protocol):
     """A source of random numbers with a rule of its own, such as one that splits a draw between processes."""
 
@@ -228,6 +241,15 @@ def langevin(
     return chain, total / max(num_steps, 1)
 
 
+def at_labels(energy: LabelledEnergy, t: Int[Tensor, " B"]) -> Energy:
+    """U(x, t) with fixed labels, as a function of points alone."""
+    if not isinstance(energy, Conditioned):
+        return lambda x: energy(x, t)
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(t.device.type, enabled=False):
+        conditions = energy.conditions(t)
+    return lambda x: energy.at(x, *conditions)
+
+
 def label_logits(
     energy: LabelledEnergy, x: Float[Tensor, "B *event"], num_labels: int, temperature: float = 1.0, chunk: int = 4096
 ) -> Float[Tensor, "B L"]:
@@ -326,7 +348,7 @@ def mgms(
     """
     with torch.inference_mode(False):
         labels = t.clone()
-    at_t: Energy = lambda points: energy(points, labels)
+    at_t = at_labels(energy, labels)
     chain, acceptance = langevin(at_t, x, step_sizes[t], num_steps, rng, metropolis, temperature, ratio)
     zeros = torch.zeros(len(step_sizes), dtype=acceptance.dtype, device=acceptance.device)
     accepted = zeros.index_add(0, t, num_steps * acceptance)

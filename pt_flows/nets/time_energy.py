@@ -75,11 +75,19 @@ class TimeMLPEnergy(EnergyNet):
         self.last = nn.Linear(width, 1)
         kaiming_(self)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """U (B,) at x (B, *event_shape) and labels (B,)."""
+    def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
+        """Gates P (B, width) of the three layers at labels (B,)."""
         labels, places = distinct(t)
         e = F.softplus(self.embed(labels))
-        first, second, third = (gate(e).index_select(0, places) for gate in self.gates)
+        return tuple(gate(e).index_select(0, places) for gate in self.gates)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """U (B,) at x (B, *event_shape) and labels (B,)."""
+        return self.at(x, *self.conditions(t))
+
+    def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """U (B,) at x (B, *event_shape) with the gates of its labels."""
+        first, second, third = conditions
         h = F.softplus(self.layers[0](self.input_scale * x.flatten(1)) * first)
         h = F.softplus(self.layers[1](h)) * second
         h = F.softplus(self.layers[2](h)) * third

@@ -55,12 +55,24 @@ class GaussianBase(EnergyNet):
         means, variances = self.levels
         return ((means[t] + variances[t].sqrt() * noise.flatten(1)) @ self.axes.T).view_as(noise)
 
-    def base(self, x: Tensor, t: Tensor) -> Tensor:
-        """-log of the Gaussian's density at level t (B,), without the (d/2) log 2π of all levels."""
+    def gaussians(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Means, variances (B, d) and the logarithm of their product (B,) at labels (B,)."""
         means, variances = self.levels
-        squares = (x.flatten(1) @ self.axes - means[t]).square() / variances[t]
-        return 0.5 * (squares.sum(1) + variances.log().sum(1)[t])
+        return means[t], variances[t], variances.log().sum(1)[t]
+
+    def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
+        """The Gaussians of labels (B,), and the conditions of the network."""
+        return *self.gaussians(t), *self.network.conditions(t)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """U (B,) at points (B, *event) and labels (B,)."""
-        return self.network(x, t) + self.base(x, t)
+        return self.network(x, t) + self.base(x, *self.gaussians(t))
+
+    def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """U (B,) at points (B, *event), given what depends on their labels."""
+        return self.network.at(x, *conditions[3:]) + self.base(x, *conditions[:3])
+
+    def base(self, x: Tensor, means: Tensor, variances: Tensor, volume: Tensor) -> Tensor:
+        """-log of the density of Gaussians (B,), without the (d/2) log 2π of all levels."""
+        squares = (x.flatten(1) @ self.axes - means).square() / variances
+        return 0.5 * (squares.sum(1) + volume)
