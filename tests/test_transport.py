@@ -136,11 +136,12 @@ def test_penalties_vanish_at_exact_potentials_and_only_there() -> None:
     x, y = torch.randn(20, 1), torch.randn(20, 1)
     cost = half_squared_distances(x, y)
     assert float(inequality_penalty(phi(x)[:, None], psi(y), cost)) < 1e-24
-    assert equality_penalty(phi, psi, x).item() < 1e-24
-    assert equality_penalty(psi, phi, y).item() < 1e-24
+    x, y = x.requires_grad_(), y.requires_grad_()
+    assert equality_penalty(phi(x), psi, x).item() < 1e-24
+    assert equality_penalty(psi(y), phi, y).item() < 1e-24
     raised = lambda u: phi(u) + 0.2
     assert float(inequality_penalty(raised(x)[:, None], psi(y), cost)) > 1e-4
-    assert equality_penalty(raised, psi, x).item() == pytest.approx(0.04, rel=1e-9)
+    assert equality_penalty(raised(x), psi, x).item() == pytest.approx(0.04, rel=1e-9)
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])

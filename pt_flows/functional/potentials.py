@@ -102,19 +102,17 @@ def inequality_penalty(phi: Float[Tensor, "*n"], psi: Float[Tensor, "*n"], cost:
     return (phi + psi - cost).clamp(min=0).square().mean()
 
 
-def equality_penalty(own: Potential, other: Potential, x: Float[Tensor, "B *event"]) -> Tensor:
+def equality_penalty(value: Float[Tensor, " B"], other: Potential, x: Float[Tensor, "B *event"]) -> Tensor:
     """Mean of (φ(x) + ψ(Tx) - c(x, Tx))² with Tx = x - ∇φ(x): potentials are tight along the map they define.
 
     It is differentiable through the map, which costs second derivatives, and computed outside autocast.
     Leygonie et al. 2019, arXiv:1906.09691.
 
     Args:
-        own: The potential on x's side.
+        value: φ(x), the potential on x's side, with its graph.
         other: The potential on the other side.
-        x: Samples, constants.
+        x: Samples, a leaf of that graph.
     """
-    x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_(True)
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        value = own(x)
         (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
-        return (value + other(x - slope) - 0.5 * slope.flatten(1).square().sum(1)).square().mean()
+        return (value + other(x.detach() - slope) - 0.5 * slope.flatten(1).square().sum(1)).square().mean()

@@ -115,16 +115,18 @@ class W2FE(ParticleFlow):
     def penalised_dual(self, x: Tensor, y: Tensor) -> Terms:
         """-E φ(x) - E ψ(y) with its penalties, and its parts."""
         phi, psi, weights = self.critic, self.psi, self.penalty_weights
-        phi_x, psi_y = phi(x), psi(y)
+        at_x, at_y = (points.detach().requires_grad_(weights["equality"] > 0) for points in (x, y))
+        phi_x, excess = phi(at_x), self.excess(at_y)
+        psi_y = excess - phi(at_y)
         dual = phi_x.mean() + psi_y.mean()
         penalties = {"inequality": all_pairs_penalty(*map(all_ranks, (phi_x, psi_y, x, y)))}
         if weights["interpolated"]:
             u, v = (interpolate(*pair, self.noise.uniform(len(x))) for pair in ((x, y), (y, x)))
             penalties["interpolated"] = inequality_penalty(phi(u), psi(v), quadratic_cost(u, v))
         if weights["equality"]:
-            penalties["equality"] = equality_penalty(phi, psi, x) + equality_penalty(psi, phi, y)
+            penalties["equality"] = equality_penalty(phi_x, psi, at_x) + equality_penalty(psi_y, phi, at_y)
         if weights["excess"]:
-            penalties["excess"] = self.excess(y).clamp(min=0).square().mean()
+            penalties["excess"] = excess.clamp(min=0).square().mean()
         weighted = [weights[name] * penalty for name, penalty in penalties.items()]
         return {"loss_D": sum(weighted, -dual), "dual": dual} | penalties
 
