@@ -840,9 +840,8 @@ def test_killed_run_resumes_to_the_same_weights() -> None:
     assert_same(run_folder() / "checkpoints/last.ckpt", run_folder("whole") / "checkpoints/last.ckpt")
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopping_saves_and_says_how_to_continue(number: signal.Signals, code: int) -> None:
     process = start(*LONG, "--trainer.max_steps", "100000")
     wait_for("runs/*/*/checkpoints/last.ckpt", process)

@@ -162,6 +162,7 @@ def test_cifar10_damaged_names_the_file(tmp_path: Path) -> None:
         CIFAR10(str(tmp_path)).setup("fit")
 
 
+@pytest.mark.slow
 def test_real_cifar10(cifar_root: Path, tmp_path: Path) -> None:
     data = CIFAR10(str(cifar_root), batch_size=32)
     data.prepare_data()
@@ -288,6 +289,7 @@ def test_prepared_images_are_those_of_the_folders(
     assert "out: expected images of 8 pixels, got images of 16. Choose another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_unusable_files_are_omitted_and_listed(tmp_path: Path, small_blocks: None) -> None:
     """Truncated files, other files and small images are omitted; CMYK and greyscale become RGB; labels stay."""
     source, target = tmp_path / "images", tmp_path / "out"

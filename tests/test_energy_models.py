@@ -708,7 +708,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name in ("da_ebm", "improved_cd", "pcd"):
         arguments = ["fit", "--config", str(ROOT / f"configs/toy2d/{name}.yaml"), "--trainer.max_steps", "6"]
         arguments += ["--model.energy.network.width", "16", "--model.num_langevin_steps", "3"]
-        arguments += ["--evaluation.num_samples", "20"]
+        arguments += ["--evaluation.metrics", "[]", "--pictures.num_images", "8"]
         arguments += ["--run.root", str(root / name), "--run.wandb", "disabled", "--trainer.accelerator", "cpu"]
         arguments += ["--model.num_visits", "1"] if name == "da_ebm" else []
         assert main(arguments) == 0

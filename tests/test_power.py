@@ -227,7 +227,8 @@ def contents(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_and_resumed_run_writes_the_same_averages(ranks: int) -> None:
     """Bit for bit, and nothing of lost iterations stays. With two ranks, the second one is killed."""
     every = ["--trainer.callbacks", '[{"class_path": "PowerAverages", "init_args": {"every_n_iterations": 4}}]']

@@ -64,6 +64,7 @@ def test_mistakes_before_a_sweep_are_one_sentence(
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_mistaken_key_is_found_before_a_sweep_is_made(
     server: WandbServer,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
