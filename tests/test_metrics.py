@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 import pt_flows.metrics.features as features_module
 from pt_flows.data import CIFAR10, Shapes32, Toy2D
+from pt_flows.data.toy2d import ToyName
 from pt_flows.errors import DivergenceError, UserError
+from pt_flows.evaluation.passport import own_direction
+from pt_flows.functional.energies import GaussianMixture
 from pt_flows.functional.pixels import as_uint8
 from pt_flows.functional.transport import exact_wasserstein, gaussian_mmd, sliced_wasserstein, symmetric_sqrt
 from pt_flows.metrics import (
@@ -28,6 +31,7 @@ from pt_flows.metrics import (
 )
 from pt_flows.metrics.features import FeatureNet
 from pt_flows.metrics.frechet import frechet_distance, moments
+from pt_flows.metrics.modes import true_width
 from pt_flows.metrics.quality import (
     inception_score,
     kernel_distance,
@@ -200,15 +204,44 @@ def test_mode_coverage_counts_what_it_says() -> None:
     centres = Toy2D("ring8").law.centres  # type: ignore[attr-defined]
     metric.update(torch.cat([centres[:3].repeat(10, 1), centres[3:4] + torch.tensor([0.31, 0.0])]))
     metric.update(torch.full((9, 2), 7.0))
-    assert metric.compute() == {"modes": 3.0, "modes_of": 8.0, "high_quality": pytest.approx(30 / 40)}
+    found = metric.compute()
+    shares_and_width = {"mode_imbalance": pytest.approx(5 / 8), "mode_width": 0.0}  # thirds instead of eighths
+    assert found == {"modes": 3.0, "modes_of": 8.0, "high_quality": pytest.approx(30 / 40)} | shares_and_width
+    assert metric.directions() == {name: own_direction(name) for name in found}
     wider = ModeCoverage(num_std=4.0)
     wider.prepare(Toy2D("ring8"), 1)
     wider.update(centres[3:4] + torch.tensor([0.31, 0.0]))
-    assert wider.compute() == {"modes_4std": 1.0, "modes_of": 8.0, "high_quality_4std": 1.0}
+    found = wider.compute()
+    assert found.pop("mode_width_4std") == pytest.approx(0.31 / (0.1 * 1.41231), rel=1e-3)
+    assert found == {"modes_4std": 1.0, "modes_of": 8.0, "high_quality_4std": 1.0, "mode_imbalance_4std": 7 / 8}
     moons = ModeCoverage()
     moons.prepare(Toy2D("moons"), 10)
     moons.update(torch.zeros(3, 2))
     assert moons.compute() == {}
+
+
+@pytest.mark.parametrize("target", ["ring8", "unequal4"])
+def test_shares_and_widths_of_modes(target: ToyName) -> None:
+    """True samples have the true shares and width; narrow modes and wrong shares are seen although all are covered."""
+    data, rng = Toy2D(target), torch.Generator().manual_seed(0)
+    law: Any = data.law
+    measured = {}
+    skew = torch.linspace(0, 2, len(law.centres)) / len(law.centres)
+    cases = {"true": (1.0, law.weights), "narrow": (0.5, law.weights), "skewed": (1.0, tuple(skew.tolist()))}
+    for name, (width, weights) in cases.items():
+        metric = ModeCoverage()
+        metric.prepare(data, 100)
+        metric.update(GaussianMixture(law.centres, width * law.std, weights).sample(20_000, rng))
+        measured[name] = metric.compute()
+    assert measured["true"]["mode_imbalance"] < 0.02
+    assert measured["true"]["mode_width"] == pytest.approx(1, abs=0.01)
+    assert measured["narrow"]["mode_width"] == pytest.approx(0.5 * 2**0.5 / true_width(3), abs=0.01)
+    true = torch.tensor(law.weights or [1 / len(law.centres)] * len(law.centres))
+    assert measured["skewed"]["mode_imbalance"] == pytest.approx(0.5 * float((skew - true).abs().sum()), abs=0.02)
+    none = ModeCoverage()
+    none.prepare(data, 1)
+    none.update(torch.full((5, 2), 99.0))
+    assert none.compute() | {"modes_of": 0.0} == dict.fromkeys(none.compute(), 0.0) | {"mode_imbalance": 1.0}
 
 
 def test_inception_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

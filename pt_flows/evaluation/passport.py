@@ -20,11 +20,12 @@ CHAIN_METHODS = ("DAEBM", "ImprovedCD", "PCD")
 """This package's methods that draw by chains."""
 OWN_DIRECTIONS: dict[Direction, str] = {
     "": r".+_(floor|truth)|kid_.+_error|(fd|kid)_.+_(low|high)|modes_of|transfer_accuracy_1nn_source|displacement_.+"
+        r"|mode_width(_.+std)?"
         r"|acceptance|never_moved|calibrator_slope|distance|latent_norm|slope_.+",
     "higher": r"(modes|high_quality)(_.+std)?|is_.+_\d+k?|(precision|recall|density|coverage)_.+_(train|test)"
               r"|transfer_accuracy_1nn|auroc_.+|log_likelihood_grid\d+|r2_\d+k?_(train|test)"
               r"|(robust_)?accuracy_.+_(train|test)",
-    "lower": r"(fd|kid)_.+_(train|test)(\d+k?)?|(w1|w2|w2_map|sliced_w2|mmd2)_\d+k?|kl_grid\d+"
+    "lower": r"mode_imbalance(_.+std)?|(fd|kid)_.+_(train|test)(\d+k?)?|(w1|w2|w2_map|sliced_w2|mmd2)_\d+k?|kl_grid\d+"
              r"|(resimulated|emulated)_error_.+|(robust_)?risk_.+_(train|test)",
 }  # fmt: skip
 """Patterns of the numbers of this package, for logs and old passports without directions."""

@@ -1,4 +1,6 @@
-"""The number of modes of a mixture that a generator reaches."""
+"""The modes of a mixture that a generator reaches, with their shares and widths."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -10,10 +12,13 @@ from pt_flows.metrics.base import Direction, RealData, SampleMetric
 
 
 class ModeCoverage(SampleMetric):
-    """Modes covered and fraction of high-quality samples, on mixtures with known centres.
+    """Modes covered, fraction of high-quality samples, shares and widths of modes, on mixtures with known centres.
 
     A sample has high quality within `num_std` standard deviations of its nearest centre. A mode is covered if it is the
-    nearest centre of at least one such sample (Metz et al. 2017, arXiv:1611.02163). Data without modes give no numbers.
+    nearest centre of at least one such sample (Metz et al. 2017, arXiv:1611.02163). One sample covers a mode, so two
+    more numbers describe the good samples: `mode_imbalance`, the total variation distance between their shares of the
+    modes and the true ones, and `mode_width`, the root of their mean squared distance from their centres over that of
+    true samples within the same radius. A perfect generator has 0 and 1. Data without modes give no numbers.
 
     Args:
         num_std: Radius in standard deviations: 3 is usual, ODE-GAN's grid has 4.
@@ -22,6 +27,7 @@ class ModeCoverage(SampleMetric):
     higher_is_better = True
     split: Split = "test"  # the split of the other metrics of toys; modes are counted without real samples
     counts: Tensor
+    squares: Tensor
     total: Tensor
 
     def __init__(self, num_std: Positive = 3.0) -> None:
@@ -34,7 +40,10 @@ class ModeCoverage(SampleMetric):
         self.centres: Tensor | None = getattr(law, "centres", None)
         self.std: float = getattr(law, "std", 0.0)
         num_modes = 0 if self.centres is None else len(self.centres)
+        weights = getattr(law, "weights", None) or [1 / max(num_modes, 1)] * num_modes
+        self.shares = torch.tensor(weights)
         self.add_state("counts", default=torch.zeros(num_modes), dist_reduce_fx="sum")
+        self.add_state("squares", default=torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("total", default=torch.zeros(()), dist_reduce_fx="sum")
 
     @property
@@ -52,19 +61,43 @@ class ModeCoverage(SampleMetric):
         self.total += len(x)
         if self.centres is not None:
             distance, nearest = exact_distances(x, self.centres.to(x)).min(1)
-            good = nearest[distance <= self.num_std * self.std]
-            self.counts += torch.bincount(good, minlength=len(self.centres))
+            good = distance <= self.num_std * self.std
+            self.counts += torch.bincount(nearest[good], minlength=len(self.centres))
+            self.squares += distance[good].square().sum()
 
     def compute(self) -> dict[str, float]:
-        """`modes`, `modes_of` (their total) and `high_quality` (fraction), with the radius if unusual."""
+        """All numbers, with the radius in their names if it is unusual.
+
+        `modes` covered, `modes_of` (their total), `high_quality` (a fraction), `mode_imbalance` and `mode_width`.
+        Without good samples the last two are 1 and 0.
+        """
         if self.centres is None:
             return {}
+        good = self.counts.sum()
+        shares = self.counts / good.clamp(min=1)
+        width = (self.squares / good.clamp(min=1)).sqrt() / (self.std * true_width(self.num_std))
         return {
             self.key: float((self.counts > 0).sum()),
             "modes_of": float(len(self.centres)),
-            f"high_quality{self.suffix}": float(self.counts.sum() / self.total),
+            f"high_quality{self.suffix}": float(good / self.total),
+            f"mode_imbalance{self.suffix}": float(0.5 * (shares - self.shares.to(shares)).abs().sum()) if good else 1.0,
+            f"mode_width{self.suffix}": float(width),
         }
 
     def directions(self) -> dict[str, Direction]:
-        """Higher values are better. The number of modes in the data is no result."""
-        return {**super().directions(), "modes_of": ""}
+        """High values are better, a low imbalance, and a width of 1. The number of modes in the data is no result."""
+        neither: dict[str, Direction] = {"modes_of": "", f"mode_width{self.suffix}": ""}
+        return {**super().directions(), f"mode_imbalance{self.suffix}": "lower", **neither} if self.compute() else {}
+
+
+def true_width(num_std: float) -> float:
+    """Root of the mean squared distance of standard normal points of the plane within a radius from its centre.
+
+    Example:
+        >>> round(true_width(3.0), 4), round(true_width(100.0), 4)
+        (1.3778, 1.4142)
+    """
+    half = num_std**2 / 2
+    if half > 700:  # exp(-half) is zero
+        return math.sqrt(2)
+    return math.sqrt(2 * (1 - half * math.exp(-half) / (1 - math.exp(-half))))
