@@ -65,8 +65,12 @@ def test_auto_takes_what_was_measured_and_records_it(
     (folder,) = Path("runs").glob("*/*")
     assert yaml.safe_load((folder / "config.yaml").read_text())["perf"] == mode
     assert json.loads((folder / "environment.json").read_text())["threads"] == torch.get_num_threads()
+    speed.file_of(config).unlink()  # a continued run keeps its mode, however long it is to be
     assert main(["fit", *RECIPE, "--perf", "auto", "--ckpt_path", "last", "--trainer.max_steps", "30"]) == 0
-    assert "note: perf" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "from iteration 20 to iteration 30" in printed
+    assert "note: perf" not in printed
+    assert ("compiling" in printed) == (mode == "compile")
 
 
 def forbidden(*_: Any) -> Any:

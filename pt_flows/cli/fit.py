@@ -57,7 +57,7 @@ from pt_flows.loop.describing import hyperparameters
 from pt_flows.loop.method import Method
 from pt_flows.runs.checkpoint import find_checkpoint
 from pt_flows.runs.described import MEASURED
-from pt_flows.runs.folder import experiment_of, recorded_config, run_folder_of, say
+from pt_flows.runs.folder import experiment_of, read_config, recorded_config, run_folder_of, say
 from pt_flows.runs.lock import RunLock
 from pt_flows.runs.loggers import loggers
 from pt_flows.runs.metrics_csv import MetricsCSV
@@ -131,9 +131,13 @@ class FlowCLI(LightningCLI):
         config["ckpt_path"] = str(self.place.checkpoint) if self.place.checkpoint else None
 
     def perf_chosen(self, config: Any) -> Mode:
-        """Return the mode that `auto` means on this machine. A run records it, so that it continues in the same one."""
+        """Return the mode that `auto` means here: that of the run that continues, or the one that trains faster."""
         if self.subcommand != "fit" or config.trainer.fast_dev_run:
             return "fast"
+        if config.ckpt_path:
+            wanted = find_checkpoint(str(config.ckpt_path), Path(config.run.root), self.experiment, self.settings)
+            if (folder := run_folder_of(wanted)) and (mode := recorded_perf(folder)):
+                return mode
         if not is_one_process(config.trainer):
             say("perf auto: fast, because trials have one process alone")
             return "fast"
@@ -262,6 +266,15 @@ def is_one_process(trainer: Any) -> bool:
     """Whether a section `trainer` asks for one process, and no launcher has started several."""
     one = trainer.devices in (1, "1") or (trainer.devices == "auto" and torch.cuda.device_count() < 2)
     return one and trainer.num_nodes == 1 and "WORLD_SIZE" not in os.environ
+
+
+def recorded_perf(folder: Path) -> Mode | None:
+    """Return the mode that a run was last trained in; None if its configuration cannot be read."""
+    try:
+        mode = read_config(folder).get("perf")
+    except UserError:
+        return None
+    return mode if mode in get_args(Mode) else None
 
 
 def train(command: str, words: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ SECONDS = 10.0
 """Seconds of training after the first row of the log, for a measurement."""
 LEAST_GAIN = 1.05
 """Ratio of speeds from which a compiler is worth its risks."""
+COLUMNS = ("setting", "iterations a second", "relative to fast", "seconds lost at the start")
 OFF: dict[str, Any] = {
     "evaluation.every_n_iterations": 0, "evaluation.metrics": [], "evaluation.full_metrics": None,
     "pictures.every_n_iterations": 0, "run.wandb": "disabled",
@@ -113,12 +114,10 @@ def tune_speed(words: Sequence[str]) -> None:
 
 def row(name: str, speed: Speed | None, fast: Speed) -> dict[str, str]:
     """Return the row of a setting."""
-    shown = (
-        [f"{speed.rate:.4g}", f"{speed.rate / fast.rate:.2f}", f"{speed.start:.0f}"] if speed else ["failed", "", ""]
-    )
-    return {"setting": name} | dict(
-        zip(("iterations a second", "relative to fast", "seconds lost at the start"), shown, strict=True)
-    )
+    if speed is None:
+        return dict(zip(COLUMNS, [name, "failed", "", ""], strict=True))
+    numbers = f"{speed.rate:.4g}", f"{speed.rate / fast.rate:.2f}", f"{speed.start:.0f}"
+    return dict(zip(COLUMNS, [name, *numbers], strict=True))
 
 
 def automatic(words: Sequence[str], config: Mapping[str, Any]) -> tuple[bool, str]:
