@@ -641,6 +641,13 @@ def test_area_under_the_curve(inside: list[float], outside: list[float], expecte
     assert auroc(torch.tensor(inside), torch.tensor(outside)) == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
 
+def test_names_of_outliers_are_not_taken() -> None:
+    with pytest.raises(
+        UserError, match=r"OutlierAUROC\.against: expected other names, got 'uniform', which this metric"
+    ):
+        OutlierAUROC(against={"uniform": Toy2D()})
+
+
 @pytest.mark.parametrize("name", ["gates", "images", "base", "sum"])
 def test_energies_at_fixed_labels_are_the_same(name: str) -> None:
     """Labels that are conditioned on once, for a whole chain, give the energy and the slope of the plain call."""

@@ -1,6 +1,7 @@
 """Speed of recipes on this machine: the choice of --perf auto, the table of tune-speed, and cores that runs share."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -77,24 +78,50 @@ def forbidden(*_: Any) -> Any:
     raise AssertionError("measured again")
 
 
-def test_a_failed_trial_leaves_the_fast_mode(config: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(command: Any, config: Any, settings: Any, problems: dict[str, str]) -> dict[str, Speed]:
-        problems[FAST.name] = "out of memory"
+@pytest.mark.parametrize("fast", [None, Speed(1e-3, 0.0)])
+def test_a_failed_trial_leaves_the_fast_mode(
+    fast: Speed | None, config: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe that fails has no second trial; one that cannot be compiled trains without the compiler."""
+    asked: list[str] = []
+
+    def trials(command: Any, config: Any, settings: Any, problems: dict[str, str]) -> dict[str, Speed]:
+        (setting,) = settings
+        asked.append(setting.name)
+        if setting is FAST and fast is not None:
+            return {FAST.name: fast}
+        problems[setting.name] = "out of memory"
         return {}
 
-    monkeypatch.setattr(speed, "measured", fails)
-    chosen = speed.automatic(RECIPE, config)
-    assert chosen == (False, "perf auto: fast, because its trial failed: out of memory")
-    assert stored(config) is None
-    monkeypatch.setattr(speed, "measured", lambda *_: {FAST.name: Speed(10.0, 0.0)})  # no compiler
-    assert speed.automatic(RECIPE, config) == (False, "perf auto: fast, 10 it/s, because the compiled trial failed")
+    monkeypatch.setattr(speed, "measured", trials)
+    reason = "its trial" if fast is None else "the compiled trial"
+    compiling, text = speed.automatic(RECIPE, config)
+    assert not compiling
+    assert text.endswith(f"because {reason} failed: out of memory")
+    assert asked == [FAST.name] + [COMPILE.name] * (fast is not None)
+    assert stored(config) == ({} if fast is None else {FAST.name: fast})
+
+
+def test_no_compiler_is_tried_for_a_short_run(config: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "measured", lambda command, config, settings, problems: {FAST.name: Speed(10.0, 0.0)})
+    text = "perf auto: fast, 10 it/s, as a compiler does not pay for 2 s"
+    assert speed.automatic(RECIPE, config) == (False, text)
+
+
+def test_a_part_that_is_not_compiled_is_no_compiled_speed(tmp_path: Path) -> None:
+    found, problems = dict[str, Speed](), dict[str, str]()
+    job = speed.trial([], 10, COMPILE, tmp_path, found, problems)
+    job.log.write_text("field: expected to be compiled, got: no compiler g++. It runs as it is\ndone\n")
+    job.ended(143)
+    assert (found, problems) == ({}, {COMPILE.name: "expected to be compiled, got: no compiler g++"})
 
 
 def test_damaged_speeds_are_measured_again(config: Any, cache: Path) -> None:
-    for text in ("{", "[1]", '{"--perf fast": {"rate": 1}}', "{}"):
+    wrong = ('{"rate": 1}', '{"rate": "x", "start": 0}', '{"rate": 0, "start": 0}', '{"rate": NaN, "start": 0}')
+    for text in ("{", "[1]", "{}", "3", *(f'{{"--perf fast": {speeds}}}' for speeds in wrong)):
         speed.file_of(config).parent.mkdir(exist_ok=True, parents=True)
         speed.file_of(config).write_text(text)
-        assert stored(config) is None
+        assert stored(config) == {}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +187,7 @@ def test_a_run_takes_its_share_of_the_cores(
 ) -> None:
     for others, expected in ((0, 4), (1, 2), (2, 1), (9, 1)):
         torch.set_num_threads(4)
-        monkeypatch.setattr(threads, "other_runs", lambda others=others: others)
+        monkeypatch.setattr(threads, "other_runs", lambda others=others: set(range(others)))
         threads.share_cores(tmp_path)
         assert torch.get_num_threads() == expected
     assert "2 other runs train on this machine, so this one takes 1 of 4 threads" in capsys.readouterr().out
@@ -174,18 +201,17 @@ def test_a_run_takes_its_share_of_the_cores(
     assert torch.get_num_threads() == 4
 
 
-def test_other_runs_are_seen(waiting: Callable[[str], None]) -> None:
-    before = threads.other_runs()
-    waiting("fit")
-    waiting("sample")
-    assert threads.other_runs() == before + 1
+def test_other_runs_are_seen(waiting: Callable[[str], int]) -> None:
+    training, drawing = waiting("fit"), waiting("sample")
+    assert training in threads.other_runs()
+    assert not {drawing, os.getpid()} & threads.other_runs()
 
 
 @pytest.fixture
 def waiting() -> Any:
     children: list[subprocess.Popen[bytes]] = []
 
-    def start(command: str) -> None:
+    def start(command: str) -> int:
         child = subprocess.Popen(
             [sys.executable, "-c", "print(flush=True); input()", "pt-flows", command],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -193,6 +219,7 @@ def waiting() -> Any:
         assert child.stdout is not None
         child.stdout.readline()
         children.append(child)
+        return child.pid
 
     yield start
     for child in children:

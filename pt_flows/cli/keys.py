@@ -85,7 +85,7 @@ class Keys:
 
 
 def base_of(hint: Any) -> type | None:
-    """Return the class whose subclasses an annotation accepts: for lists that of items, for factories that of results.
+    """Return the class whose subclasses an annotation accepts: that of items of lists, of results of factories.
 
     Example:
         >>> from collections.abc import Callable, Iterable
@@ -103,6 +103,8 @@ def base_of(hint: Any) -> type | None:
         return base_of(inner[-1])
     if get_origin(hint) in (list, collections.abc.Iterable, collections.abc.Sequence):
         return base_of(inner[0])
+    if get_origin(hint) in (dict, collections.abc.Mapping):
+        return base_of(inner[1])
     plain = ("builtins", "pathlib", "datetime", "typing")
     is_class = inspect.isclass(hint) and hint.__module__ not in plain and group_of(hint) is None
     return hint if is_class and get_origin(hint) is None else None

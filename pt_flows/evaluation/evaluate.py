@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import pt_flows.data
+import pt_flows.evaluation.outliers
 from pt_flows.bounds import AtLeastTwo, Count
 from pt_flows.contracts import BoundsLikelihood, HasEnergy, Predicts, Split, Weights
 from pt_flows.data.base import FlowData

@@ -68,6 +68,9 @@ def other_samples(where: str, data: FlowData, num: int, event_shape: tuple[int, 
     return real_samples(data, num)
 
 
+NO_OTHERS: Mapping[str, FlowData] = {}
+
+
 class OutlierAUROC(SampleMetric):
     """Area under the ROC curve of -U(x) between test samples and outliers, in [0, 1]; one half is chance.
 
@@ -83,9 +86,12 @@ class OutlierAUROC(SampleMetric):
     higher_is_better = True
     split: Split = "test"
 
-    def __init__(self, against: Mapping[str, FlowData] | None = None, num: AtLeastTwo = 1_000) -> None:
+    def __init__(self, against: Mapping[str, FlowData] = NO_OTHERS, num: AtLeastTwo = 1_000) -> None:
         super().__init__()
-        self.against, self.num = dict(against or {}), num
+        if taken := sorted({"uniform", "interpolations", "constant"} & set(against)):
+            got = f"{taken[0]!r}, which this metric has itself"
+            raise UserError(f"OutlierAUROC.against: expected other names, got {got}. Rename it")
+        self.against, self.num = dict(against), num
         self.add_state("areas", default=torch.zeros(0), dist_reduce_fx="mean")
 
     @property
@@ -95,7 +101,7 @@ class OutlierAUROC(SampleMetric):
 
     def prepare(self, data: RealData, num_samples: int) -> None:
         """Read test samples and make outliers, the same ones for every run."""
-        x = real_samples(data, self.num)
+        x = real_samples(data, self.num, where="OutlierAUROC.num")
         sets = outlier_sets(x, generator_at("cpu", "outliers"))
         for name, other in self.against.items():
             sets[name] = other_samples(f"OutlierAUROC.against.{name}", other, self.num, x.shape[1:])

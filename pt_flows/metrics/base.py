@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from pt_flows.construction import Constructed
 from pt_flows.contracts import Shape, Split
+from pt_flows.errors import UserError
 from pt_flows.functional.pixels import as_points, as_uint8
 from pt_flows.training.noise import generator_at
 
@@ -41,13 +42,22 @@ class RealData(Protocol):
         ...
 
 
-def real_samples(data: RealData, num: int, split: Split = "test") -> Tensor:
+def real_samples(data: RealData, num: int, split: Split = "test", where: str = "") -> Tensor:
     """The first `num` fixed samples of a split, as methods see them.
+
+    Args:
+        data: The data.
+        num: Number of samples.
+        split: The split.
+        where: The argument that says how many, for errors.
 
     Raises:
         UserError: The split has fewer.
     """
-    return as_points(data.reference(split, num))
+    try:
+        return as_points(data.reference(split, num))
+    except UserError as error:
+        raise UserError(f"{where}: {error}" if where else str(error)) from error
 
 
 class SampleMetric(Constructed, Metric, ABC):

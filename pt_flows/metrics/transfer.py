@@ -123,8 +123,8 @@ class MapTransport(SampleMetric):
         source: Any = getattr(data, "source", None)
         if source is None:
             raise UserError(f"MapTransport: expected a map between domains, got {type(data).__name__}. Use TwoDomains")
-        start, target = real_samples(source, self.num, self.split), real_samples(data, self.num, self.split)
-        other = real_samples(data, self.num, other_split(self.split))
+        draws = (source, self.split), (data, self.split), (data, other_split(self.split))
+        start, target, other = (real_samples(of, self.num, split, "MapTransport.num") for of, split in draws)
         if start.shape != target.shape:
             shapes = f"{tuple(start.shape[1:])} and {tuple(target.shape[1:])}"
             raise UserError(f"MapTransport: expected source and target of one shape, got {shapes}")

@@ -27,27 +27,28 @@ def share_cores(folder: Path) -> None:
         kept = 0
     if 0 < kept <= cores:
         torch.set_num_threads(kept)
-    elif (others := other_runs()) and cores > 1:
+    elif (others := len(other_runs())) and cores > 1:
         own = max(1, cores // (others + 1))
         torch.set_num_threads(own)
         runs = "1 other run trains" if others == 1 else f"{others} other runs train"
-        advice = "For equal shares set OMP_NUM_THREADS for all runs"
+        advice = f"For equal shares set OMP_NUM_THREADS={own} for all runs"
         say(f"{runs} on this machine, so this one takes {own} of {cores} threads. {advice}")
 
 
-def other_runs() -> int:
-    """Return the number of other processes of `pt-flows fit` or `fork` on this machine; 0 where /proc does not tell.
+def other_runs() -> set[int]:
+    """Return the numbers of other processes of `pt-flows fit` or `fork` on this machine; none where /proc does not tell.
 
     A parent, which makes trials of speed, waits and does not count.
     """
-    found = 0
+    found = set[int]()
     for file in Path("/proc").glob("[0-9]*/cmdline"):
-        if int(file.parent.name) not in (os.getpid(), os.getppid()):
-            try:
-                found += trains(file.read_bytes().decode(errors="replace").split("\0"))
-            except OSError:  # the process has ended, or is another user's
-                continue
-    return found
+        try:
+            command = file.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # the process has ended, or is another user's
+            continue
+        if trains(command):
+            found.add(int(file.parent.name))
+    return found - {os.getpid(), os.getppid()}
 
 
 def trains(command: list[str]) -> bool:

@@ -1,8 +1,10 @@
 """The command `tune-speed`, and `--perf auto`: short trials tell how fast a recipe trains here in which setting."""
 
 import json
+import math
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +29,19 @@ from pt_flows.studies.trial import block_of, without_length
 
 HELP = """pt-flows tune-speed CONFIG [CONFIG ...] [flags of fit]: how fast does a recipe train on this machine?
 
-It trains the recipe for some seconds in every setting, and prints a table. --perf auto then takes what is fastest.
-See docs/scale.md.
+It trains the recipe for some seconds in every setting, and prints a table. From then on --perf auto takes the faster of
+fast and compile. Other work on the machine distorts the speeds; the same command measures again. See docs/scale.md.
 """
 SECONDS = 10.0
 """Seconds of training after the first row of the log, for a measurement."""
+LONGEST_TRIAL = 10**6
+"""Length of a trial in iterations, if nothing stops it."""
+LEAST_SECONDS = 60.0
+"""Length of a run from which a compiler is tried."""
 LEAST_GAIN = 1.05
 """Ratio of speeds from which a compiler is worth its risks."""
+UNCOMPILED = re.compile(r"expected to be compiled, got: .*(?=\. It runs as it is)")
+"""A line of a run about a part that cannot be compiled."""
 COLUMNS = ("setting", "iterations a second", "relative to fast", "seconds lost at the start")
 OFF: dict[str, Any] = {
     "evaluation.every_n_iterations": 0, "evaluation.metrics": [], "evaluation.full_metrics": None,
@@ -109,7 +117,8 @@ def tune_speed(words: Sequence[str]) -> None:
     for name, problem in problems.items():
         print(f"{name} failed: {problem}")
     store(recipe.config, {setting.name: found[setting.name] for setting in (FAST, COMPILE) if setting.name in found})
-    print(explained(recipe.config["trainer"]["max_steps"], found[FAST.name], found.get(COMPILE.name)))
+    if COMPILE.name in found:
+        print(explained(recipe.config["trainer"]["max_steps"], found[FAST.name], found[COMPILE.name]))
 
 
 def row(name: str, speed: Speed | None, fast: Speed) -> dict[str, str]:
@@ -130,14 +139,20 @@ def automatic(words: Sequence[str], config: Mapping[str, Any]) -> tuple[bool, st
     Returns:
         Whether to compile, and a sentence that says why.
     """
-    if (known := stored(config)) is None:
-        problems: dict[str, str] = {}
-        known = measured(without(words, "--ckpt_path", "--perf"), config, [FAST, COMPILE], problems)
+    iterations, known = config["trainer"]["max_steps"], stored(config)
+    command, problems = without(words, "--ckpt_path", "--perf"), dict[str, str]()
+    if FAST.name not in known:
+        known |= measured(command, config, [FAST], problems)
         if FAST.name not in known:
             return False, f"perf auto: fast, because its trial failed: {problems[FAST.name]}"
-        store(config, known)
-    fast, compiled = known[FAST.name], known.get(COMPILE.name)
-    iterations = config["trainer"]["max_steps"]
+    fast = known[FAST.name]
+    if COMPILE.name not in known and iterations / fast.rate > LEAST_SECONDS:
+        known |= measured(command, config, [COMPILE], problems)
+    store(config, known)
+    if COMPILE.name in problems:
+        reason = f"because the compiled trial failed: {problems[COMPILE.name]}"
+        return False, f"perf auto: fast, {fast.rate:.4g} it/s, {reason}"
+    compiled = known.get(COMPILE.name)
     return pays(iterations, fast, compiled), explained(iterations, fast, compiled)
 
 
@@ -151,12 +166,10 @@ def pays(iterations: int, fast: Speed, compiled: Speed | None) -> bool:
 def explained(iterations: int, fast: Speed, compiled: Speed | None) -> str:
     """Return the sentence about the choice between both."""
     if compiled is None:
-        return f"perf auto: fast, {fast.rate:.4g} it/s, because the compiled trial failed"
+        return f"perf auto: fast, {fast.rate:.4g} it/s, as a compiler does not pay for {iterations / fast.rate:.0f} s"
     chosen = "compile" if pays(iterations, fast, compiled) else "fast"
     speeds = f"compile {compiled.rate:.4g} it/s after {compiled.start:.0f} s, fast {fast.rate:.4g} it/s"
-    return (
-        f"perf auto: {chosen} for {iterations} iterations ({speeds}; measured here, kept in {cache_folder() / 'speed'})"
-    )
+    return f"perf auto: {chosen} for {iterations} iterations ({speeds}; kept in {cache_folder() / 'speed'})"
 
 
 def measured(
@@ -203,7 +216,7 @@ def trial(
         problems: Gets a sentence about a failure.
     """
     words = ["fit", *command, *flags({**OFF, "run.root": str(folder), "trainer.log_every_n_steps": block})]
-    words += setting.flags
+    words += ["--trainer.max_steps", str(LONGEST_TRIAL), *setting.flags]
     log = folder / "output.log"
 
     def watch(stop: Callable[[], None]) -> None:
@@ -212,10 +225,13 @@ def trial(
             stop()
 
     def ended(code: int) -> None:
-        if speed := speed_of(times_of(folder)):
+        failure = UNCOMPILED.search(log.read_text(errors="replace"))
+        if failure:
+            problems[setting.name] = failure[0]
+        elif speed := speed_of(times_of(folder)):
             found[setting.name] = speed
         else:
-            problems[setting.name] = last_lines(log) or f"its process ended with exit code {code}"
+            problems[setting.name] = last_lines(log).partition(". ")[0] or f"its process ended with exit code {code}"
 
     return Job(setting.name, words, log, watch=watch, ended=ended)
 
@@ -265,7 +281,9 @@ def without(words: Sequence[str], *names: str) -> list[str]:
 
 def file_of(config: Mapping[str, Any]) -> Path:
     """Return the file for the speeds of a configuration on this machine."""
-    machine = [platform.node(), cores(), os.environ.get("OMP_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES")]
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    variables = [os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")]
+    machine = [platform.node(), cores(), compiler, *variables]
     settings = {
         key: value for key, value in without_length(config).items() if key not in ("perf", "evaluation", "pictures")
     }
@@ -279,10 +297,11 @@ def store(config: Mapping[str, Any], speeds: Mapping[str, Speed]) -> None:
         partial_file.write_text(json.dumps({name: asdict(speed) for name, speed in speeds.items()}) + "\n")
 
 
-def stored(config: Mapping[str, Any]) -> dict[str, Speed] | None:
-    """Return the kept speeds; None if there are none that can be read."""
+def stored(config: Mapping[str, Any]) -> dict[str, Speed]:
+    """Return the kept speeds of the settings, those that can be read."""
     try:
-        found = {name: Speed(**speed) for name, speed in json.loads(file_of(config).read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
-    return found if FAST.name in found else None
+        saved = json.loads(file_of(config).read_text())
+        found = {name: Speed(float(speed["rate"]), float(speed["start"])) for name, speed in saved.items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return {}
+    return {name: speed for name, speed in found.items() if 0 < speed.rate < math.inf and 0 <= speed.start < math.inf}
