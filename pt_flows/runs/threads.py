@@ -36,7 +36,7 @@ def share_cores(folder: Path) -> None:
 
 
 def other_runs() -> set[int]:
-    """Return the numbers of other processes of `pt-flows fit` or `fork` on this machine; none where /proc does not tell.
+    """Return the process numbers of other runs of `pt-flows fit` or `fork` on this machine; none without /proc.
 
     A parent, which makes trials of speed, waits and does not count.
     """
