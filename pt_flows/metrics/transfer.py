@@ -1,6 +1,7 @@
 """Maps between domains: whether they keep the class of an image, and how far they are from optimal transport."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -123,8 +124,9 @@ class MapTransport(SampleMetric):
         source: Any = getattr(data, "source", None)
         if source is None:
             raise UserError(f"MapTransport: expected a map between domains, got {type(data).__name__}. Use TwoDomains")
-        draws = (source, self.split), (data, self.split), (data, other_split(self.split))
-        start, target, other = (real_samples(of, self.num, split, "MapTransport.num") for of, split in draws)
+        samples = partial(real_samples, num=self.num, where="MapTransport.num")
+        start, target = samples(source, split=self.split), samples(data, split=self.split)
+        other = samples(data, split=other_split(self.split))
         if start.shape != target.shape:
             shapes = f"{tuple(start.shape[1:])} and {tuple(target.shape[1:])}"
             raise UserError(f"MapTransport: expected source and target of one shape, got {shapes}")
