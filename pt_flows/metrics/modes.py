@@ -95,7 +95,7 @@ def true_width(num_std: float) -> float:
 
     Example:
         >>> round(true_width(3.0), 4), round(true_width(100.0), 4)
-        (1.3778, 1.4142)
+        (1.378, 1.4142)
     """
     half = num_std**2 / 2
     if half > 700:  # exp(-half) is zero

@@ -154,7 +154,8 @@ def two_processes(case: Case) -> None:
         raise NotApplicable("batch norm normalises the part of a minibatch that each process has; the two agree")
     one = case.fresh()
     case.fit(one, SHORT, precision="64-true")
-    why = difference(tensors(one), tensors(two), rtol=1e-9, atol=1e-10)
+    # where a gradient is zero but for rounding, as that of a bias that cancels, Adam divides the rounding by its ε
+    why = difference(tensors(one), tensors(two), rtol=1e-9, atol=2e-9)
     assert not why, (
         f"a run on two processes has other weights than a run on one ({why}). Draw from self.noise, which gives every "
         "process its share, and compute what depends on the whole minibatch on all_ranks(x)"
