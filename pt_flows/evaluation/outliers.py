@@ -69,6 +69,7 @@ def other_samples(where: str, data: FlowData, num: int, event_shape: tuple[int, 
 
 
 NO_OTHERS: Mapping[str, FlowData] = {}
+"""No other data sets, the default of `OutlierAUROC`."""
 
 
 class OutlierAUROC(SampleMetric):
