@@ -45,7 +45,7 @@ FUNCTIONAL_MAY_USE = {
     "torch",
     "typing",
 }
-OPTIMAL_TRANSPORT = {"transport.py": {"ot"}}
+OPTIMAL_TRANSPORT = {"transport.py": {"ot", "scipy"}}
 
 
 def imports(path: Path) -> set[str]:

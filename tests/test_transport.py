@@ -305,3 +305,16 @@ def test_violation_of_all_pairs_in_blocks(event_shape: tuple[int, ...], monkeypa
     torch.testing.assert_close(in_blocks, at_once, rtol=1e-6, atol=0.0)
     for own, other in zip(torch.autograd.grad(3 * in_blocks, (phi, psi)), expected, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6 * float(other.abs().max()))
+
+
+def test_eigenvectors_where_divide_and_conquer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(a: Tensor) -> None:
+        raise torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge")
+
+    x = torch.randn(5, 12, dtype=torch.float64)
+    covariance = x.T @ x  # of rank five
+    expected = symmetric_sqrt(covariance)
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    root = symmetric_sqrt(covariance)
+    torch.testing.assert_close(root, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(root @ root, covariance, rtol=0, atol=1e-12)

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pt_flows.functional.transport import eigenvectors
+
 QUANTILE = 1.959964
 """The quantile 0.975 of the standard normal distribution, for 95 % intervals."""
 STEP = 0.4
@@ -86,7 +88,7 @@ def spectrum(
     """
     few = len(centred) <= centred.shape[1]
     moved = centred @ root
-    values, vectors = torch.linalg.eigh(moved @ moved.T if few else moved.T @ moved)
+    values, vectors = eigenvectors(moved @ moved.T if few else moved.T @ moved)
     kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
     values, vectors = values[kept], vectors[:, kept]
     return values, (vectors if few else moved @ (vectors / values.sqrt())).square()

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pt_flows.functional.transport import eigenvectors
+
 
 class Noising(NamedTuple):
     """Coefficients a_t and b_t, each (T + 1,), with a_t² + b_t² = 1, a_0 = 1 and b_0 = 0."""
@@ -75,7 +77,7 @@ class Gaussian(NamedTuple):
             noise: Standard deviation of independent noise to add to them.
         """
         x = x.flatten(1)
-        values, axes = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], -1))
+        values, axes = eigenvectors(torch.cov(x.T).reshape(x.shape[1], -1))
         return cls(x.mean(0) @ axes, values.clamp(min=0) + noise**2, axes)
 
     def at_levels(self, noising: Noising) -> tuple[Float[Tensor, "L d"], Float[Tensor, "L d"]]:

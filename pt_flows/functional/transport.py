@@ -7,6 +7,7 @@ plans between samples come from POT's network simplex, on the CPU in float64.
 from typing import Any, NamedTuple
 
 import ot
+import scipy.linalg
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -118,12 +119,25 @@ def moments(y: Float[Tensor, "n d"]) -> Gaussian:
     return Gaussian(y.mean(0), centred.T @ centred / len(y))
 
 
+def eigenvectors(a: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (d,), in ascending order, and eigenvectors (d, d) of a symmetric matrix.
+
+    The usual algorithm, divide and conquer, may fail to converge where many eigenvalues are equal, as those of a
+    covariance of few samples, which are zero. QR iteration (SciPy) is slower and replaces it there.
+    """
+    try:
+        return torch.linalg.eigh(a)
+    except torch.linalg.LinAlgError:
+        values, vectors = scipy.linalg.eigh(a.detach().cpu().numpy(), driver="ev")
+        return torch.from_numpy(values).to(a), torch.from_numpy(vectors).to(a)
+
+
 def symmetric_sqrt(a: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     """Positive square root of a symmetric positive semidefinite matrix.
 
     Eigenvalues within rounding become zero, because the root of a rounding error is far larger than the error.
     """
-    values, vectors = torch.linalg.eigh(a)
+    values, vectors = eigenvectors(a)
     rounding = torch.maximum(-values[0], len(values) * torch.finfo(a.dtype).eps * values[-1])
     return (vectors * torch.where(values > rounding, values, 0).sqrt()) @ vectors.T
 
