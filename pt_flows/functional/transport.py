@@ -127,7 +127,7 @@ def eigenvectors(a: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
     """
     try:
         return torch.linalg.eigh(a)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
         values, vectors = scipy.linalg.eigh(a.detach().cpu().numpy(), driver="ev")
         return torch.from_numpy(values).to(a), torch.from_numpy(vectors).to(a)
 
