@@ -229,7 +229,8 @@ def seconds(arms: Sequence[ArmRuns]) -> float:
 def short(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
     """Return what was run, in a few words."""
     data = {str(one.recipe.config["data"]["class_path"]).rsplit(".", 1)[-1] for one in arms}
-    targets = {str((one.recipe.config["data"].get("init_args") or {}).get("target", "")) for one in arms}
+    found = [(one.recipe.config["data"].get("init_args") or {}).get("target", "") for one in arms]
+    targets = {target for target in found if isinstance(target, str)}  # that of TwoDomains is a section
     where = " and ".join(sorted(data)) + "".join(f" {name}" for name in sorted(targets) if name)
     return f"{len(arms)} arms, {len(study.seeds)} seeds, {where}"
 
