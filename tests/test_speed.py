@@ -143,12 +143,12 @@ def test_mistakes_get_a_sentence(
     assert sentence in capsys.readouterr().err
 
 
-def test_several_processes_are_not_tried(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_processes_are_not_tried(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
     words = ["fit", *RECIPE, "--perf", "auto", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
-    environment = {"WORLD_SIZE": "1"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(*next(iter(environment.items())))
-        assert main(words) == 0
+    assert main(words) == 0
     assert "perf auto: fast, because trials have one process alone" in capsys.readouterr().out
 
 

@@ -32,6 +32,11 @@ def nearest_labels(
     return labels[torch.cat(nearest)]
 
 
+def moved_by(push: Callable[[Tensor], Tensor], points: Float[Tensor, "n *event"], device: torch.device) -> Tensor:
+    """Points on the host, mapped on a device in chunks, on the host again."""
+    return torch.cat([push(chunk.to(device)).cpu() for chunk in points.split(CHUNK)])
+
+
 class TransferAccuracy(SampleMetric):
     """Fraction of the target's test images whose nearest mapped source image has their label, on whole data sets.
 
@@ -77,8 +82,7 @@ class TransferAccuracy(SampleMetric):
 
     def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
         """Map the labelled images and classify this rank's part of the target."""
-        device = self.right.device
-        moved = torch.cat([push(chunk.to(device)).cpu() for chunk in self.points.split(CHUNK)])
+        moved = moved_by(push, self.points, self.right.device)
         rank, num_ranks = world()
         queries, answers = self.queries[rank::num_ranks], self.answers[rank::num_ranks]
         self.right += (nearest_labels(queries, moved, self.labels) == answers).sum()
@@ -112,7 +116,7 @@ class MapTransport(SampleMetric):
         super().__init__()
         self.num = num
         self.add_state("distance", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
-        self.add_state("moved_by", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
+        self.add_state("displacement", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
 
     @property
     def key(self) -> str:
@@ -140,10 +144,10 @@ class MapTransport(SampleMetric):
     def update_map(self, push: Callable[[Tensor], Tensor]) -> None:
         """Move the source samples, and measure where they end and how far they went."""
         device = self.distance.device
-        moved = torch.cat([push(chunk.to(device)).cpu() for chunk in self.start.split(CHUNK)]).flatten(1)
+        moved = moved_by(push, self.start, device).flatten(1)
         steps = (moved.double() - self.start.flatten(1).double()).square().sum(1)
         self.distance = torch.tensor(exact_wasserstein(moved, self.target.flatten(1), 2), device=device)
-        self.moved_by = steps.mean().sqrt().float().to(device)
+        self.displacement = steps.mean().sqrt().float().to(device)
 
     def compute(self) -> dict[str, float]:
         """The distance after the map with its floor, and the displacement with its optimum."""
@@ -151,7 +155,7 @@ class MapTransport(SampleMetric):
         return {
             self.key: float(self.distance),
             f"{self.key}_floor": self.floor,
-            away: float(self.moved_by),
+            away: float(self.displacement),
             f"{away}_optimal": self.optimal,
         }
 

@@ -82,8 +82,8 @@ class Setting:
     slot: Slot
 
 
-FAST = Setting("--perf fast", ("--perf", "fast"), {})
-COMPILE = Setting("--perf compile", ("--perf", "compile"), {})
+MODES = ("fast", "reference", "compile")
+FAST, REFERENCE, COMPILE = (Setting(f"--perf {mode}", ("--perf", mode), {}) for mode in MODES)
 
 
 def tune_speed(words: Sequence[str]) -> None:
@@ -104,7 +104,7 @@ def tune_speed(words: Sequence[str]) -> None:
     rest = without(words[len(named) :], "--ckpt_path", "--perf")
     command = [word for file in named for word in ("--config", recipe_file(file))] + [*rest, *FAST.flags]
     recipe = completed({"": command})[""]
-    settings = [FAST, Setting("--perf reference", ("--perf", "reference"), {}), COMPILE]
+    settings = [FAST, REFERENCE, COMPILE]
     if recipe.accelerator == "cpu" and cores() > 1 and "OMP_NUM_THREADS" not in os.environ:
         settings.append(Setting("--perf fast, OMP_NUM_THREADS=1", FAST.flags, {"OMP_NUM_THREADS": "1"}))
     settings.append(Setting("--trainer.precision bf16-mixed", ("--trainer.precision", "bf16-mixed"), {}))
