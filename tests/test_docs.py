@@ -27,7 +27,7 @@ CKPT = "checkpoints/last.ckpt"
 NOT_HERE = ("cifar10", "CIFAR10", "imagenet", "mnist", "MNIST", "Inception", "DINO", "--wandb", "--trainer.devices",
             "neighbours", "check-method", "my_images", "my_table", "my_metrics", "my_callbacks", "my_samplers",
             "responses.npz", "one_shot.npz", "me/pt_flows", "--trials", "--storage", "--seeds 0..4", "study benchmarks",
-            "push", "watch", "dashboard", "ODESolver", "sweep.yaml", "power@")  # fmt: skip
+            "tune-speed", "push", "watch", "dashboard", "ODESolver", "sweep.yaml", "power@")  # fmt: skip
 """Marks of commands that need data, weights, devices, an account or minutes, or have another test: only parsed."""
 
 FEW = {
@@ -157,7 +157,7 @@ def filled_in(words: list[str]) -> list[str]:
     for i, word in enumerate(words):
         if word == "...":
             chosen += ["configs/toy2d/w1_fe.yaml"] if words[i - 1] == "--config" else []
-        elif word in ("RECIPE", "FILE") and words[i - 1] in ("--config", "tune"):
+        elif word in ("RECIPE", "FILE", "CONFIG") and words[i - 1] in ("--config", "tune", "tune-speed"):
             chosen.append("configs/toy2d/w1_fe.yaml")
         elif word == "FILE" and words[0] == "upgrade":
             chosen.append("old.yaml")
@@ -184,6 +184,7 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr(Explaining, "instantiate_classes", stop)
         patch.setattr("pt_flows.studies.tune.completed", stop)
         patch.setattr("pt_flows.studies.seeds.completed", stop)
+        patch.setattr("pt_flows.studies.speed.measured", stop)
         patch.setattr("pt_flows.studies.sweep.read_sweep", stop)
         patch.setattr(study, "recipes_of", stop)
         yield
