@@ -29,13 +29,13 @@ def wasserstein1_dual(critic: Potential, x: Float[Tensor, "B *event"], y: Float[
 def velocity(critic: Potential, y: Float[Tensor, "B *event"]) -> Float[Tensor, "B *event"]:
     """The field ∇f(y) = -∇φ(y) that moves samples. It has no graph, so no gradient reaches the critic.
 
-    It is computed outside autocast, in float32 or better, also inside `torch.inference_mode`.
+    It is computed in float32 or better, also inside `torch.inference_mode`. Under autocast the critic itself is not.
 
     Args:
         critic: f.
         y: Particles.
     """
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(y.device.type, enabled=False):
+    with torch.inference_mode(False), torch.enable_grad():
         y = y.clone() if y.is_inference() else y
         y = y.detach().to(torch.promote_types(y.dtype, torch.float32)).requires_grad_(True)
         (v,) = torch.autograd.grad(critic(y).sum(), y)

@@ -24,6 +24,7 @@ from pt_flows.loop.bookkeeping import Bookkeeper
 from pt_flows.loop.clock import Clock, tick
 from pt_flows.loop.describing import built, description, is_plain, read
 from pt_flows.loop.journal import Cost, Journal, check_finite
+from pt_flows.loop.precision import EndsInFloat32
 from pt_flows.loop.preflight import Preflight
 from pt_flows.training.distributed import world
 from pt_flows.training.noise import NoiseStream, fold, run_seed
@@ -163,8 +164,8 @@ class Method(Constructed, L.LightningModule, ABC):
     # ----------------------------------------------------------------------------------------- the loop, for Lightning
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Return the callbacks of every run: the clock, checks before anything is computed, and bookkeeping."""
-        return [Clock(), Preflight(), Bookkeeper()]
+        """Return the callbacks of every run: the clock, checks before anything is computed, precision, bookkeeping."""
+        return [Clock(), Preflight(), EndsInFloat32(), Bookkeeper()]
 
     def setup(self, stage: str) -> None:
         """Let generators start from the data's source, if the data have one."""

@@ -103,7 +103,7 @@ def generate(function: Callable[..., list[Tensor]], inputs: list[Tensor]) -> Cal
     from torch.fx.experimental.proxy_tensor import make_fx
 
     device, graph = inputs[0].device.type, make_fx(function)(*inputs)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(device, enabled=False):  # or it would be applied once more
         compiled: Any = torch._inductor.compile(graph, inputs)  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()

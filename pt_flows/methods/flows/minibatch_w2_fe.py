@@ -14,6 +14,7 @@ Departures: the network potentials of Huang and Malik 2024, arXiv:2406.13619, ar
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from pt_flows.bounds import Count, NonNegative, Positive
@@ -65,7 +66,8 @@ class MinibatchW2FE(Method):
         """-∇ψ at particles y, ψ the potential from particles to data x, over all ranks."""
         if self.entropy == 0:
             return matched(y, x) - y
-        return velocity(entropic_potential(all_ranks(y), all_ranks(x), self.entropy), y)
+        with torch.autocast(y.device.type, enabled=False):
+            return velocity(entropic_potential(all_ranks(y), all_ranks(x), self.entropy), y)
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
         """Transport the samples, then take one Euler step and K regression steps of the generator."""
