@@ -1,10 +1,11 @@
-"""`--perf compile` against `--perf fast`: CPU time of an iteration, and cost of compilation.
+"""`--perf compile` and bfloat16 against `--perf fast` in float32: CPU time of an iteration, and cost of compilation.
 
     OMP_NUM_THREADS=1 python benchmarks/compiled.py [--cases W1-FE,RK4] [--iterations 300] [--rounds 3]
 
-Every case is trained in both modes by turns. Times are CPU time of the process after 60 iterations, when all is
-compiled; the ratio is the median over rounds. The cost of compilation is the CPU time of the first 60 iterations in the
-first round, with that of the compiler, and is smaller where TorchInductor finds its cache.
+Every case is trained in all settings by turns. Times are CPU time of the process when all is compiled, after 60
+iterations or a fifth of those that are measured, if fewer; images take a tenth of the iterations. Ratios are medians
+over rounds. The cost of compilation is the CPU time up to there in the first round, with the compiler, and is
+smaller where TorchInductor finds its cache. bfloat16 gains where the processor has instructions for it.
 """
 
 import argparse
@@ -18,11 +19,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from speed import Clock, timed
+from speed import Clock, Precision, images, module_for, timed
 
 from pt_flows.callbacks import Performance
 from pt_flows.callbacks.performance import Mode
 from pt_flows.data import Toy2D
+from pt_flows.data.base import FlowData
 from pt_flows.loop.method import Method
 from pt_flows.methods import ODEGAN, W1FE, WGANGP
 from pt_flows.nets import MLPCritic, MLPGenerator, ResidualMLPGenerator
@@ -53,14 +55,34 @@ def game(integrator: Any) -> Method:
     return ODEGAN(G, f, 0.05, integrator, penalty_weight=0.07, stage_batches="fresh")
 
 
-CASES: dict[str, tuple[Callable[[], Method], int]] = {
-    "W1-FE, batch 64": (flow, 64),
-    "W1-FE, batch 512": (flow, 512),
-    "WGAN-GP, batch 64": (wgan, 64),
-    "WGAN-GP, batch 512": (wgan, 512),
-    "ODE-GAN RK4, batch 512": (partial(game, "rk4"), 512),
-    "ODE-GAN Heun, batch 512": (partial(game, "heun"), 512),
-    "ODE-GAN Euler, batch 512": (partial(game, "euler"), 512),
+def toy(batch_size: int) -> FlowData:
+    return Toy2D("ring8", batch_size=batch_size, iterations_per_block=10)
+
+
+def of_images(persistence: int) -> Method:
+    """W1-FE, or with persistence 0 WGAN-GP, with a DCGAN pair of 32 channels and images of CIFAR-10's size."""
+    G, f, _ = images()
+    return module_for(G, f, persistence)
+
+
+CASES: dict[str, tuple[Callable[[], Method], Callable[[], FlowData], int]] = {
+    "W1-FE, batch 64": (flow, partial(toy, 64), 1),
+    "W1-FE, batch 512": (flow, partial(toy, 512), 1),
+    "WGAN-GP, batch 64": (wgan, partial(toy, 64), 1),
+    "WGAN-GP, batch 512": (wgan, partial(toy, 512), 1),
+    "ODE-GAN RK4, batch 512": (partial(game, "rk4"), partial(toy, 512), 1),
+    "ODE-GAN Heun, batch 512": (partial(game, "heun"), partial(toy, 512), 1),
+    "ODE-GAN Euler, batch 512": (partial(game, "euler"), partial(toy, 512), 1),
+    "W1-FE, 32 pixels, batch 16": (partial(of_images, 3), lambda: images()[2], 10),
+    "WGAN-GP, 32 pixels, batch 16": (partial(of_images, 0), lambda: images()[2], 10),
+}
+"""Methods and data by name, and by how much shorter their runs are."""
+
+SETTINGS: dict[str, tuple[Mode, Precision]] = {
+    "fast": ("fast", "32-true"),
+    "compile": ("compile", "32-true"),
+    "fast, bf16": ("fast", "bf16-mixed"),
+    "compile, bf16": ("compile", "bf16-mixed"),
 }
 
 
@@ -69,11 +91,18 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def trained(make: Callable[[], Method], batch_size: int, num: int, mode: Mode) -> Clock:
+def trained(make: Callable[[], Method], data: FlowData, num: int, mode: Mode, precision: Precision) -> Clock:
     """Train from seed 0, and return the times."""
     L.seed_everything(0, verbose=False)
-    data = Toy2D("ring8", batch_size=batch_size, iterations_per_block=10)
-    return timed(make(), data, num, Performance(mode), warm_up=WARM_UP, now=cpu_seconds)
+    warm_up = min(WARM_UP, max(3, num // 5))
+    return timed(make(), data, num, Performance(mode), warm_up=warm_up, now=cpu_seconds, precision=precision)
+
+
+def cell(times: dict[str, list[float]], name: str) -> str:
+    """Return the milliseconds of a setting, and its ratio over `fast` with its range."""
+    ratios = [a / b for a, b in zip(times["fast"], times[name], strict=True)]
+    ratio = f" ({statistics.median(ratios):.2f}, {min(ratios):.2f}-{max(ratios):.2f})" if name != "fast" else ""
+    return f"{statistics.median(times[name]):.1f}{ratio}"
 
 
 def main() -> None:
@@ -86,24 +115,24 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    print("| case | fast, ms | compile, ms | ratio | range | compilation, s |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, (make, batch_size) in CASES.items():
-        if not any(part in name for part in options.cases.split(",")):
+    print("CPU time of an iteration in ms (ratio over `fast`, its range)\n")
+    print(f"| case | {' | '.join(SETTINGS)} | compilation, s |")
+    print(f"| --- |{' ---: |' * (len(SETTINGS) + 1)}")
+    for name, (make, data, part) in CASES.items():
+        if not any(fragment in name for fragment in options.cases.split(",")):
             continue
-        times: dict[Mode, list[float]] = {"fast": [], "compile": []}
+        num = max(5, options.iterations // part)
+        times: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
         compilation = 0.0
         for i in range(options.rounds):
-            for mode, found in times.items():
-                clock = trained(make, batch_size, options.iterations, mode)
-                found.append((clock.end - clock.warm) / options.iterations * 1e3)
-                if i == 0 and mode == "compile":
+            for setting, (mode, precision) in SETTINGS.items():
+                clock = trained(make, data(), num, mode, precision)
+                times[setting].append((clock.end - clock.warm) / num * 1e3)
+                if i == 0 and setting == "compile":
                     compilation = clock.warm - clock.start
-        ratios = [a / b for a, b in zip(times["fast"], times["compile"], strict=True)]
-        fast, compiled = (statistics.median(times[mode]) for mode in ("fast", "compile"))
-        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
-        print(f"| {name} | {fast:.1f} | {compiled:.1f} | {statistics.median(ratios):.2f} | {spread} | "
-              f"{compilation:.0f} |", flush=True)  # fmt: skip
+        print(
+            f"| {name} | {' | '.join(cell(times, setting) for setting in SETTINGS)} | {compilation:.0f} |", flush=True
+        )
 
 
 if __name__ == "__main__":

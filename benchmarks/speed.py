@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -30,6 +30,7 @@ from pt_flows.training.players import Critic, Generator
 
 NUM_CRITIC_STEPS, LAM, STEP_SIZE, DECAY = 5, 10.0, 1.0, 0.999
 WARM_UP = 20
+Precision = Literal["32-true", "bf16-mixed"]
 Adam = partial(torch.optim.Adam, lr=1e-4, betas=(0.5, 0.9))
 
 
@@ -71,11 +72,13 @@ def timed(
     *callbacks: L.Callback,
     warm_up: int = WARM_UP,
     now: Callable[[], float] = time.perf_counter,
+    precision: Precision = "32-true",
 ) -> Clock:
     """Train for `num` iterations after the warm-up, with a Trainer that does nothing else, and return the times."""
     clock = Clock(warm_up, now)
     runner = L.Trainer(
         max_steps=num + warm_up, max_epochs=-1, accelerator="cpu", devices=1, callbacks=[*callbacks, clock],
+        precision=precision,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         limit_val_batches=0, num_sanity_val_steps=0,
     )  # fmt: skip
