@@ -1,5 +1,6 @@
 """bfloat16 inside networks, float32 at their ends, in training with `bf16-mixed`."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +33,11 @@ def test_layers_inside_are_in_bfloat16_and_those_at_the_ends_in_float32() -> Non
     assert not any("forward" in vars(layer) for layer in module.modules())
 
 
+def test_a_method_of_small_differences_says_that_it_stays_in_float32(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(build("ODEGAN"), data(), max_steps=1, precision="bf16-mixed")
+    assert "note: ODEGAN trains in float32 in spite of trainer.precision bf16-mixed" in capsys.readouterr().out
+
+
 def test_a_failed_fit_leaves_the_layers_alone() -> None:
     class Failing(WGANGP):
         def iterate(self, minibatches: Any) -> Any:
@@ -61,7 +67,7 @@ def test_what_takes_or_returns_data_is_an_end(network: nn.Module, names: list[st
 def mixed(critic: MLPCritic) -> None:
     """Set a critic's layers as training with `bf16-mixed` does."""
     module = WGANGP(Generator(MLPGenerator()), Critic(critic))
-    trainer: Any = type("Trainer", (), {"precision": "bf16-mixed"})
+    trainer: Any = SimpleNamespace(precision="bf16-mixed")
     EndsInFloat32().on_fit_start(trainer, module)
 
 

@@ -21,9 +21,14 @@ class EndsInFloat32(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose how layers at the ends are computed."""
-        if str(trainer.precision) == "bf16-mixed":
-            for layer in ends(cast(Any, pl_module).networks.values()):
-                layer.forward = partial(in_float32, layer.forward)
+        method: Any = pl_module
+        if str(trainer.precision) != "bf16-mixed":
+            return
+        if method.float32_only:
+            method.print(f"note: {type(method).__name__} trains in float32 in spite of trainer.precision bf16-mixed")
+            return
+        for layer in ends(method.networks.values()):
+            layer.forward = partial(in_float32, layer.forward)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave the layers as they were."""
