@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pt_flows.data import ImageAugmentation, Shapes32, Simulated, Toy2D
 from pt_flows.data.base import FlowData
@@ -54,6 +53,7 @@ from pt_flows.nets import (
     TimeMLPEnergy,
     TimeResNetEnergy,
 )
+from pt_flows.training.compiled import recorded
 from pt_flows.training.players import Critic, Encoder, Energy, Generator
 from pt_flows.training.schedules import Schedule
 
@@ -240,8 +240,7 @@ def solve(field: Field, y: Tensor, t0: float, t1: float, num_steps: int, tableau
 
 def traced(function: Any, inputs: Any) -> Any:
     """The record of a function, run operation by operation: in place of `compiled.generate`, without a compiler."""
-    graph = make_fx(function)(*inputs)
-    return torch.no_grad()(graph.forward)
+    return torch.no_grad()(recorded(function, inputs).forward)
 
 
 def write_class_folders(root: Path, num_classes: int = 2, size: int = 64, num_images: int = 4) -> None:

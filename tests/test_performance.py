@@ -168,6 +168,20 @@ def test_generated_code_equals_reference(name: str) -> None:
     torch.testing.assert_close(*map(weights, runs), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(128, 512, 2), (512, 64, 1), (3, 5, 2), (2, 512, 64), (7, 2, 9)]
+)
+def test_products_with_few_columns_are_recorded_transposed(rows: int, inner: int, columns: int) -> None:
+    a, b, bias = (torch.randn(*shape, dtype=torch.float64) for shape in ((rows, inner), (inner, columns), (columns,)))
+    function = lambda a, b, bias: [a @ b, torch.addmm(bias, a, b), torch.addmm(bias, a, b, beta=0.5, alpha=2.0)]
+    graph: Any = compiling.recorded(function, [a, b, bias])
+    for found, expected in zip(graph(a, b, bias), function(a, b, bias), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    shapes = [node.meta["val"].shape for node in graph.graph.nodes if "mm" in str(node.target)]
+    turned = columns <= 4 < rows
+    assert set(shapes) == {torch.Size([columns, rows] if turned else [rows, columns])}
+
+
 def test_a_compiled_loss_that_depends_on_the_iteration_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record keeps numbers as they were, so the run must not continue with them."""
 

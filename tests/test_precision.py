@@ -1,5 +1,6 @@
 """bfloat16 inside networks, float32 at their ends, in training with `bf16-mixed`."""
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,14 +19,18 @@ from pt_flows.training.compiled import CompiledLoss
 from pt_flows.training.players import Critic, Generator
 
 
+def watch(kinds: set[torch.dtype], layer: nn.Module, given: Any, value: Tensor) -> None:
+    kinds.add(value.dtype)
+
+
 def test_layers_inside_are_in_bfloat16_and_those_at_the_ends_in_float32() -> None:
     kinds: dict[str, set[torch.dtype]] = {}
     module = WGANGP(Generator(MLPGenerator(width=24)), Critic(MLPCritic(width=24), steps=2))
     for role, network in module.networks.items():
         for name, layer in network.named_modules():
             if isinstance(layer, nn.Linear):
-                seen = kinds.setdefault(f"{role} {name}", set())
-                layer.register_forward_hook(lambda layer, given, value, seen=seen: seen.add(value.dtype))
+                kinds[f"{role} {name}"] = set()
+                layer.register_forward_hook(partial(watch, kinds[f"{role} {name}"]))
     fit(module, data(), max_steps=2, precision="bf16-mixed")
     for role in ("generator", "critic"):
         inside = [torch.bfloat16 in found for name, found in kinds.items() if name.startswith(role)]

@@ -97,12 +97,37 @@ class Compiled:
             raise UserError(f"{self.name}: {lost}, such as the iteration. Train with --perf fast")
 
 
-def generate(function: Callable[..., list[Tensor]], inputs: list[Tensor]) -> Callable[..., Any]:
-    """Record the operations of a function, and compile the record. Autocast is recorded with them."""
-    import torch._inductor
+def narrow_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b by its transpose if b has few columns: libraries are several times as fast with few rows."""
+    if not b.shape[1] <= 4 < a.shape[0]:
+        return NotImplemented
+    return (b.t() @ a.t()).t()
+
+
+def narrow_affine(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Return beta * bias + alpha * a @ b if b has few columns."""
+    product = narrow_product(a, b)
+    return NotImplemented if product is NotImplemented else beta * bias + alpha * product
+
+
+NARROW_PRODUCTS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.mm.default: narrow_product,
+    torch.ops.aten.addmm.default: narrow_affine,
+}
+
+
+def recorded(function: Callable[..., list[Tensor]], inputs: list[Tensor]) -> nn.Module:
+    """Return the record of the operations of a function. Autocast is recorded with them."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    device, graph = inputs[0].device.type, make_fx(function)(*inputs)
+    return make_fx(function, decomposition_table=NARROW_PRODUCTS)(*inputs)
+
+
+def generate(function: Callable[..., list[Tensor]], inputs: list[Tensor]) -> Callable[..., Any]:
+    """Record the operations of a function, and compile the record."""
+    import torch._inductor
+
+    device, graph = inputs[0].device.type, recorded(function, inputs)
     with torch.no_grad(), torch.autocast(device, enabled=False):  # or it would be applied once more
         compiled: Any = torch._inductor.compile(graph, inputs)  # pyright: ignore[reportArgumentType]
 
