@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/compiled.py [--cases W1-FE,RK4] [--iterations 300] [--rounds 3]
 
-Every case is trained in all settings by turns. Times are CPU time of the process when all is compiled, after 60
-iterations or a fifth of those that are measured, if fewer; images take a tenth of the iterations. Ratios are medians
-over rounds. The cost of compilation is the CPU time up to there in the first round, with the compiler, and is
-smaller where TorchInductor finds its cache. bfloat16 gains where the processor has instructions for it.
+Every case is trained in all settings by turns. Times are CPU time of the process after 60 iterations, when all is
+compiled; images take a tenth of all iterations. Ratios are medians over rounds. The cost of compilation is the CPU time
+of the first iterations in the first round, with the compiler, and is smaller where TorchInductor finds its cache.
+bfloat16 gains where the processor has instructions for it.
 """
 
 import argparse
@@ -91,11 +91,11 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def trained(make: Callable[[], Method], data: FlowData, num: int, mode: Mode, precision: Precision) -> Clock:
+def trained(make: Callable[[], Method], data: FlowData, num: int, part: int, mode: Mode, precision: Precision) -> Clock:
     """Train from seed 0, and return the times."""
     L.seed_everything(0, verbose=False)
-    warm_up = min(WARM_UP, max(3, num // 5))
-    return timed(make(), data, num, Performance(mode), warm_up=warm_up, now=cpu_seconds, precision=precision)
+    warm_up = WARM_UP // part  # the first row of the log, after 50 iterations, compiles once more for toys
+    return timed(make(), data, num // part, Performance(mode), warm_up=warm_up, now=cpu_seconds, precision=precision)
 
 
 def cell(times: dict[str, list[float]], name: str) -> str:
@@ -121,12 +121,12 @@ def main() -> None:
     for name, (make, data, part) in CASES.items():
         if not any(fragment in name for fragment in options.cases.split(",")):
             continue
-        num = max(5, options.iterations // part)
+        num = options.iterations // part
         times: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
         compilation = 0.0
         for i in range(options.rounds):
             for setting, (mode, precision) in SETTINGS.items():
-                clock = trained(make, data(), num, mode, precision)
+                clock = trained(make, data(), options.iterations, part, mode, precision)
                 times[setting].append((clock.end - clock.warm) / num * 1e3)
                 if i == 0 and setting == "compile":
                     compilation = clock.warm - clock.start

@@ -107,7 +107,9 @@ def tune_speed(words: Sequence[str]) -> None:
     settings = [FAST, REFERENCE, COMPILE]
     if recipe.accelerator == "cpu" and cores() > 1 and "OMP_NUM_THREADS" not in os.environ:
         settings.append(Setting("--perf fast, OMP_NUM_THREADS=1", FAST.flags, {"OMP_NUM_THREADS": "1"}))
-    settings.append(Setting("--trainer.precision bf16-mixed", ("--trainer.precision", "bf16-mixed"), {}))
+    for setting in (FAST, COMPILE):
+        name = f"{setting.name} --trainer.precision bf16-mixed"
+        settings.append(Setting(name, (*setting.flags, "--trainer.precision", "bf16-mixed"), {}))
     problems: dict[str, str] = {}
     found = measured(command, recipe.config, settings, problems)
     if FAST.name not in found:
