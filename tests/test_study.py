@@ -92,6 +92,7 @@ MISTAKES = {
     without("seeds"): "seeds: expected a value, got none",
     without("evaluate"): "evaluate: expected a number of samples, because the arm W1-FE, K = 5 has a sampler, got none",
     without("tune"): "tune: expected trials, because the arm GAN is tuned, got none",
+    changed(metrics=["w2_512", "mode_width"]): "metrics: expected numbers that are better low or high, got mode_width",
     without("metrics"): "metrics: expected the numbers that verdicts are about, got none",
     changed(claims={"paper": "A", "text": "B"}): "claims.verdicts: expected a value, got none",
     changed(arm=1): "arm: expected one of the keys title, arms",

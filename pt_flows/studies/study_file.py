@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 import yaml
 
 from pt_flows.cli.given import check_yaml
+from pt_flows.compare.areas import key_of
 from pt_flows.errors import UserError
+from pt_flows.evaluation.passport import own_direction
 from pt_flows.studies.options import flags
 from pt_flows.studies.sections import Reader, Section, count, list_of, mapping, path, positive, recipe, seeds, text
 from pt_flows.studies.space import Space, parsed_space, read_space
@@ -187,6 +189,9 @@ def read_study(file: Path) -> StudyFile:
     top = Section(file, "", yaml.safe_load(file.read_text(encoding="utf-8"))).only(names)
     arms = arms_of(top)
     metrics = top.get("metrics", list_of(text), ())
+    for metric in metrics:
+        if own_direction(key_of(metric)) == "":
+            raise top.wrong("metrics", "numbers that are better low or high", metric, "Omit it: runs record it anyway")
     measurement = top.get("evaluate", measurement_of, None)
     for arm in arms.values():
         if arm.sampler is not None and measurement is None:
