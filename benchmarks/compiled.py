@@ -19,7 +19,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from speed import Clock, Precision, images, module_for, timed
+from speed import Precision, images, module_for, timed
 
 from pt_flows.callbacks import Performance
 from pt_flows.callbacks.performance import Mode
@@ -30,7 +30,7 @@ from pt_flows.methods import ODEGAN, W1FE, WGANGP
 from pt_flows.nets import MLPCritic, MLPGenerator, ResidualMLPGenerator
 from pt_flows.training.players import Critic, Generator
 
-WARM_UP = 60
+WARM_UP = 60  # the first row of the log, after 50 iterations, compiles once more for toys
 Adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
 
 
@@ -91,13 +91,6 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def trained(make: Callable[[], Method], data: FlowData, num: int, part: int, mode: Mode, precision: Precision) -> Clock:
-    """Train from seed 0, and return the times."""
-    L.seed_everything(0, verbose=False)
-    warm_up = WARM_UP // part  # the first row of the log, after 50 iterations, compiles once more for toys
-    return timed(make(), data, num // part, Performance(mode), warm_up=warm_up, now=cpu_seconds, precision=precision)
-
-
 def cell(times: dict[str, list[float]], name: str) -> str:
     """Return the milliseconds of a setting, and its ratio over `fast` with its range."""
     ratios = [a / b for a, b in zip(times["fast"], times[name], strict=True)]
@@ -121,12 +114,15 @@ def main() -> None:
     for name, (make, data, part) in CASES.items():
         if not any(fragment in name for fragment in options.cases.split(",")):
             continue
-        num = options.iterations // part
+        num, warm_up = options.iterations // part, WARM_UP // part
         times: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
         compilation = 0.0
         for i in range(options.rounds):
             for setting, (mode, precision) in SETTINGS.items():
-                clock = trained(make, data(), options.iterations, part, mode, precision)
+                L.seed_everything(0, verbose=False)
+                clock = timed(
+                    make(), data(), num, Performance(mode), warm_up=warm_up, now=cpu_seconds, precision=precision
+                )
                 times[setting].append((clock.end - clock.warm) / num * 1e3)
                 if i == 0 and setting == "compile":
                     compilation = clock.warm - clock.start
