@@ -1,6 +1,7 @@
 """Metrics against closed forms and independent code."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,27 @@ def test_wasserstein_metric_of_real_samples_is_about_the_floor() -> None:
     result = metric.compute()
     assert result["w2_512"] == pytest.approx(result["w2_512_floor"], rel=0.35)
     assert set(result) == {"w1_512", "w2_512", "w1_512_floor", "w2_512_floor"}
+
+
+def test_floor_of_exact_transport_is_computed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A second measurement of the same data reads it; other samples have another one."""
+    monkeypatch.setenv("PT_FLOWS_CACHE", str(tmp_path))
+    count: list[int] = []
+    transport = partial(counted_transport, count)
+    monkeypatch.setattr("pt_flows.metrics.wasserstein.exact_wasserstein", transport)
+    floors = []
+    for target, num in (("ring8", 40), ("ring8", 40), ("ring8", 41), ("grid25", 40)):
+        metric = ExactWasserstein()
+        metric.prepare(Toy2D(target), num)
+        floors.append((metric.floor, len(count)))
+    assert [calls for _, calls in floors] == [8, 8, 16, 24]  # four draws, W1 and W2
+    assert floors[0][0] == floors[1][0]
+    assert len({floor["w2"] for floor, _ in floors}) == 3
+
+
+def counted_transport(count: list[int], x: Tensor, y: Tensor, p: int) -> float:
+    count.append(p)
+    return exact_wasserstein(x, y, p)
 
 
 def test_mode_coverage_counts_what_it_says() -> None:
