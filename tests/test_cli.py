@@ -366,6 +366,12 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (["fit", "--config", "."], r"--config: expected a file, got the folder"),
     (["fit", "--config", TOY, "--model.step_size", "abc"], r"model.step_size: expected a float, got 'abc'"),
+    (
+        ["fit", "--config", TOY, "--model.critic.network", "null"],
+        r"network: expected a CriticNet, got null",
+    ),
+    (["fit", "--config", TOY, "--model.critic.optimizer", "null"], r"optimizer: expected a class, got null"),
+    (["fit", "--config", TOY, "--model.critic.lr_schedule", "3"], r"lr_schedule: expected keys with values, got '3'"),
     (["fit", "--config", TOY, "--model.penalty", "three"], r"model.penalty: expected one of 'one_sided', 'two_sided'"),
     (["fit", "--config", TOY, "--data.target", "ring9"], r"data.target: expected one of 'ring8'"),
     (["fit", "--config", TOY, "--model", "StyleGAN"], r"model: there is no class 'StyleGAN'; .*W1FE, .*WGANGP"),

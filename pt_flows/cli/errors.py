@@ -21,6 +21,9 @@ SIGNS = (
     r"""arguments are required: (?P<required>[\w., ]+)|[Kk]ey ["'](?P<required2>[\w.]+)["'] is required""",
     r"not correspond to a subclass of (?P<base>\w+)",
     r"Expected (?:a )?dot import path string: (?P<name>\S+)",
+    r"Not a valid subclass of (?P<subclass>\w+)",
+    r"(?P<callable>import path or a subclass spec)",
+    r"""Unable to load config ["'](?P<section>.+?)["']""",
     r"Expected (?:an? )?(?P<type>(?!a path|path|an? <)\S.*?)(?:\. Got value: .*)?$",
 )
 """Patterns of lines of a message, the most specific first. jsonargparse sometimes omits the article."""
@@ -49,10 +52,12 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
     if match.lastgroup in ("name", "base") and (rank == 4 or keys.base(path, words)):
         name = match.groupdict().get("name") or _given_value(message)
         return _unknown_class(path, name, keys.base(path, words))
-    if match.lastgroup in ("name", "type"):
+    kind, said = match.lastgroup or "", match[match.lastgroup or 0]
+    if wanted := {"subclass": f"a {said}", "callable": "a class", "section": "keys with values"}.get(kind):
+        return f"{path}: expected {wanted}, got {_nested_value(message)}"
+    if kind in ("name", "type"):
         expected = [m["type"] for p, _, m in found if p == path and m.lastgroup == "type"]
         return f"{path}: expected {_plain(expected)}, got {_given_value(message)!r}"
-    said = match[match.lastgroup or 0]
     if rank == 0:
         return _unknown_key(f"{path}.{said}" if path else said, words, keys)
     if rank == 3:
@@ -107,6 +112,12 @@ def _given_value(message: str) -> str:
     """Return the given value in the innermost message."""
     match = re.search(r"(?:Got|Given) value: (.+)", message)
     return match[1].split(". Got value: ")[0] if match else ""
+
+
+def _nested_value(message: str) -> str:
+    """Return the given value of a key inside a class, as one writes it in YAML."""
+    value = re.sub(r"NestedArg\(key='[\w.]+', val=(.+)\)$", r"\1", _given_value(message))
+    return "null" if value == "None" else value
 
 
 def _plain(expected: Sequence[str]) -> str:
