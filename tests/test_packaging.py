@@ -44,7 +44,7 @@ def test_unknown_recipe_is_one_sentence(command: list[str], capsys: pytest.Captu
 
 
 def test_study_names_recipes(tmp_path: Path) -> None:
-    from pt_flows.studies.study_file import read_study
+    from pt_flows.studies.reading import read_study
 
     file = tmp_path / "study.yaml"
     text = "arms: {a: {config: toy2d/w1_fe}, b: {config: NAME}}\nseeds: 0..1\nmetrics: [w2_512]\n"

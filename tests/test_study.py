@@ -24,8 +24,9 @@ from pt_flows.errors import UserError
 from pt_flows.studies import claims, study, submit
 from pt_flows.studies.estimate import check_numbers
 from pt_flows.studies.pool import environment_in
+from pt_flows.studies.reading import read_study
 from pt_flows.studies.record import finding
-from pt_flows.studies.study_file import Budget, Measurement, Tuning, Wish, read_study
+from pt_flows.studies.study_file import Budget, Measurement, Tuning, Wish
 from pt_flows.studies.trial import Cost, cost_of
 from pt_flows.studies.wanted import Found, Wanted, found
 
@@ -135,6 +136,37 @@ def test_mistakes_in_a_study_file_are_one_sentence_with_the_key(text: str, said:
     assert str(error.value).startswith("study.yaml: ")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_study_may_begin_with_another_one_of_its_folder() -> None:
+    """Changes and arms are added to those of the base, and other keys replace them; null removes a key."""
+    base = read_study(written(TWO_ARMS).rename("first.yaml"))
+    own = {"base": "first.yaml", "title": "Other data", "seeds": [5], "evaluate": {"n": 60}, "claims": None}
+    arms = {"third": {"config": "a.yaml", "changes": {"model.critic.steps": 4}}}
+    Path("second.yaml").write_text(yaml.safe_dump({**own, "changes": {"data.target": "moons"}, "arms": arms}))
+    found = read_study(Path("second.yaml"))
+    assert list(found.arms) == [*base.arms, "third"]
+    assert found.changes == {"run.wandb": "disabled", "data.target": "moons"}
+    assert found.arms["GAN"].changes == {**base.arms["GAN"].changes, "data.target": "moons"}
+    assert found.arms["third"].configs == (Path("a.yaml"), Path("c.yaml"))
+    assert (found.title, found.seeds, found.measurement) == ("Other data", (5,), Measurement(60))
+    assert (found.budget, found.tuning, found.metrics) == (base.budget, base.tuning, base.metrics)
+    assert found.claims == ()
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("no.yaml", "base: expected a file, got no.yaml, which does not exist beside study.yaml"),
+        ("apart/first.yaml", "base: expected a study file in the same folder, got apart/first.yaml"),
+        ("study.yaml", "base: expected a study file without a base, got study.yaml"),
+    ],
+)
+def test_the_base_of_a_study_is_checked(base: str, said: str) -> None:
+    Path("apart").mkdir()
+    written(TWO_ARMS, Path("apart")).rename("apart/first.yaml")
+    with pytest.raises(UserError, match=re.escape(f"study.yaml: {said}")):
+        read_study(written(f"base: {base}\nseeds: 0..1\n"))
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)

@@ -29,9 +29,10 @@ from pt_flows.studies.plan import (
     unique_runs,
 )
 from pt_flows.studies.pool import Slot, slots_of
+from pt_flows.studies.reading import read_study
 from pt_flows.studies.recipes import Recipe
 from pt_flows.studies.record import ArmRuns, compared, write_record
-from pt_flows.studies.study_file import StudyFile, read_study
+from pt_flows.studies.study_file import StudyFile
 from pt_flows.studies.submit import Submission, submit
 from pt_flows.studies.train import train_all
 from pt_flows.studies.wanted import Wanted, found, identity_of
