@@ -10,7 +10,8 @@ also inside `torch.inference_mode`. The energy must be a fixed function of its a
 batch statistics).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -85,11 +86,23 @@ def chain_at(energy: Energy, x: Float[Tensor, "B *event"]) -> Chain:
         energy: U.
         x: Starting points.
     """
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).clone().requires_grad_(True)
-        u = energy(x)
+    with differentiable(x.device.type):
+        x = (x.clone() if x.is_inference() else x).detach().to(torch.promote_types(x.dtype, torch.float32))
+        u = energy(x.requires_grad_(True))
         (gradient,) = torch.autograd.grad(u.sum(), x)
     return Chain(x.detach(), u.detach().to(torch.promote_types(u.dtype, torch.float32)), gradient)
+
+
+def differentiable(device_type: str) -> AbstractContextManager[None]:
+    """A context with gradients, outside inference mode and autocast. It costs nothing inside another one."""
+    on = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    return nullcontext() if on and not torch.is_autocast_enabled(device_type) else _differentiable(device_type)
+
+
+@contextmanager
+def _differentiable(device_type: str) -> Iterator[None]:
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
+        yield
 
 
 class Proposal(NamedTuple):
@@ -129,11 +142,12 @@ def propose(
     s = column(step_size)
     eta = s if noise_std is None else column(noise_std)
     z = normal_like(x, rng)
-    moved = chain_at(energy, x - 0.5 * s.square() * g / temperature + eta * z)
+    cooled = lambda values: values if temperature == 1 else values / temperature
+    moved = chain_at(energy, x - cooled(0.5 * s.square() * g) + eta * z)
     lead_back = s.square() if ratio == "released" else s if noise_std is None else s.square() / eta
-    back = 0.5 * lead_back * (g + moved.gradient) / temperature - z
+    back = cooled(0.5 * lead_back * (g + moved.gradient)) - z
     squares = lambda noise: noise.flatten(1).square().sum(1)
-    log_alpha = (u - moved.energy) / temperature + 0.5 * (squares(z) - squares(back))
+    log_alpha = cooled(u - moved.energy) + 0.5 * (squares(z) - squares(back))
     return Proposal(moved, log_alpha.clamp(max=0.0))
 
 
@@ -233,11 +247,13 @@ def langevin(
     Returns:
         The chains, and the mean probability of acceptance (B,).
     """
-    step, chain = mala_step if metropolis else ula_step, chain_at(energy, x)
-    total = torch.zeros_like(chain.energy)
-    for _ in range(num_steps):
-        chain, acceptance = step(energy, chain, step_size, rng, temperature, ratio)
-        total = total + acceptance
+    step = mala_step if metropolis else ula_step
+    with differentiable(x.device.type):
+        chain = chain_at(energy, x)
+        total = torch.zeros_like(chain.energy)
+        for _ in range(num_steps):
+            chain, acceptance = step(energy, chain, step_size, rng, temperature, ratio)
+            total = total + acceptance
     return chain, total / max(num_steps, 1)
 
 
