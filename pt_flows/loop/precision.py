@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
@@ -19,6 +19,9 @@ class EndsInFloat32(L.Callback):
     data, samples and a critic's values, whose small differences are what is trained. Layers at the ends cost little.
     """
 
+    def __init__(self) -> None:
+        self.before: list[tuple[nn.Module, dict[str, Any]]] = []
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose how layers at the ends are computed."""
         method: Any = pl_module
@@ -28,12 +31,15 @@ class EndsInFloat32(L.Callback):
             method.print(f"note: {type(method).__name__} trains in float32 in spite of trainer.precision bf16-mixed")
             return
         for layer in ends(method.networks.values()):
+            self.before.append((layer, {name: own for name, own in vars(layer).items() if name == "forward"}))
             layer.forward = partial(in_float32, layer.forward)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave the layers as they were."""
-        for layer in ends(cast(Any, pl_module).networks.values()):
-            vars(layer).pop("forward", None)
+        while self.before:
+            layer, own = self.before.pop()
+            del layer.forward
+            vars(layer).update(own)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the layers after an error, too, after which Lightning does not call `teardown`."""
