@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from pt_flows.evaluation.energies import load_energy
-from pt_flows.functional.langevin import mgms
+from pt_flows.functional.gibbs import mgms
 from pt_flows.methods import DAEBM
 from pt_flows.metrics import GridKL
 from pt_flows.progress import track

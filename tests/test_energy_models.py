@@ -21,8 +21,9 @@ from pt_flows.evaluation.energies import compose
 from pt_flows.evaluation.outliers import OutlierAUROC, auroc
 from pt_flows.evaluation.passport import own_direction
 from pt_flows.functional.energies import GaussianMixture
+from pt_flows.functional.gibbs import Transition, at_labels
 from pt_flows.functional.harvesting import harvest
-from pt_flows.functional.langevin import Transition, at_labels, chain_at, langevin
+from pt_flows.functional.langevin import chain_at, langevin
 from pt_flows.functional.noising import squared_cumulative
 from pt_flows.functional.objectives import nearest_log_distance
 from pt_flows.methods import DAEBM, PCD, ImprovedCD

@@ -7,15 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pt_flows.functional.energies import DoubleWell, Funnel, GaussianMixture, Rosenbrock, score
-from pt_flows.functional.langevin import (
-    Chain,
-    chain_at,
-    gibbs_labels,
-    mala_step,
-    mgms,
-    propose,
-    ula_step,
-)
+from pt_flows.functional.gibbs import gibbs_labels, mgms
+from pt_flows.functional.langevin import Chain, chain_at, mala_step, propose, ula_step
 from pt_flows.functional.noising import squared_cumulative
 
 RINGS = squared_cumulative(6, 1e-2, 3e-1)

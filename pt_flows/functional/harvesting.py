@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from pt_flows.functional.langevin import Transition
+from pt_flows.functional.gibbs import Transition
 
 
 def harvest(

@@ -28,8 +28,9 @@ from torch import Tensor
 from pt_flows.bounds import Count, CountOrZero, NonNegative, Positive
 from pt_flows.contracts import Batch, Terms, Weights
 from pt_flows.errors import UserError
+from pt_flows.functional.gibbs import Transition, label_logits, mgms
 from pt_flows.functional.harvesting import harvest
-from pt_flows.functional.langevin import Chain, Ratio, Rng, Transition, label_logits, langevin, mgms, normal_like
+from pt_flows.functional.langevin import Chain, Ratio, Rng, langevin, normal_like
 from pt_flows.functional.langevin import Energy as EnergyFunction
 from pt_flows.functional.noising import Noising, squared_cumulative
 from pt_flows.methods.energies.base import EnergyMethod, OnDivergence, check_denoise
