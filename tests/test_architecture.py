@@ -37,6 +37,7 @@ UNDOCUMENTED = (
 FUNCTIONAL_MAY_USE = {
     "abc",
     "bisect",
+    "contextlib",
     "collections",
     "dataclasses",
     "itertools",

@@ -129,6 +129,7 @@ def test_a_configured_sampler_is_the_subject_of_the_curve(tmp_path: Path) -> Non
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     told = {"seed": 0, "sampler": "Repeated(times=3, scale=1.0)"}  # a default that the configuration does not name
     (folder / "environment.json").write_text(json.dumps(told))
+    recorded(folder, {"w2_1k": 0.5}, sampler=told["sampler"], iteration=20)  # what the log has
     groups, _ = comparable([str(folder)], "w2_1k")
     found = {group.runs[0].subject.sampler: bool(group.runs[0].curve("w2_1k")) for group in groups}
     assert found == {"Repeated(times=3, scale=1.0)": True, "Repeated(times=9, scale=1.0)": False}

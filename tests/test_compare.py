@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ from pt_flows.cli.main import main
 from pt_flows.compare.command import compare
 from pt_flows.compare.curves import pareto_front
 from pt_flows.compare.groups import Criterion, comparable, grouped
-from pt_flows.compare.runs import Run, find_runs
+from pt_flows.compare.runs import Run, find_runs, read_run
 from pt_flows.compare.sampling import sampling_figure
 from pt_flows.compare.statistics import (
     brunner_munzel,
@@ -291,13 +292,39 @@ def test_the_protocol_that_all_runs_share_is_compared(tmp_path: Path, capsys: py
     printed = capsys.readouterr().out
     assert "w2_1k was measured by two protocols (split: test and train)" in printed
     assert f"{b} has w2_1k of its raw weights through Direct by another protocol only: omitted" in printed
-    fake_run(tmp_path / "c", 2, "W1FE", [9.0])  # what only a log has goes with any protocol
+    fake_run(tmp_path / "c", 2, "W1FE", [9.0])
     recorded(fake_run(tmp_path / "d", 3, "W1FE", [9.0]), {"w2_1k": 5.0}, split="train", reference="r-train")
     (group,), _ = comparable([str(tmp_path / name) for name in "acd"], None)
-    assert group.values("w2_1k") == [5.0, 9.0, 5.0]
+    assert group.values("w2_1k") == [5.0, 5.0]
+    assert f"{tmp_path / 'c'} has w2_1k in its log only, by another protocol or" in capsys.readouterr().out
     recorded(fake_run(tmp_path / "e", 4, "W1FE", [9.0]), {"w2_1k": 5.0}, num_samples=2000)
     with pytest.raises(UserError, match=r"expected one protocol .* \(num_samples: 1000 and 2000\)"):
         comparable([str(tmp_path / name) for name in "abe"], None)
+
+
+def test_a_log_without_a_record_counts_if_another_run_tells_its_protocol(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was killed beside finished ones, whose records have what their logs have; not beside other records."""
+    for seed in range(3):
+        fake_run(tmp_path / f"a{seed}", seed, "W1FE", [9.0])
+    recorded(tmp_path / "a0", {"w2_1k": 9.0})
+    (group,), _ = comparable([str(tmp_path)], None)
+    assert group.values("w2_1k") == [9.0, 9.0, 9.0]
+    assert "log only" not in capsys.readouterr().out
+    for seed in range(2):
+        recorded(tmp_path / f"a{seed}", {"w2_1k": 8.0}, num_samples=2000)
+    (group,), _ = comparable([str(tmp_path)], None)
+    assert group.values("w2_1k") == [8.0, 8.0]
+    assert f"{tmp_path / 'a2'} has w2_1k in its log only" in capsys.readouterr().out
+
+
+def test_records_of_one_iteration_count_once_for_each_sampling_seed(tmp_path: Path) -> None:
+    folder = recorded(fake_run(tmp_path / "a", 0, "W1FE", [1.0]), {"w2_1k": 1.0})
+    for seed, value in ((0, 1.0), (1, 4.0)):
+        passport = replace(read_run(folder).records[0][0], sampling_seed=seed)
+        write_record(record_path(folder, passport, Path("best.ckpt")), passport, {"w2_1k": value})
+    assert read_run(folder).last("w2_1k") == [1.0, 4.0]
 
 
 def test_a_continued_run_is_grouped_by_its_last_configuration(
@@ -313,7 +340,7 @@ def test_a_continued_run_is_grouped_by_its_last_configuration(
     assert len(group.runs) == 2
     recorded(folder, {"w2_1k": 0.5})
     (group,), _ = comparable([str(tmp_path)], None)
-    assert group.values("w2_1k") == [2.0, 0.5]
+    assert group.values("w2_1k") == [0.5]
     assert f"note: {folder}: w2_1k of its ema weights is from iteration 10 of 20" in capsys.readouterr().out
 
 

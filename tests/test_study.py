@@ -319,13 +319,23 @@ def test_an_arm_begins_where_another_one_has_ended(capsys: pytest.CaptureFixture
     recipes = sorted(Path("runs/toy/runs").glob("toy2d-gradientlayers/*/config.yaml"))
     models = [yaml.safe_load(path.read_text())["model"]["init_args"] for path in recipes]
     assert len(models) == 4
-    assert {model["base"] for model in models} == {"runs/toy/bases/GAN/{seed}.ckpt"}
+    (base,) = {model["base"] for model in models}
+    assert re.fullmatch(r"runs/toy/bases/GAN/\w{8}/\{seed\}\.ckpt", base)
     for folder in Path("runs/toy/runs").glob("toy2d-wgangp/*"):
         seed = yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"]
-        link = Path(f"runs/toy/bases/GAN/{seed}.ckpt")
+        link = Path(base.format(seed=seed))
         assert link.is_symlink() == (seed != 4)
         assert seed == 4 or link.resolve() == (folder / "checkpoints/last.ckpt").resolve()
     assert "| layers " in Path("runs/toy/record.md").read_text()
+    before = {path.parent for path in recipes}
+    arms["GAN"]["changes"] = {"model.penalty_weight": 5.0}  # another base: its layers are other runs
+    assert main(["study", str(toy_study(arms=arms, claims=[]))]) == 0
+    assert "note: layers has changed (model.init_args.base" in capsys.readouterr().out
+    after = set(Path("runs/toy/runs").glob("toy2d-gradientlayers/*")) - before
+    assert len(after) == 4
+    assert {yaml.safe_load((path / "config.yaml").read_text())["model"]["init_args"]["base"] for path in after} != {
+        base
+    }
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ class PowerAverages(EveryIterations):
         """Check that there are averages to keep.
 
         Raises:
-            UserError: There are none, or the run has rounds or no end.
+            UserError: There are none, or the run has rounds, returns to earlier states, or has no end.
         """
         if stage != "fit":
             return
@@ -43,6 +43,9 @@ class PowerAverages(EveryIterations):
             raise UserError("PowerAverages: expected a player with an average, got none. Set the ema_decay of a player")
         if any(isinstance(callback, PersistentRounds) for callback in cast(Any, trainer).callbacks):
             raise UserError("PowerAverages: expected a run without PersistentRounds, got one with it. Omit either")
+        if as_method(pl_module).rollback is not None:
+            got = "one with on_divergence: roll_back, which would not restore the averages"
+            raise UserError(f"PowerAverages: expected a run that stops if it diverges, got {got}. Omit either")
         if not self.every_n_iterations:
             if trainer.max_steps < 1:
                 wanted = "expected a number, as the run has no max_steps"

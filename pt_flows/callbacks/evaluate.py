@@ -16,7 +16,7 @@ from pt_flows.evaluation.engine import listed, measure, prepare_metrics
 from pt_flows.evaluation.provenance import directions_of
 from pt_flows.evaluation.subject import Subject
 from pt_flows.loop.method import Method
-from pt_flows.metrics.base import SampleMetric, other_split
+from pt_flows.metrics.base import SampleMetric
 from pt_flows.runs.described import section_of
 from pt_flows.runs.loggers import IterationWandbLogger
 from pt_flows.samplers import Sampler
@@ -50,8 +50,9 @@ class Evaluate(EveryIterations):
         metrics: One metric or a list of metrics. The first one ranks checkpoints.
         num_samples: Generated samples per evaluation, over all processes.
         every_n_iterations: Iterations between two evaluations. Another one follows the last iteration.
-        split: Split of the real samples for all metrics; by default each metric uses its own. "other" is the one that a
-            metric does not use by itself, for choices that must not see the real samples of the final numbers.
+        split: Split of the real samples for all metrics; by default each metric uses its own. "other" takes samples
+            that a metric does not use by itself, for choices that must not see the real samples of the final numbers:
+            the other split, or for predictions and likelihoods the next ones of the test split.
         weights: The moving average, the raw weights, an average with another decay (`ema@0.9999`), or a list of these.
             The first ones rank checkpoints.
         sampler: Draws the samples; default the method's own way.
@@ -74,9 +75,11 @@ class Evaluate(EveryIterations):
     ) -> None:
         super().__init__(every_n_iterations)
         self.curve, self.full = Tier(listed(metrics), num_samples), Tier(listed(full_metrics), full_num_samples)
-        if split is not None:
-            for metric in (*self.curve.metrics, *self.full.metrics):
-                metric.use_split(other_split(metric.split) if split == "other" else split)
+        for metric in (*self.curve.metrics, *self.full.metrics):
+            if split == "other":
+                metric.use_other_samples()
+            elif split is not None:
+                metric.use_split(split)
         self.milestones = EveryIterations(full_every_n_iterations)
         self.weights: list[Weights] = list(dict.fromkeys(listed(weights)))
         self.sampler = sampler

@@ -1,6 +1,7 @@
 """Settings that make training faster and keep its results up to rounding, with one switch to turn them off."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -13,7 +14,7 @@ from pt_flows.callbacks.schedule import as_method
 from pt_flows.construction import Constructed
 from pt_flows.contracts import EnergyNet
 from pt_flows.loop.method import Method
-from pt_flows.training.compiled import Compiled
+from pt_flows.training.compiled import Compiled, CompiledLoss
 from pt_flows.training.distributed import world
 
 Mode = Literal["fast", "reference", "compile"]
@@ -123,11 +124,11 @@ def compile_parts(module: Method) -> None:
         name for name in module.fitted_whole if steady or (name == "critic" and not has_buffers(players[name].moved))
     ]
     for name in whole:
-        players[name].compiling = module.print
+        players[name].compiling = partial(CompiledLoss, report=module.print, costs=module.cost)
     compiled = [f"loss of the {name}" for name in whole]
     if steady and world()[1] == 1:
         for name, function in module.pure_functions().items():
-            vars(module)[name] = Compiled(function, name, module.print)
+            vars(module)[name] = Compiled(function, name, module.print, module.cost)
             compiled.append(name)
     for name in module.differentiated_once:
         if name not in whole:

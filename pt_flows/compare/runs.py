@@ -18,6 +18,7 @@ from pt_flows.evaluation.passport import Passport, SubjectKey, checked_record, o
 from pt_flows.runs.described import FLAT
 from pt_flows.runs.folder import FAILED, read_config, say, tuned_in
 from pt_flows.runs.options import wandb_key_configured
+from pt_flows.runs.settings import as_text
 
 Note = Callable[[str], None]
 """Takes a sentence about something that is skipped."""
@@ -71,7 +72,10 @@ class Run:
         return points
 
     def latest(self, key: str) -> list[tuple[Passport, float]]:
-        """The records of a number at the last iteration at which it was measured, one for each sampling seed."""
+        """The records of a number at the last iteration at which it was measured, one for each sampling seed.
+
+        Two checkpoints of one iteration, such as last and best, hold the same weights.
+        """
         measured = [
             (passport, numbers[key])
             for passport, numbers in self.records
@@ -80,7 +84,12 @@ class Run:
             and self.protocol in (None, passport.protocol(key))
         ]
         last = max((passport.iteration for passport, _ in measured), default=0)
-        return [(passport, value) for passport, value in measured if passport.iteration == last]
+        found = {
+            (passport.subject, as_text(passport.protocol(key)), passport.sampling_seed): (passport, value)
+            for passport, value in measured
+            if passport.iteration == last
+        }
+        return list(found.values())
 
     def last(self, key: str) -> list[float]:
         """The last number: for every sampling seed if `evaluate` measured it, else the one of training."""

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +37,8 @@ def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:
     protocol = common_protocol([run for run in runs if run.failure is None], key, note)
     chains = {passport.method for run in runs for passport, _ in run.records if passport.sampler == "Chains"}
     trained = [trained_subjects(run, chains) for run in runs]
-    views = [measured_views(run, key, protocol, mine, note) for run, mine in zip(runs, trained, strict=True)]
+    logging = logged_protocols(runs, key, trained)
+    views = [measured_views(run, key, protocol, mine, logging, note) for run, mine in zip(runs, trained, strict=True)]
     subjects: dict[str, dict[SubjectKey | None, None]] = {}
     for run, found in zip(runs, views, strict=True):
         if run.failure is None:
@@ -64,6 +65,13 @@ def trained_subjects(run: Run, chains: set[str]) -> dict[SubjectKey, str]:
     return {SubjectKey(weights, sampler or own): section_of(weights, given[0]) for weights in given}
 
 
+def ranked(run: Run) -> Run:
+    """A run, seen through the weights and the sampler that rank its checkpoints."""
+    chains = {passport.method for passport, _ in run.records if passport.sampler == "Chains"}
+    first = next(subject for subject, section in trained_subjects(run, chains).items() if section == "eval")
+    return replace(run, subject=first)
+
+
 def logged_section(subject: SubjectKey | None, trained: Mapping[SubjectKey, str]) -> str:
     """The section of the log about a subject; empty if it was not measured during training."""
     return "" if subject is None else trained.get(subject, "")
@@ -83,16 +91,50 @@ def configured_sampler(section: Any) -> str:
     return f"{name}({arguments})" if arguments else name
 
 
+def logged_protocols(runs: Sequence[Run], key: str, trained: Sequence[Mapping[SubjectKey, str]]) -> set[str]:
+    """How evaluations in training were set, each with the protocol of a number that the log and a record have."""
+    return {
+        as_text([set_evaluation(run), passport.protocol(key)])
+        for run, mine in zip(runs, trained, strict=True)
+        for subject, section in mine.items()
+        for passport, value in replace(run, subject=subject).latest(key)
+        if [value] == [row[f"{section}/{key}"] for row in run.rows if f"{section}/{key}" in row][-1:]
+    }
+
+
+def set_evaluation(run: Run) -> dict[str, Any]:
+    """The keys of a configuration on which the protocol of evaluations in training depends."""
+    evaluation = run.config.get("evaluation") or {}
+    return {name: evaluation.get(name) for name in ("num_samples", "full_num_samples", "split")}
+
+
 def measured_views(
-    run: Run, key: str, protocol: dict[str, Any] | None, trained: Mapping[SubjectKey, str], note: Note
+    run: Run,
+    key: str,
+    protocol: dict[str, Any] | None,
+    trained: Mapping[SubjectKey, str],
+    logging: Collection[str],
+    note: Note,
 ) -> list[Run]:
-    """A run once for each subject that has the number by a protocol."""
+    """A run once for each subject that has the number by a protocol.
+
+    Args:
+        run: The run.
+        key: The number.
+        protocol: The protocol; None if no run has a record.
+        trained: The subjects that were measured during training, with their sections.
+        logging: Settings of evaluations in training with their protocols, from the runs that tell them.
+        note: Takes a sentence about everything that is omitted.
+    """
+    like_log = protocol is None or as_text([set_evaluation(run), protocol]) in logging
     views = []
     for subject in dict.fromkeys([*trained, *(passport.subject for passport, _ in run.records)]):
         view = replace(run, subject=subject, section=logged_section(subject, trained))
         if view.latest(key) and not replace(view, protocol=protocol).latest(key):
             of = f"its {subject.weights} weights through {subject.sampler}"
             note(f"{run.folder} has {key} of {of} by another protocol only: omitted")
+        elif view.last(key) and not view.latest(key) and not like_log:
+            note(f"{run.folder} has {key} in its log only, by another protocol or an unknown one: omitted")
         elif view.last(key):
             views.append(replace(view, protocol=protocol))
         elif subject not in trained:

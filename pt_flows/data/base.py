@@ -38,6 +38,8 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
     """Shape of the target of one sample: empty for a label or a value, (T,) for one label at every step."""
     real_targets: bool = False
     """Whether targets are floats, for regression, instead of labels."""
+    trained_seed: int | None = None
+    """Seed of the finished run that these data belong to; None in training."""
 
     def __init__(self, batch_size: Count, iterations_per_block: Count) -> None:
         super().__init__()
@@ -62,6 +64,16 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
         Raises:
             UserError: The split has fewer samples.
         """
+
+    def fingerprint(self, split: Split) -> str:
+        """A hash of what numbers of different runs must have in common; by default empty, for the samples themselves.
+
+        Data that depend on the run's seed override it.
+
+        Args:
+            split: The split of the fixed real samples.
+        """
+        return ""
 
     def up_to(self, split: Split, num: int) -> Tensor:
         """The first `num` fixed real samples of a split, or all of them if it has fewer."""

@@ -7,7 +7,7 @@ from pt_flows.bounds import AtLeastTwo, Count
 from pt_flows.contracts import Split
 from pt_flows.data.base import FlowData, require
 from pt_flows.functional.one_layer import Activation, activate
-from pt_flows.training.noise import generator_at, run_seed
+from pt_flows.training.noise import fold, generator_at, run_seed
 
 
 class OneLayer(FlowData):
@@ -47,16 +47,21 @@ class OneLayer(FlowData):
         require(enough, "data.batch_size", f"at most num_samples, {num_samples}", f"{self.batch_size}. Lower it")
 
     @property
+    def seed(self) -> int:
+        """Seed of the run, which draws the truth and the training samples."""
+        return run_seed() if self.trained_seed is None else self.trained_seed
+
+    @property
     def truth(self) -> Tensor:
         """A* (d, latent_dim)."""
-        A = torch.randn(*self.event_shape, self.latent_dim, generator=generator_at("cpu", run_seed(), "truth"))
+        A = torch.randn(*self.event_shape, self.latent_dim, generator=generator_at("cpu", self.seed, "truth"))
         return A / A.norm(dim=1, keepdim=True) if self.unit_rows else A
 
     def training_latents(self) -> Tensor:
         """A* z of all training samples (n, d), before φ."""
-        if self._drawn is None or self._drawn[0] != run_seed():
-            rng = generator_at("cpu", run_seed(), "one-layer samples")
-            self._drawn = run_seed(), torch.randn(self.num_samples, self.latent_dim, generator=rng) @ self.truth.T
+        if self._drawn is None or self._drawn[0] != self.seed:
+            rng = generator_at("cpu", self.seed, "one-layer samples")
+            self._drawn = self.seed, torch.randn(self.num_samples, self.latent_dim, generator=rng) @ self.truth.T
         return self._drawn[1]
 
     def draw(self, iteration: int, num_minibatches: int) -> tuple[Tensor, Tensor]:
@@ -66,9 +71,7 @@ class OneLayer(FlowData):
         if self.batch_size == self.num_samples:
             chosen = torch.arange(self.num_samples).expand(shape)
         else:
-            chosen = torch.randint(
-                self.num_samples, shape, generator=generator_at("cpu", run_seed(), "data", iteration)
-            )
+            chosen = torch.randint(self.num_samples, shape, generator=generator_at("cpu", self.seed, "data", iteration))
         x = x[chosen[:, self.share]].to(self.device)
         return x, torch.zeros(x.shape[:2], dtype=torch.int64, device=self.device)
 
@@ -76,6 +79,11 @@ class OneLayer(FlowData):
         """Fresh samples (num, d) of the truth."""
         z = torch.randn(num, self.latent_dim, generator=rng, device=rng.device)
         return activate(z @ self.truth.T.to(z), self.activation)
+
+    def fingerprint(self, split: Split) -> str:
+        """A hash of the law from which every seed draws its truth."""
+        law = (*self.event_shape, self.latent_dim, self.num_samples, self.activation, self.unit_rows, split)
+        return f"{fold('one layer', *map(str, law)):016x}"
 
     def reference(self, split: Split, num: int | None = None) -> Tensor:
         """Fixed samples (num, d) of the truth, independent of those of training."""

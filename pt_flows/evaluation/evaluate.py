@@ -21,7 +21,7 @@ from pt_flows.evaluation.engine import listed, measured, prepare_metrics, with_p
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.load import device_named, finished
 from pt_flows.evaluation.passport import Passport, record_path, write_record
-from pt_flows.evaluation.provenance import directions_of, feature_hashes, machine, passport_of
+from pt_flows.evaluation.provenance import details_of, directions_of, feature_hashes, machine, passport_of
 from pt_flows.evaluation.published import publish
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.functional.pixels import as_float
@@ -176,6 +176,7 @@ def evaluate_images(
         checkpoint=content_hash(x),
         cost={},
         directions=directions_of(chosen, numbers),
+        details=details_of(chosen),
         **machine(device),
     )
     conclude(path.with_name(f"{path.name}.evaluation.json"), passport, numbers, f"{n} images of {path}")

@@ -10,6 +10,7 @@ from pt_flows.contracts import Split
 from pt_flows.data.image_files import open_image
 from pt_flows.errors import UserError
 from pt_flows.progress import track
+from pt_flows.training.noise import generator_at
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -38,7 +39,7 @@ class ImageFiles:
         self.event_shape = tuple(self.images.shape[1:])
 
     def reference(self, split: Split, num: int | None = None) -> Tensor:
-        """The first `num` images uint8 (num, C, H, W).
+        """Images uint8 (num, C, H, W), in the order of the files; fewer than all are the first of a fixed random order.
 
         Raises:
             UserError: There are fewer images, or another split is requested: they are one set.
@@ -47,7 +48,9 @@ class ImageFiles:
             raise UserError(f"--split: expected train, as {self.path} is one set of images, got {split}. Omit it")
         if num is not None and num > len(self.images):
             raise UserError(f"--n: expected at most {len(self.images)}, the images of {self.path}, got {num}. Lower it")
-        return self.images[:num]
+        if num is None or num == len(self.images):
+            return self.images
+        return self.images[torch.randperm(len(self.images), generator=generator_at("cpu", "images"))[:num]]
 
 
 def from_array(path: Path) -> Tensor:

@@ -42,8 +42,10 @@ class FinishedRun(NamedTuple):
             raise UserError(f"{self.checkpoint}: expected {wanted}, got another folder. Put it into <run>/checkpoints")
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(FlowData, "data")
-        section = {"data": read_config(self.folder)["data"]}
+        config = read_config(self.folder)
+        section = {"data": config["data"]}
         data: FlowData = cast(Any, parser.instantiate_classes(parser.parse_object(section))).data
+        data.trained_seed = config.get("seed_everything")
         data.prepare_data()
         data.setup("test")
         return data

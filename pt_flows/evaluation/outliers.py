@@ -12,6 +12,7 @@ from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
 from pt_flows.evaluation.energies import load_energy, with_model_noise
 from pt_flows.metrics.base import RealData, SampleMetric, count_name, real_samples
+from pt_flows.metrics.reference import content_hash
 from pt_flows.training.noise import generator_at
 
 
@@ -106,6 +107,7 @@ class OutlierAUROC(SampleMetric):
         sets = outlier_sets(x, generator_at("cpu", "outliers"))
         for name, other in self.against.items():
             sets[name] = other_samples(f"OutlierAUROC.against.{name}", other, self.num, x.shape[1:])
+        self.outliers = {name: content_hash(outside) for name, outside in sets.items()}
         self.inside = self.noised(x, "real")
         self.outside = {name: self.noised(outside, name) for name, outside in sets.items()}
 
@@ -113,6 +115,12 @@ class OutlierAUROC(SampleMetric):
         """Samples (n, *event) with the noise on the data that the model includes, on the metric's device."""
         noise = torch.randn(x.shape, generator=generator_at("cpu", "data noise", name))
         return (x + self.data_noise * noise).to(self.device)
+
+    def details(self) -> dict[str, str]:
+        """The outliers: their mean depends on all sets."""
+        n, known = count_name(self.num), self.outliers
+        told = {f"auroc_{name}_{n}": digest for name, digest in known.items()}
+        return told | {self.key: ", ".join(f"{name} {known[name]}" for name in sorted(known))}
 
     def update_energy(self, energy: Callable[[Tensor], Tensor]) -> None:
         """Score test samples and outliers by the energy, a function (B, *event) to (B,)."""

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,9 +24,9 @@ OWN_DIRECTIONS: dict[Direction, str] = {
         r"|acceptance|never_moved|calibrator_slope|distance|latent_norm|slope_.+",
     "higher": r"(modes|high_quality)(_.+std)?|is_.+_\d+k?|(precision|recall|density|coverage)_.+_(train|test)"
               r"|transfer_accuracy_1nn|auroc_.+|log_likelihood_grid\d+|r2_\d+k?_(train|test)"
-              r"|(robust_)?accuracy_.+_(train|test)",
+              r"|((robust_)?accuracy|log_likelihood_iw\d+)_.+_(train|test)(_second)?",
     "lower": r"mode_imbalance(_.+std)?|(fd|kid)_.+_(train|test)(\d+k?)?|(w1|w2|w2_map|sliced_w2|mmd2)_\d+k?|kl_grid\d+"
-             r"|(resimulated|emulated)_error_.+|(robust_)?risk_.+_(train|test)",
+             r"|(resimulated|emulated)_error_.+|(robust_)?risk_.+_(train|test)(_second)?",
 }  # fmt: skip
 """Patterns of the numbers of this package, for logs and old passports without directions."""
 
@@ -67,6 +67,7 @@ class Passport:
         cost: Cost of training so far: seconds, images seen, samples evaluated by each network; of drawing one sample,
             `sampling_<network>`; and of preparing the sampler once, `preparing_<network>`.
         directions: For each number whether higher or lower is better; empty if neither is.
+        details: What a number depends on beyond its name and the fields above, such as the source of a map.
         tuned: The tuning of the recipe, such as "20 trials of 600 iterations"; empty if nobody has recorded it.
         measured: Time of the measurement, in UTC.
         format: Version of this record.
@@ -88,6 +89,7 @@ class Passport:
     packages: dict[str, str | None]
     cost: dict[str, float]
     directions: dict[str, Direction]
+    details: dict[str, str] = field(default_factory=dict)
     tuned: str = ""
     precision: str = "float32 features without TF32, float64 statistics"
     measured: str = ""
@@ -101,8 +103,8 @@ class Passport:
     def protocol(self, key: str) -> dict[str, Any]:
         """The fields that two numbers of this name must share to be comparable."""
         features = {name: digest for name, digest in self.features.items() if name in key}
-        return {"reference": self.reference, "features": features, "split": self.split,
-                "num_samples": self.num_samples, "precision": self.precision}  # fmt: skip
+        return {"reference": self.reference, "features": features, "split": self.split, "num_samples": self.num_samples,
+                "precision": self.precision, "details": self.details.get(key, "")}  # fmt: skip
 
 
 def own_direction(key: str) -> Direction | None:
@@ -155,6 +157,7 @@ def write_record(path: Path, passport: Passport, numbers: dict[str, float]) -> d
                     passport,
                     features=before.features | passport.features,
                     directions=before.directions | passport.directions,
+                    details=before.details | passport.details,
                 )
     record = {"passport": stamped(passport), "numbers": numbers}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,8 +204,8 @@ def checked_record(record: Any, path: str) -> tuple[Passport, dict[str, float]]:
     try:
         if version == 1:
             passport = from_format_1(passport, numbers)
-        passport.setdefault("tuned", "")  # not in earlier records
-        return Passport(**{field.name: passport[field.name] for field in fields(Passport)}), numbers
+        passport = {"tuned": "", "details": {}} | passport  # not in earlier records
+        return Passport(**{one.name: passport[one.name] for one in fields(Passport)}), numbers
     except KeyError as error:
         raise UserError(f"{path}: expected a complete passport, got one without {error}. Measure again") from error
 

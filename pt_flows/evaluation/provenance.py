@@ -49,7 +49,7 @@ def passport_of(
     return Passport(
         method=type(method).__name__,
         data=type(data).__name__ if data is not None else "",
-        reference=content_hash(data.reference(split or "train")) if data is not None else "",
+        reference=reference_hash(data, split or "train") if data is not None else "",
         split=split,
         num_samples=num_samples if subject.draws else 0,
         features=feature_hashes(metrics),
@@ -61,15 +61,26 @@ def passport_of(
         checkpoint=file_hash(checkpoint) if checkpoint is not None else "",
         cost=cost,
         directions=directions_of(metrics, numbers, subject),
+        details=details_of(metrics),
         tuned=tuning_of(checkpoint) if checkpoint is not None else "",
         **machine(method.device),
     )
+
+
+def reference_hash(data: FlowData, split: Split) -> str:
+    """A hash of the real samples, or of the law that draws others for every seed."""
+    return data.fingerprint(split) or content_hash(data.reference(split))
 
 
 def feature_hashes(metrics: Sequence[SampleMetric]) -> dict[str, str]:
     """Feature networks by name, with the hash of their weights."""
     networks = [metric.features for metric in metrics if hasattr(metric, "features")]
     return {str(net.name): str(net.weights_hash)[:16] for net in networks}  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def details_of(metrics: Sequence[SampleMetric]) -> dict[str, str]:
+    """What numbers of metrics depend on beyond their names."""
+    return {key: text for metric in metrics for key, text in metric.details().items()}
 
 
 def directions_of(

@@ -42,17 +42,18 @@ def readable_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def flat_numbers(records: Sequence[tuple[Passport, dict[str, float]]]) -> dict[str, float]:
-    """Return numbers by name. Names tell the weights and the sampler apart if they are no default ones."""
-    values: dict[str, tuple[int, list[float]]] = {}
-    for passport, numbers in records:
+    """Return numbers by name. Names tell the weights and the sampler apart if they are no default ones.
+
+    Of several protocols at one iteration the one with most samples counts, and among these the newest.
+    """
+    values: dict[str, dict[tuple[int, int, str, str], dict[int, float]]] = {}
+    for passport, numbers in sorted(records, key=lambda record: record[0].measured):
         for key, value in numbers.items():
-            name = flat_name(key, passport)
-            iteration, known = values.get(name, (-1, []))
-            if passport.iteration > iteration:
-                values[name] = passport.iteration, [value]
-            elif passport.iteration == iteration:
-                known.append(value)
-    return {name: fmean(known) for name, (_, known) in values.items()}
+            how = passport.iteration, passport.num_samples, passport.measured, json.dumps(passport.protocol(key))
+            by_protocol = values.setdefault(flat_name(key, passport), {})
+            same = next((known for known in by_protocol if (known[0], known[3]) == (how[0], how[3])), how)
+            by_protocol.setdefault(same, {})[passport.sampling_seed] = value
+    return {name: fmean(found[max(found)].values()) for name, found in values.items()}
 
 
 def flat_name(key: str, passport: Passport) -> str:

@@ -4,6 +4,7 @@ An energy U(x, t) of points and labels defines the joint density exp(-U(x, t) / 
 gradients, as in `langevin`.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -36,7 +37,13 @@ def at_labels(energy: LabelledEnergy, t: Int[Tensor, " B"]) -> Energy:
         return lambda x: energy(x, t)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(t.device.type, enabled=False):
         conditions = energy.conditions(t)
-    return lambda x: energy.at(x, *conditions)
+
+    def at(x: Tensor) -> Tensor:
+        for count in getattr(energy, "_forward_pre_hooks", {}).values():  # this is an evaluation, too
+            count(energy, (x,))
+        return energy.at(x, *conditions)
+
+    return at
 
 
 def label_logits(
@@ -80,7 +87,11 @@ def gibbs_labels(
         temperature: U is divided by it.
         chunk: As for `label_logits`.
     """
-    logits = label_logits(energy, x, num_labels, temperature, chunk)
+    return drawn_labels(label_logits(energy, x, num_labels, temperature, chunk), rng)
+
+
+def drawn_labels(logits: Float[Tensor, "B L"], rng: Rng) -> Int[Tensor, " B"]:
+    """Draws of a label with probabilities softmax(logits)."""
     below = logits.softmax(1).cumsum(1)[:, :-1]
     return (uniform_like(logits[:, 0], rng)[:, None] >= below).sum(1)
 
@@ -91,7 +102,7 @@ class Transition(NamedTuple):
     Attributes:
         x: Points (B, *event).
         t: Labels (B,).
-        energy: U(x, t) (B,) at the labels before the jump.
+        energy: U(x, t) (B,) at the labels before the jump; NaN if the energy at another label is NaN.
         accepted: Sum of acceptance probabilities of the Langevin steps at each label (num_labels,).
         tried: Number of Langevin steps at each label (num_labels,).
         gradient: ∇U(x, t) (B, *event) at the labels before the jump.
@@ -142,5 +153,6 @@ def mgms(
     zeros = torch.zeros(len(step_sizes), dtype=acceptance.dtype, device=acceptance.device)
     accepted = zeros.index_add(0, t, num_steps * acceptance)
     tried = zeros.index_add(0, t, torch.full_like(acceptance, num_steps))
-    jumped = gibbs_labels(energy, chain.x, len(step_sizes), rng, temperature, chunk)
-    return Transition(chain.x, jumped, chain.energy, accepted, tried, chain.gradient)
+    logits = label_logits(energy, chain.x, len(step_sizes), temperature, chunk)
+    u = torch.where(logits.isnan().any(1), math.nan, chain.energy)  # such a chain cannot draw a label
+    return Transition(chain.x, drawn_labels(logits, rng), u, accepted, tried, chain.gradient)

@@ -10,6 +10,7 @@ also inside `torch.inference_mode`. The energy must be a fixed function of its a
 batch statistics).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -132,7 +133,7 @@ def propose(
     back = cooled(0.5 * lead_back * (g + moved.gradient)) - z
     squares = lambda noise: noise.flatten(1).square().sum(1)
     log_alpha = cooled(u - moved.energy) + 0.5 * (squares(z) - squares(back))
-    return Proposal(moved, log_alpha.clamp(max=0.0))
+    return Proposal(moved, torch.where(moved.energy.isfinite(), log_alpha.clamp(max=0.0), -math.inf))
 
 
 def ula_step(
@@ -194,7 +195,7 @@ def independent_step(
     """
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         moved = potential(proposed)
-    log_acceptance = (value - moved).clamp(max=0.0)
+    log_acceptance = torch.where(moved.isfinite(), (value - moved).clamp(max=0.0), -math.inf)
     accept = uniform_like(log_acceptance, rng).log() < log_acceptance  # NaN compares false
     x, value = chosen(accept, (proposed, moved), (x, value))
     return x, value, log_acceptance.exp().nan_to_num(0.0)

@@ -4,6 +4,7 @@ Costs are ½‖x - y‖² for potentials, as in the W2 flow; distances are the u
 plans between samples come from POT's network simplex, on the CPU in float64.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import ot
@@ -18,7 +19,7 @@ from pt_flows.functional.distances import exact_distances
 
 
 def exact_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], p: int) -> float:
-    """W_p between the uniform distributions on two point sets.
+    """W_p between the uniform distributions on two point sets; NaN if it cannot be found, as for points with NaN.
 
     Args:
         x: Points.
@@ -30,8 +31,11 @@ def exact_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], p: int) 
         5.0
     """
     cost = _distances(x, y) ** p
-    value: Any = ot.emd2(_uniform(len(x)), _uniform(len(y)), cost.numpy(), numItermax=1_000_000)
-    return max(float(value), 0.0) ** (1 / p)
+    if not bool(cost.isfinite().all()):
+        return math.nan  # the solver would find no plan, of cost 0
+    found: Any = ot.emd2(_uniform(len(x)), _uniform(len(y)), cost.numpy(), numItermax=1_000_000, log=True)
+    value, log = found
+    return math.nan if log["warning"] else max(float(value), 0.0) ** (1 / p)
 
 
 def sliced_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], num_projections: int = 200) -> float:

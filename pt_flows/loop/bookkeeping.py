@@ -16,6 +16,7 @@ class Bookkeeper(L.Callback):
         method: Any = pl_module
         method.trained_seed = run_seed()
         method.journal.begin(method)
+        method.cost.unwatch()  # of a run that failed
         method.cost.watch(method.networks)
         for player in method.players.values():
             player.keep_settings()  # callbacks may have chosen kernels

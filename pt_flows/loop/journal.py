@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from statistics import fmean
@@ -47,9 +47,11 @@ class Cost:
     def running(self) -> Iterator[None]:
         """Count inside a `with` block."""
         self._since = time.perf_counter()
-        yield
-        self.tick()
-        self._since = None
+        try:
+            yield
+        finally:
+            self.tick()
+            self._since = None
 
     def tick(self) -> None:
         """Bring `seconds` up to date."""
@@ -62,6 +64,20 @@ class Cost:
         if self._since is not None:
             ranks = world()[1] if self.on_all_ranks else 1
             self.evaluations[network] = self.evaluations.get(network, 0) + num * ranks
+
+    @contextmanager
+    def apart(self) -> Iterator[dict[str, int]]:
+        """Collect the evaluations inside a `with` block, and do not count them."""
+        before, self.evaluations = self.evaluations, {}
+        try:
+            yield self.evaluations
+        finally:
+            self.evaluations = before
+
+    def add(self, evaluations: Mapping[str, int]) -> None:
+        """Count evaluations that were collected apart."""
+        for network, num in evaluations.items():
+            self.evaluations[network] = self.evaluations.get(network, 0) + num
 
     def watch(self, networks: dict[str, nn.Module]) -> None:
         """Count every evaluation of the networks, too, from now on."""

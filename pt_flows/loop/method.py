@@ -67,6 +67,9 @@ class Method(Constructed, L.LightningModule, ABC):
     settles: ClassVar[bool] = False
     """Whether averaged weights equal the raw ones from some iteration on, because what draws is not trained further."""
 
+    rollback: Any = None
+    """Returns to an earlier state after a divergence; None if the run stops."""
+
     training_state: ClassVar[tuple[str, ...]] = ()
     """Names of the parts of the state that training alone needs, such as chains; exported models are without them."""
 

@@ -49,6 +49,8 @@ class EndsInFloat32(L.Callback):
 def ends(networks: Iterable[nn.Module]) -> Iterator[nn.Module]:
     """Yield the first and the last linear or convolutional layer of each network, and those with few features.
 
+    A network without such layers is an end itself.
+
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 64), nn.Linear(64, 64), nn.Linear(64, 32), nn.Linear(32, 100))
         >>> [layer.out_features for layer in ends([net])]
@@ -56,6 +58,8 @@ def ends(networks: Iterable[nn.Module]) -> Iterator[nn.Module]:
     """
     for network in networks:
         layers = [layer for layer in network.modules() if features(layer)]
+        if not layers:
+            yield network
         for i, layer in enumerate(layers):
             if i in (0, len(layers) - 1) or min(features(layer)) < NARROW:
                 yield layer

@@ -19,6 +19,9 @@ from pt_flows.training.noise import generator_at
 Direction = Literal["higher", "lower", ""]
 """The better values of a number; empty if no direction makes sense."""
 
+SECOND = "_second"
+"""End of the names of numbers that were measured with the next samples of a split, for the choice of a recipe."""
+
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
@@ -104,6 +107,14 @@ class SampleMetric(Constructed, Metric, ABC):
             UserError: The metric does not apply, or lacks data or weights.
         """
 
+    def use_other_samples(self) -> None:
+        """Measure against real samples that final numbers do not use, from the next `prepare` on.
+
+        Here they are those of the other split. A metric of what a method has learned from the training split overrides
+        it.
+        """
+        self.use_split(other_split(self.split))
+
     def use_split(self, split: Split) -> None:
         """Measure against this split of the data from the next `prepare` on, if the metric has splits."""
         self.split = split
@@ -148,6 +159,10 @@ class SampleMetric(Constructed, Metric, ABC):
     @abstractmethod
     def key(self) -> str:
         """Name of the number that runs are ranked by, which includes the protocol."""
+
+    def details(self) -> dict[str, str]:
+        """What numbers depend on beyond their names, the reference and the number of samples, after `prepare`."""
+        return {}
 
     def directions(self) -> dict[str, Direction]:
         """The direction of every number of the last `compute`.

@@ -31,6 +31,7 @@ class GridKL(SampleMetric):
         self.num_points = num_points
         self.add_state("divergence", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
         self.add_state("log_likelihood", default=torch.tensor(torch.nan), dist_reduce_fx="mean")
+        self.add_state("is_measured", default=torch.tensor(False), dist_reduce_fx="max")
 
     @property
     def key(self) -> str:
@@ -61,7 +62,8 @@ class GridKL(SampleMetric):
         on_grid = -energy(self.grid).double()
         log_q = on_grid.log_softmax(0)
         terms = self.log_p.exp() * (self.log_p - log_q)
-        self.divergence = terms.nan_to_num(0.0, posinf=torch.inf).sum()  # points with p = 0 contribute zero
+        self.divergence = torch.where(self.log_p.isneginf(), 0.0, terms).sum()
+        self.is_measured = torch.ones_like(self.is_measured)
         log_z = on_grid.logsumexp(0) + self.log_cell
         self.log_likelihood = -energy(self.real).double().mean() - log_z
 
@@ -70,10 +72,9 @@ class GridKL(SampleMetric):
 
     def compute(self) -> dict[str, float]:
         """`kl_grid...` and `log_likelihood_grid...`; empty for methods without an energy."""
-        value = float(self.divergence)
-        if value != value:
+        if not self.is_measured:
             return {}
-        return {self.key: value, f"log_likelihood_grid{self.num_points}": float(self.log_likelihood)}
+        return {self.key: float(self.divergence), f"log_likelihood_grid{self.num_points}": float(self.log_likelihood)}
 
     def directions(self) -> dict[str, Direction]:
         """A low divergence and a high likelihood are better."""

@@ -99,6 +99,10 @@ class MutualInformation(InverseMetric):
         perfect = self.matrix_of(self.simulator.equivalent(self.true, rng), self.true)
         self.truth = information_gap(perfect)
 
+    def details(self) -> dict[str, str]:
+        """The parameters between which the gap lies."""
+        return dict.fromkeys((self.key, f"{self.key}_truth"), ", ".join(self.chosen))
+
     def matrix_of(self, inferred: Tensor, true: Tensor) -> Tensor:
         """Information matrix of the chosen parameters."""
         return information_matrix(inferred[:, self.columns], true[:, self.columns], self.num_bins)

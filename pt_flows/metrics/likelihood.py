@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pt_flows.bounds import Count
 from pt_flows.contracts import Split
-from pt_flows.metrics.base import RealData, SampleMetric, count_name, full_precision, real_samples
+from pt_flows.metrics.base import SECOND, RealData, SampleMetric, count_name, full_precision, real_samples
 from pt_flows.training.distributed import share_of
 from pt_flows.training.noise import generator_at
 
@@ -38,18 +38,23 @@ class LikelihoodBound(SampleMetric):
 
     def __init__(self, num_importance_samples: Count = 500, num_real: Count = 1_000) -> None:
         super().__init__()
-        self.num_importance_samples, self.num_real = num_importance_samples, num_real
+        self.num_importance_samples, self.num_real, self.skip = num_importance_samples, num_real, 0
         self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     @property
     def key(self) -> str:
         """Name with K, the number of real samples and their split, such as `log_likelihood_iw500_1k_test`."""
-        return f"log_likelihood_iw{self.num_importance_samples}_{count_name(self.num_real)}_{self.split}"
+        name = f"log_likelihood_iw{self.num_importance_samples}_{count_name(self.num_real)}_{self.split}"
+        return f"{name}{SECOND * (self.skip > 0)}"
+
+    def use_other_samples(self) -> None:
+        """Take the next samples of the test split, because the training split is known to the method."""
+        self.skip = self.num_real
 
     def prepare(self, data: RealData, num_samples: int) -> None:
         """Read the real samples, as a method sees them."""
-        self.real = real_samples(data, self.num_real, self.split)
+        self.real = real_samples(data, self.skip + self.num_real, self.split)[self.skip :]
 
     def update_likelihood(self, bound: BoundOf) -> None:
         """Bound the log-likelihood of this rank's part of the real samples."""

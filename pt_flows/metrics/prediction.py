@@ -12,8 +12,9 @@ from pt_flows.contracts import Split
 from pt_flows.errors import UserError
 from pt_flows.functional.attacks import Attack
 from pt_flows.functional.prediction import prediction_losses, right_fractions
-from pt_flows.metrics.base import RealData, SampleMetric, count_name, full_precision
+from pt_flows.metrics.base import SECOND, RealData, SampleMetric, count_name, full_precision
 from pt_flows.training.distributed import share_of
+from pt_flows.training.noise import generator_at
 
 CHUNK = 500
 """Samples that are predicted at once."""
@@ -39,7 +40,7 @@ class PredictionMetric(SampleMetric):
 
     def __init__(self, attack: Attack | None = None, num_real: Count | None = None) -> None:
         super().__init__()
-        self.attack, self.num_real = attack, num_real
+        self.attack, self.num_real, self.skip = attack, num_real, 0
         self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -47,7 +48,18 @@ class PredictionMetric(SampleMetric):
     def key(self) -> str:
         """Name such as `accuracy_10k_test`, or `robust_accuracy_linf_0.2_pgd10_1k_test`."""
         name = f"robust_{self.what}_{self.attack.name}" if self.attack is not None else self.what
-        return f"{name}_{count_name(self.num_real) if self.num_real else 'all'}_{self.split}"
+        return f"{name}_{count_name(self.num_real) if self.num_real else 'all'}_{self.split}{SECOND * (self.skip > 0)}"
+
+    def use_other_samples(self) -> None:
+        """Take the next samples of the test split, because the training split is known to the method.
+
+        Raises:
+            UserError: All samples are in use.
+        """
+        if self.num_real is None:
+            got = "null. Set it, so that choices are made with other samples of the test split"
+            raise UserError(f"{type(self).__name__}.num_real: expected a number of samples, got {got}")
+        self.skip = self.num_real
 
     @abstractmethod
     def scores(self, predictions: Tensor, y: Tensor) -> Tensor:
@@ -63,14 +75,18 @@ class PredictionMetric(SampleMetric):
         if not hasattr(data, "labelled") or not (source.num_classes or source.real_targets):
             wanted = "data with targets, such as MNIST or LinearRegression"
             raise UserError(f"{type(self).__name__}: expected {wanted}, got {type(data).__name__}. Use other metrics")
-        if self.split == "test" and self.num_real is not None and not source.real_targets:
-            self.x, self.y = source.held_out(self.num_real)
+        end = None if self.num_real is None else self.skip + self.num_real
+        if self.split == "test" and end is not None and not source.real_targets:
+            x, y = source.held_out(end)
         else:
             x, y = source.labelled(self.split)
-            self.x, self.y = x[: self.num_real], y[: self.num_real]
-        if self.num_real is not None and len(self.x) < self.num_real:
-            got = f"{len(self.x)} in the {self.split} split. Lower num_real"
-            raise UserError(f"{type(self).__name__}.num_real: expected {self.num_real} samples, got {got}")
+            if not source.real_targets:
+                order = torch.randperm(len(x), generator=generator_at("cpu", "labelled", self.split))[:end]
+                x, y = x[order], y[order]
+        if end is not None and len(x) < end:
+            got = f"{len(x)} in the {self.split} split. Lower num_real"
+            raise UserError(f"{type(self).__name__}.num_real: expected {end} samples, got {got}")
+        self.x, self.y = x[self.skip : end], y[self.skip : end]
         self.least = self.floor(self.y)
 
     def update_predictor(self, predict: Callable[[Tensor], Tensor]) -> None:

@@ -223,8 +223,19 @@ class ImageQuality(FrechetDistance):
         if (logits := self.features.logits(fake)) is not None:
             values[f"is_{self.features.name}_{count_name(len(fake))}"] = inception_score(logits)[0]
         n = min(MANIFOLD, len(fake), len(real))
-        name = f"{self.features.name}_{count_name(n)}_{self.split}"
-        return values | {f"{word}_{name}": v for word, v in manifolds(fake[:n], real[:n])._asdict().items()}
+        found = zip(self.manifold_keys, manifolds(fake[:n], real[:n]), strict=True)
+        return values | dict(found)
+
+    @property
+    def manifold_keys(self) -> list[str]:
+        """Names of precision, recall, density and coverage."""
+        n = count_name(min(MANIFOLD, self.num_samples, len(self.real)))
+        return [f"{word}_{self.features.name}_{n}_{self.split}" for word in Manifolds._fields]
+
+    def details(self) -> dict[str, str]:
+        """The reference, if precision and the others do not choose their real images from the whole split."""
+        part = f"from {self.num_reference} real images"
+        return dict.fromkeys(self.manifold_keys, part) if self.num_reference is not None else {}
 
     def directions(self) -> dict[str, Direction]:
         """Low distances are better, and high values of all other numbers. Errors and ends of intervals have none."""

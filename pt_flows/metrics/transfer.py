@@ -68,6 +68,10 @@ class TransferAccuracy(SampleMetric):
             raise UserError(f"TransferAccuracy: expected source and target of one shape, got {shapes}")
         self.unmoved = self.accuracy(self.points)
 
+    def details(self) -> dict[str, str]:
+        """The labelled images of the source."""
+        return dict.fromkeys((self.key, f"{self.key}_source"), f"source {content_hash(self.points)}")
+
     @property
     def key(self) -> str:
         """Name of the accuracy with the map."""
@@ -140,6 +144,13 @@ class MapTransport(SampleMetric):
         to_target = lambda x: torch.tensor(exact_wasserstein(x.flatten(1), target.flatten(1), 2), dtype=torch.float64)
         found = cached(name, ("optimal", "floor"), lambda: (to_target(start), to_target(other)))
         self.optimal, self.floor = map(float, found)
+
+    def details(self) -> dict[str, str]:
+        """The samples of the source."""
+        away = f"displacement_{count_name(self.num)}"
+        return dict.fromkeys(
+            (self.key, f"{self.key}_floor", away, f"{away}_optimal"), f"source {content_hash(self.start)}"
+        )
 
     def update(self, x: Tensor) -> None:
         """Ignore generated samples, which have no starting points."""

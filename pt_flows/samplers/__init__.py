@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.contracts import MapsLatents, RunsChains, Samples, Shape, Weights
-from pt_flows.errors import UserError
+from pt_flows.errors import DivergenceError, UserError
 from pt_flows.samplers.blocks import InBlocks
 from pt_flows.samplers.chains import Chains
 from pt_flows.samplers.direct import Direct
@@ -80,13 +80,16 @@ def sample(
 
 
 def check_drawn(sampler: Sampler, x: Any, num: int, method: Any) -> None:
-    """Check that samples have the shape of a method's samples, if it is known.
+    """Check that samples have the shape of a method's samples, if it is known, and are finite.
 
     Raises:
         UserError: They have another one.
+        DivergenceError: A number is not finite.
     """
     if (shape := event_shape_of(method)) is not None:
         check_samples(f"{type(sampler).__name__}.sample", x, num, shape)
+    if lost := int((~x.isfinite()).flatten(1).any(1).sum()):
+        raise DivergenceError(f"{lost} of {num} generated samples are not finite. Lower the step size")
 
 
 def event_shape_of(method: Any) -> Shape | None:

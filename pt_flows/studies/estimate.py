@@ -6,6 +6,7 @@ from pathlib import Path
 from pt_flows.compare.areas import key_of
 from pt_flows.compare.table import markdown, number
 from pt_flows.errors import UserError
+from pt_flows.studies.bases import upon_bases
 from pt_flows.studies.claims import duration
 from pt_flows.studies.plan import arm_runs, changes_since, costs_of, lengthened, progress, unique_runs
 from pt_flows.studies.pool import Slot
@@ -29,7 +30,7 @@ def dry_run(file: StudyFile, recipes: Mapping[str, Recipe], out: Path, slots: Se
     """
     costs = costs_of(recipes, out, slots)
     check_numbers(file, costs)
-    arms = arm_runs(file, lengthened(file, recipes, out, slots))
+    arms = arm_runs(file, upon_bases(file, lengthened(file, recipes, out, slots), out))
     for line in changes_since(arms, out):
         print(f"note: {line}")
     owners = {run.identity: name for name, run in unique_runs(arms)}

@@ -15,9 +15,10 @@ from filelock import FileLock
 
 from pt_flows.compare.groups import chosen_metric, higher_is_better
 from pt_flows.compare.runs import read_run
+from pt_flows.compare.subjects import ranked
 from pt_flows.errors import UserError
 from pt_flows.studies.board import Board
-from pt_flows.studies.pool import STOPPED, Job, Slot, last_lines, run_jobs
+from pt_flows.studies.pool import KILLED, STOPPED, Job, Slot, last_lines, run_jobs
 from pt_flows.studies.space import Space
 from pt_flows.studies.storage import opened
 from pt_flows.studies.train import ENDED, file_name, folder_finder, job_of
@@ -199,7 +200,7 @@ class Search:
         elif trial.is_pruned:
             self.trials.study.tell(trial.proposed, state=TrialState.PRUNED)
             self.over(trial, f"pruned at iteration {state.iteration}")
-        elif code in STOPPED:
+        elif code in (*STOPPED, *KILLED):
             self.stopped.append(trial)  # with its claim
             self.board.say(f"{trial.run.name}: stopped at iteration {state.iteration}")
         elif code == 0:
@@ -239,7 +240,7 @@ class Search:
             sign = -1 if higher_is_better([run], key, self.board.say) else 1
             self.trials.study.set_user_attr("metric", [key, sign])
         key, _ = self.trials.study.user_attrs["metric"]
-        return fmean(run.last(key) or [float("nan")])
+        return fmean(ranked(run).last(key) or [float("nan")])
 
     def seconds(self) -> float:
         """Return the seconds of training of all runs in this folder."""

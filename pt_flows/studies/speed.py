@@ -35,7 +35,7 @@ fast and compile. Other work on the machine distorts the speeds; the same comman
 SECONDS = 10.0
 """Seconds of training after the first row of the log, for a measurement."""
 LONGEST_TRIAL = 10**6
-"""Length of a trial in iterations, if nothing stops it."""
+"""Least length of a trial in iterations, if nothing stops it."""
 LEAST_SECONDS = 60.0
 """Length of a run from which a compiler is tried."""
 LEAST_GAIN = 1.05
@@ -192,7 +192,7 @@ def measured(
     try:
         for i, setting in enumerate(settings):
             board.say(f"measuring {setting.name}")
-            job = trial(command, block_of(config), setting, folder / str(i), found, problems)
+            job = trial(command, config, setting, folder / str(i), found, problems)
             run_jobs(iter([job]), [setting.slot], board)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -201,7 +201,7 @@ def measured(
 
 def trial(
     command: Sequence[str],
-    block: int,
+    config: Mapping[str, Any],
     setting: Setting,
     folder: Path,
     found: dict[str, Speed],
@@ -211,14 +211,16 @@ def trial(
 
     Args:
         command: Arguments of `fit`.
-        block: Number of iterations of one step of the Trainer.
+        config: The complete configuration.
         setting: The setting.
         folder: Folder for the run and its output.
         found: Gets the speed.
         problems: Gets a sentence about a failure.
     """
-    words = ["fit", *command, *flags({**OFF, "run.root": str(folder), "trainer.log_every_n_steps": block})]
-    words += ["--trainer.max_steps", str(LONGEST_TRIAL), *setting.flags]
+    whole = max(1, config["trainer"]["max_steps"])  # of which a part, such as one of several rounds, may be a unit
+    own = {"run.root": str(folder), "trainer.log_every_n_steps": block_of(config)}
+    own |= {"trainer.max_steps": whole * -(-LONGEST_TRIAL // whole)}
+    words = ["fit", *command, *flags({**OFF, **own}), *setting.flags]
     log = folder / "output.log"
 
     def watch(stop: Callable[[], None]) -> None:

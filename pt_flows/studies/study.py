@@ -16,7 +16,7 @@ from pt_flows.evaluation.passport import SubjectKey, read_record
 from pt_flows.files import checked_target
 from pt_flows.runs.settings import as_text, defining_settings
 from pt_flows.studies import measure, tuning
-from pt_flows.studies.bases import stages, without_base
+from pt_flows.studies.bases import stages, upon_bases, without_base
 from pt_flows.studies.estimate import dry_run, has_numbers
 from pt_flows.studies.options import at_least_one, taken
 from pt_flows.studies.plan import (
@@ -97,7 +97,7 @@ def run(
         UserError: A run could not end.
     """
     final, searches = tuning.tuned(file, recipes, out, slots)
-    arms = arm_runs(file, lengthened(file, final, out, slots))
+    arms = arm_runs(file, upon_bases(file, lengthened(file, final, out, slots), out))
     for one in arms:
         if best := searches.get(one.arm.name):
             one.tuned = tuning.told(best, recipes[one.arm.name], final[one.arm.name])
@@ -203,4 +203,4 @@ def arm_of(run: Run, arms: Sequence[ArmRuns], subjects: Mapping[tuple[str, Subje
         return subjects[identity, run.subject]
     own = [one for one in arms if one.wanted[0].identity[0] == identity and one.arm.sampler is None]
     is_known = any(identity == known for known, _ in subjects)
-    return own[0].arm.name if own and run.is_logged and not is_known else ""
+    return own[0].arm.name if own and run.section == "eval" and not is_known else ""

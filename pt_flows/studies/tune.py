@@ -44,6 +44,10 @@ STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
 """Words for Optuna's states of trials that have ended."""
 OTHER_SPLIT = {None: "other", "other": None, "train": "test", "test": "train"}
 """The split for trials, by that of the recipe."""
+LEARNED = r"(robust_)?(accuracy|risk)_|log_likelihood_iw"
+"""Beginnings of names of numbers about what was learned. Trials take the next samples of the test split."""
+SECOND = "_second"
+"""End of the names of these numbers in trials."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,8 @@ def trial_of(recipe: Recipe, length: int, metric: str | None) -> tuple[list[str]
     """
     evaluation = recipe.config["evaluation"]
     split = OTHER_SPLIT[evaluation["split"]]
+    if metric is not None and evaluation["split"] == "test" and in_trials(metric).endswith(SECOND):
+        raise UserError(f"evaluation.split: expected none, as {metric} has the test split anyway, got test. Omit it")
     values: dict[str, Any] = {"trainer.max_steps": length, "pictures.every_n_iterations": 0, "evaluation.split": split}
     if metric is None and evaluation["metrics"]:
         values["evaluation.full_metrics"] = None
@@ -171,12 +177,16 @@ def trial_of(recipe: Recipe, length: int, metric: str | None) -> tuple[list[str]
 
 
 def in_trials(metric: str) -> str:
-    """Return the name that a number has if it is measured against the other split.
+    """Return the name that a number has if it is measured with other real samples.
 
     Example:
         >>> in_trials("fd_lite0_64_1k_train5k"), in_trials("fd_lite0_64_10k_test"), in_trials("w2_512")
         ('fd_lite0_64_1k_test5k', 'fd_lite0_64_10k_train', 'w2_512')
+        >>> in_trials("robust_accuracy_linf_0.2_pgd10_1k_test")
+        'robust_accuracy_linf_0.2_pgd10_1k_test_second'
     """
+    if re.match(LEARNED, metric) and metric.endswith("_test"):
+        return f"{metric}{SECOND}"
     swapped = {"train": "test", "test": "train"}
     return re.sub(r"_(train|test)(?=(\d+k?)?$)", lambda found: f"_{swapped[found[1]]}", metric)
 

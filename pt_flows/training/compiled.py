@@ -6,8 +6,9 @@ has no derivative left, is compiled by TorchInductor.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +20,58 @@ from pt_flows.errors import UserError
 from pt_flows.training.noise import Draw, drawing
 
 
+class Costs(Protocol):
+    """Counts evaluations of networks, which compiled code does not show."""
+
+    def apart(self) -> AbstractContextManager[dict[str, int]]:
+        """Collect the evaluations inside a `with` block, and do not count them."""
+        ...
+
+    def add(self, evaluations: Mapping[str, int]) -> None:
+        """Count evaluations that were collected apart."""
+        ...
+
+
+class Uncounted:
+    """Costs that nobody counts."""
+
+    @contextmanager
+    def apart(self) -> Iterator[dict[str, int]]:
+        """Collect nothing."""
+        yield {}
+
+    def add(self, evaluations: Mapping[str, int]) -> None:
+        """Count nothing."""
+
+
+UNCOUNTED = Uncounted()
+
+
 class Compiled:
     """A function of tensors alone, compiled for each set of shapes at its first call.
 
     Arguments and results are tensors in tuples and dicts; other values in them, such as names, are constants. Whatever
     else the function reads must stay as it is, because the record keeps it, except for tensors that change in place.
     So the first call, the second, the fourth, the eighth and so on are computed both ways. If compilation fails, the
-    function runs as it is.
+    function runs as it is. Every call costs the evaluations of the function as it is, once.
 
     Args:
         function: The function.
         name: Its name for messages.
         report: Prints a line.
+        costs: Counts evaluations of networks.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str, report: Callable[[str], None] = print) -> None:
-        self.function, self.name, self.report = function, name, report
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        report: Callable[[str], None] = print,
+        costs: Costs = UNCOUNTED,
+    ) -> None:
+        self.function, self.name, self.report, self.costs = function, name, report, costs
         self.compiled: dict[Any, Callable[..., Any]] = {}
+        self.evaluations: dict[Any, dict[str, int]] = {}
         self.num_calls, self.tolerance = 0, 0.0
 
     def __call__(self, *arguments: Any) -> Any:
@@ -48,11 +84,16 @@ class Compiled:
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         key = tuple((x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves)
         if key not in self.compiled:
-            self.compiled[key] = self._compile(leaves, structure, inputs)
-        found = self.compiled[key](*inputs)
-        self.num_calls += 1
-        if self.num_calls & (self.num_calls - 1) == 0:
-            self._verify(found, self.function(*arguments))
+            with self.costs.apart() as self.evaluations[key]:
+                self.function(*arguments)
+        with self.costs.apart():
+            if key not in self.compiled:
+                self.compiled[key] = self._compile(leaves, structure, inputs)
+            found = self.compiled[key](*inputs)
+            self.num_calls += 1
+            if self.num_calls & (self.num_calls - 1) == 0:
+                self._verify(found, self.function(*arguments))
+        self.costs.add(self.evaluations[key])
         return found
 
     def _compile(self, leaves: list[Any], structure: Any, inputs: list[Tensor]) -> Callable[..., Any]:
@@ -150,6 +191,7 @@ class CompiledLoss:
         key: Name of the term that is the loss.
         name: Its name for messages.
         report: Prints a line.
+        costs: Counts evaluations of networks.
     """
 
     def __init__(
@@ -159,16 +201,22 @@ class CompiledLoss:
         key: str,
         name: str,
         report: Callable[[str], None] = print,
+        costs: Costs = UNCOUNTED,
     ) -> None:
         self.loss, self.key, self.evaluation = loss, key, _Evaluation(networks, loss)
         self.parameters = {name: p for name, p in self.evaluation.named_parameters() if p.requires_grad}
         self.draws: list[Draw] | None = None
-        self.compiled = Compiled(self.evaluate, name, report)
+        self.compiled = Compiled(self.evaluate, name, report, costs)
 
     def __call__(self, *inputs: Tensor) -> tuple[Terms, list[Tensor]]:
-        """The terms, detached, and the gradients of the loss by the trainable parameters."""
+        """The terms, detached, and the gradients of the loss by the trainable parameters, in their order."""
         drawn = self._first(inputs) if self.draws is None else [draw() for draw in self.draws]
         return self.compiled([p.detach() for p in self.parameters.values()], inputs, drawn)
+
+    def gradients(self, gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
+        """The same gradients in the order of other lists of these parameters, such as those of an optimizer."""
+        own = {id(p): gradient for p, gradient in zip(self.parameters.values(), gradients, strict=True)}
+        return [own[id(p)] for p in parameters]
 
     def evaluate(
         self, parameters: list[Tensor], inputs: Sequence[Tensor], drawn: list[Tensor]
@@ -191,7 +239,7 @@ class CompiledLoss:
             drawn.append(draw())
             return drawn[-1]
 
-        with drawing(record):
+        with drawing(record), self.compiled.costs.apart():
             self.loss(*inputs)
         return drawn
 

@@ -49,7 +49,8 @@ class Player(Constructed, nn.Module, Generic[N]):
         rate_factor: Factor of the learning rate beside the schedule, which a control of rates sets.
         penalty: Maps the parameters to a term that is added to every loss; None at first.
         gradient_norm: Norm of the last gradient before clipping, if it is measured or clipped.
-        compiling: Prints what is compiled, if the loss of `fit` is to be compiled with its gradients; None if not.
+        compiling: Compiles the loss of `fit` with its gradients, as `CompiledLoss` does; None if it is not to be.
+        latest: The inputs of the last call of `fit`.
         also_average: More averages of the weights, which a callback keeps. They are no part of the state.
         recall: Makes an average after training, by its name; set where a finished run is loaded.
     """
@@ -69,7 +70,8 @@ class Player(Constructed, nn.Module, Generic[N]):
         self.rate_factor = 1.0
         self.penalty: Callable[[Sequence[nn.Parameter]], Tensor] | None = None
         self.gradient_norm: Tensor | None = None
-        self.compiling: Callable[[str], None] | None = None
+        self.compiling: Callable[..., CompiledLoss] | None = None
+        self.latest: tuple[Tensor, ...] = ()
         self._compiled: CompiledLoss | None = None
         self.also_average: list[Average[N]] = []
         self.recall: Callable[[Weights], Average[N]] | None = None
@@ -193,10 +195,11 @@ class Player(Constructed, nn.Module, Generic[N]):
             UserError: There is no such term, it is not a differentiable scalar, or a trained parameter has no part.
         """
         if self.compiling is not None and self._compiled is None:
-            self._compiled = CompiledLoss(self.moved, loss, key, f"loss of the {self.role}", self.compiling)
+            self._compiled = self.compiling(self.moved, loss, key, f"loss of the {self.role}")
+        self.latest = inputs
         if self._compiled is not None and self._compiled.loss == loss and self.penalty is None:
             terms, gradients = self._compiled(*inputs)
-            self.apply_gradients(mean_over_ranks(gradients))
+            self.apply_gradients(mean_over_ranks(self._compiled.gradients(gradients, self.trained)))
             return terms
         terms = loss(*inputs)
         if not isinstance(terms, dict) or key not in terms:

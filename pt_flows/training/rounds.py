@@ -128,15 +128,15 @@ class Rounds(Constructed):
         """
         done = method.iteration % self.length or self.length
         if done > self.length - self.judged_iterations and self.monitor in terms:
-            self._judged.append(terms[self.monitor].detach().double())
+            self._judged += mean_over_ranks([terms[self.monitor].detach().double()])
         if done < self.length:
             return
         if not self._judged:
             got = ", ".join(name for name in terms if not name.startswith("_"))
             raise UserError(f"PersistentRounds.monitor: expected a term such as {got}, got {self.monitor}. Change it")
-        (mean,) = mean_over_ranks([torch.stack(self._judged).mean()])
+        loss = float(torch.stack(self._judged).mean())
         self._judged.clear()
-        if not math.isfinite(loss := float(mean)):
+        if not math.isfinite(loss):
             at = f"{self.monitor} is {loss} in the round that ends at iteration {method.iteration}"
             raise DivergenceError(f"{at}. Lower the learning rate, or weight of the rounds")
         self.archive.append(snapshot(method))

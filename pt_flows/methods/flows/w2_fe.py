@@ -89,7 +89,6 @@ class W2FE(ParticleFlow):
         self.penalty_weights = {"inequality": inequality_weight, "interpolated": interpolated_weight}
         self.penalty_weights |= {"equality": equality_weight, "excess": excess_weight}
         self.potential_side = potential_side
-        self._latest: tuple[Tensor, Tensor] | None = None
         self._rows_far_off = 0
 
     @property
@@ -108,9 +107,8 @@ class W2FE(ParticleFlow):
 
     def critic_loss(self, x: Tensor, y: Tensor) -> Terms:
         """The penalised dual of ½ W2² on data x and particles y, outside autocast: differences of large values."""
-        self._latest = x, y.to(x)
         with torch.autocast(x.device.type, enabled=False):
-            return self.penalised_dual(*self._latest)
+            return self.penalised_dual(x, y.to(x))
 
     def penalised_dual(self, x: Tensor, y: Tensor) -> Terms:
         """-E φ(x) - E ψ(y) with its penalties, and its parts."""
@@ -132,9 +130,9 @@ class W2FE(ParticleFlow):
 
     def diagnose(self, row: dict[str, float]) -> dict[str, float]:
         """On vectors, log the exact ½ W2² of the last minibatch beside the dual, and warn if they stay apart."""
-        if "train/dual" not in row or self._latest is None or len(self.generator.event_shape) != 1:
+        if "train/dual" not in row or not self.critic.latest or len(self.generator.event_shape) != 1:
             return {}
-        x, y = self._latest
+        x, y = self.critic.latest
         exact = 0.5 * exact_wasserstein(x, y, p=2) ** 2
         self._judge(row["train/dual"], exact, 0.5 * float(x.var(0).sum()))
         return {"train/dual_exact": exact}
