@@ -1,11 +1,13 @@
 """Several averages of weights: kept beside each other, measured side by side, resumed and exported."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from test_evaluate import train
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from pt_flows.callbacks import Evaluate
 from pt_flows.cli.main import main
@@ -17,6 +19,7 @@ from pt_flows.evaluation.passport import read_record
 from pt_flows.evaluation.sharing import load
 from pt_flows.nets import MLPGenerator
 from pt_flows.runs.checkpoint import read_checkpoint
+from pt_flows.training.ema import EMA
 from pt_flows.training.player import Player
 from pt_flows.training.players import Generator
 
@@ -44,6 +47,20 @@ def test_averages_of_a_known_path() -> None:
         player.weighted("ema@0.4")
     with pytest.raises(UserError, match=r"Generator.ema_decay: expected every item to be a number in \[0, 1\)"):
         Generator(MLPGenerator(), ema_decay=[0.9, 1.0])
+
+
+def test_spectral_norm_follows_the_averaged_weights() -> None:
+    """A mean of turning singular vectors is short, which would make the averaged weights long."""
+    network = nn.Sequential(spectral_norm(nn.Linear(8, 8)))
+    average = EMA(network, 0.99)
+    for t in range(1, 400):
+        u = torch.zeros(8)
+        u[:2] = torch.tensor([math.cos(t / 40), math.sin(t / 40)])
+        with torch.no_grad():
+            network[0].parametrizations.weight.original.copy_(3 * torch.outer(u, u) + 0.3 * torch.eye(8))
+        network(torch.zeros(1, 8))
+        average.update(network, t)
+    assert float(torch.linalg.matrix_norm(average.network[0].weight, 2)) == pytest.approx(1, abs=0.01)
 
 
 def test_one_decay_leaves_checkpoints_as_they_were() -> None:

@@ -705,6 +705,13 @@ def test_grid_kl_of_known_densities() -> None:
     metric.update_energy(lambda x: -wide.log_prob(x))
     truth = torch.distributions.kl_divergence(torch.distributions.MultivariateNormal(law.mean, law.covariance), wide)
     assert metric.compute()["kl_grid300"] == pytest.approx(float(truth), rel=0.02)
+    flat = torch.zeros(300 * 300)
+    for lost in (torch.nan, -torch.inf):
+        metric.reset()
+        metric.update_energy(lambda x, lost=lost: torch.cat([x.new_full((1,), lost), flat[: len(x) - 1]]))
+        assert not math.isfinite(metric.compute()["kl_grid300"])
+    metric.reset()
+    assert metric.compute() == {}
     with pytest.raises(UserError, match="GridKL: expected a distribution with a density, got "):
         GridKL().prepare(Toy2D("moons"), 100)
 

@@ -22,8 +22,11 @@ from pt_flows.errors import UserError
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.neighbours import nearest
 from pt_flows.evaluation.passport import checked_record, own_direction, read_record, record_path, write_record
+from pt_flows.methods import DAEBM
 from pt_flows.metrics import GridKL, TransferAccuracy
 from pt_flows.metrics.features import file_hash
+from pt_flows.nets import TimeMLPEnergy
+from pt_flows.training.players import Energy
 
 
 def train(recipe: str, root: Path, steps: int = 4, *more: str) -> Path:
@@ -310,3 +313,29 @@ def test_evaluations_count_as_cost() -> None:
     rk4 = build("ODEGAN")
     fit(rk4, data(), max_steps=2)
     assert rk4.cost.evaluations["generator"] == 2 * 4 * 16
+
+
+@pytest.mark.parametrize("base", [None, "gaussian"])
+def test_langevin_steps_count_as_cost(base: Any) -> None:
+    """Of labelled energies, too, which have their gates computed once: K + 1 slopes, every label, data and samples."""
+    energy = Energy(TimeMLPEnergy(width=8), torch.optim.Adam)
+    module = DAEBM(energy, num_levels=3, num_langevin_steps=3, buffer_size=40, base=base)
+    fit(module, data(), max_steps=5)
+    assert module.cost.evaluations == {"energy": 5 * 16 * (4 + 4 + 2)}
+
+
+def test_a_failed_run_leaves_no_count_behind() -> None:
+    module = build("WGANGP")
+    vars(module)["critic_loss"] = stop
+    with pytest.raises(RuntimeError, match="stop"):
+        fit(module, data(), max_steps=3)
+    del module.critic_loss
+    before = dict(module.cost.evaluations)
+    module.generator.sample(10, weights="raw")
+    assert module.cost.evaluations == before
+    fit(module, data(), max_steps=2)
+    assert module.cost.evaluations["generator"] - before["generator"] == 2 * (2 * 16 + 32)
+
+
+def stop(*args: Any) -> Any:
+    raise RuntimeError("stop")

@@ -16,10 +16,12 @@ import pt_flows.metrics.features as features_module
 from pt_flows.data import CIFAR10, Shapes32, Toy2D
 from pt_flows.data.toy2d import ToyName
 from pt_flows.errors import DivergenceError, UserError
+from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.passport import own_direction
 from pt_flows.functional.energies import GaussianMixture
 from pt_flows.functional.pixels import as_uint8
 from pt_flows.functional.transport import exact_wasserstein, gaussian_mmd, sliced_wasserstein, symmetric_sqrt
+from pt_flows.methods import WGANGP
 from pt_flows.metrics import (
     DINOv2Features,
     ExactWasserstein,
@@ -39,6 +41,9 @@ from pt_flows.metrics.quality import (
     manifolds,
     polynomial_mmd,
 )
+from pt_flows.nets import MLPCritic, MLPGenerator
+from pt_flows.samplers import sample
+from pt_flows.training.players import Critic, Generator
 
 
 class RandomFeatures(FeatureNet):
@@ -187,6 +192,30 @@ def test_wasserstein_on_a_line_is_sorting(p: int) -> None:
 def test_wasserstein_of_translates_is_the_translation(p: int) -> None:
     x = torch.randn(50, 2, dtype=torch.float64)
     assert exact_wasserstein(x, x + torch.tensor([3.0, -4.0]), p) == pytest.approx(5.0, rel=1e-9)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_lost_sample_is_no_good_one(value: float) -> None:
+    """No plan exists, which the solver reports as cost 0."""
+    x, y = torch.randn(20, 2), torch.randn(20, 2)
+    x[3, 1] = value
+    assert math.isnan(exact_wasserstein(x, y, 2))
+    assert math.isnan(exact_wasserstein(y, x, 1))
+    generator = MLPGenerator()
+    with torch.no_grad():
+        next(generator.parameters()).fill_(value)
+    with pytest.raises(DivergenceError, match=r"\d+ of 30 generated samples are not finite"):
+        sample(WGANGP(Generator(generator), Critic(MLPCritic())), 30, weights="raw")
+
+
+def test_a_part_of_a_folder_is_drawn_from_all_of_it(tmp_path: Path) -> None:
+    """Its classes lie one after the other."""
+    np.save(tmp_path / "images.npy", np.repeat(np.uint8([10, 200]), 50)[:, None, None, None].repeat(8, 1).repeat(8, 2))
+    images = ImageFiles(tmp_path / "images.npy")
+    values = images.reference("train", 50).flatten(1)[:, 0].tolist()
+    assert 10 < values.count(10) < 40
+    assert values == images.reference("train", 50).flatten(1)[:, 0].tolist()
+    assert torch.equal(images.reference("train", 100), images.images)
 
 
 def test_wasserstein_metric_of_real_samples_is_about_the_floor() -> None:

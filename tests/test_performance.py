@@ -16,7 +16,7 @@ from pt_flows.cli.main import main
 from pt_flows.contracts import Terms
 from pt_flows.data import Shapes32
 from pt_flows.errors import UserError
-from pt_flows.methods import WGANGP
+from pt_flows.methods import W2FE, WGANGP
 from pt_flows.nets import MLPCritic, MLPGenerator, ResNetCritic, ResNetGenerator
 from pt_flows.training import compiled as compiling
 from pt_flows.training.players import Critic, Generator
@@ -132,6 +132,7 @@ def test_compiled_equals_reference(
     for run, mode in zip(runs, ("reference", "compile"), strict=True):
         fit(run, data(), max_steps=2, callbacks=[Performance(mode)], precision="64-true")
     torch.testing.assert_close(*map(weights, runs), rtol=0, atol=1e-9)
+    assert module.cost.evaluations == runs[0].cost.evaluations
     out = capsys.readouterr().out
     assert "expected to be compiled" not in out
     parts = ["field", "first_stage", *(f"loss of the {player}" for player in module.players)]
@@ -194,6 +195,36 @@ def test_a_compiled_loss_that_depends_on_the_iteration_is_refused(monkeypatch: p
     module = Changing(Generator(MLPGenerator(width=8)), Critic(MLPCritic(width=8), steps=1))
     with pytest.raises(UserError, match=r"loss of the critic: expected the values of its compiled form.*--perf fast"):
         fit(module, data(), max_steps=4, callbacks=[Performance("compile")])
+
+
+def test_a_compiled_step_costs_as_much_and_follows_its_own_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over calls that nothing verifies; and in the optimizer's order, which groups of parameters change."""
+    torch.set_default_dtype(torch.float64)
+    monkeypatch.setattr(compiling, "generate", traced)
+
+    def grouped(parameters: Any, lr: float = 1e-3) -> torch.optim.Optimizer:
+        own = list(parameters)
+        return torch.optim.AdamW([{"params": own[1::2], "weight_decay": 0.0}, {"params": own[::2]}], lr=lr)
+
+    class Watched(W2FE):
+        def iterate(self, minibatches: Any) -> Terms:
+            terms = super().iterate(minibatches)
+            exact.append(self.diagnose({"train/dual": float(terms["dual"])})["train/dual_exact"])
+            return terms
+
+    runs = []
+    for mode in ("fast", "compile"):
+        torch.manual_seed(0)
+        exact: list[float] = []
+        critic = Critic(MLPCritic(width=8), grouped, steps=1)
+        module = Watched(Generator(MLPGenerator(width=8)), critic, MLPCritic(width=8), step_size=0.1)
+        fit(module, data(), max_steps=7, callbacks=[Performance(mode)], precision="64-true")
+        runs.append((module, exact))
+    (plain, expected), (compiled, found) = runs
+    torch.testing.assert_close(weights(compiled), weights(plain), rtol=0, atol=1e-9)
+    assert compiled.cost.evaluations == plain.cost.evaluations
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert len(set(expected)) == len(expected) > 5
 
 
 def test_training_goes_on_where_the_compiler_fails(

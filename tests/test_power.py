@@ -203,6 +203,8 @@ def test_runs_that_cannot_keep_them(capsys: pytest.CaptureFixture[str]) -> None:
         PowerAverages(0)
     with pytest.raises(UserError, match=r"PowerAverages: expected a run without PersistentRounds"):
         fit(build("WGANGP"), data(), 4, callbacks=[PowerAverages(), PersistentRounds(2, monitor="loss_D")])
+    with pytest.raises(UserError, match=r"expected a run that stops if it diverges, got one with on_divergence"):
+        fit(build("DAEBM-released"), data(), 4, callbacks=[PowerAverages()])
     method = build("WGANGP")
     for player in method.players.values():
         player.ema = None

@@ -14,7 +14,16 @@ from pt_flows.functional.penalties import gradient_norm
 from pt_flows.functional.potentials import velocity
 from pt_flows.loop.precision import EndsInFloat32, ends
 from pt_flows.methods import WGANGP
-from pt_flows.nets import ConvFlow, DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator, ResNetCritic
+from pt_flows.nets import (
+    ConvFlow,
+    DCGANCritic,
+    DCGANGenerator,
+    MLPCritic,
+    MLPGenerator,
+    OneLayerGenerator,
+    QuadraticCritic,
+    ResNetCritic,
+)
 from pt_flows.training.compiled import CompiledLoss
 from pt_flows.training.players import Critic, Generator
 
@@ -74,6 +83,18 @@ def mixed(critic: MLPCritic) -> None:
     module = WGANGP(Generator(MLPGenerator()), Critic(critic))
     trainer: Any = SimpleNamespace(precision="bf16-mixed")
     EndsInFloat32().on_fit_start(trainer, module)
+
+
+def test_a_network_without_layers_is_an_end() -> None:
+    module = WGANGP(Generator(OneLayerGenerator()), Critic(QuadraticCritic()))
+    trainer: Any = SimpleNamespace(precision="bf16-mixed")
+    callback = EndsInFloat32()
+    callback.on_fit_start(trainer, module)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = module.generator(torch.randn(5, 2))
+        assert x.dtype == module.critic(x).dtype == torch.float32
+    callback.teardown(trainer, module, "fit")
+    assert "forward" not in vars(module.generator.network)
 
 
 def test_gradients_by_points_are_in_float32_and_near_those_of_float32() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pt_flows.functional.energies import DoubleWell, Funnel, GaussianMixture, Rosenbrock, score
 from pt_flows.functional.gibbs import gibbs_labels, mgms
-from pt_flows.functional.langevin import Chain, chain_at, mala_step, propose, ula_step
+from pt_flows.functional.langevin import Chain, chain_at, independent_step, mala_step, propose, ula_step
 from pt_flows.functional.noising import squared_cumulative
 
 RINGS = squared_cumulative(6, 1e-2, 3e-1)
@@ -109,6 +109,27 @@ def test_proposals_without_an_energy_are_refused() -> None:
         assert bool((chain.x > 0).all())
         assert bool(acceptance.isfinite().all())
     assert float(chain.x.std()) > 0.3
+
+
+def test_proposals_of_infinite_density_are_refused() -> None:
+    """An energy of -inf is a fault of a network, and no chain could ever leave it."""
+    pit = lambda x: torch.where(x[:, 0] > 0.2, -torch.inf, 0.5 * x.square().sum(1))
+    chain, g = chain_at(pit, torch.zeros(500, 1)), rng(3)
+    for _ in range(5):
+        chain, acceptance = mala_step(pit, chain, 1.0, g)
+    assert bool((chain.x <= 0.2).all())
+    assert 0 < float(acceptance.mean()) < 1
+    x, value, acceptance = independent_step(pit, chain.x, pit(chain.x), torch.ones(500, 1), g)
+    assert torch.equal(x, chain.x)
+    assert float(acceptance.max()) == 0
+    assert bool(value.isfinite().all())
+
+
+def test_a_chain_that_cannot_draw_a_label_is_lost() -> None:
+    energy = lambda x, t: torch.where((t == 3) & (x[:, 0] > 0), torch.nan, 0.5 * x.square().sum(1))
+    x, t = torch.tensor([[1.0], [-1.0]]), torch.zeros(2, dtype=torch.int64)
+    moved = mgms(energy, x, t, torch.full((4,), 1e-4), 2, rng())
+    assert moved.energy.isnan().tolist() == [True, False]
 
 
 def test_gibbs_draws_follow_the_softmax() -> None:

@@ -110,7 +110,9 @@ def test_no_compiler_is_tried_for_a_short_run(config: Any, cache: Path, monkeypa
 
 def test_a_part_that_is_not_compiled_is_no_compiled_speed(tmp_path: Path) -> None:
     found, problems = dict[str, Speed](), dict[str, str]()
-    job = speed.trial([], 10, COMPILE, tmp_path, found, problems)
+    config = {"trainer": {"max_steps": 30}, "data": {"init_args": {"iterations_per_block": 10}}}
+    job = speed.trial([], config, COMPILE, tmp_path, found, problems)
+    assert int(job.words[job.words.index("--trainer.max_steps") + 1]) % 30 == 0  # it may have rounds
     job.log.write_text("field: expected to be compiled, got: no compiler g++. It runs as it is\ndone\n")
     job.ended(143)
     assert (found, problems) == ({}, {COMPILE.name: "expected to be compiled, got: no compiler g++"})

@@ -108,6 +108,7 @@ MISTAKES = {
     changed(budget={"seconds": 2, "iterations": 3}): "budget: expected one of iterations, evaluations, seconds",
     changed(budget={"seconds": -2}): "budget.seconds: expected a number above 0, got -2",
     changed(tune={"trials": 3, "budget": {"seconds": 3}}): "tune.budget: expected iterations, got seconds",
+    changed(tune={"trials": 3}): "tune.budget: expected iterations, as arms have different ones in the same budget",
     changed(tune={"trials": True}): "tune.trials: expected a number above 0, got true",
     changed(evaluate={"n": 5, "split": "val"}): "evaluate.split: expected train or test, got val",
     changed(verdicts=[{"better": "GAN", "than": "Gan"}]): "verdicts.than: expected one of the arms GAN; W1-FE, K = 5",

@@ -1,5 +1,6 @@
 """Tuning: search spaces, searches that are interrupted and shared, and the best recipe."""
 
+import copy
 import json
 import re
 import signal
@@ -11,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from problems import ROOT
+from torch import Tensor
 
+from pt_flows.callbacks import Evaluate
 from pt_flows.cli.complete import complete
 from pt_flows.cli.main import main
 from pt_flows.errors import UserError
+from pt_flows.evaluation.passport import own_direction
+from pt_flows.functional.attacks import FastGradient
+from pt_flows.metrics import Accuracy, FrechetDistance, LikelihoodBound, Risk
 from pt_flows.studies import search as searching
 from pt_flows.studies.options import flags
 from pt_flows.studies.pool import Job
@@ -289,6 +296,48 @@ def test_mistakes_of_the_command_line_are_one_sentence(
 ) -> None:
     assert main(["tune", *words]) == 2
     assert f"error: {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [Accuracy(num_real=40), Risk(num_real=40, attack=FastGradient(0.1)), LikelihoodBound(5, 40), FrechetDistance()],
+    ids=lambda metric: type(metric).__name__,
+)
+def test_trials_have_other_samples_under_another_name(metric: Any) -> None:
+    """What was learned from the training split is judged by other samples of the test split."""
+    other = copy.deepcopy(metric)
+    metric.num_samples = other.num_samples = 50
+    Evaluate(other, 50, split="other")
+    assert in_trials(metric.key) == other.key
+    assert own_direction(other.key) == own_direction(metric.key) == ("higher" if metric.higher_is_better else "lower")
+    if not isinstance(metric, FrechetDistance):
+        digits = LabelledNoise()
+        for one in (metric, other):
+            one.prepare(digits, 50)
+        x, y = (one.x if hasattr(one, "x") else one.real for one in (metric, other))
+        assert len(x) == len(y) == 40
+        assert not (x.flatten(1)[:, None] == y.flatten(1)).all(2).any()
+
+
+def test_all_test_samples_leave_none_for_trials() -> None:
+    with pytest.raises(UserError, match=r"Accuracy\.num_real: expected a number of samples, got null"):
+        Evaluate(Accuracy(), 50, split="other")
+
+
+class LabelledNoise:
+    """Images of two classes."""
+
+    num_classes, real_targets, event_shape = 2, False, (1, 8, 8)
+
+    def held_out(self, num: int) -> tuple[Tensor, Tensor]:
+        x = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        return x[:num], torch.arange(num) % 2
+
+    def labelled(self, split: str) -> tuple[Tensor, Tensor]:
+        return self.held_out(100)
+
+    def reference(self, split: str, num: int | None = None) -> Tensor:
+        return self.held_out(num or 100)[0]
 
 
 def test_numbers_have_the_name_of_the_other_split() -> None:

@@ -64,21 +64,21 @@ def measured(
         method: Their method, for metrics of a map, an energy or a likelihood; None for images of unknown origin.
         weights: The averaged weights, or the raw ones.
     """
-    for metric in metrics:
-        metric.reset()
-        if isinstance(method, MapsLatents):
-            metric.update_map(partial(method.generator.push, weights=weights))
-        if isinstance(method, HasEnergy):
-            metric.update_energy(partial(method.clean_energy, weights=weights))
-        if isinstance(method, BoundsLikelihood):
-            metric.update_likelihood(partial(method.likelihood_bound, weights=weights))
-        if isinstance(method, Encodes) and cast(Any, method).takes_latents:
-            metric.update_encoder(partial(method.encode, weights=weights))
-        if isinstance(method, Predicts):
-            metric.update_predictor(partial(method.predict, weights=weights))
-        if not metric.needs_samples:
-            metric.update(torch.empty(0))  # torchmetrics warns of a metric that was not updated
-    with full_precision(metrics[0].device):  # samples are drawn here too
+    with full_precision(metrics[0].device):  # networks are evaluated here
+        for metric in metrics:
+            metric.reset()
+            if isinstance(method, MapsLatents):
+                metric.update_map(partial(method.generator.push, weights=weights))
+            if isinstance(method, HasEnergy):
+                metric.update_energy(partial(method.clean_energy, weights=weights))
+            if isinstance(method, BoundsLikelihood):
+                metric.update_likelihood(partial(method.likelihood_bound, weights=weights))
+            if isinstance(method, Encodes) and cast(Any, method).takes_latents:
+                metric.update_encoder(partial(method.encode, weights=weights))
+            if isinstance(method, Predicts):
+                metric.update_predictor(partial(method.predict, weights=weights))
+            if not metric.needs_samples:
+                metric.update(torch.empty(0))  # torchmetrics warns of a metric that was not updated
         for x in batches:
             for metric in metrics:
                 metric.update(x)

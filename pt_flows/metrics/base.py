@@ -84,6 +84,10 @@ class SampleMetric(Constructed, Metric, ABC):
     data_noise: float = 0.0
     """Standard deviation of the noise on the data that the model includes, in data units. Energies are of such data."""
 
+    def __getnewargs__(self) -> tuple[()]:
+        """A copy is made without the arguments of the constructor, in place of those that torchmetrics gives."""
+        return ()
+
     def floor_samples(self, data: RealData, split: Split, num: int) -> Tensor:
         """Samples of a perfect model: `reference`, with the noise of the model's samples."""
         x = data.reference(split, num)

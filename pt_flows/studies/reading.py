@@ -53,6 +53,10 @@ def read_study(file: Path) -> StudyFile:
             raise top.wrong("tune", f"trials, because the arm {is_tuned[0]} is tuned", None, "Add tune: {trials: 20}")
     elif tuning is not None:
         raise top.wrong("tune", "an arm with a search space", "none", "Add tune: {space: FILE} to the arms, or omit it")
+    budget = top.get("budget", budget_of, None)
+    if tuning is not None and tuning.iterations is None and budget is not None and budget.unit != "iterations":
+        advice = "Add, for example, budget: {iterations: 200}"
+        raise top.wrong("tune.budget", "iterations, as arms have different ones in the same budget", None, advice)
     read_wishes = partial(wishes_of, arms=arms, metrics=metrics)
     claims = top.get("claims", partial(claims_of, read_wishes=read_wishes), ())
     wishes = [*top.get("verdicts", read_wishes, ()), *(wish for claim in claims for wish in claim.wishes)]
@@ -63,7 +67,7 @@ def read_study(file: Path) -> StudyFile:
         changes=top.get("changes", mapping, Section(file, "", {})).content,
         seeds=top.get("seeds", seeds),
         metrics=metrics,
-        budget=top.get("budget", budget_of, None),
+        budget=budget,
         tuning=tuning,
         measurement=measurement,
         wishes=tuple(dict.fromkeys(wishes)),
