@@ -317,7 +317,7 @@ def test_evaluations_count_as_cost() -> None:
 
 @pytest.mark.parametrize("base", [None, "gaussian"])
 def test_langevin_steps_count_as_cost(base: Any) -> None:
-    """Of labelled energies, too, which have their gates computed once: K + 1 slopes, every label, data and samples."""
+    """A labelled energy computes its gates once: K + 1 slopes, every label, data and samples."""
     energy = Energy(TimeMLPEnergy(width=8), torch.optim.Adam)
     module = DAEBM(energy, num_levels=3, num_langevin_steps=3, buffer_size=40, base=base)
     fit(module, data(), max_steps=5)

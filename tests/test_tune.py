@@ -304,7 +304,7 @@ def test_mistakes_of_the_command_line_are_one_sentence(
     ids=lambda metric: type(metric).__name__,
 )
 def test_trials_have_other_samples_under_another_name(metric: Any) -> None:
-    """What was learned from the training split is judged by other samples of the test split."""
+    """Knowledge of the training split is judged by other samples of the test split."""
     other = copy.deepcopy(metric)
     metric.num_samples = other.num_samples = 50
     Evaluate(other, 50, split="other")

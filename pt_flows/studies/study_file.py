@@ -1,4 +1,4 @@
-"""What a study consists of: arms, data, seeds, budget, numbers and wanted verdicts."""
+"""The content of a study: arms, data, seeds, budget, numbers and wanted verdicts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
