@@ -92,7 +92,7 @@ def configured_sampler(section: Any) -> str:
 
 
 def logged_protocols(runs: Sequence[Run], key: str, trained: Sequence[Mapping[SubjectKey, str]]) -> set[str]:
-    """How evaluations in training were set, each with the protocol of a number that the log and a record have."""
+    """Settings of evaluations in training, each with the protocol of a number that the log and a record have."""
     return {
         as_text([set_evaluation(run), passport.protocol(key)])
         for run, mine in zip(runs, trained, strict=True)

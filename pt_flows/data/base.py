@@ -66,7 +66,7 @@ class FlowData(Constructed, L.LightningDataModule, ABC):
         """
 
     def fingerprint(self, split: Split) -> str:
-        """A hash of what numbers of different runs must have in common; by default empty, for the samples themselves.
+        """A hash that runs with comparable numbers share; by default empty, for that of the fixed real samples.
 
         Data that depend on the run's seed override it.
 

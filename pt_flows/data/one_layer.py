@@ -81,9 +81,9 @@ class OneLayer(FlowData):
         return activate(z @ self.truth.T.to(z), self.activation)
 
     def fingerprint(self, split: Split) -> str:
-        """A hash of the law from which every seed draws its truth."""
-        law = (*self.event_shape, self.latent_dim, self.num_samples, self.activation, self.unit_rows, split)
-        return f"{fold('one layer', *map(str, law)):016x}"
+        """A hash of the distribution from which every seed draws its truth."""
+        drawn = (*self.event_shape, self.latent_dim, self.num_samples, self.activation, self.unit_rows, split)
+        return f"{fold('one layer', *map(str, drawn)):016x}"
 
     def reference(self, split: Split, num: int | None = None) -> Tensor:
         """Fixed samples (num, d) of the truth, independent of those of training."""

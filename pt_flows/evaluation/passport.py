@@ -67,7 +67,7 @@ class Passport:
         cost: Cost of training so far: seconds, images seen, samples evaluated by each network; of drawing one sample,
             `sampling_<network>`; and of preparing the sampler once, `preparing_<network>`.
         directions: For each number whether higher or lower is better; empty if neither is.
-        details: What a number depends on beyond its name and the fields above, such as the source of a map.
+        details: By number, the rest on which it depends, such as the source of a map.
         tuned: The tuning of the recipe, such as "20 trials of 600 iterations"; empty if nobody has recorded it.
         measured: Time of the measurement, in UTC.
         format: Version of this record.

@@ -68,7 +68,7 @@ def passport_of(
 
 
 def reference_hash(data: FlowData, split: Split) -> str:
-    """A hash of the real samples, or of the law that draws others for every seed."""
+    """A hash of the real samples, or of the distribution from which every seed draws others."""
     return data.fingerprint(split) or content_hash(data.reference(split))
 
 
@@ -79,7 +79,7 @@ def feature_hashes(metrics: Sequence[SampleMetric]) -> dict[str, str]:
 
 
 def details_of(metrics: Sequence[SampleMetric]) -> dict[str, str]:
-    """What numbers of metrics depend on beyond their names."""
+    """Details on which numbers of metrics depend beyond their names."""
     return {key: text for metric in metrics for key, text in metric.details().items()}
 
 

@@ -114,8 +114,8 @@ class SampleMetric(Constructed, Metric, ABC):
     def use_other_samples(self) -> None:
         """Measure against real samples that final numbers do not use, from the next `prepare` on.
 
-        Here they are those of the other split. A metric of what a method has learned from the training split overrides
-        it.
+        Here they are those of the other split. A metric of predictions overrides it: a method has learned the training
+        split.
         """
         self.use_split(other_split(self.split))
 
@@ -165,7 +165,7 @@ class SampleMetric(Constructed, Metric, ABC):
         """Name of the number that runs are ranked by, which includes the protocol."""
 
     def details(self) -> dict[str, str]:
-        """What numbers depend on beyond their names, the reference and the number of samples, after `prepare`."""
+        """Details on which numbers depend beyond names, reference and number of samples, after `prepare`."""
         return {}
 
     def directions(self) -> dict[str, Direction]:
