@@ -77,7 +77,7 @@ CountOrZero = Annotated[int, Bound(0)]
 def check_arguments(prefix: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     """Check arguments against their annotations: bounds of numbers, forms of words, and the choices of a `Literal`.
 
-    The parser and type checkers check types. NaN lies outside every bound.
+    The parser and type checkers check other types. NaN lies outside every bound, and null and words are no numbers.
 
     Args:
         prefix: Text before the name of an argument in the message: "W1FE." for a class, "--" for a command.
@@ -119,8 +119,26 @@ def hints_of(cls: type) -> dict[str, Any]:
 
 def _violated(hint: Any, value: Any) -> str:
     """Return the expected value if every applicable member of the hint rejects this one; else an empty string."""
-    verdicts = [told for choice in _choices(hint) if (told := _verdict(*choice, value)) is not None]
+    choices = list(_choices(hint))
+    verdicts = [told for choice in choices if (told := _verdict(*choice, value)) is not None]
+    if not verdicts and _is_no_number(value, choices):
+        verdicts = [str(bounds[0]) if bounds else _named(kind) for kind, bounds in choices]
     return " or ".join(dict.fromkeys(verdicts)) if all(verdicts) else ""
+
+
+def _named(kind: Any) -> str:
+    """Return the name of a member of a hint without bounds."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    return "null" if kind is type(None) else f"a {getattr(kind, '__name__', kind)}"
+
+
+def _is_no_number(value: Any, choices: Sequence[tuple[Any, tuple[Bound | Form, ...]]]) -> bool:
+    """Whether a value is null or a word in place of a number, and no other member of the hint takes it."""
+    kinds = [kind for kind, _ in choices]
+    if any(kind is Any for kind in kinds) or not any(bounds for _, bounds in choices):
+        return False
+    return type(None) not in kinds if value is None else isinstance(value, str)
 
 
 def _choices(hint: Any, bounds: tuple[Bound | Form, ...] = ()) -> Iterator[tuple[Any, tuple[Bound | Form, ...]]]:

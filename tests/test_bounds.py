@@ -30,8 +30,11 @@ from pt_flows.construction import Constructed
 from pt_flows.data import Shapes32, Toy2D, TwoDomains
 from pt_flows.data.base import FlowData
 from pt_flows.errors import UserError
+from pt_flows.methods import W1FE
 from pt_flows.metrics import GridKL, ModeCoverage
 from pt_flows.metrics.base import RealData, SampleMetric
+from pt_flows.nets import MLPCritic, MLPGenerator
+from pt_flows.training.players import Critic, Generator
 
 Penalty = Literal["one_sided", "two_sided"]
 
@@ -61,6 +64,9 @@ def told(hint: Any, value: Any) -> str:
         (Count, 0, "expected at least 1, got 0"),
         (CountOrZero, -1, "expected at least 0, got -1"),
         (Count, np.int64(0), "expected at least 1, got np.int64(0)"),
+        (Count, "one", "expected at least 1, got 'one'"),
+        (Count, None, "expected at least 1, got None"),
+        (DecayRate | Literal["auto"], None, "expected a number in [0, 1) or one of auto, got None"),
         (Annotated[int, Bound(high=8)], 9, "expected at most 8, got 9"),
         (Annotated[float, Bound(high=8, open_high=True)], 8.0, "expected a number below 8, got 8.0"),
         (Annotated[float, Bound(0, 1, open_low=True)], 0.0, "expected a number in (0, 1], got 0.0"),
@@ -90,7 +96,6 @@ def test_values_outside_are_named(hint: Any, value: Any, words: str) -> None:
         (Positive, math.inf),
         (DecayRate, 0),
         (Fraction, True),
-        (Count, "one"),  # types are the parser's
         (Count | None, None),
         (Positive | Schedule, Schedule()),
         (Positive | Sequence[float], [-1.0]),
@@ -109,6 +114,10 @@ def test_other_values_are_accepted(hint: Any, value: Any) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- classes of users
+
+
+def pair() -> tuple[Any, Any]:
+    return Generator(MLPGenerator()), Critic(MLPCritic())
 
 
 class Base(Constructed):
@@ -130,6 +139,11 @@ class Repeats(Base):
     ("make", "message"),
     [
         (lambda: Base(0), "Base.size: expected at least 1, got 0"),
+        (lambda: Base(None), "Base.size: expected at least 1, got None"),  # type: ignore[arg-type]
+        (lambda: Base(1, "0.1"), r"Base.rate: expected a number in \[0, 1\], got '0.1'"),  # type: ignore[arg-type]
+        (lambda: W1FE(*pair(), step_size="0.1"), r"W1FE.step_size: expected a number above 0 or a Schedule, got '0.1'"),
+        (lambda: W1FE(*pair(), persistence=None), "W1FE.persistence: expected at least 1 or a Schedule, got None"),
+        (lambda: Generator(MLPGenerator(), ema_decay="a"), r"Generator.ema_decay: expected a number in \[0, 1\) or .*"),
         (lambda: Tower(0), "Tower.size: expected at least 1, got 0"),
         (lambda: Tower(1, 2), r"Tower.rate: expected a number in \[0, 1\], got 2"),
         (lambda: Tower(1, floor=-1), "Tower.floor: expected at least 0, got -1"),

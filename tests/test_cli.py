@@ -365,6 +365,9 @@ MISTAKES: list[tuple[list[str], str]] = [
         r"model.critic.network.depth: expected at least 1, got 0",
     ),
     (["fit", "--config", "."], r"--config: expected a file, got the folder"),
+    (["fit", "--config", TOY, "--model.persistence", "null"], r"model.persistence: expected at least 1 or a Schedule"),
+    (["fit", "--config", TOY, "--data.batch_size", "null"], r"data.batch_size: expected at least 1, got None"),
+    (["fit", "--config", TOY, "--evaluation", "null"], r"evaluation: expected keys with values, got null"),
     (["fit", "--config", TOY, "--model.step_size", "abc"], r"model.step_size: expected a float, got 'abc'"),
     (
         ["fit", "--config", TOY, "--model.critic.network", "null"],
@@ -576,6 +579,29 @@ def test_bad_checkpoints(damage: str, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(arguments) == 2
         expected = "got another file" if damage == "lightning" else "got a file that cannot be read"
         assert expected in capsys.readouterr().err
+
+
+def test_weights_with_other_bytes_are_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    """The file is whole, so torch would load it."""
+    assert fit(steps=10) == 0
+    last = run_folder() / "checkpoints/last.ckpt"
+    content, state = bytearray(last.read_bytes()), read_checkpoint(last)["state_dict"]
+    weights = next(value for value in state.values() if isinstance(value, torch.Tensor) and value.numel() > 100)
+    where = content.find(weights.numpy().tobytes())
+    assert where > 0
+    content[where] ^= 255
+    Path("flipped.ckpt").write_bytes(content)
+    assert main(["sample", "flipped.ckpt"]) == 2
+    assert re.search(r"flipped.ckpt: expected a checkpoint, got a file .* has other bytes", capsys.readouterr().err)
+
+
+def test_a_changed_recipe_is_no_tuned_one(capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--trainer.max_steps", "10", "--evaluation.metrics", "[]", "--run.wandb", "disabled"]
+    for flags, tuned in (([], True), (["--model.step_size", "0.2"], False)):
+        assert main(["fit", "--config", TOY, *own, *flags]) == 0
+        assert ("without model.step_size, so the run does not count as tuned" in capsys.readouterr().out) != tuned
+        newest = max(Path("runs").glob("*/*/config.yaml"), key=lambda path: path.stat().st_mtime_ns)
+        assert bool(yaml.safe_load(newest.read_text())["run"]["tuned"]) == tuned
 
 
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(capsys: pytest.CaptureFixture[str]) -> None:

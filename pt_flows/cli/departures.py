@@ -1,10 +1,13 @@
 """Departures of a run from its recipe: the settings that decide whether its rates and steps still fit."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from pt_flows.cli.given import CONFIG, flags
 
 ALIASES = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed", "None": "32-true"}
 """Short names of precisions, and the default."""
@@ -29,6 +32,19 @@ def departures(recipe: Path, trainer: Any, data: Any) -> str:
     found = [name for name, value in there.items() if value not in (None, here[name])]
     pairs = [f"{name} is {there[name]} in the recipe and {here[name]} here" for name in found]
     return f"note: {', '.join(pairs)} ({recipe})" if pairs else ""
+
+
+def changed_key(words: Sequence[str]) -> str:
+    """Return the first flag or file that makes a recipe another one than that which was tuned; empty without any.
+
+    Example:
+        >>> changed_key(["--config", "a.yaml", "--trainer.max_steps", "5", "--model.step_size", "0.1"])
+        'model.step_size'
+    """
+    given = list(flags(words))
+    files = [str(value) for name, value in given if name in CONFIG]
+    keys = [name for name, _ in given if name.partition(".")[0] in ("model", "data", "rates") and name != "data.root"]
+    return "" if any(name == "run.tuned" for name, _ in given) else next(iter([*keys, *files[1:]]), "")
 
 
 def section(tree: Any, name: str) -> dict[str, Any]:

@@ -54,7 +54,9 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
         return _unknown_class(path, name, keys.base(path, words))
     kind, said = match.lastgroup or "", match[match.lastgroup or 0]
     if wanted := {"subclass": f"a {said}", "callable": "a class", "section": "keys with values"}.get(kind):
-        return f"{path}: expected {wanted}, got {_nested_value(message)}"
+        got = said if kind == "section" else _nested_value(message)
+        path = path or next((name for name, value in flags(words) if value == said), "configuration")
+        return f"{path}: expected {wanted}, got {got}"
     if kind in ("name", "type"):
         expected = [m["type"] for p, _, m in found if p == path and m.lastgroup == "type"]
         return f"{path}: expected {_plain(expected)}, got {_given_value(message)!r}"

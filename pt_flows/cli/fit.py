@@ -46,7 +46,7 @@ from pt_flows.callbacks import (  # noqa: F401
 from pt_flows.callbacks.performance import Mode
 from pt_flows.cli.checks import check_training, check_values
 from pt_flows.cli.continuing import place_to_measure, place_to_train
-from pt_flows.cli.departures import departures
+from pt_flows.cli.departures import changed_key, departures
 from pt_flows.cli.endings import ending
 from pt_flows.cli.keys import Keys
 from pt_flows.cli.parser import Explaining
@@ -108,7 +108,11 @@ class FlowCLI(LightningCLI):
         for key in vars(self._parser(self.command).get_defaults()):
             self.keys.hints.setdefault(key, None)
         super().parse_arguments(parser, args)
-        check_values(self.config[self.config["subcommand"]])
+        config = self.config[self.config["subcommand"]]
+        check_values(config)
+        if config.run.tuned and (key := changed_key(self.words)):
+            say(f"note: the recipe was tuned ({config.run.tuned}) without {key}, so the run does not count as tuned")
+            config.run.tuned = None
 
     def _parse_ckpt_path(self) -> None:
         """Keep the configuration. Lightning would replace it by the hyperparameters of the checkpoint."""

@@ -1,5 +1,6 @@
 """Finding and reading checkpoints, for every command that takes one."""
 
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +114,9 @@ def read_checkpoint(path: Path, of_any_version: bool = False) -> dict[str, Any]:
         if path.stat().st_size == 0:
             raise EOFError("it is empty")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as file:
+            if damaged := file.testzip():  # torch does not compare the checksums that it writes
+                raise ValueError(f"{damaged} has other bytes than were written")
     record = checkpoint.get("pt_flows") if isinstance(checkpoint, dict) else None
     if not isinstance(record, dict) or "iteration" not in record:
         raise UserError(f"{path}: expected a checkpoint of pt_flows, got another file. Use one from a run folder")

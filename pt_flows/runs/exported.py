@@ -46,7 +46,7 @@ def write_exported(
             their averages.
         left_out: Parts of the state that training alone needs.
     """
-    from safetensors.torch import save_file  # slow, and not every command needs it
+    from safetensors.torch import save  # slow, and not every command needs it
 
     state: dict[str, Any] = {
         name: value for name, value in content["state_dict"].items() if not name.startswith(tuple(left_out))
@@ -58,7 +58,7 @@ def write_exported(
         own = {name: value for name, value in averages.items() if name.startswith(chosen)}
         state |= {f"{player}.network.{name.removeprefix(chosen)}": value for name, value in own.items()}
     tensors = {name: value.clone().contiguous() for name, value in state.items() if isinstance(value, Tensor)}
-    save_file(tensors, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(save(tensors))
     arguments = {key: value for key, value in content["hyper_parameters"].items() if key != "_instantiator"}
     description = {
         "format": FORMAT,
