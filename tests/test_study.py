@@ -331,7 +331,7 @@ def test_an_arm_begins_where_another_one_has_ended(capsys: pytest.CaptureFixture
     before = {path.parent for path in recipes}
     arms["GAN"]["changes"] = {"model.penalty_weight": 5.0}  # another base: its layers are other runs
     assert main(["study", str(toy_study(arms=arms, claims=[]))]) == 0
-    assert "note: layers has changed (model.init_args.base" in capsys.readouterr().out
+    assert "note: layers has changed (model.base" in capsys.readouterr().out
     after = set(Path("runs/toy/runs").glob("toy2d-gradientlayers/*")) - before
     assert len(after) == 4
     assert {yaml.safe_load((path / "config.yaml").read_text())["model"]["init_args"]["base"] for path in after} != {

@@ -80,7 +80,7 @@ class FlowCLI(LightningCLI):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         with ExitStack() as until_the_end:
-            self.lock, self.keys = RunLock(), Keys()
+            self.lock, self.keys, self.untuned = RunLock(), Keys(), ""
             self.command, *self.words = kwargs["args"]
             until_the_end.callback(self.lock.release)
             super().__init__(*args, **kwargs)
@@ -111,8 +111,8 @@ class FlowCLI(LightningCLI):
         config = self.config[self.config["subcommand"]]
         check_values(config)
         if config.run.tuned and (key := changed_key(self.words)):
-            say(f"note: the recipe was tuned ({config.run.tuned}) without {key}, so the run does not count as tuned")
-            config.run.tuned = None
+            tuning, config.run.tuned = config.run.tuned, None
+            self.untuned = f"note: the recipe was tuned ({tuning}) without {key}, so the run does not count as tuned"
 
     def _parse_ckpt_path(self) -> None:
         """Keep the configuration. Lightning would replace it by the hyperparameters of the checkpoint."""
@@ -220,6 +220,8 @@ class FlowCLI(LightningCLI):
         files = self.config.fit.config
         if files and (note := departures(Path(str(files[0])), trainer, self.datamodule)):
             say(note)
+        if self.untuned:
+            say(self.untuned)
         if trained >= trainer.max_steps:
             say(f"nothing to do: the checkpoint is at iteration {trained}. To continue, raise trainer.max_steps")
 
