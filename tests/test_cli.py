@@ -374,7 +374,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         r"network: expected a CriticNet, got null",
     ),
     (["fit", "--config", TOY, "--model.critic.optimizer", "null"], r"optimizer: expected a class, got null"),
-    (["fit", "--config", TOY, "--model.critic.lr_schedule", "3"], r"lr_schedule: expected keys with values, got '3'"),
+    (["fit", "--config", TOY, "--model.critic.lr_schedule", "3"], r"lr_schedule: expected keys with values, got 3"),
     (["fit", "--config", TOY, "--model.penalty", "three"], r"model.penalty: expected one of 'one_sided', 'two_sided'"),
     (["fit", "--config", TOY, "--data.target", "ring9"], r"data.target: expected one of 'ring8'"),
     (["fit", "--config", TOY, "--model", "StyleGAN"], r"model: there is no class 'StyleGAN'; .*W1FE, .*WGANGP"),
