@@ -165,7 +165,7 @@ def _verdict(hint: Any, bounds: tuple[Bound | Form, ...], value: Any) -> str | N
     if origin is Literal:
         if value in inner:
             return ""
-        return f"one of {', '.join(map(str, inner))}" if any(_alike(value, word) for word in inner) else None
+        return _named(hint) if any(_alike(value, word) for word in inner) else None
     if isinstance(value, Real):
         if bounds:
             return next((str(bound) for bound in bounds if value not in bound), "")

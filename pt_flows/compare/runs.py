@@ -95,6 +95,10 @@ class Run:
         """The last number: for every sampling seed if `evaluate` measured it, else the one of training."""
         if latest := self.latest(key):
             return [value for _, value in latest]
+        return self.logged(key)
+
+    def logged(self, key: str) -> list[float]:
+        """The last number of the log; empty without any."""
         return [row[f"{self.section}/{key}"] for row in self.rows if f"{self.section}/{key}" in row][-1:]
 
     def evaluations_per_sample(self, key: str) -> float:

@@ -35,7 +35,7 @@ def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:
         UserError: No protocol is common to all runs.
     """
     protocol = common_protocol([run for run in runs if run.failure is None], key, note)
-    chains = {passport.method for run in runs for passport, _ in run.records if passport.sampler == "Chains"}
+    chains = chain_methods(runs)
     trained = [trained_subjects(run, chains) for run in runs]
     logging = logged_protocols(runs, key, trained)
     views = [measured_views(run, key, protocol, mine, logging, note) for run, mine in zip(runs, trained, strict=True)]
@@ -65,10 +65,15 @@ def trained_subjects(run: Run, chains: set[str]) -> dict[SubjectKey, str]:
     return {SubjectKey(weights, sampler or own): section_of(weights, given[0]) for weights in given}
 
 
+def chain_methods(runs: Sequence[Run]) -> set[str]:
+    """Methods that draw by chains according to passports."""
+    return {passport.method for run in runs for passport, _ in run.records if passport.sampler == "Chains"}
+
+
 def ranked(run: Run) -> Run:
     """A run, seen through the weights and the sampler that rank its checkpoints."""
-    chains = {passport.method for passport, _ in run.records if passport.sampler == "Chains"}
-    first = next(subject for subject, section in trained_subjects(run, chains).items() if section == "eval")
+    trained = trained_subjects(run, chain_methods([run]))
+    first = next(subject for subject, section in trained.items() if section == "eval")
     return replace(run, subject=first)
 
 
@@ -96,9 +101,9 @@ def logged_protocols(runs: Sequence[Run], key: str, trained: Sequence[Mapping[Su
     return {
         as_text([set_evaluation(run), passport.protocol(key)])
         for run, mine in zip(runs, trained, strict=True)
-        for subject, section in mine.items()
-        for passport, value in replace(run, subject=subject).latest(key)
-        if [value] == [row[f"{section}/{key}"] for row in run.rows if f"{section}/{key}" in row][-1:]
+        for view in (replace(run, subject=subject, section=section) for subject, section in mine.items())
+        for passport, value in view.latest(key)
+        if view.logged(key) == [value]
     }
 
 
