@@ -25,7 +25,7 @@ from pt_flows.evaluation import engine
 from pt_flows.loop.journal import Journal
 from pt_flows.loop.method import Method
 from pt_flows.runs.checkpoint import read_checkpoint
-from pt_flows.runs.elastic import interrupted_run
+from pt_flows.runs.elastic import interrupted_run, stale_addresses
 
 SMALL: dict[str, list[str]] = {
     "w2_fe": ["--model.generator.network.width", "16", "--model.critic.network.width", "16",
@@ -186,12 +186,13 @@ def test_torchrun_restarts_a_killed_group_from_its_last_checkpoint() -> None:
     """In the same run folder, to the weights, optimizers and log of an uninterrupted run."""
     Path("restarted.py").write_text(RESTARTED)
     paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    variables = environment(PYTHONPATH=paths, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
     def torchrun(root: str, *program: str) -> str:
         command = [*launch, *program, *words("w2_fe", 2, root), "--trainer.strategy", "ddp"]
         with subprocess.Popen(
-            command, env=environment(PYTHONPATH=paths), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
             try:
                 said, _ = process.communicate(timeout=600)
@@ -225,3 +226,14 @@ def test_a_restart_continues_the_newest_run_of_its_own_job(monkeypatch: pytest.M
     assert interrupted_run(experiment) is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert interrupted_run(experiment) is None
+
+
+def test_torchrun_with_restarts_is_asked_for_a_store_of_each_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the new processes can read addresses of the killed ones (seen with torch 2.15)."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    assert stale_addresses() is None
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in (stale_addresses() or "")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert stale_addresses() is None

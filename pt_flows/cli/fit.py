@@ -57,6 +57,7 @@ from pt_flows.loop.describing import hyperparameters
 from pt_flows.loop.method import Method
 from pt_flows.runs.checkpoint import find_checkpoint
 from pt_flows.runs.described import MEASURED
+from pt_flows.runs.elastic import stale_addresses
 from pt_flows.runs.folder import experiment_of, read_config, recorded_config, run_folder_of, say
 from pt_flows.runs.lock import RunLock
 from pt_flows.runs.loggers import loggers
@@ -222,6 +223,8 @@ class FlowCLI(LightningCLI):
             say(note)
         if self.untuned:
             say(self.untuned)
+        if note := stale_addresses():
+            say(note)
         if trained >= trainer.max_steps:
             say(f"nothing to do: the checkpoint is at iteration {trained}. To continue, raise trainer.max_steps")
 

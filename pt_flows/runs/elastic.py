@@ -26,6 +26,18 @@ def interrupted_run(experiment: Path) -> Path | None:
     return newest if newest and any((newest / "checkpoints" / name).is_file() for name in names) else None
 
 
+def stale_addresses() -> str | None:
+    """Return a warning if torchrun may start a killed group again with the addresses of the old one; None otherwise."""
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        return None
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    return (
+        "torchrun keeps the addresses of a killed group, and a restart may fail to connect. "
+        "Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, with --standalone or --rdzv-backend c10d"
+    )
+
+
 def launch_in(file: Path) -> str | None:
     """Return the name of the job that has written an environment.json; None if it has none or is damaged."""
     try:
