@@ -75,7 +75,7 @@ def chain_at(energy: Energy, x: Float[Tensor, "B *event"]) -> Chain:
         x = (x.clone() if x.is_inference() else x).detach().to(torch.promote_types(x.dtype, torch.float32))
         u = energy(x.requires_grad_(True))
         (gradient,) = torch.autograd.grad(u.sum(), x)
-    return Chain(x.detach(), u.detach().to(torch.promote_types(u.dtype, torch.float32)), gradient)
+    return Chain(x.requires_grad_(False), u.detach().to(torch.promote_types(u.dtype, torch.float32)), gradient)
 
 
 def differentiable(device_type: str) -> AbstractContextManager[None]:
@@ -132,8 +132,9 @@ def propose(
     lead_back = s.square() if ratio == "released" else s if noise_std is None else s.square() / eta
     back = cooled(0.5 * lead_back * (g + moved.gradient)) - z
     squares = lambda noise: noise.flatten(1).square().sum(1)
-    log_alpha = cooled(u - moved.energy) + 0.5 * (squares(z) - squares(back))
-    return Proposal(moved, torch.where(moved.energy.isfinite(), log_alpha.clamp(max=0.0), -math.inf))
+    v = moved.energy.nan_to_num(math.inf, math.inf, math.inf)  # of probability zero
+    log_alpha = cooled(u - v) + 0.5 * (squares(z) - squares(back))
+    return Proposal(moved, log_alpha.nan_to_num(-math.inf, math.inf, -math.inf).clamp(max=0.0))
 
 
 def ula_step(
@@ -171,8 +172,8 @@ def mala_step(
         The chains, and the probability of acceptance (B,).
     """
     moved, log_acceptance = propose(energy, chain, step_size, rng, temperature, ratio, noise_std)
-    accept = uniform_like(log_acceptance, rng).log() < log_acceptance  # NaN compares false
-    return Chain(*chosen(accept, moved, chain)), log_acceptance.exp().nan_to_num(0.0)
+    accept = uniform_like(log_acceptance, rng).log() < log_acceptance
+    return Chain(*chosen(accept, moved, chain)), log_acceptance.exp()
 
 
 def independent_step(
@@ -203,8 +204,8 @@ def independent_step(
 
 def chosen(accept: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
     """New tensors (B, ...) for the chains that accept (B,), old ones for the others."""
-    where = lambda a, b: torch.where(accept.reshape(-1, *[1] * (a.dim() - 1)), a, b)
-    return [where(a, b) for a, b in zip(new, old, strict=True)]
+    at = {d: accept.reshape(-1, *[1] * (d - 1)) for d in {a.dim() for a in new}}
+    return [torch.where(at[a.dim()], a, b) for a, b in zip(new, old, strict=True)]
 
 
 def langevin(
