@@ -8,6 +8,7 @@ An annotation states the bounds of a number once, and editors show it:
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import cache
 from numbers import Real
 from types import UnionType
@@ -77,7 +78,8 @@ CountOrZero = Annotated[int, Bound(0)]
 def check_arguments(prefix: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     """Check arguments against their annotations: bounds of numbers, forms of words, and the choices of a `Literal`.
 
-    The parser and type checkers check other types. NaN lies outside every bound, and null and words are no numbers.
+    The parser and type checkers check other types. NaN lies outside every bound, null and words are no numbers, and
+    numbers and words are no data classes, such as schedules.
 
     Args:
         prefix: Text before the name of an argument in the message: "W1FE." for a class, "--" for a command.
@@ -121,7 +123,7 @@ def _violated(hint: Any, value: Any) -> str:
     """Return the expected value if every applicable member of the hint rejects this one; else an empty string."""
     choices = list(_choices(hint))
     verdicts = [told for choice in choices if (told := _verdict(*choice, value)) is not None]
-    if not verdicts and _is_no_number(value, choices):
+    if not verdicts and _is_out_of_place(value, choices):
         verdicts = [str(bounds[0]) if bounds else _named(kind) for kind, bounds in choices]
     return " or ".join(dict.fromkeys(verdicts)) if all(verdicts) else ""
 
@@ -133,12 +135,15 @@ def _named(kind: Any) -> str:
     return "null" if kind is type(None) else f"a {getattr(kind, '__name__', kind)}"
 
 
-def _is_no_number(value: Any, choices: Sequence[tuple[Any, tuple[Bound | Form, ...]]]) -> bool:
-    """Whether a value is null or a word in place of a number, and no other member of the hint takes it."""
-    kinds = [kind for kind, _ in choices]
-    if any(kind is Any for kind in kinds) or not any(bounds for _, bounds in choices):
+def _is_out_of_place(value: Any, choices: Sequence[tuple[Any, tuple[Bound | Form, ...]]]) -> bool:
+    """Whether a value is null, or a word or a number where neither is meant, and no member of the hint takes it."""
+    kinds = [kind for kind, _ in choices if kind is not type(None)]
+    ours = bool(kinds) and all(is_dataclass(kind) for kind in kinds)
+    if any(kind is Any for kind in kinds) or not (ours or any(bounds for _, bounds in choices)):
         return False
-    return type(None) not in kinds if value is None else isinstance(value, str)
+    if value is None:
+        return len(kinds) == len(choices)
+    return isinstance(value, str) or (ours and isinstance(value, Real))
 
 
 def _choices(hint: Any, bounds: tuple[Bound | Form, ...] = ()) -> Iterator[tuple[Any, tuple[Bound | Form, ...]]]:

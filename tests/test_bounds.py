@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -39,6 +40,7 @@ from pt_flows.training.players import Critic, Generator
 Penalty = Literal["one_sided", "two_sided"]
 
 
+@dataclass(frozen=True)
 class Schedule:
     """A class beside a number in a union."""
 
@@ -73,6 +75,9 @@ def told(hint: Any, value: Any) -> str:
         (Annotated[Count, Bound(high=8)], 9, "expected at most 8, got 9"),
         (Count | None, 0, "expected at least 1, got 0"),
         (Positive | Schedule, -1.0, "expected a number above 0, got -1.0"),
+        (Schedule, 0.5, "expected a Schedule, got 0.5"),
+        (Schedule, None, "expected a Schedule, got None"),
+        (Schedule | None, "cosine", "expected a Schedule or null, got 'cosine'"),
         (Literal["auto"] | Count, 0, "expected at least 1, got 0"),
         (Literal["auto"] | Count, "all", "expected one of auto, got 'all'"),
         (Annotated[int, Bound(high=-1)] | Count, 0, "expected at most -1 or at least 1, got 0"),

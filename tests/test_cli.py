@@ -523,6 +523,42 @@ def test_a_suggestion_is_a_key_that_exists_and_not_the_one_given(capsys: pytest.
             assert main(["fit", "--config", TOY, "--model", "WGANGP", f"--{suggested}", flag, "--print_config"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--config", TOY, "--trainer.max_steps", "--trainer.accelerator", "cpu"],
+            "trainer.max_steps: expected a value",
+        ),
+        (["--config", TOY, "--model.persistence"], "model.persistence: expected a value, got none"),
+        (["--config"], "config: expected a value, got none"),
+        ([TOY], f"expected a flag before {TOY}, got none. Write --config {TOY}"),
+        (["toy2d/w1_fe"], "expected a flag before toy2d/w1_fe, got none. Write --config toy2d/w1_fe"),
+        (["--model.help"], "model.help: expected the name of a class, got none. There are ADMMRNN, "),
+        (["--config", TOY, "--data.help"], "data.help: expected the name of a class, got none. There are CIFAR10, "),
+    ],
+)
+def test_a_word_or_a_value_that_is_missing(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WANDB_MODE", "of", "WANDB_MODE: expected online, offline or disabled, got 'of'"),
+        ("WANDB_SILENT", "", "WANDB_SILENT: expected true or false, got ''"),
+    ],
+)
+def test_a_wrong_variable_of_wandb(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv(name, value)
+    assert fit("--run.wandb", "auto") == 2
+    assert f"error: {said}" in capsys.readouterr().err
+
+
 def test_a_progress_bar_of_the_user_replaces_the_default_one(capfd: pytest.CaptureFixture[str]) -> None:
     assert fit("--trainer.callbacks", "TQDMProgressBar") == 0
     assert "Epoch 0" in "".join(capfd.readouterr())

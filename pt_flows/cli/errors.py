@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pt_flows.cli.given import CONFIG, flags, given
 from pt_flows.cli.keys import Keys, public
+from pt_flows.cli.shipped import recipe_names
 from pt_flows.runs.moves import places_of
 from pt_flows.runs.upgrade import advice
 
@@ -39,8 +40,10 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
     """
     if old := advice(Path(value) for name, value in flags(words) if name in CONFIG):
         return old
-    if match := re.search(r"(?:unrecognized arguments|ambiguous option): -*([\w.-]+)", message):
-        return _unknown_key(match[1], words, keys)
+    if match := re.search(r"(?:unrecognized arguments|ambiguous option): -*([\w./-]+)", message):
+        return _stray(match[1], words) or _unknown_key(match[1], words, keys)
+    if "expected one argument" in message and (bare := _without_value(words, keys)):
+        return f"{bare}: expected a value, got none. Add it"
     if match := re.search(r"File does not exist: (.+)", message):
         return f"--config: expected a file, got {match[1]}, which does not exist. Check the path"
     if match := re.search(r"Path is not a file: '(.+)'", message):
@@ -70,6 +73,34 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
     if rank == 2:
         return f"{path}: expected a class of the module {match['holder']}, got {said!r}. Check the name"
     return _missing_module(path, said, message)
+
+
+def _stray(word: str, words: Sequence[str]) -> str | None:
+    """Return the sentence for a word without a flag; None if the word is a flag."""
+    if any(flag.startswith("-") and flag.lstrip("-").startswith(word) for flag in words):
+        return None
+    if word.endswith((".yaml", ".yml")) or word in recipe_names():
+        return f"expected a flag before {word}, got none. Write --config {word}"
+    return None
+
+
+def _without_value(words: Sequence[str], keys: Keys) -> str | None:
+    """Return the key of the first flag without a value."""
+    switches = {key for key, hint in keys.hints.items() if hint is bool}
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        if word.startswith("--") and "=" not in word and following.startswith("--") and word[2:] not in switches:
+            return word.removeprefix("--")
+    return None
+
+
+def nameless_help(words: Sequence[str], keys: Keys) -> str | None:
+    """Return the sentence for a request such as --model.help without the name of a class; None if there is none."""
+    for word, following in zip(words, [*words[1:], "-"], strict=True):
+        path = word.removeprefix("--").removesuffix(".help")
+        if word == f"--{path}.help" and following.startswith("-") and (base := keys.base(path, words)):
+            names = sorted({c.__name__ for c in public(base)})
+            return f"{path}.help: expected the name of a class, got none. There are {', '.join(names)}"
+    return None
 
 
 def missing_package(message: str, words: Sequence[str]) -> str | None:

@@ -4,6 +4,7 @@ import errno
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pt_flows.cli.errors import missing_package
 from pt_flows.errors import DivergenceError, UserError
@@ -58,9 +59,19 @@ def users_mistake(error: BaseException, words: Sequence[str]) -> str | None:
             return f"{wanted}, got others ({first}). Use the config.yaml of its run folder"
         if text := missing_package(str(cause), words):
             return text
+        if getattr(cause, "title", "") == "Settings":  # pydantic's, about a variable of the environment
+            return wandb_setting(cause)
         if type(cause).__module__.startswith("wandb."):
             return f"W&B: {cause} Or run with --run.wandb offline"
     return None
+
+
+def wandb_setting(error: Any) -> str:
+    """Return the sentence for a wrong setting of W&B, which comes from the environment."""
+    wrong = error.errors()[0]
+    name = "_".join(map(str, wrong["loc"])).upper()
+    said = wrong["msg"].removeprefix("Input should be ").partition(",")[0].replace("a valid boolean", "true or false")
+    return f"WANDB_{name}: expected {said}, got {wrong['input']!r}. Change or unset this variable"
 
 
 def mistake_in(error: BaseException) -> UserError | None:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser
 
-from pt_flows.cli.errors import explain
+from pt_flows.cli.errors import explain, nameless_help
 from pt_flows.cli.failures import CommandLineError, mistake_in
 from pt_flows.cli.given import check_yaml
 from pt_flows.cli.keys import Keys
@@ -79,6 +79,8 @@ class Explaining(ArgumentParser):
         self.words = sys.argv[1:] if args is None else list(args)
         if not self.exit_on_error:
             self.words = [name + "=" + as_yaml(text) for name, _, text in (word.partition("=") for word in self.words)]
+        elif wanted := nameless_help(self.words, self.keys):
+            raise CommandLineError(wanted)
         return super().parse_args(self.words, *others, **kwargs)
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:

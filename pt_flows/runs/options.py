@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
 
+from pt_flows.errors import UserError
+
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -41,11 +43,20 @@ class RunOptions:
 
 
 def wandb_mode(wanted: WandbMode) -> Literal["online", "offline", "disabled"]:
-    """Choose the mode of W&B without a prompt and without the network."""
+    """Choose the mode of W&B without a prompt and without the network.
+
+    Raises:
+        UserError: $WANDB_MODE is to decide, and is no mode.
+    """
     if wanted != "auto":
         return wanted
-    if (given := os.environ.get("WANDB_MODE")) in ("online", "offline", "disabled"):
+    given = os.environ.get("WANDB_MODE") or None
+    if given in ("online", "offline", "disabled"):
         return given
+    if given is not None:
+        raise UserError(
+            f"WANDB_MODE: expected online, offline or disabled, got {given!r}. Set one of them, or unset it"
+        )
     return "online" if wandb_key_configured() else "offline"
 
 

@@ -1,6 +1,7 @@
 """Short trials: the cost of an iteration of each arm, for budgets that are not in iterations and for estimates."""
 
 import json
+import math
 import shutil
 import tempfile
 import time
@@ -21,6 +22,9 @@ from pt_flows.studies.recipes import Recipe
 from pt_flows.studies.study_file import BASE, Budget
 
 LEAST_ITERATIONS = 20
+
+LOG_INTERVAL = 50
+"""Lightning's default of `log_every_n_steps`."""
 
 
 @dataclass(frozen=True)
@@ -104,41 +108,46 @@ def trial(name: str, recipe: Recipe, file: Path, problems: list[str]) -> Job:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     block = block_of(recipe.config)
-    every = max(block, LEAST_ITERATIONS // 4)
     num = max(3 * block, LEAST_ITERATIONS)
+    once = math.ceil((num // 2 + 1) / block) * block  # the log has one row there, and one at the end
+    every = int(recipe.config["trainer"].get("log_every_n_steps") or LOG_INTERVAL)
     root = Path(tempfile.mkdtemp(prefix="trial-", dir=file.parent))
     words = [
-        "fit", *recipe.words, "--trainer.max_steps", str(num), "--trainer.log_every_n_steps", str(every),
+        "fit", *recipe.words, "--trainer.max_steps", str(num), "--trainer.log_every_n_steps", str(once),
         "--evaluation.every_n_iterations", "0", "--run.root", str(root), "--run.wandb", "disabled",
     ]  # fmt: skip
     words += flags({BASE: None}) if f"--{BASE}" in recipe.words else []  # it may not exist yet
     log = file.with_suffix(".log")
-    ended = partial(conclude, name, root, file, log, num, time.time(), problems)
+    ended = partial(conclude, name, root, file, log, every, time.time(), problems)
     return Job(f"trial of {name}", words, log, ended=ended)
 
 
 def conclude(
-    name: str, root: Path, file: Path, log: Path, num: int, begin: float, problems: list[str], code: int
+    name: str, root: Path, file: Path, log: Path, every: int, begin: float, problems: list[str], code: int
 ) -> None:
-    """Write the cost of a trial that has ended, and remove its run folder."""
+    """Write the cost of a trial that has ended, for runs with a row of the log every few iterations; remove its run."""
     end = time.time()
     try:
         folder = next(run_folders(root), None)
         if code or folder is None:
-            problems.append(f"{name}: the trial of {num} iterations failed. {last_lines(log)}")
+            problems.append(f"{name}: the trial of its cost failed. {last_lines(log)}")
             return
-        cost = cost_of(folder, begin, end)
+        cost = cost_of(folder, every, begin, end)
         with replacing(file) as partial_file:
             partial_file.write_text(json.dumps(asdict(cost)) + "\n")
     finally:
         shutil.rmtree(root)
 
 
-def cost_of(folder: Path, begin: float, end: float) -> Cost:
-    """Return the cost that a short run shows. Its first iterations, which are slower, do not count.
+def cost_of(folder: Path, every: int, begin: float, end: float) -> Cost:
+    """Return the cost that a short run shows.
+
+    Its log has a row in the middle and one at the end. Iterations between them cost what all others do. The rest of the
+    first row is that of a start, which does not count, and of the diagnostics of a log point.
 
     Args:
         folder: Its run folder.
+        every: Iterations from one log point to the next in a run of full length.
         begin: Time of its start.
         end: Time of its end.
     """
@@ -147,8 +156,11 @@ def cost_of(folder: Path, begin: float, end: float) -> Cost:
     first, last = costs[0], costs[-1]
     if first is last:
         first = {"iteration": 0.0, "cost/seconds": 0.0}
-    seconds = (last["cost/seconds"] - first["cost/seconds"]) / (last["iteration"] - first["iteration"])
-    evaluations = sum(value for key, value in last.items() if "evaluations_" in key) / last["iteration"]
+    num = last["iteration"] - first["iteration"]
+    seconds = (last["cost/seconds"] - first["cost/seconds"]) / num
+    middle, total = (sum(v for key, v in row.items() if "evaluations_" in key) for row in (first, last))
+    plain = (total - middle) / num
+    evaluations = plain + max(middle - plain * first["iteration"], 0.0) / every
     numbers = sorted({key.removeprefix("eval/") for row in rows for key in row if key.startswith("eval/")})
     trained = (folder / "environment.json").stat().st_mtime + last["cost/seconds"]
     measured = max((path.stat().st_mtime for path in (folder / "evaluations").glob("*.json")), default=trained)
