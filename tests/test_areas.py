@@ -124,7 +124,7 @@ def test_a_configured_sampler_is_the_subject_of_the_curve(tmp_path: Path) -> Non
     folder = fake_run(tmp_path / "one", 0, "W1FE", [1.0, 0.5])
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["evaluation"] = {"sampler": {"class_path": "my.Repeated", "init_args": {"times": 3}}}
-    assert [subject.sampler for subject in trained_subjects(Run(folder, config, 0, []), set())] == ["Repeated(times=3)"]
+    assert [subject.sampler for subject in trained_subjects(Run(folder, config, 0, []), {})] == ["Repeated(times=3)"]
     recorded(folder, {"w2_1k": 0.7}, sampler="Repeated(times=9, scale=1.0)")  # another one of its class
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     told = {"seed": 0, "sampler": "Repeated(times=3, scale=1.0)"}  # a default that the configuration does not name
@@ -134,7 +134,16 @@ def test_a_configured_sampler_is_the_subject_of_the_curve(tmp_path: Path) -> Non
     found = {group.runs[0].subject.sampler: bool(group.runs[0].curve("w2_1k")) for group in groups}
     assert found == {"Repeated(times=3, scale=1.0)": True, "Repeated(times=9, scale=1.0)": False}
     (folder / "environment-continued-1.json").write_text(json.dumps({"seed": 0, "sampler": ""}))
-    assert [subject.sampler for subject in trained_subjects(read_run(folder), set())] == ["Direct"]
+    assert [subject.sampler for subject in trained_subjects(read_run(folder), {})] == ["Direct"]
+
+
+def test_a_method_that_draws_nothing_has_one_subject(tmp_path: Path) -> None:
+    """Its passports name no sampler, and its log is about the same subject."""
+    folder, notes = fake_run(tmp_path / "one", 0, "Classifier", [1.0, 0.5]), list[str]()
+    recorded(folder, {"w2_1k": 0.5}, method="Classifier", sampler="", iteration=20)
+    groups, _ = comparable([str(folder)], "w2_1k", note=notes.append)
+    (run,) = groups[0].runs
+    assert (len(groups), run.subject.sampler, run.section, notes) == (1, "", "eval", [])
 
 
 def test_selection_can_measure_against_the_other_split(tmp_path: Path) -> None:

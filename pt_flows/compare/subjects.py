@@ -35,8 +35,8 @@ def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:
         UserError: No protocol is common to all runs.
     """
     protocol = common_protocol([run for run in runs if run.failure is None], key, note)
-    chains = chain_methods(runs)
-    trained = [trained_subjects(run, chains) for run in runs]
+    own = own_samplers(runs)
+    trained = [trained_subjects(run, own) for run in runs]
     logging = logged_protocols(runs, key, trained)
     views = [measured_views(run, key, protocol, mine, logging, note) for run, mine in zip(runs, trained, strict=True)]
     subjects: dict[str, dict[SubjectKey | None, None]] = {}
@@ -50,29 +50,30 @@ def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:
     return [view for found in views for view in found]
 
 
-def trained_subjects(run: Run, chains: set[str]) -> dict[SubjectKey, str]:
+def trained_subjects(run: Run, samplers: Mapping[str, str]) -> dict[SubjectKey, str]:
     """The subjects that were measured during training, each with its section of the log.
 
     Args:
         run: The run.
-        chains: Methods that draw by chains according to passports.
+        samplers: Default samplers of methods, as `own_samplers` returns them.
     """
     evaluation = run.config.get("evaluation") or {}
-    own = "Chains" if run.method in chains else own_sampler(run.method)
+    own = samplers.get(run.method, own_sampler(run.method))
     sampler = configured_sampler(evaluation.get("sampler")) if run.sampler is None else run.sampler
     given = evaluation.get("weights", "ema")
     given = given if isinstance(given, list) else [given]
     return {SubjectKey(weights, sampler or own): section_of(weights, given[0]) for weights in given}
 
 
-def chain_methods(runs: Sequence[Run]) -> set[str]:
-    """Methods that draw by chains according to passports."""
-    return {passport.method for run in runs for passport, _ in run.records if passport.sampler == "Chains"}
+def own_samplers(runs: Sequence[Run]) -> dict[str, str]:
+    """Methods that draw nothing or by chains according to passports, each with the name of its default sampler."""
+    passports = [passport for run in runs for passport, _ in run.records]
+    return {passport.method: passport.sampler for passport in passports if passport.sampler in ("", "Chains")}
 
 
 def ranked(run: Run) -> Run:
     """A run, seen through the weights and the sampler that rank its checkpoints."""
-    trained = trained_subjects(run, chain_methods([run]))
+    trained = trained_subjects(run, own_samplers([run]))
     first = next(subject for subject, section in trained.items() if section == "eval")
     return replace(run, subject=first)
 

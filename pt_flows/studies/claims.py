@@ -56,12 +56,16 @@ def page(folder: Path, target: Path) -> str:
         folder: Folder of the records.
         target: File of the page, for its links.
     """
-    rows = []
+    rows, others = [], []
     for path in sorted(folder.glob("*.md")):
-        record = read_marked(path)
-        link = os.path.relpath(path.absolute(), target.absolute().parent)
-        rows += [row_of(claim, record, Path(link)) for claim in record["claims"]] if record else []
-    return f"{PAGE}\n{markdown(rows) if rows else 'There is no record yet.'}\n"
+        if record := read_marked(path):
+            link = Path(os.path.relpath(path.absolute(), target.absolute().parent))
+            rows += [row_of(claim, record, link) for claim in record["claims"]]
+            others += [] if record["claims"] else [f"- [{plain(record['title'])}]({link.as_posix()})"]
+    table = markdown(rows) if rows else "There is no record of a claim yet."
+    title = "\nStudies without a claim of a paper, whose records have verdicts, too:\n"
+    listed = "\n".join([title, *others]) if others else ""
+    return f"{PAGE}\n{table}\n{listed}".rstrip("\n") + "\n"
 
 
 def row_of(claim: dict[str, Any], record: dict[str, Any], link: Path) -> dict[str, str]:

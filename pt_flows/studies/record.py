@@ -97,7 +97,7 @@ class Number:
         """The table with its notes and verdicts as Markdown."""
         cells = shown(table(self.groups, self.criterion, None), self.criterion.key)
         lines = [f"- {line}" for line in (*self.lines, *self.floor, *(f"note: {note}" for note in self.notes))]
-        return "\n\n".join(part for part in (markdown(cells), "\n".join(lines)) if part)
+        return "\n\n".join(part for part in (markdown(cells) if cells else "No run has it.", "\n".join(lines)) if part)
 
     @property
     def floor(self) -> list[str]:
