@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
-from numbers import Real
+from numbers import Integral, Real
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -173,7 +173,8 @@ def _verdict(hint: Any, bounds: tuple[Bound | Form, ...], value: Any) -> str | N
         return _named(hint) if any(_alike(value, word) for word in inner) else None
     if isinstance(value, Real):
         if bounds:
-            return next((str(bound) for bound in bounds if value not in bound), "")
+            whole = hint is not int or isinstance(value, Integral)
+            return next((str(bound) for bound in bounds if value not in bound), "" if whole else "a whole number")
         return "" if hint in (int, float) else None
     if isinstance(value, str) and hint is str:
         forms = [form for form in bounds if isinstance(form, Form)]

@@ -32,6 +32,25 @@ def replacing(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def reading(path: Path, wanted: str, advice: str) -> Iterator[None]:
+    """Raise one sentence for whatever is wrong with a file that is read inside a `with` block.
+
+    Args:
+        path: The file.
+        wanted: Its expected content.
+        advice: An imperative sentence without a full stop.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        yield
+    except Exception as error:  # torch raises many kinds for damaged and foreign files
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"{path}: expected {wanted}, got a file that cannot be read ({reason}). {advice}") from error
+
+
 def checked_target(out: str, suffixes: tuple[str, ...]) -> Path:
     """Return the file that a command writes.
 

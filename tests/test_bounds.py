@@ -66,6 +66,7 @@ def told(hint: Any, value: Any) -> str:
         (Count, 0, "expected at least 1, got 0"),
         (CountOrZero, -1, "expected at least 0, got -1"),
         (Count, np.int64(0), "expected at least 1, got np.int64(0)"),
+        (Count, 2.5, "expected a whole number, got 2.5"),
         (Count, "one", "expected at least 1, got 'one'"),
         (Count, None, "expected at least 1, got None"),
         (DecayRate | Literal["auto"], None, "expected a number in [0, 1) or one of auto, got None"),

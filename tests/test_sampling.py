@@ -22,7 +22,7 @@ from pt_flows.errors import UserError
 from pt_flows.evaluation import subject as subjects
 from pt_flows.evaluation.subject import Subject
 from pt_flows.loop.method import Method
-from pt_flows.methods import ODEGAN
+from pt_flows.methods import ODEGAN, W1FE
 from pt_flows.methods.energies.base import EnergyMethod
 from pt_flows.nets import ResNetCritic, ResNetGenerator
 from pt_flows.samplers import Chains, Direct, Sampler, default_sampler, sample
@@ -57,6 +57,27 @@ def my_samplers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
     monkeypatch.delitem(sys.modules, "my_samplers", raising=False)
     yield importlib.import_module("my_samplers")
     sys.modules.pop("my_samplers", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"num": None}, "num: expected at least 1, got None"),
+        ({"num": 4.5}, "num: expected a whole number, got 4.5"),
+        ({"sampler": "Direct"}, r"sampler: expected a Sampler such as Direct\(\), got 'Direct'"),
+        ({"weights": "emma"}, "weights: expected ema, raw or ema@ with a decay, .* got 'emma'"),
+    ],
+)
+def test_arguments_of_another_kind(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        sample(build("W1FE"), **{"num": 4, **arguments})
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more"])
+def test_a_damaged_checkpoint_is_told_apart(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match=r"last\.ckpt: expected a checkpoint, got a file that cannot be read"):
+        W1FE.load_from_checkpoint(tmp_path / "last.ckpt")
 
 
 # ------------------------------------------------------------------------------------------------------- every method

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pt_flows.contracts import POWER, Weights
 from pt_flows.errors import UserError
+from pt_flows.files import reading
 from pt_flows.loop.method import Method
-from pt_flows.runs.checkpoint import reading
 from pt_flows.runs.folder import say
 from pt_flows.training.player import Player
 from pt_flows.training.power import PowerAverage, combination

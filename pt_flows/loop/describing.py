@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from pt_flows.construction import Constructed, path_of
 from pt_flows.errors import UserError
+from pt_flows.files import reading
 from pt_flows.formats import check_format
 
 M = TypeVar("M")
@@ -125,13 +126,14 @@ def read(path: Any, map_location: Any = None, weights_only: bool | None = True) 
     """Read a checkpoint file.
 
     Raises:
-        UserError: There is no file, or it is of another version.
+        UserError: There is no file, or it is damaged or of another version.
     """
     if isinstance(path, str | Path) and Path(path).is_dir():
         last = Path(path) / "checkpoints" / "last.ckpt"
         raise UserError(f"{path}: expected a checkpoint file, got a folder. Give {last}")
     if isinstance(path, str | Path) and not Path(path).is_file():
         raise UserError(f"{path}: expected a checkpoint file, got no file. Give another path")
-    content = torch.load(path, map_location=map_location, weights_only=weights_only)
+    with reading(path, "a checkpoint", "Use another one, such as best.ckpt"):
+        content = torch.load(path, map_location=map_location, weights_only=weights_only)
     check_format(content, path)
     return content

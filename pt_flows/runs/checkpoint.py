@@ -1,14 +1,13 @@
 """Finding and reading checkpoints, for every command that takes one."""
 
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pt_flows.errors import UserError
+from pt_flows.files import reading
 from pt_flows.formats import check_format
 from pt_flows.runs.exported import WEIGHTS, is_exported, read_exported
 from pt_flows.runs.folder import read_config, run_folder_of, say
@@ -123,25 +122,6 @@ def read_checkpoint(path: Path, of_any_version: bool = False) -> dict[str, Any]:
     if not of_any_version:
         check_format(checkpoint, path)
     return checkpoint
-
-
-@contextmanager
-def reading(path: Path, wanted: str, advice: str) -> Iterator[None]:
-    """Raise one sentence for whatever is wrong with a file that is read inside a `with` block.
-
-    Args:
-        path: The file.
-        wanted: Its expected content.
-        advice: An imperative sentence without a full stop.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    try:
-        yield
-    except Exception as error:  # torch raises many kinds for damaged and foreign files
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(f"{path}: expected {wanted}, got a file that cannot be read ({reason}). {advice}") from error
 
 
 def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:

@@ -1,10 +1,11 @@
 """Samplers draw from a trained method. Importing this package makes their short names known."""
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
+from pt_flows.bounds import Count, check_arguments
 from pt_flows.contracts import MapsLatents, RunsChains, Samples, Shape, Weights
 from pt_flows.errors import DivergenceError, UserError
 from pt_flows.samplers.blocks import InBlocks
@@ -48,7 +49,7 @@ def default_sampler(method: Any) -> Sampler:
 
 def sample(
     method: Any,
-    num: int,
+    num: Count,
     y: Tensor | None = None,
     rng: torch.Generator | None = None,
     weights: Weights = "ema",
@@ -72,6 +73,9 @@ def sample(
     Raises:
         UserError: The method does not generate samples, or the arguments do not fit it.
     """
+    check_arguments("", get_type_hints(sample, include_extras=True), {"num": num, "weights": weights})
+    if not isinstance(sampler, Sampler | None):
+        raise UserError(f"sampler: expected a Sampler such as Direct(), got {sampler!r}")
     chosen = sampler or default_sampler(method)
     chosen.prepare(method, weights, data)
     x = chosen.sample(num, y, rng)
