@@ -33,11 +33,11 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def reading(path: Path, wanted: str, advice: str) -> Iterator[None]:
+def reading(path: object, wanted: str, advice: str) -> Iterator[None]:
     """Raise one sentence for whatever is wrong with a file that is read inside a `with` block.
 
     Args:
-        path: The file.
+        path: The file, or its path.
         wanted: Its expected content.
         advice: An imperative sentence without a full stop.
 
