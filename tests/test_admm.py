@@ -205,6 +205,14 @@ def test_kept_variables_fulfil_the_equations_of_digits() -> None:
     assert method.seen[59]["loss"] > method.seen[9]["loss"]
 
 
+@pytest.mark.parametrize(("mode", "passes"), [("reinit", 4), ("persistent", 2)])
+def test_forward_passes_count_as_cost(mode: Any, passes: int) -> None:
+    """One to begin, one for each of two sweeps that begin afresh, and one for the loss."""
+    method = ADMMRNN(rnn(), mode=mode, sweeps=2)
+    fit(method, data := Sequences(), 1)
+    assert method.cost.evaluations == {"network": passes * data.batch_size}
+
+
 def test_weights_load_into_a_cell_of_torch() -> None:
     method = ADMMRNN(rnn())
     fit(method, Sequences(), 3)

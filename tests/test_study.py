@@ -534,3 +534,8 @@ def test_a_study_tunes_measures_and_ends_in_time() -> None:
     record = claims.read_marked(Path("runs/toy/record.md"))
     assert record is not None
     assert (record["runs"], record["trials"]) == (4, 2)
+    text = Path("runs/toy/record.md").read_text()
+    used = re.search(r"budgets of 30,000 evaluations, of which arms used ([\d,]+) to ([\d,]+)", text)
+    assert used is not None
+    least, most = (int(text.replace(",", "")) for text in used.groups())
+    assert 0.75 * 30_000 <= least <= most <= 30_000  # whole blocks of iterations

@@ -226,6 +226,11 @@ def seconds(arms: Sequence[ArmRuns]) -> float:
     return sum(row.get("cost/seconds", 0.0) for row in rows) + sum(one.tuning_seconds for one in arms)
 
 
+def evaluated(folder: Path) -> float:
+    """Return the number of samples that the networks of a run have evaluated."""
+    return sum(value for key, value in last_row(folder).items() if "evaluations_" in key)
+
+
 def short(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
     """Return what was run, in a few words."""
     data = {str(one.recipe.config["data"]["class_path"]).rsplit(".", 1)[-1] for one in arms}
@@ -247,6 +252,9 @@ def setting(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
         for name in ("pt-flows", "torch", "lightning")
     )
     budget = f"equal budgets of {study.budget}" if study.budget else "as many iterations as each recipe has"
+    if study.budget is not None and study.budget.unit == "evaluations":  # from the cost of short trials
+        used = [mean([evaluated(folder) for folder in one.finished]) for one in arms if one.finished]
+        budget += f", of which arms used {min(used):,.0f} to {max(used):,.0f}" if used else ""
     common = f"\n- Changes of all recipes: {changes_text(study.changes)}" if study.changes else ""
     return (
         f"- {short(study, arms)}, {budget}; study file `{study.file}`{common}\n"
@@ -270,7 +278,6 @@ def arm_row(one: ArmRuns, common: Mapping[str, Any]) -> dict[str, str]:
         common: Changes of all arms, which are told elsewhere.
     """
     rows = [last_row(folder) for folder in one.folders]
-    evaluated = [sum(value for key, value in row.items() if "evaluations_" in key) for row in rows]
     changes = changes_text({key: value for key, value in one.arm.changes.items() if common.get(key) != value})
     return {
         "arm": one.arm.name,
@@ -283,7 +290,7 @@ def arm_row(one: ArmRuns, common: Mapping[str, Any]) -> dict[str, str]:
         "runs": str(len(one.states)),
         "failed": str(sum(state.state == "failed" for state in one.states)),
         "minutes": number(mean([row.get("cost/seconds", 0.0) / 60 for row in rows])),
-        "samples evaluated by networks": number(mean(evaluated)),
+        "samples evaluated by networks": number(mean([evaluated(folder) for folder in one.folders])),
     }
 
 

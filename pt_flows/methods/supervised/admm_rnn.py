@@ -83,12 +83,12 @@ class ADMMRNN(Method):
             x, y, *kept = (self.kept(name) for name in KEPT)
             v = Variables(*kept)
         else:
-            v = unfolded(x, theta, num_outputs)
+            v = self.unfold(x, theta, num_outputs)
 
         problem = Unfolded(x, y, theta, v, self.mu, self.rho, self.prox)
         for _ in range(self.sweeps):
             if self.mode == "reinit":
-                problem.v = v = unfolded(x, theta, num_outputs)
+                problem.v = v = self.unfold(x, theta, num_outputs)
             for update in problem.backward(self.order == "reverse_time"):
                 update()
             if self.mode == "persistent":
@@ -101,8 +101,13 @@ class ADMMRNN(Method):
             for name, value in zip(KEPT, (x, y, v.a, v.s, v.o, v.lambda1, v.lambda2, v.lambda3), strict=True):
                 setattr(self, name, value)
         terms = {f"residual_{k}": r.norm() for k, r in enumerate(problem.residuals(), 1)}
-        true = unfolded(x, theta, num_outputs).o
+        true = self.unfold(x, theta, num_outputs).o
         return {"loss": mean_cross_entropy(true, y), "lagrangian": problem.value() / len(x)} | terms
+
+    def unfold(self, x: Tensor, theta: Weights, num_outputs: int) -> Variables:
+        """The variables of a true forward pass, which counts as an evaluation of the network."""
+        self.cost.count("network", len(x))
+        return unfolded(x, theta, num_outputs)
 
     def kept(self, name: str) -> Tensor:
         """A kept variable, empty before the first sweep of the mode "persistent"."""
