@@ -2,8 +2,9 @@
 
 import os
 import re
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pt_flows.errors import UserError
@@ -29,7 +30,24 @@ def replacing(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be a file
+            partial.unlink(missing_ok=True)
+
+
+def check_archive(path: Path) -> None:
+    """Check that a file is a whole archive, as torch writes checkpoints.
+
+    Raises:
+        EOFError: It is empty or cut off.
+        ValueError: Another program has written it.
+    """
+    if zipfile.is_zipfile(path):
+        return
+    with path.open("rb") as file:
+        begin = file.read(4)
+    if begin == b"PK\x03\x04" or not begin:
+        raise EOFError("it is cut off" if begin else "it is empty")
+    raise ValueError("it is no checkpoint of torch")
 
 
 @contextmanager
@@ -51,21 +69,22 @@ def reading(path: object, wanted: str, advice: str) -> Iterator[None]:
         raise UserError(f"{path}: expected {wanted}, got a file that cannot be read ({reason}). {advice}") from error
 
 
-def checked_target(out: str, suffixes: tuple[str, ...]) -> Path:
+def checked_target(out: str, suffixes: tuple[str, ...], option: str = "--out") -> Path:
     """Return the file that a command writes.
 
     Args:
         out: Its path.
         suffixes: The suffixes that the command can write.
+        option: The option with this path, for errors.
 
     Raises:
         UserError: The suffix is another one, or the folder does not exist.
     """
     target = Path(out)
     if target.suffix not in suffixes:
-        raise UserError(f"--out: expected a file {' or '.join(suffixes)}, got {out}")
+        raise UserError(f"{option}: expected a file {' or '.join(suffixes)}, got {out}")
     if not (folder := target.absolute().parent).is_dir():
-        raise UserError(f"--out: expected an existing folder, got {folder}. Create it first")
+        raise UserError(f"{option}: expected an existing folder, got {folder}. Create it first")
     return target
 
 

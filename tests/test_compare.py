@@ -170,6 +170,39 @@ def simulated(root: Path, gap: float, seeds: int = 4) -> Path:
     return root
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--out", "table.pdf"],
+            "--out: expected a name without a suffix, as .md, .csv, .tex are written, got table.pdf",
+        ),
+        (["--out", "no/table"], "--out: expected an existing folder, got"),
+        (["--wandb", ""], "--wandb: expected a project, got none"),
+    ],
+)
+def test_targets_of_a_table(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = simulated(tmp_path, 1.0)
+    assert main(["compare", str(root), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert main(["compare", str(root), "--out", "v0.2"]) == 0
+    assert {path.name for path in Path().glob("v0*")} == {"v0.2.md", "v0.2.csv", "v0.2.tex"}
+
+
+def test_names_of_groups_tell_them_apart_and_stay_short(tmp_path: Path) -> None:
+    """Arguments of a class are no difference to a run without this class."""
+    attack = {"class_path": "pt_flows.functional.attacks.PGD", "init_args": {"epsilon": 0.2, "num_steps": 5}}
+    settings = [{"attack": None}, {"attack": attack}] + [
+        {"attack": attack, "a": 1, "b": 1, "c": 1, "d": d} for d in (1, 2)
+    ]
+    for i, arguments in enumerate(settings):
+        fake_run(tmp_path / str(i), 0, "Robust", [1.0, 0.5], **arguments)
+    groups, _ = comparable([str(tmp_path / str(i)) for i in (0, 1)], "w2_1k")
+    assert sorted(group.name for group in groups) == ["Robust", "Robust (attack=PGD)"]
+    groups, _ = comparable([str(tmp_path)], "w2_1k")
+    assert len({group.name for group in groups}) == 4
+
+
 def test_a_clear_gap_is_a_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = simulated(tmp_path, 1.0)
     out, plot = str(tmp_path / "table"), str(tmp_path / "plot.png")

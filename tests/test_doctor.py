@@ -49,6 +49,14 @@ def test_wrong_package_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     ("setting", "value", "problem"),
     [
         ("PT_FLOWS_DATA", "/nowhere", r"PT_FLOWS_DATA: expected a folder, got /nowhere"),
+        ("PT_FLOWS_DATA", __file__, r"PT_FLOWS_DATA: expected a folder, got .*, which is a file"),
+        (
+            "PT_FLOWS_CACHE",
+            f"{__file__}/cache",
+            r"PT_FLOWS_CACHE: expected a folder, got .*, which is a file or in one",
+        ),
+        ("OMP_NUM_THREADS", "-3", r"OMP_NUM_THREADS: expected a whole number of at least 1, got '-3'"),
+        ("WANDB_MODE", "of", r"WANDB_MODE: expected online, offline or disabled, got 'of'"),
         ("CXX", "no-compiler", r"CXX: expected a compiler, got no-compiler"),
     ],
 )
@@ -58,6 +66,12 @@ def test_wrong_settings_are_problems(
     monkeypatch.setenv(setting, value)
     assert main(["doctor"]) == 0
     assert re.search(problem, capsys.readouterr().out)
+
+
+def test_offline_by_choice_is_not_for_want_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert doctor.wandb_state()[0].startswith("offline;") or doctor.wandb_state()[0] == "offline"
 
 
 def test_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def test_labels_choose_the_samples_of_a_conditional_generator() -> None:
 @pytest.mark.parametrize(("name", "role"), [("W1FE", "generator"), ("ODEGAN", "generator"), ("PCD", "energy")])
 def test_averaged_weights_are_refused_where_none_are_kept(name: str, role: str) -> None:
     method = build(name, ema_decay=None)
-    with pytest.raises(UserError, match=f"weights: expected raw, got ema, but {role} keeps no average. Set its ema_d"):
+    with pytest.raises(UserError, match=f"weights: expected raw, got ema, but {role} keeps no average. Choose raw, or"):
         sample(method, 2)
     assert sample(method, 2, weights="raw").shape == (2, 2)
 

@@ -113,8 +113,13 @@ def test_run_is_exported_with_its_numbers_and_without_its_paths(
         (["fork", "MODEL"], r"expected a checkpoint in a run folder"),
         (["export", "MODEL", "--out", "new"], r"expected a checkpoint, got an exported model"),
         (["export", "CKPT", "--out", "MODEL"], r"--out: expected a new folder, got .*, which exists"),
-        (["push", "CKPT", "--to", "me/it"], r"expected an exported model, got no method.json"),
+        (["push", "CKPT", "--to", "me/it"], r"expected an exported model, got no folder"),
         (["push", "MODEL", "--to", "it"], r"--to: expected NAME/MODEL, got it"),
+        (["push", "nowhere", "--to", "me/it"], r"nowhere: expected an exported model, got no folder"),
+        (["export", "CKPT", "--out", ""], r"--out: expected a new folder, got none"),
+        (["export", "CKPT"], r"out: expected a value, got none. Add --out"),
+        (["export", "CKPT", "more", "--out", "new"], r"expected a flag before more, got none. Omit the word"),
+        (["export", "CKPT", "--out", f"{__file__}/new"], r"cannot access .*Choose another place with --out"),
     ],
 )
 def test_wrong_use_is_one_sentence(
@@ -125,7 +130,7 @@ def test_wrong_use_is_one_sentence(
     assert re.search(sentence, capsys.readouterr().err)
 
 
-def test_export_without_averaged_weights_is_refused(tmp_path: Path) -> None:
+def test_export_without_averaged_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = torch.load(ROOT / "tests/checkpoints/0.2/w1_fe.ckpt", weights_only=True)
     content["hyper_parameters"]["generator"]["ema_decay"] = None
     content["state_dict"] = {name: value for name, value in content["state_dict"].items() if ".ema." not in name}
@@ -134,6 +139,9 @@ def test_export_without_averaged_weights_is_refused(tmp_path: Path) -> None:
         export(str(tmp_path / "raw.ckpt"), str(tmp_path / "model"))
     assert not list(tmp_path.glob("model*"))
     export(str(tmp_path / "raw.ckpt"), str(tmp_path / "model"), weights="raw")
+    (command,) = re.findall(r"^    pt-flows (sample .*)$", (tmp_path / "model/README.md").read_text(), re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 0
 
 
 def test_damage_is_found(copy: Path) -> None:
@@ -142,6 +150,8 @@ def test_damage_is_found(copy: Path) -> None:
         (copy / WEIGHTS).write_bytes(content)
         with pytest.raises(UserError, match=r"model.safetensors: expected a file of an exported model, got a damaged"):
             load(copy)
+    with pytest.raises(UserError, match=r"model.safetensors: expected a file of an exported model, got a damaged"):
+        push(str(copy), "me/it")
     (copy / WEIGHTS).unlink()
     with pytest.raises(UserError, match=r"model.safetensors: .*No such file"):
         load(copy)
@@ -177,6 +187,15 @@ def test_classes_of_other_packages_are_built_on_request_alone(
         ):
             load(changed(copy, method=method))
     assert "own_nets" not in sys.modules
+    for text in ("own_nets.Own", '{"class_path": "own_nets.Own"}', "class_path: own_nets.Own # a/b"):
+        for place in ("network", "lr_schedule"):  # the parser would import a class that it finds in a text
+            hidden = {**method, "generator": {**method["generator"], place: text}}
+            with pytest.raises(UserError, match=r"expected classes of pt_flows, torch.nn, got own_nets.Own"):
+                load(changed(copy, method=hidden))
+        with pytest.raises(UserError, match=r"expected classes of pt_flows, torch.nn, got own_nets.Own"):
+            load(changed(copy, method={**method, "generator": text}))
+    assert "own_nets" not in sys.modules
+    changed(copy, method=method)
     assert type(load(copy, trusted=["own_nets"]).players["generator"].network).__name__ == "Own"
 
 

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from pt_flows.cli.main import main
+from pt_flows.errors import UserError
 from pt_flows.files import cache_folder
 from pt_flows.runs import threads
 from pt_flows.studies import speed
@@ -201,6 +202,17 @@ def test_a_run_takes_its_share_of_the_cores(
     torch.set_num_threads(4)
     threads.share_cores(tmp_path)
     assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-2", "1.5", "2,0"])
+def test_a_number_of_threads_that_is_none(value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    with pytest.raises(UserError, match=f"OMP_NUM_THREADS: expected a whole number of at least 1, got '{value}'"):
+        threads.share_cores(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    assert not threads.threads_are_given()
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    assert threads.threads_are_given()
 
 
 def test_other_runs_are_seen(waiting: Callable[[str], int]) -> None:

@@ -30,6 +30,19 @@ SWEEP = {
         (SWEEP | {"parameters": {}}, "sweep.yaml: parameters: expected keys of fit, got none. Add, for example, model"),
         (SWEEP | {"program": "a.py"}, "sweep.yaml: program: expected no such key, because this command sets it, got"),
         (SWEEP | {"metod": "grid"}, "got another key. Did you mean method?"),
+        (SWEEP | {"metric": {"name": "eval/w2_64.min", "goal": "min"}}, "metric.goal: expected one of minimize, max"),
+        (
+            SWEEP | {"metric": {"name": "w2_64", "goal": "minimize"}},
+            "metric.name: expected a number of the log, got w2_",
+        ),
+        (
+            {key: SWEEP[key] for key in ("parameters",)} | {"method": "bayes"},
+            "sweep.yaml: metric: expected a value, got",
+        ),
+        (
+            SWEEP | {"parameters": {"model.step_size": {"min": 1.0, "max": 0.1}}},
+            "sweep.yaml: parameters.model.step_size: expected min below max, got ",
+        ),
         (SWEEP | {"method": "gird"}, "sweep.yaml: method: expected one of bayes, grid, random, got gird. Correct it"),
         (
             SWEEP | {"parameters": {"model.step_size": {"min": "low", "max": 1}}},

@@ -14,8 +14,9 @@ from packaging.requirements import Requirement
 import pt_flows
 from pt_flows.cli.shipped import recipe_folder, recipe_names
 from pt_flows.errors import UserError
+from pt_flows.files import cache_folder
 from pt_flows.runs.environment import PACKAGES
-from pt_flows.runs.options import wandb_mode
+from pt_flows.runs.options import wandb_key_configured, wandb_mode
 
 DATA = {"CIFAR10": "cifar-10-batches-py", "MNIST": "MNIST/raw", "FashionMNIST": "FashionMNIST/raw", "USPS": "usps.bz2",
         "ImageNet": "imagenet64"}  # fmt: skip
@@ -96,10 +97,16 @@ def devices() -> tuple[str, str]:
     """Cores, threads and GPUs; a sentence about a GPU that torch cannot use."""
     try:
         import torch  # slow, and it may be broken
+
+        from pt_flows.runs.threads import threads_are_given
     except Exception as error:  # a broken installation raises many kinds
         return "torch cannot be imported", f"torch: {str(error).splitlines()[0]}. Install it anew"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     text = f"{cores} CPU cores, {torch.get_num_threads()} threads a process"
+    try:
+        threads_are_given()
+    except UserError as error:
+        return text, str(error)
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return f"{text}; {', '.join(names)} (CUDA {torch.version.cuda})", ""
@@ -125,12 +132,14 @@ def compiler() -> tuple[str, str]:
 def disk() -> tuple[str, str]:
     """Space where runs are written."""
     place = Path.cwd()
-    free = shutil.disk_usage(place).free / 1e9
+    free, cache = shutil.disk_usage(place).free / 1e9, cache_folder()
     text = f"{free:,.0f} GB free in {place}"
     if not os.access(place, os.W_OK):
         return text, f"{place}: expected a folder that you may write to. Change to another, or set run.root"
     if free < ROOM:
         return text, f"{place}: expected {ROOM:g} GB for checkpoints, got {free:.1f}. Make room, or set run.root"
+    if not next(part for part in (cache, *cache.parents) if part.exists()).is_dir():
+        return text, f"PT_FLOWS_CACHE: expected a folder, got {cache}, which is a file or in one. Change or unset it"
     return text, ""
 
 
@@ -142,7 +151,8 @@ def data_sets() -> tuple[str, str]:
     origin = "$PT_FLOWS_DATA" if given else "the default; $PT_FLOWS_DATA is not set"
     text = f"{', '.join(found) or 'none'} in {root} ({origin})"
     if given and not root.is_dir():
-        return text, f"PT_FLOWS_DATA: expected a folder, got {given}, which does not exist. Correct it"
+        what = "is a file" if root.exists() else "does not exist"
+        return text, f"PT_FLOWS_DATA: expected a folder, got {given}, which {what}. Correct it"
     if not found:
         return text, f"{root}: no data set is there. Toys need none; others are downloaded when they are first used"
     return text, ""
@@ -150,9 +160,12 @@ def data_sets() -> tuple[str, str]:
 
 def wandb_state() -> tuple[str, str]:
     """The mode of W&B, and runs that wait for their upload."""
-    mode = wandb_mode("auto")
+    try:
+        mode = wandb_mode("auto")
+    except UserError as error:
+        return "unknown", str(error)
     waiting = [part for part in Path("runs").glob("*/*/wandb/offline-run-*") if not list(part.glob("*.synced"))]
-    text = mode if mode != "offline" else "offline: no API key is configured (wandb login)"
+    text = mode if mode != "offline" or wandb_key_configured() else "offline: no API key is configured (wandb login)"
     text += f"; {len(waiting)} recorded parts under runs/ are not uploaded" if waiting else ""
     if mode == "online" and waiting:
         return text, "W&B: earlier runs wait for their upload. Run wandb sync runs/*/*/wandb/offline-run-*"

@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from pt_flows.cli.given import CONFIG, flags, given
@@ -68,7 +69,8 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
     if rank == 3:
         names = [f"{path}.{name}" if path else name for name in re.findall(r"[\w.]+", _unprefixed(said))]
         has_file = any(name in CONFIG for name, _ in flags(words))
-        how = "Add it to the configuration file or as a flag" if has_file else "Name a recipe: --config FILE"
+        missing = "Name a recipe: --config FILE" if "model" in keys.top else f"Add --{names[0]}"
+        how = "Add it to the configuration file or as a flag" if has_file else missing
         return f"{', '.join(names)}: expected a value, got none. {how}"
     if rank == 2:
         return f"{path}: expected a class of the module {match['holder']}, got {said!r}. Check the name"
@@ -81,13 +83,13 @@ def _stray(word: str, words: Sequence[str]) -> str | None:
         return None
     if word.endswith((".yaml", ".yml")) or word in recipe_names():
         return f"expected a flag before {word}, got none. Write --config {word}"
-    return None
+    return f"expected a flag before {word}, got none. Omit the word, or put quotes around a value with spaces"
 
 
 def _without_value(words: Sequence[str], keys: Keys) -> str | None:
     """Return the key of the first flag without a value."""
     switches = {key for key, hint in keys.hints.items() if hint is bool}
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in pairwise([*words, "--"]):
         if word.startswith("--") and "=" not in word and following.startswith("--") and word[2:] not in switches:
             return word.removeprefix("--")
     return None
@@ -95,7 +97,7 @@ def _without_value(words: Sequence[str], keys: Keys) -> str | None:
 
 def nameless_help(words: Sequence[str], keys: Keys) -> str | None:
     """Return the sentence for a request such as --model.help without the name of a class; None if there is none."""
-    for word, following in zip(words, [*words[1:], "-"], strict=True):
+    for word, following in pairwise([*words, "-"]):
         path = word.removeprefix("--").removesuffix(".help")
         if word == f"--{path}.help" and following.startswith("-") and (base := keys.base(path, words)):
             names = sorted({c.__name__ for c in public(base)})

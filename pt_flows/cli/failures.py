@@ -4,14 +4,17 @@ import errno
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from pt_flows.cli.errors import missing_package
 from pt_flows.errors import DivergenceError, UserError
+from pt_flows.files import cache_folder
 from pt_flows.runs.signals import signal_of
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 class CommandLineError(SystemExit):
@@ -35,7 +38,7 @@ def told(error: BaseException, words: Sequence[str]) -> tuple[str, int] | None:
         return with_notes(str(error), error), 1
     if isinstance(error, OSError):
         text = cannot_write(error, next(iter(words), ""))
-        return None if text is None else (text, 1)
+        return None if text is None else (text, 2 if error.errno in MISPLACED else 1)
     if type(error).__name__ == "MisconfigurationException":  # Lightning's; importing it here would be slow
         return trainer_says(str(error)), 2
     text = users_mistake(error, words)
@@ -62,7 +65,9 @@ def users_mistake(error: BaseException, words: Sequence[str]) -> str | None:
         if getattr(cause, "title", "") == "Settings":  # pydantic's, about a variable of the environment
             return wandb_setting(cause)
         if type(cause).__module__.startswith("wandb."):
-            return f"W&B: {cause} Or run with --run.wandb offline"
+            first = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(". ")
+            trains = next(iter(words), "") in ("fit", "fork")
+            return f"W&B: {first}. {'Or run with --run.wandb offline' if trains else 'Check the login and the server'}"
     return None
 
 
@@ -93,14 +98,16 @@ def cannot_write(error: OSError, command: str) -> str | None:
         error: The error of the operating system.
         command: The command of `pt-flows` that ran.
     """
-    if error.errno not in FULL + FORBIDDEN:
+    if error.errno not in FULL + FORBIDDEN + MISPLACED:
         return None
     file = error.filename or "a file"
     if error.errno in FULL:
         text = f"cannot write {file} ({error.strerror}). To continue, make room and run the same command again"
     else:
         option = "--run.root" if command in ("fit", "fork") else "--out"
-        text = f"cannot access {file} ({error.strerror}). Grant the permission, or choose another place with {option}"
+        option = "PT_FLOWS_CACHE" if Path(str(file)).is_relative_to(cache_folder()) else option
+        first = "Grant the permission, or choose" if error.errno in FORBIDDEN else "Choose"
+        text = f"cannot access {file} ({error.strerror}). {first} another place with {option}"
     return with_notes(text, error)
 
 

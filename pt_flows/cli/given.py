@@ -1,6 +1,7 @@
 """The keys and values of configuration files and flags."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def flags(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     Args:
         words: The command line.
     """
-    for token, following in zip(words, [*words[1:], ""], strict=True):
+    for token, following in pairwise([*words, ""]):
         if token.startswith("-"):
             name, assigned, value = token.lstrip("-").partition("=")
             yield name, value if assigned else following

@@ -32,6 +32,8 @@ def recipe_file(text: str, key: str = "--config") -> str:
     Raises:
         UserError: There is neither. The error tells the nearest names.
     """
+    if not text:
+        raise UserError(f"{key}: expected a file or the name of a recipe, got none. Name one, such as toy2d/w1_fe")
     if Path(text).exists() or text.endswith((".yaml", ".yml")):
         return text
     names, name = recipe_names(), text.removeprefix("configs/")

@@ -6,8 +6,9 @@ from typing import Any
 
 from pt_flows.compare.curves import curves_figure
 from pt_flows.compare.groups import comparable
+from pt_flows.compare.online import api, asking
 from pt_flows.compare.sampling import sampling_figure
-from pt_flows.compare.table import Row, markdown, shown, table, without_nan, write_files
+from pt_flows.compare.table import Row, markdown, shown, table, table_target, without_nan, write_files
 from pt_flows.compare.verdicts import judged, remarks
 from pt_flows.errors import UserError
 from pt_flows.runs.settings import digest
@@ -47,6 +48,9 @@ def compare(
         raise UserError(f"--level: expected a number in (0, 0.5), got {level}")
     if plot is not None and not plot.endswith(".png"):
         raise UserError(f"--plot: expected a .png, got {plot}")
+    target = None if out is None else table_target(out)
+    if wandb == "":
+        raise UserError("--wandb: expected a project, got none. Name one, or omit the option")
     notes: list[str] = []
     groups, criterion = comparable(runs, metric, notes.append)
     rows, found = table(groups, criterion, goal), judged(groups, criterion, level)
@@ -60,8 +64,8 @@ def compare(
     ]
     text = "\n\n".join(part for part in parts if part)
     print(text)
-    if out is not None:
-        write_files(Path(out), rows, cells, text)
+    if target is not None:
+        write_files(target, rows, cells, text)
     if plot is not None:
         Path(plot).absolute().parent.mkdir(parents=True, exist_ok=True)
         curves_figure(groups, criterion).savefig(plot, dpi=100)
@@ -95,8 +99,11 @@ def show_in_wandb(project: str, run_id: str, key: str, rows: Sequence[Row], foun
 
     tables = {"compare": rows} | ({"verdicts": found} if found else {})
     place: Any = {"project": project, "id": run_id, "resume": "allow", "mode": wandb_mode("auto")}
-    with wandb.init(job_type="compare", name=f"compare {key}", **place) as run:
-        for name, content in tables.items():
-            columns: Any = list(content[0])
-            run.log({name: wandb.Table(columns=columns, data=[list(row.values()) for row in content])})
-        print(f"W&B: {run.url or run.settings.sync_dir}")
+    with asking(project, "a W&B project that you can write to", "Check its name and your rights"):
+        if place["mode"] == "online":
+            api()  # it limits how long W&B tries
+        with wandb.init(job_type="compare", name=f"compare {key}", **place) as run:
+            for name, content in tables.items():
+                columns: Any = list(content[0])
+                run.log({name: wandb.Table(columns=columns, data=[list(row.values()) for row in content])})
+            print(f"W&B: {run.url or run.settings.sync_dir}")

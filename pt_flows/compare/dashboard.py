@@ -38,7 +38,7 @@ def dashboard(
         dry_run: A .json to write the specification to. Nothing is saved in W&B. Without a login, the specification is
             about the project's run folders under runs.
     """
-    target = None if dry_run is None else checked_target(dry_run, (".json",))
+    target = None if dry_run is None else checked_target(dry_run, (".json",), "--dry-run")
     content = project_named(project, offline=target is not None)
     from pt_flows.compare import workspace  # it takes a second
 

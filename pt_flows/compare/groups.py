@@ -216,20 +216,28 @@ def grouped(runs: Sequence[Run], names: Callable[[Run], str] | None = None) -> l
     for run in runs:
         together.setdefault((as_text(shared(run)), run.subject), []).append(run)
     firsts = [members[0] for members in together.values()]
-    named = []
-    for run, members in zip(firsts, together.values(), strict=True):
-        if names is not None:
-            named.append(Group(names(run), members))
-            continue
-        details = distinctions(run, firsts)
-        named.append(Group(f"{run.method} ({', '.join(details)})" if details else run.method, members))
-    return named
+    found = [names(run) for run in firsts] if names is not None else unlike_names(firsts)
+    return [Group(name, members) for name, members in zip(found, together.values(), strict=True)]
 
 
-def distinctions(run: Run, others: Sequence[Run]) -> list[str]:
-    """At most four arguments, the weights and the sampler in which a run differs from others of its method.
+def unlike_names(runs: Sequence[Run]) -> list[str]:
+    """Names of runs: methods, and arguments that tell each apart, four unless more are needed."""
+    found: list[str] = []
+    for limit in range(4, 12):
+        found.clear()
+        for run in runs:
+            details = distinctions(run, runs, limit)
+            found.append(f"{run.method} ({', '.join(details)})" if details else run.method)
+        if len(set(found)) == len(found):
+            break
+    return found
 
-    Weights are named if any run has other ones. A sampler is also named if it is no method's default.
+
+def distinctions(run: Run, others: Sequence[Run], limit: int) -> list[str]:
+    """At most so many arguments, the weights and the sampler in which a run differs from others of its method.
+
+    Weights are named if any run has other ones. A sampler is also named if it is no method's default. Arguments of a
+    class are compared between runs that have this class there.
     """
     alike = [other for other in others if other.method == run.method]
     told = []
@@ -237,24 +245,30 @@ def distinctions(run: Run, others: Sequence[Run]) -> list[str]:
         if len({other.subject and other.subject.weights for other in others}) > 1:
             told.append(f"{run.subject.weights} weights")
         samplers = {other.subject and other.subject.sampler for other in alike}
-        if len(samplers) > 1 or run.subject.sampler not in OWN_SAMPLERS:
+        if run.subject.sampler and (len(samplers) > 1 or run.subject.sampler not in OWN_SAMPLERS):
             told.append(run.subject.sampler)
     flat = [flattened(shared(other)) for other in alike]
     own = flattened(shared(run))
-    differing = [key for key in own if len({repr(other.get(key)) for other in flat}) > 1]
-    differing.sort(key=lambda key: (not key.startswith(("data.", "model.", "trainer.")), key))
-    return [*(f"{short_name(key, own)}={own[key]}" for key in differing[:4]), *told]
+    classes = [key for key in own if key.endswith(".class_path")]
+
+    def differs(key: str) -> bool:
+        above = [c for c in classes if c != key and key.startswith(c.removesuffix("class_path"))]
+        return len({repr(other.get(key)) for other in flat if all(other.get(c) == own[c] for c in above)}) > 1
+
+    differing = sorted(filter(differs, own), key=lambda key: (not key.startswith(("data.", "model.", "trainer.")), key))
+    shown = lambda key: str(own[key]).rsplit(".", 1)[-1] if key in classes else own[key]
+    return [*(f"{short_name(key, own)}={shown(key)}" for key in differing[:limit]), *told]
 
 
 def short_name(key: str, keys: Iterable[str]) -> str:
-    """The shortest end of a dotted name that no other name has, without `init_args`.
+    """The shortest end of a dotted name that no other name has, without `init_args` and `class_path`.
 
     Example:
         >>> keys = ["model.init_args.generator.lr", "model.init_args.critic.lr", "model.init_args.step_size"]
         >>> [short_name(key, keys) for key in keys]
         ['generator.lr', 'critic.lr', 'step_size']
     """
-    parts = {name: [part for part in name.split(".") if part != "init_args"] for name in keys}
+    parts = {name: [part for part in name.split(".") if part not in ("init_args", "class_path")] for name in keys}
     own = parts[key]
     ends = (own[-n:] for n in range(1, len(own) + 1))
     return ".".join(next(end for end in ends if sum(p[-len(end) :] == end for p in parts.values()) == 1))

@@ -89,8 +89,8 @@ def online_project(entity: str, name: str) -> Project:
     Raises:
         UserError: It does not exist, or W&B does not respond.
     """
-    client = api()
     with asking(f"{entity}/{name}".lstrip("/"), "a W&B project that you can read", "Check its name and your rights"):
+        client = api()
         entity = entity or str(client.default_entity)
         runs: list[Any] = [run for run in client.runs(f"{entity}/{name}", lazy=False) if run.job_type == "train"]
         summaries = [dict(run.summary) for run in runs]

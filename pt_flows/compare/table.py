@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,12 +12,15 @@ from pt_flows.compare.areas import areas, counted
 from pt_flows.compare.groups import Criterion, Group, differ_in_sampling
 from pt_flows.compare.runs import Run
 from pt_flows.compare.statistics import components, mean_interval
+from pt_flows.errors import UserError
 from pt_flows.files import checked_target
 
 Row = dict[str, Any]
 """Text, whole numbers and numbers by column; NaN for missing numbers."""
 PER_SAMPLE = "evaluations per sample"
 """Column of tables in which groups differ by it."""
+TABLES = (".md", ".csv", ".tex")
+"""Suffixes of the files of a table."""
 
 
 def table(groups: Sequence[Group], criterion: Criterion, goal: float | None) -> list[Row]:
@@ -133,6 +137,19 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
     return "\n".join([line(columns), line(["-" * width for width in widths]), *(line(row.values()) for row in rows)])
 
 
+def table_target(out: str) -> Path:
+    """Return the path of the files of a table, without a suffix.
+
+    Raises:
+        UserError: It has the suffix of another kind of file, or its folder does not exist.
+    """
+    suffix = Path(out).suffix
+    if re.fullmatch(r"\.[A-Za-z]+", suffix) and suffix not in TABLES:
+        raise UserError(f"--out: expected a name without a suffix, as {', '.join(TABLES)} are written, got {out}")
+    stem = out.removesuffix(suffix) if suffix in TABLES else out
+    return checked_target(f"{stem}.md", TABLES).with_name(Path(stem).name)
+
+
 def write_files(target: Path, rows: Sequence[Row], cells: Sequence[dict[str, str]], text: str) -> None:
     """Write Markdown with the verdicts, a CSV of numbers, and a LaTeX table.
 
@@ -142,8 +159,9 @@ def write_files(target: Path, rows: Sequence[Row], cells: Sequence[dict[str, str
         cells: The same numbers as text.
         text: The whole printed text.
     """
-    checked_target(str(target.with_suffix(".md")), (".md",)).write_text(text + "\n")
-    with target.with_suffix(".csv").open("w", newline="") as file:
+    markdown_file, csv_file, tex_file = (target.with_name(target.name + suffix) for suffix in TABLES)
+    markdown_file.write_text(text + "\n")
+    with csv_file.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(without_nan(rows))
@@ -152,8 +170,8 @@ def write_files(target: Path, rows: Sequence[Row], cells: Sequence[dict[str, str
     body = "\n".join([lines[0], r"\midrule", *lines[1:]])
     columns = "l" + "r" * (len(cells[0]) - 1)
     tex = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
-    target.with_suffix(".tex").write_text(tex)
-    print(f"wrote {', '.join(str(target.with_suffix(suffix)) for suffix in ('.md', '.csv', '.tex'))}")
+    tex_file.write_text(tex)
+    print(f"wrote {markdown_file}, {csv_file}, {tex_file}")
 
 
 def without_nan(rows: Sequence[Row]) -> list[Row]:

@@ -51,8 +51,8 @@ def watch(runs: list[str], port: Port = 8008, metric: str | None = None) -> None
         server = ThreadingHTTPServer(("127.0.0.1", port), handler_of(board))
     except OSError as error:
         raise UserError(f"--port: expected a free port, got {port} ({error.strerror}). Add --port 0 for any") from error
-    print(f"http://127.0.0.1:{server.server_port} follows {', '.join(runs)}; Ctrl-C ends it", flush=True)
     with contextlib.suppress(KeyboardInterrupt), server:
+        print(f"http://127.0.0.1:{server.server_port} follows {', '.join(runs)}; Ctrl-C ends it", flush=True)
         server.serve_forever()
 
 

@@ -22,7 +22,7 @@ tags: [pt_flows, {tags}]
 {about}
 
     pip install pt-flows
-    pt-flows sample {folder} --out samples.png
+    pt-flows sample {folder} --out samples.png{option}
 
 ```python
 import pt_flows
@@ -47,7 +47,7 @@ def card(
         data: Name of the data set; empty if it is not known.
         records: Passports and numbers of the exported weights.
     """
-    name = type(method).__name__
+    name, option = type(method).__name__, " --weights raw" * (weights == "raw")
     parts = [
         HEAD.format(
             tags=", ".join(word.lower() for word in (name, data) if word),
@@ -55,10 +55,11 @@ def card(
             about=about(method),
             folder=folder.name,
             weights=weights,
+            option=option,
         ),
         "![samples](samples.png)\n" if (folder / "samples.png").is_file() else "",
         training_of(method, weights),
-        numbers_of(records),
+        numbers_of(records, f"pt-flows evaluate {folder.name}{option}"),
         limits_of(method, records),
         "## Citation\n\nCite the paper of the method, which the text above names, and the software pt_flows.\n",
     ]
@@ -85,10 +86,10 @@ def training_of(method: Method, weights: Weights) -> str:
     )
 
 
-def numbers_of(records: Sequence[tuple[Passport, Mapping[str, float]]]) -> str:
-    """The section with the measured numbers and their protocol; empty without numbers."""
+def numbers_of(records: Sequence[tuple[Passport, Mapping[str, float]]], command: str) -> str:
+    """The section with the measured numbers and their protocol, or else the command that measures."""
     if not records:
-        return "## Numbers\n\nNone were measured. `pt-flows evaluate` measures this folder.\n"
+        return f"## Numbers\n\nNone were measured. `{command}` does it.\n"
     rows = [
         "| number | value | samples | split | sampler | seed of the samples |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -57,8 +57,9 @@ def export(ckpt: str, out: str, weights: Weights = "ema", program: bool = False)
         program: Whether to write the generator as a program of torch.export, too, which needs torch alone to run.
     """
     target = Path(out)
-    if target.exists():
-        raise UserError(f"--out: expected a new folder, got {out}, which exists. Name another, or remove it")
+    if not out or target.exists():
+        got = f"{out}, which exists" if out else "none"
+        raise UserError(f"--out: expected a new folder, got {got}. Name another, or remove it")
     run = finished(ckpt)
     content = open_checkpoint(run.checkpoint)[1]
     if "without" in content["pt_flows"]:
@@ -161,10 +162,13 @@ def push(folder: str, to: str, private: bool = False) -> None:
     """
     from huggingface_hub import HfApi
 
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: expected an exported model, got no folder. Run pt-flows export first")
     if not is_exported(Path(folder)):
         raise UserError(f"{folder}: expected an exported model, got no {DESCRIPTION} in it. Run pt-flows export first")
     if not _is_hub_name(to):
         raise UserError(f"--to: expected NAME/MODEL, got {to}. Write, for example, me/my-model")
+    read_exported(Path(folder), trusted=None)  # it may be damaged
     try:
         api = HfApi()
         api.create_repo(to, private=private, exist_ok=True)

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from pt_flows.construction import Constructed, path_of
 from pt_flows.errors import UserError
-from pt_flows.files import reading
+from pt_flows.files import check_archive, reading
 from pt_flows.formats import check_format
 
 M = TypeVar("M")
@@ -134,6 +134,8 @@ def read(path: Any, map_location: Any = None, weights_only: bool | None = True) 
     if isinstance(path, str | Path) and not Path(path).is_file():
         raise UserError(f"{path}: expected a checkpoint file, got no file. Give another path")
     with reading(path, "a checkpoint", "Use another one, such as best.ckpt"):
+        if isinstance(path, str | Path):
+            check_archive(Path(path))
         content = torch.load(path, map_location=map_location, weights_only=weights_only)
     check_format(content, path)
     return content

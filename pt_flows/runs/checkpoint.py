@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pt_flows.errors import UserError
-from pt_flows.files import reading
+from pt_flows.files import check_archive, reading
 from pt_flows.formats import check_format
 from pt_flows.runs.exported import WEIGHTS, is_exported, read_exported
 from pt_flows.runs.folder import read_config, run_folder_of, say
@@ -110,8 +110,7 @@ def read_checkpoint(path: Path, of_any_version: bool = False) -> dict[str, Any]:
         UserError: The file does not exist, is damaged, or was written by another program or version.
     """
     with reading(path, "a checkpoint", "Use another one, such as best.ckpt"):
-        if path.stat().st_size == 0:
-            raise EOFError("it is empty")
+        check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         with zipfile.ZipFile(path) as file:
             if damaged := file.testzip():  # torch does not compare the checksums that it writes

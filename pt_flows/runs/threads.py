@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import torch
 
+from pt_flows.errors import UserError
 from pt_flows.runs.folder import say
 
 
@@ -18,7 +20,7 @@ def share_cores(folder: Path) -> None:
     Args:
         folder: The run folder. It exists if the run continues.
     """
-    if "OMP_NUM_THREADS" in os.environ:
+    if threads_are_given():
         return
     cores = torch.get_num_threads()
     try:
@@ -33,6 +35,19 @@ def share_cores(folder: Path) -> None:
         runs = "1 other run trains" if others == 1 else f"{others} other runs train"
         advice = f"For equal shares set OMP_NUM_THREADS={own} for all runs"
         say(f"{runs} on this machine, so this one takes {own} of {cores} threads. {advice}")
+
+
+def threads_are_given() -> bool:
+    """Whether $OMP_NUM_THREADS says how many threads a process takes; not if it is empty.
+
+    Raises:
+        UserError: It has another value than numbers of at least 1.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if given and not re.fullmatch(r"0*[1-9]\d*(,0*[1-9]\d*)*", given):
+        wanted = "expected a whole number of at least 1"
+        raise UserError(f"OMP_NUM_THREADS: {wanted}, got {given!r}. Change or unset it")
+    return bool(given)
 
 
 def other_runs() -> set[int]:

@@ -21,6 +21,7 @@ from pt_flows.errors import UserError
 from pt_flows.files import cache_folder, replacing
 from pt_flows.runs.folder import experiment_of
 from pt_flows.runs.settings import digest
+from pt_flows.runs.threads import threads_are_given
 from pt_flows.studies.board import Board
 from pt_flows.studies.options import flags
 from pt_flows.studies.pool import Job, Slot, cores, last_lines, run_jobs
@@ -105,7 +106,7 @@ def tune_speed(words: Sequence[str]) -> None:
     command = [word for file in named for word in ("--config", recipe_file(file))] + [*rest, *FAST.flags]
     recipe = completed({"": command})[""]
     settings = [FAST, REFERENCE, COMPILE]
-    if recipe.accelerator == "cpu" and cores() > 1 and "OMP_NUM_THREADS" not in os.environ:
+    if recipe.accelerator == "cpu" and cores() > 1 and not threads_are_given():
         settings.append(Setting("--perf fast, OMP_NUM_THREADS=1", FAST.flags, {"OMP_NUM_THREADS": "1"}))
     for setting in (FAST, COMPILE):
         name = f"{setting.name} --trainer.precision bf16-mixed"

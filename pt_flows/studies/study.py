@@ -57,7 +57,7 @@ def study(words: Sequence[str]) -> None:
     Raises:
         UserError: The file or a recipe in it is wrong, or a run could not end.
     """
-    if not words or {"-h", "--help"} & set(words):
+    if {"-h", "--help"} & set(words):
         print(HELP, end="")
         return
     options = {"out": Path, "jobs": at_least_one, "record": Path, "submit": Submission.read}

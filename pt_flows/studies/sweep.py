@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pt_flows.cli.failures import fail
+from pt_flows.cli.given import CONFIG
+from pt_flows.cli.given import flags as flags_of
 from pt_flows.compare.online import api, asking
 from pt_flows.errors import UserError
 from pt_flows.runs.folder import FAILED
@@ -42,6 +44,8 @@ def sweep(words: Sequence[str]) -> None:
         raise UserError("sweep: expected FILE first, got none. See pt-flows sweep --help")
     file, fit = rest[0], rest[1:]
     content = read_sweep(Path(file))
+    if not any(name in CONFIG for name, _ in flags_of(fit)):
+        raise UserError("sweep: expected --config RECIPE, got none. See pt-flows sweep --help")
     if not wandb_key_configured():
         advice = "Run wandb login. Without an account: pt-flows tune CONFIG --trials 20"
         raise UserError(f"W&B: expected a login, got none. {advice}")
@@ -50,10 +54,10 @@ def sweep(words: Sequence[str]) -> None:
     options = next(iter(built.values())).config["run"]
     project, root = options["project"], options["root"]
     command = [sys.executable, "-m", "pt_flows", "fit", *fit, "--run.wandb", "online", "${args}"]
-    api()  # it limits how long W&B tries
     import wandb
 
     with asking(file, "a sweep that W&B accepts", "Correct the file, or check your rights"), started() as runs:
+        api()  # it limits how long W&B tries
         found = wandb.sweep({**content, "command": command}, content.get("entity"), project)
         print(f"on other machines: wandb agent {project}/{found}", flush=True)
         wandb.agent(found, entity=content.get("entity"), project=project, count=own.get("count"))

@@ -267,7 +267,7 @@ class Player(Constructed, nn.Module, Generic[N]):
             kept = [f"ema@{float(average.decay)}" for average in self.averages]
             if not kept:
                 wanted = f"expected raw, got {weights}, but {self.role} keeps no average"
-                raise UserError(f"weights: {wanted}. Set its ema_decay")
+                raise UserError(f"weights: {wanted}. Choose raw, or train with an ema_decay")
             wanted = f"expected raw, ema or one of {', '.join(kept)}, as {self.role} keeps"
             power = weights.startswith(POWER)
             advice = "Train with the callback PowerAverages" if power else "Give its ema_decay a list with this decay"
