@@ -173,7 +173,7 @@ def test_a_player_without_trainable_parameters_has_no_optimizer() -> None:
 
 def test_without_an_average_its_weights_are_refused_in_a_sentence() -> None:
     module = W1FE(Generator(MLPGenerator(), ema_decay=None), Critic(MLPCritic()))
-    message = r"weights: expected raw, got ema, but generator keeps no average\. Set its ema_decay"
+    message = r"weights: expected raw, got ema, but generator keeps no average\. Choose raw, or train with an ema_decay"
     with pytest.raises(UserError, match=message):
         sample(module, 2)
     assert sample(module, 2, weights="raw").shape == (2, 2)
