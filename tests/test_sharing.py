@@ -4,14 +4,16 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 import yaml
 from problems import ROOT, slow_but_for
 from safetensors.torch import load_file
+from torch import nn
 
 import pt_flows
 from pt_flows.cli.main import main
@@ -21,6 +23,7 @@ from pt_flows.evaluation.load import finished
 from pt_flows.evaluation.sharing import export, load, push
 from pt_flows.loop.method import Method
 from pt_flows.runs.exported import DESCRIPTION, WEIGHTS
+from pt_flows.runs.trust import Guard
 from pt_flows.training.noise import generator_at
 
 SAVED = sorted((ROOT / "tests/checkpoints/0.2").glob("*.ckpt"))
@@ -187,16 +190,68 @@ def test_classes_of_other_packages_are_built_on_request_alone(
         ):
             load(changed(copy, method=method))
     assert "own_nets" not in sys.modules
-    for text in ("own_nets.Own", '{"class_path": "own_nets.Own"}', "class_path: own_nets.Own # a/b"):
-        for place in ("network", "lr_schedule"):  # the parser would import a class that it finds in a text
-            hidden = {**method, "generator": {**method["generator"], place: text}}
-            with pytest.raises(UserError, match=r"expected classes of pt_flows, torch.nn, got own_nets.Own"):
-                load(changed(copy, method=hidden))
-        with pytest.raises(UserError, match=r"expected classes of pt_flows, torch.nn, got own_nets.Own"):
-            load(changed(copy, method={**method, "generator": text}))
-    assert "own_nets" not in sys.modules
     changed(copy, method=method)
     assert type(load(copy, trusted=["own_nets"]).players["generator"].network).__name__ == "Own"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "own_nets.Own",
+        '{"class_path": "own_nets.Own"}',
+        r'{"class_path": "own_nets\u002eOwn"}',
+        "class_path: own_nets.Own # a/b",
+        "evaluations/own.yaml",
+        "own",
+    ],
+)
+@pytest.mark.parametrize("place", ["", "network", "lr_schedule"])
+def test_no_text_imports_a_class(
+    text: str, place: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parser would read it as an import path, as YAML, or as the name of a file with YAML."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_nets", raising=False)
+    (tmp_path / "own_nets.py").write_text("from pt_flows.nets import MLPGenerator\nclass Own(MLPGenerator): ...")
+    (tmp_path / "evaluations").mkdir()
+    for file in ("own", "evaluations/own.yaml"):
+        (tmp_path / file).write_text("network: {class_path: own_nets.Own}")
+    method = json.loads((copy / DESCRIPTION).read_text())["method"]
+    generator = {**method["generator"], place: text} if place else text
+    with pytest.raises(UserError, match=r"method.generator.*: expected no text, which could name a class or a file"):
+        load(changed(copy, method={**method, "generator": generator}))
+    assert "own_nets" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"generator.network": "own_nets.Own"}, r"method: expected names of arguments, got 'generator.network'"),
+        ({"critic": {"class_path": "pt_flows.Critic", "dict_kwargs": {}}}, r"expected class_path and init_args, got"),
+        (
+            {"critic": {"network": {"class_path": "torch.load"}}},
+            r"expected classes of pt_flows, torch.nn, got torch.load",
+        ),
+    ],
+)
+def test_other_ways_around_the_annotations(change: dict[str, Any], said: str, copy: Path) -> None:
+    method = json.loads((copy / DESCRIPTION).read_text())["method"]
+    with pytest.raises(UserError, match=said):
+        load(changed(copy, method=method | change))
+
+
+def test_texts_where_texts_are_meant() -> None:
+    """A path, a choice, a word for a class without annotations, and a function of the package."""
+    guard = Guard(Path("method.json"), ("pt_flows", "torch.nn"))
+    guard.check_value(str | None, "~/runs/a@b/last.ckpt", "base")
+    guard.check_value(Literal["one_sided"], "one_sided", "penalty")
+    guard.check_value(Sequence[str], ["a.b", "c/d"], "names")
+    guard.check_value(Any, "zeros", "padding_mode")
+    guard.check_value(Callable[[Any], Any], "torch.nn.functional.relu", "activation")
+    for hint, text in ((Callable[[Any], Any], "os.system"), (Any, "os.system"), (nn.Module | str, "zeros")):
+        with pytest.raises(UserError, match="expected no text"):
+            guard.check_value(hint, text, "it")
 
 
 def test_hub_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

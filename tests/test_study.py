@@ -455,7 +455,7 @@ def test_the_first_iterations_do_not_count_in_a_trial(tmp_path: Path) -> None:
     (folder / "metrics.csv").write_text(
         "iteration,cost/seconds,cost/evaluations_critic,eval/w2_64\n5,2.0,500,\n20,3.5,2000,\n20,,,1.0\n"
     )
-    cost = cost_of(folder, 50, 100, 113)
+    cost = cost_of(folder, 5, 50, 100, 113)
     assert (cost.seconds, cost.evaluations, cost.numbers) == (pytest.approx(0.1), 100, ("w2_64",))
     assert (cost.evaluation, cost.frame) == (pytest.approx(3.5), pytest.approx(6.0))
 
@@ -464,9 +464,9 @@ def test_diagnostics_count_as_often_as_a_run_logs_them(tmp_path: Path) -> None:
     """A trial with one log point in 20 iterations stands for runs with one in 50."""
     recorded(folder := tmp_path / "run", {"w2_64": 1.0})
     (folder / "environment.json").write_text("{}")
-    rows = "iteration,cost/seconds,cost/evaluations_critic\n11,2.0,1600\n20,3.5,2500\n"
+    rows = "iteration,cost/seconds,cost/evaluations_critic\n10,1.8,1000\n11,2.0,1600\n20,3.5,2500\n"
     (folder / "metrics.csv").write_text(rows)
-    assert cost_of(folder, 50, 100, 113).evaluations == 100 + 500 / 50
+    assert cost_of(folder, 11, 50, 100, 113).evaluations == 100 + 500 / 50
 
 
 def test_workers_of_a_cluster_run_the_same_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

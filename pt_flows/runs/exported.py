@@ -12,13 +12,14 @@ README.md           the model card
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from pt_flows.errors import UserError
+from pt_flows.runs.trust import Guard
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "method.json"
@@ -116,7 +117,8 @@ def read_exported(folder: Path, trusted: Collection[str] | None = ()) -> dict[st
     try:
         method, digest = description["method"], hashlib.sha256(weights.read_bytes()).hexdigest()
         if trusted is not None:
-            check_classes(told, method, (*OWN, *trusted))
+            arguments = {name: value for name, value in method.items() if name not in ("_class_path", "_instantiator")}
+            Guard(told, (*OWN, *trusted)).check_object(method.get("_class_path"), arguments, "method")
         if digest != description["sha256"]:
             raise SafetensorError("other content than exported")
         state: dict[str, Any] = description["state"] | load_file(weights)
@@ -134,31 +136,3 @@ def read_exported(folder: Path, trusted: Collection[str] | None = ()) -> dict[st
 def _damaged(file: Path, error: Exception) -> UserError:
     reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
     return UserError(f"{file}: expected a file of an exported model, got a damaged one ({reason}). Export it again")
-
-
-def check_classes(file: Path, description: Any, allowed: Collection[str]) -> None:
-    """Check that a description names classes of some packages alone.
-
-    Raises:
-        UserError: It names another class.
-    """
-    for path in _class_paths(description):
-        if not path.startswith(tuple(f"{package}." for package in allowed)):
-            package = path.partition(".")[0]
-            wanted = f"expected classes of {', '.join(allowed)}, got {path}"
-            raise UserError(f'{file}: {wanted}. If you trust it: pt_flows.load(..., trusted=["{package}"])')
-
-
-def _class_paths(value: Any) -> Iterator[str]:
-    """Yield what may be the import path of a class: such keys, and dotted names in any text but the path of a file."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key in ("class_path", "_class_path"):
-                yield str(inner)
-            else:
-                yield from _class_paths(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _class_paths(inner)
-    elif isinstance(value, str) and not re.fullmatch(r"[\w ./-]*/[\w ./-]*", value):
-        yield from re.findall(r"[^\W\d]\w*(?:\.\w+)+", value)  # a text may hold YAML with a class

@@ -93,10 +93,8 @@ def check_drawn(sampler: Sampler, x: Any, num: int, method: Any) -> None:
     if (shape := event_shape_of(method)) is not None:
         check_samples(f"{type(sampler).__name__}.sample", x, num, shape)
     if lost := int((~x.isfinite()).flatten(1).any(1).sum()):
-        networks = getattr(method, "networks", {})
-        broken = [name for name, net in networks.items() if not all(bool(p.isfinite().all()) for p in net.parameters())]
-        why = f", and neither are weights of {' and '.join(broken)}. Use an earlier checkpoint" if broken else ""
-        raise DivergenceError(f"{lost} of {num} generated samples are not finite{why or '. Lower the step size'}")
+        advice = "Lower the step size, or use an earlier checkpoint"
+        raise DivergenceError(f"{lost} of {num} generated samples are not finite. {advice}")
 
 
 def event_shape_of(method: Any) -> Shape | None:

@@ -110,7 +110,8 @@ def trial(name: str, recipe: Recipe, file: Path, problems: list[str]) -> Job:
     block = block_of(recipe.config)
     num = max(3 * block, LEAST_ITERATIONS)
     once = math.ceil((num // 2 + 1) / block) * block  # the log has one row there, and one at the end
-    every = int(recipe.config["trainer"].get("log_every_n_steps") or LOG_INTERVAL)
+    given = recipe.config["trainer"].get("log_every_n_steps")
+    every = LOG_INTERVAL if given is None else max(1, int(given))
     root = Path(tempfile.mkdtemp(prefix="trial-", dir=file.parent))
     words = [
         "fit", *recipe.words, "--trainer.max_steps", str(num), "--trainer.log_every_n_steps", str(once),
@@ -118,12 +119,12 @@ def trial(name: str, recipe: Recipe, file: Path, problems: list[str]) -> Job:
     ]  # fmt: skip
     words += flags({BASE: None}) if f"--{BASE}" in recipe.words else []  # it may not exist yet
     log = file.with_suffix(".log")
-    ended = partial(conclude, name, root, file, log, every, time.time(), problems)
+    ended = partial(conclude, name, root, file, log, once, every, time.time(), problems)
     return Job(f"trial of {name}", words, log, ended=ended)
 
 
 def conclude(
-    name: str, root: Path, file: Path, log: Path, every: int, begin: float, problems: list[str], code: int
+    name: str, root: Path, file: Path, log: Path, once: int, every: int, begin: float, problems: list[str], code: int
 ) -> None:
     """Write the cost of a trial that has ended, for runs with a row of the log every few iterations; remove its run."""
     end = time.time()
@@ -132,30 +133,30 @@ def conclude(
         if code or folder is None:
             problems.append(f"{name}: the trial of its cost failed. {last_lines(log)}")
             return
-        cost = cost_of(folder, every, begin, end)
+        cost = cost_of(folder, once, every, begin, end)
         with replacing(file) as partial_file:
             partial_file.write_text(json.dumps(asdict(cost)) + "\n")
     finally:
         shutil.rmtree(root)
 
 
-def cost_of(folder: Path, every: int, begin: float, end: float) -> Cost:
+def cost_of(folder: Path, once: int, every: int, begin: float, end: float) -> Cost:
     """Return the cost that a short run shows.
 
-    Its log has a row in the middle and one at the end. Iterations between them cost what all others do. The rest of the
-    first row is that of a start, which does not count, and of the diagnostics of a log point.
+    Iterations between its log point and its end cost what all others do. What the iterations before it evaluate beyond
+    that is taken for the diagnostics of a log point. Their seconds do not count, as the first ones are slower.
 
     Args:
         folder: Its run folder.
+        once: The iteration of its log point.
         every: Iterations from one log point to the next in a run of full length.
         begin: Time of its start.
         end: Time of its end.
     """
     rows, _ = read_rows((folder / "metrics.csv").read_text())
     costs = [row for row in rows if "cost/seconds" in row]
-    first, last = costs[0], costs[-1]
-    if first is last:
-        first = {"iteration": 0.0, "cost/seconds": 0.0}
+    last = costs[-1]  # checkpoints write rows, too
+    first = next((row for row in costs if row["iteration"] == once), {"iteration": 0.0, "cost/seconds": 0.0})
     num = last["iteration"] - first["iteration"]
     seconds = (last["cost/seconds"] - first["cost/seconds"]) / num
     middle, total = (sum(v for key, v in row.items() if "evaluations_" in key) for row in (first, last))
