@@ -47,7 +47,7 @@ def check_archive(path: Path) -> None:
         begin = file.read(4)
     if begin == b"PK\x03\x04" or not begin:
         raise EOFError("it is cut off" if begin else "it is empty")
-    raise ValueError("it is no checkpoint of torch")
+    raise ValueError("it is no zip archive")
 
 
 @contextmanager

@@ -178,6 +178,7 @@ def simulated(root: Path, gap: float, seeds: int = 4) -> Path:
             "--out: expected a name without a suffix, as .md, .csv, .tex are written, got table.pdf",
         ),
         (["--out", "no/table"], "--out: expected an existing folder, got"),
+        (["--out", ".."], "--out: expected a name of files, got ... Add one"),
         (["--wandb", ""], "--wandb: expected a project, got none"),
     ],
 )
@@ -201,6 +202,10 @@ def test_names_of_groups_tell_them_apart_and_stay_short(tmp_path: Path) -> None:
     assert sorted(group.name for group in groups) == ["Robust", "Robust (attack=PGD)"]
     groups, _ = comparable([str(tmp_path)], "w2_1k")
     assert len({group.name for group in groups}) == 4
+    for i, network in enumerate(("mine.a.Net", "mine.b.Net")):
+        fake_run(tmp_path / f"net{i}", 0, "Plain", [1.0, 0.5], network={"class_path": network, "init_args": None})
+    groups, _ = comparable([str(tmp_path / f"net{i}") for i in (0, 1)], "w2_1k")
+    assert sorted(group.name for group in groups) == ["Plain (network=mine.a.Net)", "Plain (network=mine.b.Net)"]
 
 
 def test_a_clear_gap_is_a_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

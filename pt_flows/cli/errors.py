@@ -41,10 +41,13 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
     """
     if old := advice(Path(value) for name, value in flags(words) if name in CONFIG):
         return old
-    if match := re.search(r"(?:unrecognized arguments|ambiguous option): -*([\w./-]+)", message):
-        return _stray(match[1], words) or _unknown_key(match[1], words, keys)
-    if "expected one argument" in message and (bare := _without_value(words, keys)):
-        return f"{bare}: expected a value, got none. Add it"
+    if match := re.search(r"(unrecognized arguments|ambiguous option): (.+)", message):
+        word = next((word for word in match[2].split() if word.strip("-")), match[2])
+        if not word.startswith("-") and match[1].startswith("unrecognized"):
+            return _stray(word)
+        return _unknown_key(word.lstrip("-").partition("=")[0], words, keys)
+    if match := re.search(r"argument (?:-\w/)?--([\w.]+): expected one argument", message):
+        return _without_value(match[1], words)
     if match := re.search(r"File does not exist: (.+)", message):
         return f"--config: expected a file, got {match[1]}, which does not exist. Check the path"
     if match := re.search(r"Path is not a file: '(.+)'", message):
@@ -77,22 +80,30 @@ def explain(message: str, words: Sequence[str], keys: Keys) -> str:
     return _missing_module(path, said, message)
 
 
-def _stray(word: str, words: Sequence[str]) -> str | None:
-    """Return the sentence for a word without a flag; None if the word is a flag."""
-    if any(flag.startswith("-") and flag.lstrip("-").startswith(word) for flag in words):
-        return None
+def _stray(word: str) -> str:
+    """Return the sentence for a word without a flag."""
     if word.endswith((".yaml", ".yml")) or word in recipe_names():
         return f"expected a flag before {word}, got none. Write --config {word}"
     return f"expected a flag before {word}, got none. Omit the word, or put quotes around a value with spaces"
 
 
-def _without_value(words: Sequence[str], keys: Keys) -> str | None:
-    """Return the key of the first flag without a value."""
-    switches = {key for key, hint in keys.hints.items() if hint is bool}
+def _without_value(key: str, words: Sequence[str]) -> str:
+    """Return the sentence for a flag without a value, or with one that looks like a flag.
+
+    Args:
+        key: The key that the parser names: that of the flag, or of its section.
+        words: The command line.
+    """
     for word, following in pairwise([*words, "--"]):
-        if word.startswith("--") and "=" not in word and following.startswith("--") and word[2:] not in switches:
-            return word.removeprefix("--")
-    return None
+        name = word.lstrip("-")
+        named = name == key or name.startswith(f"{key}.") or (key in CONFIG and name in CONFIG)
+        is_number = following[1:].replace(".", "", 1).isdigit()  # for the parser, -1e-3 and -inf are none
+        if not (word.startswith("-") and named and following.startswith("-")) or is_number:
+            continue
+        if re.fullmatch(r"-(\d|\.|inf|nan).*", following):
+            return f"{name}: expected a value, got {following}, which looks like a flag. Write {word}={following}"
+        return f"{name}: expected a value, got none. Add it"
+    return f"{key}: expected a value, got none. Add it"
 
 
 def nameless_help(words: Sequence[str], keys: Keys) -> str | None:

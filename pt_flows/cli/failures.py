@@ -1,6 +1,7 @@
 """One sentence and one exit code for each kind of failure."""
 
 import errno
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from pt_flows.runs.signals import signal_of
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+MISPLACED = (errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 class CommandLineError(SystemExit):
@@ -72,11 +73,13 @@ def users_mistake(error: BaseException, words: Sequence[str]) -> str | None:
 
 
 def wandb_setting(error: Any) -> str:
-    """Return the sentence for a wrong setting of W&B, which comes from the environment."""
+    """Return the sentence for a wrong setting of W&B, which often comes from the environment."""
     wrong = error.errors()[0]
-    name = "_".join(map(str, wrong["loc"])).upper()
-    said = wrong["msg"].removeprefix("Input should be ").partition(",")[0].replace("a valid boolean", "true or false")
-    return f"WANDB_{name}: expected {said}, got {wrong['input']!r}. Change or unset this variable"
+    name, said = "WANDB_" + "_".join(map(str, wrong["loc"])).upper(), wrong["msg"].removeprefix("Value error, ")
+    if name not in os.environ:
+        return f"W&B: {said}"
+    said = said.removeprefix("Input should be ").partition(",")[0].replace("a valid boolean", "true or false")
+    return f"{name}: expected {said}, got {wrong['input']!r}. Change or unset this variable"
 
 
 def mistake_in(error: BaseException) -> UserError | None:
@@ -105,9 +108,12 @@ def cannot_write(error: OSError, command: str) -> str | None:
         text = f"cannot write {file} ({error.strerror}). To continue, make room and run the same command again"
     else:
         option = "--run.root" if command in ("fit", "fork") else "--out"
-        option = "PT_FLOWS_CACHE" if Path(str(file)).is_relative_to(cache_folder()) else option
-        first = "Grant the permission, or choose" if error.errno in FORBIDDEN else "Choose"
-        text = f"cannot access {file} ({error.strerror}). {first} another place with {option}"
+        if Path(str(file)).absolute().is_relative_to(cache_folder().absolute()):
+            option = "PT_FLOWS_CACHE"
+        advice = f"Grant the permission, or choose another place with {option}"
+        if error.errno in MISPLACED:
+            advice = f"Check the path, or choose another with {option}"
+        text = f"cannot access {file} ({error.strerror}). {advice}"
     return with_notes(text, error)
 
 

@@ -248,15 +248,20 @@ def distinctions(run: Run, others: Sequence[Run], limit: int) -> list[str]:
         if run.subject.sampler and (len(samplers) > 1 or run.subject.sampler not in OWN_SAMPLERS):
             told.append(run.subject.sampler)
     flat = [flattened(shared(other)) for other in alike]
-    own = flattened(shared(run))
-    classes = [key for key in own if key.endswith(".class_path")]
+    own = {key: value for key, value in flattened(shared(run)).items() if not key.endswith(".init_args")}
+    classes = [key for key in own if key.endswith(".class_path") and key != "model.class_path"]
 
     def differs(key: str) -> bool:
         above = [c for c in classes if c != key and key.startswith(c.removesuffix("class_path"))]
         return len({repr(other.get(key)) for other in flat if all(other.get(c) == own[c] for c in above)}) > 1
 
     differing = sorted(filter(differs, own), key=lambda key: (not key.startswith(("data.", "model.", "trainer.")), key))
-    shown = lambda key: str(own[key]).rsplit(".", 1)[-1] if key in classes else own[key]
+
+    def shown(key: str) -> Any:
+        paths = {str(other[key]) for other in flat if key in other}
+        last = {path.rpartition(".")[2] for path in paths}
+        return str(own[key]).rpartition(".")[2] if key in classes and len(last) == len(paths) else own[key]
+
     return [*(f"{short_name(key, own)}={shown(key)}" for key in differing[:limit]), *told]
 
 
@@ -271,7 +276,7 @@ def short_name(key: str, keys: Iterable[str]) -> str:
     parts = {name: [part for part in name.split(".") if part not in ("init_args", "class_path")] for name in keys}
     own = parts[key]
     ends = (own[-n:] for n in range(1, len(own) + 1))
-    return ".".join(next(end for end in ends if sum(p[-len(end) :] == end for p in parts.values()) == 1))
+    return ".".join(next((end for end in ends if sum(p[-len(end) :] == end for p in parts.values()) == 1), own))
 
 
 def flattened(tree: Any, prefix: str = "") -> dict[str, Any]:

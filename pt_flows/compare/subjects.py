@@ -35,7 +35,7 @@ def by_subject(runs: Sequence[Run], key: str, note: Note) -> list[Run]:
         UserError: No protocol is common to all runs.
     """
     protocol = common_protocol([run for run in runs if run.failure is None], key, note)
-    own = own_samplers(runs)
+    own = recorded_samplers(runs)
     trained = [trained_subjects(run, own) for run in runs]
     logging = logged_protocols(runs, key, trained)
     views = [measured_views(run, key, protocol, mine, logging, note) for run, mine in zip(runs, trained, strict=True)]
@@ -55,7 +55,7 @@ def trained_subjects(run: Run, samplers: Mapping[str, str]) -> dict[SubjectKey, 
 
     Args:
         run: The run.
-        samplers: Default samplers of methods, as `own_samplers` returns them.
+        samplers: Default samplers of methods, as `recorded_samplers` returns them.
     """
     evaluation = run.config.get("evaluation") or {}
     own = samplers.get(run.method, own_sampler(run.method))
@@ -65,7 +65,7 @@ def trained_subjects(run: Run, samplers: Mapping[str, str]) -> dict[SubjectKey, 
     return {SubjectKey(weights, sampler or own): section_of(weights, given[0]) for weights in given}
 
 
-def own_samplers(runs: Sequence[Run]) -> dict[str, str]:
+def recorded_samplers(runs: Sequence[Run]) -> dict[str, str]:
     """Methods that draw nothing or by chains according to passports, each with the name of its default sampler."""
     passports = [passport for run in runs for passport, _ in run.records]
     return {passport.method: passport.sampler for passport in passports if passport.sampler in ("", "Chains")}
@@ -73,7 +73,7 @@ def own_samplers(runs: Sequence[Run]) -> dict[str, str]:
 
 def ranked(run: Run) -> Run:
     """A run, seen through the weights and the sampler that rank its checkpoints."""
-    trained = trained_subjects(run, own_samplers([run]))
+    trained = trained_subjects(run, recorded_samplers([run]))
     first = next(subject for subject, section in trained.items() if section == "eval")
     return replace(run, subject=first)
 
@@ -137,7 +137,7 @@ def measured_views(
     for subject in dict.fromkeys([*trained, *(passport.subject for passport, _ in run.records)]):
         view = replace(run, subject=subject, section=logged_section(subject, trained))
         if view.latest(key) and not replace(view, protocol=protocol).latest(key):
-            of = f"its {subject.weights} weights through {subject.sampler}"
+            of = f"its {subject.weights} weights{through(subject)}"
             note(f"{run.folder} has {key} of {of} by another protocol only: omitted")
         elif view.last(key) and not view.latest(key) and not like_log:
             note(f"{run.folder} has {key} in its log only, by another protocol or an unknown one: omitted")
@@ -146,10 +146,13 @@ def measured_views(
         elif subject not in trained:
             measured = sorted({k for passport, numbers in run.records if passport.subject == subject for k in numbers})
             has = f"only {', '.join(measured[:4])}{', ...' * (len(measured) > 4)}"
-            note(
-                f"{run.folder} has no {key} of its {subject.weights} weights through {subject.sampler}, {has}: omitted"
-            )
+            note(f"{run.folder} has no {key} of its {subject.weights} weights{through(subject)}, {has}: omitted")
     return views
+
+
+def through(subject: SubjectKey) -> str:
+    """The words about the sampler of a subject; empty if nothing is drawn."""
+    return f" through {subject.sampler}" if subject.sampler else ""
 
 
 def common_protocol(runs: Sequence[Run], key: str, note: Note) -> dict[str, Any] | None:

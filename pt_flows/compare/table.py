@@ -143,7 +143,9 @@ def table_target(out: str) -> Path:
     Raises:
         UserError: It has the suffix of another kind of file, or its folder does not exist.
     """
-    suffix = Path(out).suffix
+    out, suffix = str(Path(out)), Path(out).suffix
+    if out in (".", "..") or out.endswith("/.."):
+        raise UserError(f"--out: expected a name of files, got {out}. Add one")
     if re.fullmatch(r"\.[A-Za-z]+", suffix) and suffix not in TABLES:
         raise UserError(f"--out: expected a name without a suffix, as {', '.join(TABLES)} are written, got {out}")
     stem = out.removesuffix(suffix) if suffix in TABLES else out

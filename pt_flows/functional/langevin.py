@@ -132,9 +132,18 @@ def propose(
     lead_back = s.square() if ratio == "released" else s if noise_std is None else s.square() / eta
     back = cooled(0.5 * lead_back * (g + moved.gradient)) - z
     squares = lambda noise: noise.flatten(1).square().sum(1)
-    v = moved.energy.nan_to_num(math.inf, math.inf, math.inf)  # of probability zero
-    log_alpha = cooled(u - v) + 0.5 * (squares(z) - squares(back))
-    return Proposal(moved, log_alpha.nan_to_num(-math.inf, math.inf, -math.inf).clamp(max=0.0))
+    log_alpha = cooled(u - forbidding(moved.energy)) + 0.5 * (squares(z) - squares(back))
+    return Proposal(moved, log_acceptance_of(log_alpha))
+
+
+def forbidding(energy: Tensor) -> Tensor:
+    """Energies of proposals (B,), where those that are not finite have probability zero."""
+    return energy.nan_to_num(math.inf, math.inf, math.inf)
+
+
+def log_acceptance_of(log_alpha: Tensor) -> Tensor:
+    """Log min(1, α) (B,) from log α, with probability zero for NaN."""
+    return log_alpha.nan_to_num(-math.inf, math.inf, -math.inf).clamp(max=0.0)
 
 
 def ula_step(
@@ -196,10 +205,10 @@ def independent_step(
     """
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         moved = potential(proposed)
-    log_acceptance = torch.where(moved.isfinite(), (value - moved).clamp(max=0.0), -math.inf)
-    accept = uniform_like(log_acceptance, rng).log() < log_acceptance  # NaN compares false
+    log_acceptance = log_acceptance_of(value - forbidding(moved))
+    accept = uniform_like(log_acceptance, rng).log() < log_acceptance
     x, value = chosen(accept, (proposed, moved), (x, value))
-    return x, value, log_acceptance.exp().nan_to_num(0.0)
+    return x, value, log_acceptance.exp()
 
 
 def chosen(accept: Tensor, new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:

@@ -51,6 +51,7 @@ def wandb_mode(wanted: WandbMode) -> Literal["online", "offline", "disabled"]:
     if wanted != "auto":
         return wanted
     given = os.environ.get("WANDB_MODE") or None
+    given = {"dryrun": "offline", "run": "online"}.get(given or "", given)  # earlier names
     if given in ("online", "offline", "disabled"):
         return given
     if given is not None:

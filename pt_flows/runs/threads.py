@@ -41,10 +41,10 @@ def threads_are_given() -> bool:
     """Whether $OMP_NUM_THREADS says how many threads a process takes; not if it is empty.
 
     Raises:
-        UserError: It has another value than numbers of at least 1.
+        UserError: It is set to something else than whole numbers of at least 1.
     """
     given = os.environ.get("OMP_NUM_THREADS", "").strip()
-    if given and not re.fullmatch(r"0*[1-9]\d*(,0*[1-9]\d*)*", given):
+    if given and not re.fullmatch(r"\+?0*[1-9]\d*(\s*,\s*\+?0*[1-9]\d*)*", given):
         wanted = "expected a whole number of at least 1"
         raise UserError(f"OMP_NUM_THREADS: {wanted}, got {given!r}. Change or unset it")
     return bool(given)

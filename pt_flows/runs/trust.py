@@ -1,4 +1,4 @@
-"""What the description of an exported model may hold: classes of some packages, and texts where texts are meant.
+"""A guard of exported models: they may name classes of some packages, and hold texts where texts are meant.
 
 The parser that builds a method reads texts generously. Where a class or a section is meant, a text may be an import
 path, YAML with one, or the name of a file with such YAML. So a description is compared with the annotations of its

@@ -18,8 +18,6 @@ OWN = {"command": "Remove it", "program": "Remove it", "project": "Use --run.pro
 """Keys of W&B's file that the command sets, and what to do instead."""
 METHODS = ("bayes", "grid", "random")
 GOALS = ("minimize", "maximize")
-LOGGED = ("eval/", "eval_", "train/", "cost/")
-"""Begin of the names of numbers in the log."""
 ENDS = ("min", "max", "mu", "sigma", "q")
 """Keys of a parameter whose values are numbers."""
 OPTIONS = ("distribution", "value", "values", "probabilities", *ENDS)
@@ -47,9 +45,9 @@ def read_sweep(file: Path) -> dict[str, Any]:
         raise top.wrong("method", f"one of {', '.join(METHODS)}", method, "Correct it")
     if "metric" in top.content or method == "bayes":
         metric = top.get("metric", mapping)
-        if not str(name := metric.get("name", text)).startswith(LOGGED):
+        if "/" not in (name := metric.get("name", text)):
             raise metric.wrong("name", "a number of the log", name, "Write, for example, eval/w2_512.min")
-        if (goal := metric.get("goal", text)) not in GOALS:
+        if "goal" in metric.content and (goal := metric.get("goal", text)) not in GOALS:
             raise metric.wrong("goal", f"one of {', '.join(GOALS)}", goal, "Correct it")
     given = top.get("parameters", mapping)
     if not given.content:
@@ -70,7 +68,7 @@ def parameter(given: Section, key: str) -> dict[str, Any]:
     numbers = {name: number(own.content[name], f"{own.file}: {own.key}.{name}") for name in ENDS if name in own.content}
     read = {**own.content, **numbers}
     if "min" in read and "max" in read and not read["min"] < read["max"]:
-        raise given.wrong(key, "min below max", own.content, "Exchange them")
+        raise given.wrong(key, "min below max", own.content, "Exchange them, or write value")
     if not extremes(read):
         raise given.wrong(key, "value, values, or min and max", own.content, "Write, for example, {values: [1, 5]}")
     return read
