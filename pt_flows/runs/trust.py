@@ -115,9 +115,11 @@ def takes_texts(kind: Any) -> bool:
 
 
 def inner_of(hint: Any) -> Any:
-    """The annotation of items of a list, or of values of a mapping; Any if it is unknown or there are several."""
-    found = [get_args(kind) for kind in members(hint) if get_origin(kind) not in (None, Literal, Callable)]
-    return found[0][-1] if len(found) == 1 and found[0][-1] is not Ellipsis else found[0][0] if len(found) == 1 else Any
+    """The annotation of items of a list, or of values of a mapping; Any if it is unknown, or if there are several."""
+    containers = [get_args(kind) for kind in members(hint) if get_origin(kind) not in (None, Literal, Callable)]
+    if len(containers) != 1:
+        return Any
+    return next(inner for inner in reversed(containers[0]) if inner is not Ellipsis)
 
 
 def is_section(kind: Any) -> bool:
