@@ -121,7 +121,7 @@ def hints_of(cls: type) -> dict[str, Any]:
 
 def _violated(hint: Any, value: Any) -> str:
     """Return the expected value if every applicable member of the hint rejects this one; else an empty string."""
-    choices = list(_choices(hint))
+    choices = list(members(hint))
     verdicts = [told for choice in choices if (told := _verdict(*choice, value)) is not None]
     if not verdicts and _is_out_of_place(value, choices):
         verdicts = [str(bounds[0]) if bounds else _named(kind) for kind, bounds in choices]
@@ -146,14 +146,14 @@ def _is_out_of_place(value: Any, choices: Sequence[tuple[Any, tuple[Bound | Form
     return isinstance(value, str) or (ours and isinstance(value, Real))
 
 
-def _choices(hint: Any, bounds: tuple[Bound | Form, ...] = ()) -> Iterator[tuple[Any, tuple[Bound | Form, ...]]]:
+def members(hint: Any, bounds: tuple[Bound | Form, ...] = ()) -> Iterator[tuple[Any, tuple[Bound | Form, ...]]]:
     """Yield the members of a union, each with its bounds and forms."""
     if get_origin(hint) in (Union, UnionType):
         for inner in get_args(hint):
-            yield from _choices(inner, bounds)
+            yield from members(inner, bounds)
     elif get_origin(hint) is Annotated:
         inner, *extras = get_args(hint)
-        yield from _choices(inner, (*bounds, *(extra for extra in extras if isinstance(extra, Bound | Form))))
+        yield from members(inner, (*bounds, *(extra for extra in extras if isinstance(extra, Bound | Form))))
     else:
         yield hint, bounds
 

@@ -103,6 +103,11 @@ def _is_final(cls: type) -> bool:
     return bool(getattr(cls, "__final__", False))
 
 
+def is_section(kind: Any) -> bool:
+    """Whether a class takes its arguments as a section, without its name: a data class, or a final class."""
+    return isinstance(kind, type) and (is_dataclass(kind) or _is_final(kind))
+
+
 def path_of(it: type | FunctionType) -> str:
     """Return the shortest import path of a class or function, which survives most moves of files.
 

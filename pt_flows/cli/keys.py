@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pt_flows.cli.given import given
+from pt_flows.construction import is_section
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +115,7 @@ def group_of(hint: Any) -> type | None:
     """Return the class of an annotation that accepts no subclasses: its arguments are keys."""
     if get_origin(hint) in (Union, UnionType):
         return next((group for choice in get_args(hint) if (group := group_of(choice))), None)
-    is_group = inspect.isclass(hint) and (getattr(hint, "__final__", False) or dataclasses.is_dataclass(hint))
-    return hint if is_group else None
+    return hint if is_section(hint) else None
 
 
 @cache

@@ -6,14 +6,14 @@ classes before the parser sees it, and a text where none is meant is refused.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-from pt_flows.bounds import hints_of
+from pt_flows.bounds import hints_of, members
+from pt_flows.construction import is_section
 from pt_flows.errors import UserError
 
 PLAIN = (str, int, float, bool, type(None))
@@ -71,13 +71,13 @@ class Guard:
                 raise self.wrong(where, "class_path and init_args", ", ".join(sorted(extra)))
             self.check_object(str(value["class_path"]), value.get("init_args") or {}, where)
         elif isinstance(value, dict):
-            section = next((kind for kind in members(hint) if is_section(kind)), None)
+            section = next((kind for kind, _ in members(hint) if is_section(kind)), None)
             own = dict.fromkeys(value, inner_of(hint)) if section is None else hints_of(section)
             self.check_section(own, value, where)
 
     def is_meant(self, hint: Any, text: str) -> bool:
         """Whether a text is meant as one, or is the path of a function of an allowed package where one is meant."""
-        kinds = list(members(hint))
+        kinds = [kind for kind, _ in members(hint)]
         if any(kind is Any for kind in kinds):
             return re.fullmatch(r"\w*", text) is not None
         functions = [kind for kind in kinds if get_origin(kind) is Callable]
@@ -95,36 +95,20 @@ class Guard:
         return UserError(f"{self.file}: {where}: expected {wanted}, got {got!r}. Export the model again")
 
 
-def members(hint: Any) -> Iterator[Any]:
-    """Yield the members of a union without their annotations."""
-    if get_origin(hint) in (Union, UnionType):
-        for inner in get_args(hint):
-            yield from members(inner)
-    elif get_origin(hint) is Annotated:
-        yield from members(get_args(hint)[0])
-    else:
-        yield hint
-
-
 def takes_texts(kind: Any) -> bool:
     """Whether a member of a hint takes texts and other plain values alone, or lists of them."""
     if kind in PLAIN or get_origin(kind) is Literal:
         return True
     inner = [arg for arg in get_args(kind) if arg is not Ellipsis]
-    return bool(inner) and not isinstance(kind, type) and all(takes_texts(m) for arg in inner for m in members(arg))
+    return bool(inner) and not isinstance(kind, type) and all(takes_texts(m) for arg in inner for m, _ in members(arg))
 
 
 def inner_of(hint: Any) -> Any:
     """The annotation of items of a list, or of values of a mapping; Any if it is unknown, or if there are several."""
-    containers = [get_args(kind) for kind in members(hint) if get_origin(kind) not in (None, Literal, Callable)]
+    containers = [get_args(kind) for kind, _ in members(hint) if get_origin(kind) not in (None, Literal, Callable)]
     if len(containers) != 1:
         return Any
     return next(inner for inner in reversed(containers[0]) if inner is not Ellipsis)
-
-
-def is_section(kind: Any) -> bool:
-    """Whether a class takes its arguments as a section, without its name."""
-    return isinstance(kind, type) and (is_dataclass(kind) or bool(getattr(kind, "__final__", False)))
 
 
 def imported(path: str) -> type | None:

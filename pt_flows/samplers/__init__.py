@@ -1,6 +1,6 @@
 """Samplers draw from a trained method. Importing this package makes their short names known."""
 
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def sample(
     Raises:
         UserError: The method does not generate samples, or the arguments do not fit it.
     """
-    check_arguments("", get_type_hints(sample, include_extras=True), {"num": num, "weights": weights})
+    check_arguments("", {"num": Count, "weights": Weights}, {"num": num, "weights": weights})
     if not isinstance(sampler, Sampler | None):
         raise UserError(f"sampler: expected a Sampler such as Direct(), got {sampler!r}")
     chosen = sampler or default_sampler(method)
