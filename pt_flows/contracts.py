@@ -361,7 +361,8 @@ class EnergyNet(Constructed, nn.Module):
     """Base of energies U, with p(x) proportional to exp(-U(x)): maps (B, *event_shape) to one value per sample, (B,).
 
     U is low on data. If `takes_labels` is true, forward also takes labels (B,): U(x, t). A network in which much
-    depends on labels alone overrides `conditions` and `at`, which a chain at fixed labels computes once.
+    depends on labels alone overrides `conditions` and `at`, so that a chain at fixed labels computes it once. One in
+    which much depends on points alone overrides `every`, which an exact draw of labels calls.
     """
 
     event_shape: Shape
@@ -373,7 +374,13 @@ class EnergyNet(Constructed, nn.Module):
 
     def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """Return U(x, t) (B,), given `conditions(t)`."""
-        return self(x, *conditions)
+        return self.forward(x, *conditions)
+
+    def every(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """Return U(x, t) (B, L) at each of L labels, given their conditions."""
+        num = len(conditions[0])
+        rows = (c.repeat(len(x), *[1] * (c.dim() - 1)) for c in conditions)
+        return self.at(x.repeat_interleave(num, 0), *rows).view(-1, num)
 
     def parts(self, x: Tensor) -> Tensor:
         """Return energies (B, S) whose sum is U(x); one column unless the energy is a product of experts."""

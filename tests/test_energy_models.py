@@ -21,11 +21,12 @@ from pt_flows.evaluation.energies import compose
 from pt_flows.evaluation.outliers import OutlierAUROC, auroc
 from pt_flows.evaluation.passport import own_direction
 from pt_flows.functional.energies import GaussianMixture
-from pt_flows.functional.gibbs import Transition, at_labels
+from pt_flows.functional.gibbs import Transition, at_labels, label_logits, mgms
 from pt_flows.functional.harvesting import harvest
 from pt_flows.functional.langevin import chain_at, langevin
 from pt_flows.functional.noising import squared_cumulative
 from pt_flows.functional.objectives import nearest_log_distance
+from pt_flows.loop.journal import Cost
 from pt_flows.methods import DAEBM, PCD, ImprovedCD
 from pt_flows.methods.energies.gaussian_base import GaussianBase
 from pt_flows.methods.energies.sums import SumEnergy
@@ -664,6 +665,35 @@ def test_energies_at_fixed_labels_are_the_same(name: str) -> None:
     assert torch.equal(*slopes)
     with torch.inference_mode():
         assert torch.equal(chain_at(at_labels(network, t.clone()), x).gradient, slopes[0])
+    every = -label_logits(network, x.detach(), 7, chunk=28)
+    for label in range(7):
+        torch.testing.assert_close(every[:, label], network(x, torch.full((9,), label)).detach(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gates", "images", "base", "sum", "plain"])
+def test_cost_of_a_transition(name: str) -> None:
+    """K steps evaluate K + 1 samples of each chain, and the draw of a label one at each level, for every network."""
+    gates, images = TimeMLPEnergy(width=8), TimeResNetEnergy(image_size=8, num_channels=1, width=4, multipliers=(1, 2))
+    networks: dict[str, Any] = {
+        "gates": gates,
+        "images": images,
+        "base": GaussianBase(images, squared_cumulative(6, 0.01, 0.3)),
+        "sum": SumEnergy(gates, TimeMLPEnergy(width=4)),
+        "plain": Bowl(),
+    }
+    network, cost = networks[name], Cost()
+    cost.watch({"energy": network})
+    x = torch.randn(5, *getattr(network, "event_shape", (2,)))
+    with cost.running():
+        mgms(network, x, torch.arange(5), torch.full((7,), 0.1), 3, rng(), chunk=14)
+    assert cost.evaluations == {"energy": 5 * (3 + 1 + 7)}
+
+
+class Bowl(nn.Module):
+    """An energy of labels without more than its call."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return (1 + t) * x.square().sum(1)
 
 
 class Shifted(Toy2D):

@@ -6,13 +6,13 @@ gradients, as in `langevin`.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pt_flows.functional.langevin import Energy, Ratio, Rng, langevin, uniform_like
+from pt_flows.functional.langevin import Energy, Ratio, Rng, langevin, uniform_like, widened
 
 LabelledEnergy = Callable[[Tensor, Tensor], Tensor]
 """U(x, t): (B, *event) and labels (B,) to (B,)."""
@@ -20,7 +20,7 @@ LabelledEnergy = Callable[[Tensor, Tensor], Tensor]
 
 @runtime_checkable
 class Conditioned(Protocol):
-    """An energy U(x, t) that computes once what depends on labels alone."""
+    """An energy U(x, t) that computes once what depends on labels alone, or on points alone."""
 
     def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
         """Tensors that depend on labels (B,) alone."""
@@ -28,6 +28,10 @@ class Conditioned(Protocol):
 
     def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """U(x, t) (B,), given them."""
+        ...
+
+    def every(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """U(x, t) (B, L) at each of L labels, given theirs."""
         ...
 
 
@@ -39,11 +43,31 @@ def at_labels(energy: LabelledEnergy, t: Int[Tensor, " B"]) -> Energy:
         conditions = energy.conditions(t)
 
     def at(x: Tensor) -> Tensor:
-        for count in getattr(energy, "_forward_pre_hooks", {}).values():  # this is an evaluation, too
-            count(energy, (x,))
+        count(energy, x, len(x))
         return energy.at(x, *conditions)
 
     return at
+
+
+def at_every_label(energy: LabelledEnergy, num_labels: int, device: torch.device) -> Energy:
+    """U(x, t) (B, L) at all labels, as a function of points alone."""
+    labels = torch.arange(num_labels, device=device)
+    if not isinstance(energy, Conditioned):
+        repeated = lambda x: energy(x.repeat_interleave(num_labels, 0), labels.repeat(len(x)))
+        return lambda x: repeated(x).view(-1, num_labels)
+    conditions = energy.conditions(labels)
+
+    def every(x: Tensor) -> Tensor:
+        count(energy, x, num_labels * len(x))
+        return energy.every(x, *conditions)
+
+    return every
+
+
+def count(energy: Any, x: Tensor, num: int) -> None:
+    """Let those who count calls of a module know of `num` evaluations that are not such calls."""
+    for hook in getattr(energy, "_forward_pre_hooks", {}).values():
+        hook(energy, (x[:1].expand(num, *x.shape[1:]),))
 
 
 def label_logits(
@@ -60,13 +84,10 @@ def label_logits(
         temperature: U is divided by it.
         chunk: Largest number of rows of one call of the energy.
     """
-    labels = torch.arange(num_labels, device=x.device)
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        pieces = [
-            energy(part.repeat_interleave(num_labels, 0), labels.repeat(len(part))).view(-1, num_labels)
-            for part in x.split(max(1, chunk // num_labels))
-        ]
-    return -torch.cat(pieces).to(torch.promote_types(pieces[0].dtype, torch.float32)) / temperature
+        every = at_every_label(energy, num_labels, x.device)
+        pieces = [every(part) for part in x.split(max(1, chunk // num_labels))]
+    return -widened(torch.cat(pieces)) / temperature
 
 
 def gibbs_labels(

@@ -13,7 +13,7 @@ batch statistics).
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,6 @@ Energy = Callable[[Tensor], Tensor]
 Ratio = Literal["exact", "released"]
 
 
-@runtime_checkable
 class Draws(Protocol):
     """A source of random numbers with a rule of its own, such as one that splits a draw between processes."""
 
@@ -44,16 +43,16 @@ Rng = torch.Generator | Draws
 
 def normal_like(x: Tensor, rng: Rng) -> Tensor:
     """Standard normal noise of the shape and type of x (B, ...)."""
-    if isinstance(rng, Draws):
-        return rng.normal(*x.shape).to(x)
-    return torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+    if type(rng) is torch.Generator:  # a subclass may have a rule of its own
+        return torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+    return rng.normal(*x.shape).to(x)
 
 
 def uniform_like(x: Tensor, rng: Rng) -> Tensor:
     """Numbers in [0, 1) of the shape and type of x (B, ...)."""
-    if isinstance(rng, Draws):
-        return rng.uniform(*x.shape).to(x)
-    return torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+    if type(rng) is torch.Generator:  # a subclass may have a rule of its own
+        return torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+    return rng.uniform(*x.shape).to(x)
 
 
 class Chain(NamedTuple):
@@ -72,10 +71,15 @@ def chain_at(energy: Energy, x: Float[Tensor, "B *event"]) -> Chain:
         x: Starting points.
     """
     with differentiable(x.device.type):
-        x = (x.clone() if x.is_inference() else x).detach().to(torch.promote_types(x.dtype, torch.float32))
+        x = widened(x.clone() if x.is_inference() else x).detach()
         u = energy(x.requires_grad_(True))
-        (gradient,) = torch.autograd.grad(u.sum(), x)
-    return Chain(x.requires_grad_(False), u.detach().to(torch.promote_types(u.dtype, torch.float32)), gradient)
+        (gradient,) = torch.autograd.grad(u, x, torch.ones_like(u))
+    return Chain(x.requires_grad_(False), widened(u.detach()), gradient)
+
+
+def widened(x: Tensor) -> Tensor:
+    """X in float32, or as it is in float64."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def differentiable(device_type: str) -> AbstractContextManager[None]:
@@ -88,6 +92,26 @@ def differentiable(device_type: str) -> AbstractContextManager[None]:
 def _differentiable(device_type: str) -> Iterator[None]:
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
         yield
+
+
+class Stride(NamedTuple):
+    """Factors of a Langevin step: s²/2 of the drift, η of the noise, and s²/(2η) of the noise that leads back.
+
+    Each has shape (B, 1, ...) or (1, 1, ...), to multiply points (B, *event).
+    """
+
+    drift: Tensor
+    noise: Tensor
+    back: Tensor
+
+
+def stride_of(x: Tensor, step_size: Tensor | float, ratio: Ratio, noise_std: Tensor | float | None) -> Stride:
+    """The factors of steps of points x; arguments are those of `propose`."""
+    column = lambda size: torch.as_tensor(size, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
+    s = column(step_size)
+    eta = s if noise_std is None else column(noise_std)
+    lead_back = s.square() if ratio == "released" else s if noise_std is None else s.square() / eta
+    return Stride(0.5 * s.square(), eta, 0.5 * lead_back)
 
 
 class Proposal(NamedTuple):
@@ -122,18 +146,19 @@ def propose(
             exp(-(2 - s) U).
         noise_std: η, one for all or (B,); None for s.
     """
+    moved, log_alpha = moved_by(stride_of(chain.x, step_size, ratio, noise_std), energy, chain, rng, temperature)
+    return Proposal(moved, log_acceptance_of(log_alpha))
+
+
+def moved_by(stride: Stride, energy: Energy, chain: Chain, rng: Rng, temperature: float) -> tuple[Chain, Tensor]:
+    """The proposal of `propose`, and log α (B,) as it is: NaN or infinite where energies are so."""
     x, u, g = chain
-    column = lambda size: torch.as_tensor(size, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
-    s = column(step_size)
-    eta = s if noise_std is None else column(noise_std)
     z = normal_like(x, rng)
     cooled = lambda values: values if temperature == 1 else values / temperature
-    moved = chain_at(energy, x - cooled(0.5 * s.square() * g) + eta * z)
-    lead_back = s.square() if ratio == "released" else s if noise_std is None else s.square() / eta
-    back = cooled(0.5 * lead_back * (g + moved.gradient)) - z
+    moved = chain_at(energy, x - cooled(stride.drift * g) + stride.noise * z)
+    back = cooled(stride.back * (g + moved.gradient)) - z
     squares = lambda noise: noise.flatten(1).square().sum(1)
-    log_alpha = cooled(u - forbidding(moved.energy)) + 0.5 * (squares(z) - squares(back))
-    return Proposal(moved, log_acceptance_of(log_alpha))
+    return moved, cooled(u - forbidding(moved.energy)) + 0.5 * (squares(z) - squares(back))
 
 
 def forbidding(energy: Tensor) -> Tensor:
@@ -181,8 +206,13 @@ def mala_step(
         The chains, and the probability of acceptance (B,).
     """
     moved, log_acceptance = propose(energy, chain, step_size, rng, temperature, ratio, noise_std)
-    accept = uniform_like(log_acceptance, rng).log() < log_acceptance
-    return Chain(*chosen(accept, moved, chain)), log_acceptance.exp()
+    return tested(moved, chain, log_acceptance, rng), log_acceptance.exp()
+
+
+def tested(moved: Chain, chain: Chain, log_alpha: Float[Tensor, " B"], rng: Rng) -> Chain:
+    """Metropolis' test: proposals with probability min(1, α), old states otherwise and where α is NaN."""
+    accept = uniform_like(log_alpha, rng).log() < log_alpha
+    return Chain(*chosen(accept, moved, chain))
 
 
 def independent_step(
@@ -242,11 +272,14 @@ def langevin(
     Returns:
         The chains, and the mean probability of acceptance (B,).
     """
-    step = mala_step if metropolis else ula_step
+    log_alphas = []
     with differentiable(x.device.type):
         chain = chain_at(energy, x)
-        total = torch.zeros_like(chain.energy)
+        stride = stride_of(chain.x, step_size, ratio, None)
         for _ in range(num_steps):
-            chain, acceptance = step(energy, chain, step_size, rng, temperature, ratio)
-            total = total + acceptance
-    return chain, total / max(num_steps, 1)
+            moved, log_alpha = moved_by(stride, energy, chain, rng, temperature)
+            chain = tested(moved, chain, log_alpha, rng) if metropolis else moved
+            log_alphas.append(log_alpha)
+        if not log_alphas:
+            return chain, torch.zeros_like(chain.energy)
+        return chain, log_acceptance_of(torch.stack(log_alphas)).exp().mean(0)

@@ -87,11 +87,22 @@ class TimeMLPEnergy(EnergyNet):
 
     def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """U (B,) at x (B, *event_shape) with the gates of its labels."""
-        first, second, third = conditions
-        h = F.softplus(self.layers[0](self.input_scale * x.flatten(1)) * first)
+        return self.gated(self.entered(x), *conditions)
+
+    def every(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """U (B, L) at every one of L labels, given their gates."""
+        return self.gated(self.entered(x)[:, None], *conditions)
+
+    def entered(self, x: Tensor) -> Tensor:
+        """The first layer (B, width), which does not know the label."""
+        return self.layers[0](self.input_scale * x.flatten(1))
+
+    def gated(self, h: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+        """U (...) from the first layer (..., width) and gates that broadcast with it."""
+        h = F.softplus(h * first)
         h = F.softplus(self.layers[1](h)) * second
         h = F.softplus(self.layers[2](h)) * third
-        return -self.last(h).squeeze(1)
+        return -self.last(h).squeeze(-1)
 
 
 class TimeBlock(nn.Module):
@@ -103,10 +114,15 @@ class TimeBlock(nn.Module):
         self.shift = nn.Linear(embedding, num_out)
         self.shortcut = nn.Conv2d(num_in, num_out, 3, 1, 1) if num_in != num_out else nn.Identity()
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """(B, num_in, H, W) and vectors (B, embedding) to (B, num_out, H, W)."""
-        h = self.conv1(F.silu(x)) + self.shift(F.silu(e))[..., None, None]
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        """(B, num_in, H, W) and shifts (B, num_out) to (B, num_out, H, W)."""
+        h = self.conv1(F.silu(x)) + shift[..., None, None]
         return self.conv2(F.silu(h)) + self.shortcut(x)
+
+    def every(self, x: Tensor, shift: Tensor) -> Tensor:
+        """(B, num_in, H, W) and shifts (L, num_out) to all pairs (B L, num_out, H, W)."""
+        h = (self.conv1(F.silu(x))[:, None] + shift[..., None, None]).flatten(0, 1)
+        return self.conv2(F.silu(h)) + self.shortcut(x).repeat_interleave(len(shift), 0)
 
 
 class TimeResNetEnergy(EnergyNet):
@@ -159,12 +175,30 @@ class TimeResNetEnergy(EnergyNet):
         if zero_start:
             nn.init.zeros_(self.head.weight)
 
+    def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
+        """What labels (B,) add to each block, and the vector of the inner product."""
+        e = F.silu(self.embed(t))
+        return *(block.shift(e) for block in self.blocks), self.head(e)
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """U (B,) at images (B, C, H, W) and labels (B,)."""
-        e = self.embed(t)
-        h = self.stem(x)
-        for i, block in enumerate(self.blocks):
-            h = block(h if i == 0 else F.avg_pool2d(h, 2), e)
+        return self.at(x, *self.conditions(t))
+
+    def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """U (B,) at images (B, C, H, W), given what depends on their labels."""
+        return self.ended(self.blocks[0](self.stem(x), conditions[0]), *conditions[1:])
+
+    def every(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """U (B, L) at every one of L labels; two convolutions of images do not know the label."""
+        num = len(conditions[0])
+        rows = (c.repeat(len(x), 1) for c in conditions[1:])
+        return self.ended(self.blocks[0].every(self.stem(x), conditions[0]), *rows).view(-1, num)
+
+    def ended(self, h: Tensor, *conditions: Tensor) -> Tensor:
+        """U (B,) from the first block, given what labels add to the others and the vector of the inner product."""
+        *shifts, vector = conditions
+        for block, shift in zip(self.blocks[1:], shifts, strict=True):
+            h = block(F.avg_pool2d(h, 2), shift)
         h = F.silu(h)
         pooled = h.mean((2, 3)) if self.averages else h.sum((2, 3))
-        return -(pooled * self.head(F.silu(e))).sum(1)
+        return -(pooled * vector).sum(1)

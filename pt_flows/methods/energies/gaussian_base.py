@@ -66,13 +66,20 @@ class GaussianBase(EnergyNet):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """U (B,) at points (B, *event) and labels (B,)."""
-        return self.network(x, t) + self.base(x, *self.gaussians(t))
+        return self.network(x, t) + self.base(self.turned(x), *self.gaussians(t))
 
     def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """U (B,) at points (B, *event), given what depends on their labels."""
-        return self.network.at(x, *conditions[3:]) + self.base(x, *conditions[:3])
+        return self.network.at(x, *conditions[3:]) + self.base(self.turned(x), *conditions[:3])
 
-    def base(self, x: Tensor, means: Tensor, variances: Tensor, volume: Tensor) -> Tensor:
-        """-log of the density of Gaussians (B,), without the (d/2) log 2π of all levels."""
-        squares = (x.flatten(1) @ self.axes - means).square() / variances
-        return 0.5 * (squares.sum(1) + volume)
+    def every(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """U (B, L) at every one of L labels, given what depends on them."""
+        return self.network.every(x, *conditions[3:]) + self.base(self.turned(x)[:, None], *conditions[:3])
+
+    def turned(self, x: Tensor) -> Tensor:
+        """Points (B, d) along the axes."""
+        return x.flatten(1) @ self.axes
+
+    def base(self, along: Tensor, means: Tensor, variances: Tensor, volume: Tensor) -> Tensor:
+        """-log of the density (...) of Gaussians at points (..., d) along the axes, without the (d/2) log 2π of all."""
+        return 0.5 * (((along - means).square() / variances).sum(-1) + volume)
