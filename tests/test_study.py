@@ -140,13 +140,14 @@ def test_mistakes_in_a_study_file_are_one_sentence_with_the_key(text: str, said:
 
 
 def test_a_study_may_begin_with_another_one_of_its_folder() -> None:
-    """Changes and arms are added to those of the base, and other keys replace them; null removes a key."""
+    """Changes and arms are added to those of the base, and other keys replace them; null removes one."""
     base = read_study(written(TWO_ARMS).rename("first.yaml"))
-    own = {"base": "first.yaml", "title": "Other data", "seeds": [5], "evaluate": {"n": 60}, "claims": None}
-    arms = {"third": {"config": "a.yaml", "changes": {"model.critic.steps": 4}}}
+    own = {"base": "first.yaml", "title": "Other data", "seeds": [5], "evaluate": {"n": 60}}
+    own |= {"claims": None, "verdicts": None}
+    arms = {"W1-FE, K = 5": None, "third": {"config": "a.yaml", "changes": {"model.base": "none"}}}
     Path("second.yaml").write_text(yaml.safe_dump({**own, "changes": {"data.target": "moons"}, "arms": arms}))
     found = read_study(Path("second.yaml"))
-    assert list(found.arms) == [*base.arms, "third"]
+    assert list(found.arms) == ["GAN", "third"]
     assert found.changes == {"run.wandb": "disabled", "data.target": "moons"}
     assert found.arms["GAN"].changes == {**base.arms["GAN"].changes, "data.target": "moons"}
     assert found.arms["third"].configs == (Path("a.yaml"), Path("c.yaml"))

@@ -176,7 +176,7 @@ class TimeResNetEnergy(EnergyNet):
             nn.init.zeros_(self.head.weight)
 
     def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
-        """What labels (B,) add to each block, and the vector of the inner product."""
+        """Vectors that labels (B,) add to each block, and the vector of the inner product."""
         e = F.silu(self.embed(t))
         return *(block.shift(e) for block in self.blocks), self.head(e)
 

@@ -12,7 +12,18 @@ from pt_flows.compare.areas import key_of
 from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import own_direction
 from pt_flows.studies.sections import Reader, Section, count, list_of, mapping, path, positive, recipe, seeds, text
-from pt_flows.studies.study_file import BASE, Arm, Budget, Claim, Measurement, StudyFile, Tuning, Unit, Wish
+from pt_flows.studies.study_file import (
+    BASE,
+    Arm,
+    Budget,
+    Claim,
+    Measurement,
+    StudyFile,
+    Tuning,
+    Unit,
+    Wish,
+    begins_upon,
+)
 
 KEYS = (
     "title", "arms", "changes", "data", "seeds", "budget", "tune", "metrics", "evaluate", "verdicts", "claims", "base"
@@ -76,7 +87,10 @@ def read_study(file: Path) -> StudyFile:
 
 
 def content_of(file: Path) -> Section:
-    """Read the keys of a study file. Those of its base stay below: changes and arms are added, other keys replaced."""
+    """Read the keys of a study file. Those of its base stay below: changes and arms are added, other keys replaced.
+
+    A key without a value removes that of the base, as does an arm.
+    """
     own = keys_of(file)
     base = own.get("base", path, None)
     if base is None:
@@ -91,6 +105,8 @@ def content_of(file: Path) -> Section:
     added = {
         key: {**below.get(key, mapping, nothing).content, **own.get(key, mapping, nothing).content} for key in ADDED
     }
+    given = below.get("arms", mapping, nothing).content
+    added["arms"] = {name: arm for name, arm in added["arms"].items() if arm is not None or name not in given}
     return Section(file, "", {**below.content, **own.content, **added})
 
 
@@ -129,6 +145,8 @@ def arms_of(top: Section) -> dict[str, Arm]:
             own = given.get(arm.name, mapping)
             raise own.wrong("after", f"one of the arms {'; '.join(bases)}", arm.after, "Name an arm without a base")
         for key, instead in ELSEWHERE.items():
+            if key == BASE and not begins_upon(arm.changes.get(BASE)):
+                continue
             if key in arm.changes and (key != "trainer.max_steps" or "budget" in top.content):
                 raise top.wrong(f"changes.{key}", "other keys", f"this one for {arm.name}", f"Use {instead}")
     return found

@@ -10,7 +10,12 @@ from pt_flows.studies.space import Space, parsed_space, read_space
 
 Unit = Literal["iterations", "evaluations", "seconds"]
 BASE = "model.base"
-"""Key of the checkpoint on which the runs of an arm begin."""
+"""Key of the checkpoint on which the runs of an arm begin; in DA-EBM the word for a density under the energy."""
+
+
+def begins_upon(value: Any) -> bool:
+    """Whether a value of `model.base` is a checkpoint."""
+    return str(value).endswith(".ckpt")
 
 
 @dataclass(frozen=True)

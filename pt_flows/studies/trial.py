@@ -19,7 +19,7 @@ from pt_flows.studies.board import Board
 from pt_flows.studies.options import flags
 from pt_flows.studies.pool import Job, Slot, last_lines, run_jobs
 from pt_flows.studies.recipes import Recipe
-from pt_flows.studies.study_file import BASE, Budget
+from pt_flows.studies.study_file import BASE, Budget, begins_upon
 
 LEAST_ITERATIONS = 20
 
@@ -117,7 +117,8 @@ def trial(name: str, recipe: Recipe, file: Path, problems: list[str]) -> Job:
         "fit", *recipe.words, "--trainer.max_steps", str(num), "--trainer.log_every_n_steps", str(once),
         "--evaluation.every_n_iterations", "0", "--run.root", str(root), "--run.wandb", "disabled",
     ]  # fmt: skip
-    words += flags({BASE: None}) if f"--{BASE}" in recipe.words else []  # it may not exist yet
+    begins = begins_upon((recipe.config["model"].get("init_args") or {}).get("base"))
+    words += flags({BASE: None}) if begins else []  # the checkpoint may not exist yet
     log = file.with_suffix(".log")
     ended = partial(conclude, name, root, file, log, once, every, time.time(), problems)
     return Job(f"trial of {name}", words, log, ended=ended)
