@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from problems import ROOT, build, data, fit
+from problems import METHODS, ONE_OF_EACH_KIND, ROOT, build, data, data_of, fit, slow_but_for
 from test_metrics import RandomFeatures
+from torch import nn
 
 from pt_flows.cli.main import main
 from pt_flows.compare.runs import find_runs
+from pt_flows.contracts import Batch, Terms
 from pt_flows.data import Shapes32
 from pt_flows.errors import UserError
 from pt_flows.evaluation.images import ImageFiles
@@ -313,6 +317,36 @@ def test_evaluations_count_as_cost() -> None:
     rk4 = build("ODEGAN")
     fit(rk4, data(), max_steps=2)
     assert rk4.cost.evaluations["generator"] == 2 * 4 * 16
+
+
+@pytest.mark.parametrize("name", slow_but_for(METHODS, lambda name: name in ONE_OF_EACH_KIND))
+@pytest.mark.parametrize("images", [False, True])
+def test_costs_are_the_rows_that_layers_see(name: str, images: bool) -> None:
+    """The evaluations of a network are the most samples that pass one of its layers, however it is called."""
+    module, rows = build(name, images), Counter()
+    iterate = module.iterate
+
+    def see(place: tuple[str, str], layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+        of_rows = output[..., 0] if isinstance(layer, nn.Linear) else output[:, 0, 0, 0]
+        rows[place] += of_rows.numel()
+
+    def watched(minibatches: list[Batch]) -> Terms:
+        hooks = [
+            layer.register_forward_hook(partial(see, (network, path)))
+            for network, part in module.networks.items()
+            for path, layer in part.named_modules()
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+        ]
+        terms = iterate(minibatches)
+        for hook in hooks:
+            hook.remove()
+        return terms
+
+    module.iterate = watched
+    fit(module, data_of(name, images), max_steps=3)
+    seen = {network: max(num for (of, _), num in rows.items() if of == network) for network in module.cost.evaluations}
+    assert seen == module.cost.evaluations
+    assert seen
 
 
 @pytest.mark.parametrize("base", [None, "gaussian"])

@@ -114,8 +114,12 @@ class TimeBlock(nn.Module):
         self.shift = nn.Linear(embedding, num_out)
         self.shortcut = nn.Conv2d(num_in, num_out, 3, 1, 1) if num_in != num_out else nn.Identity()
 
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
-        """(B, num_in, H, W) and shifts (B, num_out) to (B, num_out, H, W)."""
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """(B, num_in, H, W) and vectors (B, embedding) to (B, num_out, H, W)."""
+        return self.shifted(x, self.shift(F.silu(e)))
+
+    def shifted(self, x: Tensor, shift: Tensor) -> Tensor:
+        """The same, given what is added for the label (B, num_out)."""
         h = self.conv1(F.silu(x)) + shift[..., None, None]
         return self.conv2(F.silu(h)) + self.shortcut(x)
 
@@ -186,7 +190,7 @@ class TimeResNetEnergy(EnergyNet):
 
     def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """U (B,) at images (B, C, H, W), given what depends on their labels."""
-        return self.ended(self.blocks[0](self.stem(x), conditions[0]), *conditions[1:])
+        return self.ended(self.blocks[0].shifted(self.stem(x), conditions[0]), *conditions[1:])
 
     def every(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """U (B, L) at every one of L labels; two convolutions of images do not know the label."""
@@ -198,7 +202,7 @@ class TimeResNetEnergy(EnergyNet):
         """U (B,) from the first block, given what labels add to the others and the vector of the inner product."""
         *shifts, vector = conditions
         for block, shift in zip(self.blocks[1:], shifts, strict=True):
-            h = block(F.avg_pool2d(h, 2), shift)
+            h = block.shifted(F.avg_pool2d(h, 2), shift)
         h = F.silu(h)
         pooled = h.mean((2, 3)) if self.averages else h.sum((2, 3))
         return -(pooled * vector).sum(1)
