@@ -25,8 +25,8 @@ from test_evaluate import train
 from pt_flows.callbacks import Failure
 from pt_flows.cli.main import main
 from pt_flows.compare.command import compare
-from pt_flows.compare.curves import pareto_front
-from pt_flows.compare.groups import Criterion, comparable, grouped
+from pt_flows.compare.curves import colour_of, curves_figure, pareto_front
+from pt_flows.compare.groups import Criterion, Group, comparable, floor_name, grouped
 from pt_flows.compare.runs import Run, find_runs, read_run
 from pt_flows.compare.sampling import sampling_figure
 from pt_flows.compare.statistics import (
@@ -716,6 +716,26 @@ def test_the_front_has_the_runs_that_nothing_cheaper_equals() -> None:
     assert pareto_front([], higher=False) == []
 
 
+def test_curves_of_failed_runs_end_with_a_cross(tmp_path: Path) -> None:
+    """A failed run is not the best so far, and groups without a curve are not in the legend; floors are drawn."""
+    for seed in range(2):
+        fake_run(tmp_path / f"good{seed}", seed, "W1FE", [3.0, 2.0])
+        fake_run(tmp_path / f"bad{seed}", seed, "WGANGP", [3.0, 1.0])
+    (tmp_path / "bad0/failed.txt").write_text("diverged\n")
+    groups, criterion = comparable([str(tmp_path)], None)
+    groups.append(Group("empty", []))
+    figure = curves_figure(groups, criterion)
+    axis = figure.axes[0]
+    assert [list(line.get_ydata()) for line in axis.lines if line.get_marker() == "x"] == [[1.0]]
+    assert axis.get_yscale() == "linear"
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {"W1FE", "WGANGP", "best so far"}
+    assert len({colour_of(i, 12) for i in range(12)}) == 12
+    alone = [Group("bad", [run for group in groups for run in group.runs if run.failure is not None])]
+    (front,) = [line for line in curves_figure(alone, criterion).axes[0].lines if line.get_label() == "best so far"]
+    assert len(front.get_xdata()) == 0
+
+
 def written_report(tmp_path: Path) -> Path:
     """A report over two methods with pictures, one evaluation, and a damaged picture."""
     root = simulated(tmp_path / "runs", 1.0)
@@ -813,7 +833,7 @@ def test_quality_against_evaluations_per_sample(tmp_path: Path, capsys: pytest.C
     assert sorted(x for x, *_ in points) == pytest.approx([1, 48.5, 54.6], abs=0.1)  # almost equal costs side by side
     assert axis.get_ylim()[0] < 0.1 < 1.15 < axis.get_ylim()[1]
     assert [text.get_text() for text in axis.get_legend().get_texts()][:2] == [
-        "W1FE (Mystery) (1 of 5 failed, cost unknown)", "real samples"]  # fmt: skip
+        "W1FE (Mystery) (cost unknown, 1 of 5 failed)", floor_name("w2_1k")]  # fmt: skip
     out, plot = tmp_path / "table", tmp_path / "plot.png"
     assert main(["compare", str(root), "--out", str(out), "--plot", str(plot)]) == 0
     assert f"wrote {tmp_path / 'plot_sampling.png'}" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,32 +17,61 @@ COSTS: dict[str, Callable[[dict[str, float]], float]] = {
 
 
 def curves_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
-    """Curves of every run against four costs, a colour for each group, and the best number at each cost."""
+    """Curves of every run against four costs, a colour for each group, and the best number at each cost.
+
+    A run that failed ends with a cross, and is not among the best. A dashed line is the floor. Groups without a
+    curve are omitted.
+    """
     from matplotlib.figure import Figure
 
+    from pt_flows.compare.groups import floor_name
+
     key = criterion.key
-    figure = Figure(figsize=(10, 6.6), layout="constrained")
+    shown = [group for group in groups if any(run.curve(key) for run in group.runs)]
+    values = [v for group in shown for run in group.runs for _, v in run.curve(key)]
+    floors = [v for group in shown for run in group.runs for _, v in run.curve(f"{key}_floor")]
+    figure = Figure(figsize=(10, 7.2), layout="constrained")
     for axis, (label, of) in zip(figure.subplots(2, 2, sharey=True).flat, COSTS.items(), strict=True):
         points: list[tuple[float, float]] = []
-        for i, group in enumerate(groups):
-            for j, run in enumerate(group.runs):
-                curve = [(of(costs), value) for costs, value in run.curve(key)]
-                name = group.name if j == 0 else None
+        for i, group in enumerate(shown):
+            colour, name = colour_of(i, len(shown)), group.name
+            for run in group.runs:
+                curve, failed = [(of(costs), value) for costs, value in run.curve(key)], run.failed(key)
                 xy = zip(*curve, strict=True) if curve else ([], [])
                 mark = "o" if len(curve) == 1 else None  # a line needs two points
-                axis.plot(*xy, c=f"C{i}", lw=1.2, alpha=0.8, marker=mark, ms=4, label=name)
-                points += curve
+                axis.plot(*xy, c=colour, lw=1.2, alpha=0.8, marker=mark, ms=4)
+                if failed and curve:
+                    axis.plot(*curve[-1], "x", c=colour, ms=7, mew=2)
+                points += [] if failed else curve
+            axis.plot([], [], c=colour, lw=2, label=name)
         front = pareto_front(points, criterion.higher)
         axis.plot([c for c, _ in front], [v for _, v in front], "k:", lw=1, drawstyle="steps-post", label="best so far")
+        if floors:
+            axis.axhline(fmean(floors), c="gray", ls="--", lw=1, label=floor_name(key))
         axis.set_xlabel(label)
         axis.locator_params(axis="x", nbins=5)
         axis.grid(alpha=0.3)
     for axis in figure.axes[::2]:
-        axis.set_ylabel(key)
-    if all(v > 0 for group in groups for run in group.runs for _, v in run.curve(key)):
-        figure.axes[0].set_yscale("log")
-    figure.axes[-1].legend(frameon=False, fontsize=8)
+        axis.set_ylabel(str(criterion))
+    figure.axes[0].set_yscale("log" if is_wide(values) else "linear")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    columns = max(1, min(3, 150 // max(map(len, names))))
+    figure.legend(handles, names, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
     return figure
+
+
+def colour_of(i: int, num: int) -> Any:
+    """The colour of the i-th of some groups; all differ up to twenty."""
+    if num <= 10:
+        return f"C{i}"
+    from matplotlib import colormaps
+
+    return colormaps["tab20"](i % 20)
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Whether positive numbers span more than a decade."""
+    return min(values, default=0.0) > 0 and max(values) > 10 * min(values)
 
 
 def pareto_front(points: Sequence[tuple[float, float]], higher: bool) -> list[tuple[float, float]]:

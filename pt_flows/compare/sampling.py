@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from pt_flows.compare.curves import colour_of, is_wide
 from pt_flows.compare.statistics import mean_interval
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def sampling_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
     """
     from matplotlib.figure import Figure
 
-    from pt_flows.compare.groups import differ_in_sampling, floor_of
+    from pt_flows.compare.groups import differ_in_sampling, floor_name, floor_of
 
     key = criterion.key
     if not differ_in_sampling(groups, key):
@@ -40,18 +41,20 @@ def sampling_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
     places = side_by_side(costs)
     scale(axis, [cost for cost in costs if not math.isnan(cost)], [v for group in groups for v in group.values(key)])
     for i, (group, cost, x) in enumerate(zip(groups, costs, places, strict=True)):
-        values, label = group.values(key), label_of(group, key, cost)
+        values, label, colour = group.values(key), label_of(group, key, cost), colour_of(i, len(groups))
         if math.isnan(cost) or not values:
-            axis.plot([], [], "o", c=f"C{i}", label=label)
+            axis.plot([], [], "o", c=colour, label=label)
             continue
         mean, low, high = mean_interval(values)
         bars = None if math.isnan(low) else [[mean - low], [high - mean]]
-        axis.plot([x] * len(values), values, "o", c=f"C{i}", ms=5, alpha=0.5, mew=0)
-        axis.errorbar([x], [mean], bars, marker="_", ms=11, mew=2, capsize=4, lw=1.2, c=f"C{i}", label=label)
+        axis.plot([x] * len(values), values, "o", c=colour, ms=5, alpha=0.5, mew=0)
+        axis.errorbar([x], [mean], bars, marker="_", ms=11, mew=2, capsize=4, lw=1.2, c=colour, label=label)
     floor = floor_of(groups, key)
     if not math.isnan(floor):
-        axis.axhline(floor, c="gray", ls="--", lw=1, label="real samples")
-    axis.set_xlabel("evaluations per sample, all networks")
+        axis.axhline(floor, c="gray", ls="--", lw=1, label=floor_name(key))
+    moved = any(x != cost for x, cost in zip(places, costs, strict=True) if not math.isnan(cost))
+    beside = ": see the legend, as almost equal ones stand side by side" if moved else ""
+    axis.set_xlabel(f"evaluations per sample, all networks{beside}")
     axis.set_ylabel(str(criterion))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2)
@@ -59,10 +62,11 @@ def sampling_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
 
 
 def label_of(group: "Group", key: str, cost: float) -> str:
-    """Return the name of a group, with what its points do not show."""
+    """Return the name of a group with its cost and its failures."""
     failed = len(group.runs) - len(group.values(key))
-    told = [f"{failed} of {len(group.runs)} failed"] * (failed > 0) + ["cost unknown"] * math.isnan(cost)
-    return f"{group.name} ({', '.join(told)})" if told else group.name
+    told = ["cost unknown" if math.isnan(cost) else f"{cost:,.4g} evaluations"]
+    told += [f"{failed} of {len(group.runs)} failed"] * (failed > 0)
+    return f"{group.name} ({', '.join(told)})"
 
 
 def scale(axis: Any, costs: Sequence[float], values: Sequence[float]) -> None:
@@ -70,11 +74,6 @@ def scale(axis: Any, costs: Sequence[float], values: Sequence[float]) -> None:
     axis.set_xscale("log" if is_wide(costs) else "linear")
     axis.set_yscale("log" if is_wide(values) else "linear")
     axis.margins(x=0.12)
-
-
-def is_wide(values: Sequence[float]) -> bool:
-    """Whether positive numbers span more than a decade."""
-    return min(values, default=0.0) > 0 and max(values) > 10 * min(values)
 
 
 def side_by_side(costs: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ batch statistics).
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ Energy = Callable[[Tensor], Tensor]
 Ratio = Literal["exact", "released"]
 
 
+@runtime_checkable
 class Draws(Protocol):
     """A source of random numbers with a rule of its own, such as one that splits a draw between processes."""
 
@@ -43,14 +44,14 @@ Rng = torch.Generator | Draws
 
 def normal_like(x: Tensor, rng: Rng) -> Tensor:
     """Standard normal noise of the shape and type of x (B, ...)."""
-    if type(rng) is torch.Generator:  # a subclass may have a rule of its own
+    if type(rng) is torch.Generator or not isinstance(rng, Draws):  # the second question takes longer
         return torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
     return rng.normal(*x.shape).to(x)
 
 
 def uniform_like(x: Tensor, rng: Rng) -> Tensor:
     """Numbers in [0, 1) of the shape and type of x (B, ...)."""
-    if type(rng) is torch.Generator:  # a subclass may have a rule of its own
+    if type(rng) is torch.Generator or not isinstance(rng, Draws):  # the second question takes longer
         return torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device)
     return rng.uniform(*x.shape).to(x)
 
@@ -282,4 +283,5 @@ def langevin(
             log_alphas.append(log_alpha)
         if not log_alphas:
             return chain, torch.zeros_like(chain.energy)
-        return chain, log_acceptance_of(torch.stack(log_alphas)).exp().mean(0)
+        acceptances = log_acceptance_of(torch.stack(log_alphas)).exp()
+        return chain, sum(acceptances.unbind(), torch.zeros_like(chain.energy)) / num_steps

@@ -222,13 +222,18 @@ def unique(arms: Sequence[ArmRuns]) -> list[Found]:
 
 def seconds(arms: Sequence[ArmRuns]) -> float:
     """Return the seconds of training of all runs and trials."""
-    rows = [last_row(state.folder) for state in unique(arms) if state.folder]
-    return sum(row.get("cost/seconds", 0.0) for row in rows) + sum(one.tuning_seconds for one in arms)
+    folders = [state.folder for state in unique(arms) if state.folder]
+    return sum(map(trained, folders)) + sum(one.tuning_seconds for one in arms)
 
 
 def evaluated(folder: Path) -> float:
     """Return the number of samples that the networks of a run have evaluated."""
     return sum(value for key, value in last_row(folder).items() if "evaluations_" in key)
+
+
+def trained(folder: Path) -> float:
+    """Return the seconds of training of a run."""
+    return last_row(folder).get("cost/seconds", 0.0)
 
 
 def short(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
@@ -252,8 +257,9 @@ def setting(study: StudyFile, arms: Sequence[ArmRuns]) -> str:
         for name in ("pt-flows", "torch", "lightning")
     )
     budget = f"equal budgets of {study.budget}" if study.budget else "as many iterations as each recipe has"
-    if study.budget is not None and study.budget.unit == "evaluations":  # from the cost of short trials
-        used = [mean([evaluated(folder) for folder in one.finished]) for one in arms if one.finished]
+    if study.budget is not None and study.budget.unit != "iterations":  # from the cost of short trials
+        spent = evaluated if study.budget.unit == "evaluations" else trained
+        used = [mean([spent(folder) for folder in one.finished]) for one in arms if one.finished]
         budget += f", of which arms used {min(used):,.0f} to {max(used):,.0f}" if used else ""
     common = f"\n- Changes of all recipes: {changes_text(study.changes)}" if study.changes else ""
     return (
@@ -277,7 +283,6 @@ def arm_row(one: ArmRuns, common: Mapping[str, Any]) -> dict[str, str]:
         one: The arm.
         common: Changes of all arms, which are told elsewhere.
     """
-    rows = [last_row(folder) for folder in one.folders]
     changes = changes_text({key: value for key, value in one.arm.changes.items() if common.get(key) != value})
     return {
         "arm": one.arm.name,
@@ -289,7 +294,7 @@ def arm_row(one: ArmRuns, common: Mapping[str, Any]) -> dict[str, str]:
         "iterations": f"{one.wanted[0].iterations:,}",
         "runs": str(len(one.states)),
         "failed": str(sum(state.state == "failed" for state in one.states)),
-        "minutes": number(mean([row.get("cost/seconds", 0.0) / 60 for row in rows])),
+        "minutes": number(mean([trained(folder) / 60 for folder in one.folders])),
         "samples evaluated by networks": number(mean([evaluated(folder) for folder in one.folders])),
     }
 
