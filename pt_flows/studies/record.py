@@ -323,7 +323,8 @@ def pictures(arms: Sequence[ArmRuns], numbers: Sequence[Number], target: Path) -
     figures = {"samples": ("samples at the end, one run of each arm", samples_figure(shown))}
     if (curves := with_curves(numbers)) is not None:
         groups, criterion = curves
-        figures = {"curves": (f"{criterion.key} of every run", curves_figure(groups, criterion))} | figures
+        bases = ", without the cost of bases" if any(one.arm.after is not None for one in arms) else ""
+        figures = {"curves": (f"{criterion.key} of every run{bases}", curves_figure(groups, criterion))} | figures
     for one in reversed(numbers):
         if (figure := sampling_figure(one.groups, one.criterion)) is not None:
             figures["sampling"] = (f"{one.criterion.key} against evaluations per sample, with 95 % intervals", figure)
