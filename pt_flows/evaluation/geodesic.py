@@ -94,7 +94,7 @@ def geodesic(
         both = Ways(f, lines, found, converged, labels_of(data, z0.device), (f(z1) - f(z0)).flatten(1).norm(dim=1))
         both.write(target)
         both.tell(origin, method.iteration)
-        pictures = draw_pictures(metric, lines, found, target, data)
+        pictures = draw_pictures(metric, lines, found, converged, target, data)
     print(f"wrote {', '.join(map(str, [target, *pictures]))}")
 
 

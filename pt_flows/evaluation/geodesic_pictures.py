@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
@@ -32,20 +33,23 @@ STEPS = [
 WAYS = (("straight", "--"), ("geodesic", "-"))
 
 
-def draw_pictures(metric: Metric, lines: Curves, found: Curves, target: Path, data: FlowData | None) -> list[Path]:
+def draw_pictures(
+    metric: Metric, lines: Curves, found: Curves, converged: Tensor, target: Path, data: FlowData | None
+) -> list[Path]:
     """Draw all pictures that suit the latents and the samples, and return their files.
 
     Args:
         metric: The metric.
         lines: Straight lines.
         found: Geodesics of the same pairs.
+        converged: Whether the search of each has settled (P,).
         target: The table, next to which the pictures are written.
         data: The data of the method, for the background of samples in the plane; None to omit it.
     """
     matplotlib.use("Agg")
     with torch.no_grad():
         event = metric.f(lines.points[:1, 0]).shape[1:]
-    figures = {"speed": speeds(lines, found)}
+    figures = {"speed": speeds(lines, found, converged)}
     if lines.points.shape[2] == 2:
         figures["plane"] = plane(metric, lines, found)
     if event == (2,):
@@ -59,8 +63,11 @@ def draw_pictures(metric: Metric, lines: Curves, found: Curves, target: Path, da
     return paths
 
 
-def speeds(lines: Curves, found: Curves) -> Figure:
-    """The speed along both ways of a few pairs, one panel each; the area under a curve is its length."""
+def speeds(lines: Curves, found: Curves, converged: Tensor) -> Figure:
+    """The speed along both ways of a few pairs, one panel each; the area under a curve is its length.
+
+    A geodesic has constant speed. One whose search has not settled is called so.
+    """
     num = min(SHOWN, len(lines.points))
     columns = min(4, num)
     rows = -(-num // columns)
@@ -74,7 +81,7 @@ def speeds(lines: Curves, found: Curves) -> Figure:
         for curves, (name, style) in zip((lines, found), WAYS, strict=True):
             length = f"{name}, length {float(curves.length[i]):.3g}"
             axis.plot(t, curves.speed[i].cpu().numpy(), style, color=colour(name), label=length)
-        axis.set_title(f"pair {i + 1}", fontsize=9)
+        axis.set_title(f"pair {i + 1}{'' if converged[i] else ', not settled'}", fontsize=9)
         axis.set_ylim(0, 1.35 * float(max(lines.speed[i].max(), found.speed[i].max())))
         axis.legend(fontsize=7, loc="upper right", frameon=False)
     figure.supxlabel("time t", fontsize=9)
@@ -108,10 +115,14 @@ def plane(metric: Metric, lines: Curves, found: Curves) -> Figure:
     figure.colorbar(image, ax=axis, label="log₁₀ of the magnification factor")
     distance = distances(G, z.cpu(), lines.points[0, 0].cpu()).view(CELLS, CELLS).T.numpy()
     contours = axis.contour(*grid, distance, levels=12, colors="#2ca25f", linewidths=0.8)
-    axis.clabel(contours, fontsize=6)
+    for label in axis.clabel(contours, fontsize=8, colors="#005a32"):
+        label.set_path_effects([withStroke(linewidth=2, foreground="white")])
     for curves, (name, style) in zip((lines, found), WAYS, strict=True):
         for i, way in enumerate(curves.points[:SHOWN].cpu().numpy()):
             axis.plot(*way.T, style, color=colour(name), linewidth=1.6, label=name if i == 0 else None)
+    for i, (x, y) in enumerate(lines.points[:SHOWN, -1].cpu().numpy()):
+        axis.annotate(f"{i + 1}", (x, y), (4, 4), textcoords="offset points", fontsize=8,
+                      path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
     axis.scatter(
         *lines.points[:SHOWN, [0, -1]].flatten(0, 1).cpu().numpy().T, s=16, c="white", edgecolors="k", zorder=3
     )

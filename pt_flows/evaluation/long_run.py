@@ -11,7 +11,7 @@ from pt_flows.contracts import Weights
 from pt_flows.data.base import FlowData
 from pt_flows.evaluation.energies import with_model_noise
 from pt_flows.metrics.base import real_samples
-from pt_flows.plots import save_grid
+from pt_flows.plots import grid_of
 from pt_flows.progress import track
 from pt_flows.training.noise import generator_at
 
@@ -75,11 +75,20 @@ def describe(step: int, x: Tensor, start: Tensor, energy: Tensor, acceptance: Te
 
 def draw_long_run(x: Tensor, stops: list[int], target: Path) -> None:
     """Chains (num, times, *event) over time: a row for each image, a panel for each time in the plane."""
-    if x.dim() == 5:
-        save_grid(x.flatten(0, 1), target, columns=x.shape[1])
-        return
     from matplotlib.figure import Figure
 
+    if x.dim() == 5:
+        num, times = x.shape[:2]
+        grid = grid_of(x.flatten(0, 1), columns=times).permute(1, 2, 0).numpy()
+        figure = Figure(figsize=(0.8 * times, 0.8 * num + 0.5), layout="constrained")
+        axis = figure.subplots()
+        axis.imshow(grid, interpolation="nearest")
+        axis.set_xticks([(i + 0.5) * grid.shape[1] / times for i in range(times)], [f"{step:,}" for step in stops])
+        axis.xaxis.tick_top()
+        axis.set(yticks=[], title="steps")
+        axis.tick_params(length=0)
+        figure.savefig(target, dpi=100)
+        return
     figure = Figure(figsize=(2.6 * x.shape[1], 2.9), layout="constrained")
     centre, half = x.flatten(0, 1).mean(0), 1.1 * float((x - x.flatten(0, 1).mean(0)).abs().max())
     for i, axis in enumerate(figure.subplots(1, x.shape[1], squeeze=False)[0]):

@@ -320,7 +320,7 @@ def pictures(arms: Sequence[ArmRuns], numbers: Sequence[Number], target: Path) -
     """Draw the curves of a number and samples of each arm; return titles and files."""
     drawn = []
     shown = {one.arm.name: file for one in arms if (file := one.shown) is not None}
-    figures = {"samples": ("samples at the end, one run of each arm", samples_figure(shown))}
+    figures = {"samples": ("samples at the end, the first finished run of each arm", samples_figure(shown))}
     if (curves := with_curves(numbers)) is not None:
         groups, criterion = curves
         bases = ", without the cost of bases" if any(one.arm.after is not None for one in arms) else ""
