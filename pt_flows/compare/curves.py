@@ -51,8 +51,7 @@ def curves_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
         axis.set_xlabel(label)
         axis.locator_params(axis="x", nbins=5)
         axis.grid(alpha=0.3)
-    for axis in figure.axes[::2]:
-        axis.set_ylabel(str(criterion))
+    figure.supylabel(str(criterion), fontsize=10)
     figure.axes[0].set_yscale("log" if is_wide(values) else "linear")
     handles, names = figure.axes[0].get_legend_handles_labels()
     columns = max(1, min(3, 150 // max(map(len, names))))
