@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 import pt_flows
@@ -56,7 +57,7 @@ class DigitsAmong(MNIST):
 
 
 def trained(recipe: str, root: Path, *words: str) -> Any:
-    """Train, if the run is not there, and return the method."""
+    """Train, if no run is there, and return the method."""
     if not (found := list(root.glob("*/*/checkpoints/last.ckpt"))):
         path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
         command = [
@@ -66,7 +67,11 @@ def trained(recipe: str, root: Path, *words: str) -> Any:
         ]  # fmt: skip
         subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": path}, stdout=sys.stderr)
         found = list(root.glob("*/*/checkpoints/last.ckpt"))
-    return pt_flows.load(str(found[0]))
+    method, folder = pt_flows.load(str(found[0])), found[0].parents[1]
+    wanted = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_steps"]
+    if method.iteration < wanted:
+        raise SystemExit(f"{folder}: expected a run of {wanted} iterations, got {method.iteration}. Remove it")
+    return method
 
 
 def energy_of(classes: Sequence[int], seed: int, out: Path) -> Any:

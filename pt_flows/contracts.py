@@ -362,11 +362,25 @@ class EnergyNet(Constructed, nn.Module):
 
     U is low on data. If `takes_labels` is true, forward also takes labels (B,): U(x, t). A network in which much
     depends on labels alone overrides `conditions` and `at`, so that a chain at fixed labels computes it once. One in
-    which much depends on points alone overrides `every`, which an exact draw of labels calls.
+    which much depends on points alone overrides `every` as well, for exact draws of labels. Chains of a subclass that
+    overrides `forward` alone call that.
+
+    Attributes:
+        conditioned: Whether chains call `at` and `every`.
     """
 
     event_shape: Shape
     takes_labels: bool = False
+    conditioned: bool = False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Tell chains which of the methods describe the energy of this class."""
+        super().__init_subclass__(**arguments)
+        own = vars(cls)
+        if "forward" in own or "at" in own:
+            cls.conditioned = "at" in own
+        if "at" in own and "every" not in own:
+            cls.every = EnergyNet.every
 
     def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
         """Return the tensors that depend on labels (B,) alone; by default the labels."""
@@ -374,13 +388,12 @@ class EnergyNet(Constructed, nn.Module):
 
     def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """Return U(x, t) (B,), given `conditions(t)`."""
-        return self.forward(x, *conditions)
+        return self(x, *conditions)
 
-    def every(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        """Return U(x, t) (B, L) at each of L labels, given their conditions."""
-        num = len(conditions[0])
-        rows = (c.repeat(len(x), *[1] * (c.dim() - 1)) for c in conditions)
-        return self.at(x.repeat_interleave(num, 0), *rows).view(-1, num)
+    def every(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Return U(x, t) (B, L) at each of the labels (L,)."""
+        rows = self.conditions(labels.repeat(len(x)))
+        return self.at(x.repeat_interleave(len(labels), 0), *rows).view(-1, len(labels))
 
     def parts(self, x: Tensor) -> Tensor:
         """Return energies (B, S) whose sum is U(x); one column unless the energy is a product of experts."""

@@ -132,7 +132,15 @@ def test_variances_of_nested_seeds_come_apart() -> None:
 # ------------------------------------------------------------------------------------------------------------- compare
 
 
-def fake_run(folder: Path, seed: int, method: str, values: list[float], key: str = "w2_1k", **model: Any) -> Path:
+def fake_run(
+    folder: Path,
+    seed: int,
+    method: str,
+    values: list[float],
+    key: str = "w2_1k",
+    floor: float | None = None,
+    **model: Any,
+) -> Path:
     """A run folder as training leaves it."""
     folder.mkdir(parents=True)
     config = {"seed_everything": seed, "model": {"class_path": f"pt_flows.{method}", "init_args": model},
@@ -141,11 +149,13 @@ def fake_run(folder: Path, seed: int, method: str, values: list[float], key: str
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "environment.json").write_text(json.dumps({"seed": seed}))
     with (folder / "metrics.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["iteration", f"eval/{key}", "cost/seconds", "cost/images_seen"])
+        writer = csv.DictWriter(
+            file, ["iteration", f"eval/{key}", f"eval/{key}_floor", "cost/seconds", "cost/images_seen"]
+        )
         writer.writeheader()
         for i, value in enumerate(values, 1):
             writer.writerow({"iteration": 10 * i, "cost/seconds": 60 * i, "cost/images_seen": 1000 * i})
-            writer.writerow({"iteration": 10 * i, f"eval/{key}": value})
+            writer.writerow({"iteration": 10 * i, f"eval/{key}": value, f"eval/{key}_floor": floor})
     return folder
 
 
@@ -719,7 +729,7 @@ def test_the_front_has_the_runs_that_nothing_cheaper_equals() -> None:
 def test_curves_of_failed_runs_end_with_a_cross(tmp_path: Path) -> None:
     """A failed run is not the best so far, and groups without a curve are not in the legend; floors are drawn."""
     for seed in range(2):
-        fake_run(tmp_path / f"good{seed}", seed, "W1FE", [3.0, 2.0])
+        fake_run(tmp_path / f"good{seed}", seed, "W1FE", [3.0, 2.0], floor=0.5)
         fake_run(tmp_path / f"bad{seed}", seed, "WGANGP", [3.0, 1.0])
     (tmp_path / "bad0/failed.txt").write_text("diverged\n")
     groups, criterion = comparable([str(tmp_path)], None)
@@ -729,7 +739,8 @@ def test_curves_of_failed_runs_end_with_a_cross(tmp_path: Path) -> None:
     assert [list(line.get_ydata()) for line in axis.lines if line.get_marker() == "x"] == [[1.0]]
     assert axis.get_yscale() == "linear"
     (legend,) = figure.legends
-    assert {text.get_text() for text in legend.get_texts()} == {"W1FE", "WGANGP", "best so far"}
+    assert {text.get_text() for text in legend.get_texts()} == {"W1FE", "WGANGP", "best so far", floor_name("w2_1k")}
+    assert [0.5, 0.5] in [list(line.get_ydata()) for line in axis.lines]
     assert len({colour_of(i, 12) for i in range(12)}) == 12
     alone = [Group("bad", [run for group in groups for run in group.runs if run.failure is not None])]
     (front,) = [line for line in curves_figure(alone, criterion).axes[0].lines if line.get_label() == "best so far"]

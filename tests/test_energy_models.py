@@ -689,6 +689,47 @@ def test_cost_of_a_transition(name: str) -> None:
     assert cost.evaluations == {"energy": 5 * (3 + 1 + 7)}
 
 
+class OnBowl(TimeMLPEnergy):
+    """Another energy in `forward`."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return super().forward(x, t) + 0.5 * x.square().sum(1)
+
+
+class AtBowl(TimeMLPEnergy):
+    """Another energy in `at`, which `forward` calls."""
+
+    def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        return super().at(x, *conditions) + 0.5 * x.square().sum(1)
+
+
+class Shared(EnergyNet):
+    """An energy whose conditions are no rows of labels."""
+
+    event_shape, takes_labels = (2,), True
+
+    def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
+        return torch.ones(5, 2), t
+
+    def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        return (x @ conditions[0].T).square().sum(1) * (1 + conditions[1])
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.at(x, *self.conditions(t))
+
+
+@pytest.mark.parametrize("make", [OnBowl, AtBowl, Shared])
+@pytest.mark.parametrize("based", [False, True])
+def test_chains_and_labels_follow_the_energy_of_a_subclass(make: type[EnergyNet], based: bool) -> None:
+    network: EnergyNet = make()
+    if based:
+        network = GaussianBase(network, squared_cumulative(6, 0.01, 0.3))
+    x, t = torch.randn(4, 2), torch.arange(4)
+    plain = network(x, t).detach()
+    torch.testing.assert_close(at_labels(network, t)(x).detach(), plain)
+    torch.testing.assert_close(-label_logits(network, x, 7)[torch.arange(4), t], plain)
+
+
 class Bowl(nn.Module):
     """An energy of labels without more than its call."""
 

@@ -399,6 +399,8 @@ def test_classes_on_a_way_and_images_along_it() -> None:
     ways = geodesic.Ways(f, lines, lines, torch.tensor([True, False]), labels, torch.ones(2))
     assert ways.columns["classes straight"] == [2, 1]
     assert ways.columns["converged"] == ["yes", "no"]
+    titles = [axis.get_title() for axis in geodesic_pictures.speeds(lines, lines, torch.tensor([True, False])).axes]
+    assert titles[:2] == ["pair 1", "pair 2, not settled"]
     paths = geodesic_pictures.draw_pictures(Metric(f), lines, lines, torch.tensor([True, False]), Path("t.md"), None)
     assert [path.name for path in paths] == ["t_speed.png", "t_strips.png"]
     assert geodesic.labels_of(Toy2D(), torch.device("cpu")) is None

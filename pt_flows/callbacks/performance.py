@@ -134,8 +134,8 @@ def compile_parts(module: Method) -> None:
         if name not in whole:
             network: Any = networks[name]
             network.forward = torch.compile(network.forward)
-            if isinstance(network, EnergyNet) and type(network).at is not EnergyNet.at:
-                network.at = torch.compile(network.at)
+            if isinstance(network, EnergyNet) and network.conditioned:
+                network.at, network.every = torch.compile(network.at), torch.compile(network.every)
             compiled.append(name)
     module.print(f"to be compiled: {', '.join(compiled) or 'nothing, as second derivatives go through all networks'}")
 
@@ -148,7 +148,7 @@ def has_buffers(networks: Iterable[nn.Module]) -> bool:
 def forget_compiled(module: Method) -> None:
     """Undo `compile_parts`."""
     for network in module.networks.values():
-        for function in ("forward", "at"):
+        for function in ("forward", "at", "every"):
             network.__dict__.pop(function, None)
     for name in module.pure:
         vars(module).pop(name, None)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def curves_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
     shown = [group for group in groups if any(run.curve(key) for run in group.runs)]
     values = [v for group in shown for run in group.runs for _, v in run.curve(key)]
     floors = [v for group in shown for run in group.runs for _, v in run.curve(f"{key}_floor")]
-    figure = Figure(figsize=(10, 7.2), layout="constrained")
+    columns = max(1, min(3, 150 // max((len(group.name) for group in shown), default=1)))
+    figure = Figure(figsize=(10, 6.6 + 0.2 * math.ceil((len(shown) + 2) / columns)), layout="constrained")
     for axis, (label, of) in zip(figure.subplots(2, 2, sharey=True).flat, COSTS.items(), strict=True):
         points: list[tuple[float, float]] = []
         for i, group in enumerate(shown):
@@ -43,10 +45,10 @@ def curves_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
                 if failed and curve:
                     axis.plot(*curve[-1], "x", c=colour, ms=7, mew=2)
                 points += [] if failed else curve
-            axis.plot([], [], c=colour, lw=2, label=name)
+            axis.plot([], [], c=colour, lw=2, label=fill(name, 140))
         front = pareto_front(points, criterion.higher)
         axis.plot([c for c, _ in front], [v for _, v in front], "k:", lw=1, drawstyle="steps-post", label="best so far")
-        if floors:
+        if floors and not (is_wide(values) and fmean(floors) <= 0):
             axis.axhline(fmean(floors), c="gray", ls="--", lw=1, label=floor_name(key))
         axis.set_xlabel(label)
         axis.locator_params(axis="x", nbins=5)
@@ -54,7 +56,6 @@ def curves_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
     figure.supylabel(str(criterion), fontsize=10)
     figure.axes[0].set_yscale("log" if is_wide(values) else "linear")
     handles, names = figure.axes[0].get_legend_handles_labels()
-    columns = max(1, min(3, 150 // max(map(len, names))))
     figure.legend(handles, names, frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
     return figure
 

@@ -52,7 +52,7 @@ def sampling_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
     floor = floor_of(groups, key)
     if not math.isnan(floor):
         axis.axhline(floor, c="gray", ls="--", lw=1, label=floor_name(key))
-    moved = any(x != cost for x, cost in zip(places, costs, strict=True) if not math.isnan(cost))
+    moved = any(abs(x / cost - 1) > 1e-6 for x, cost in zip(places, costs, strict=True) if not math.isnan(cost))
     beside = ": see the legend, as almost equal ones stand side by side" if moved else ""
     axis.set_xlabel(f"evaluations per sample, all networks{beside}")
     axis.set_ylabel(str(criterion))
@@ -64,9 +64,19 @@ def sampling_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
 def label_of(group: "Group", key: str, cost: float) -> str:
     """Return the name of a group with its cost and its failures."""
     failed = len(group.runs) - len(group.values(key))
-    told = ["cost unknown" if math.isnan(cost) else f"{cost:,.4g} evaluations"]
+    told = ["cost unknown" if math.isnan(cost) else f"{rounded(cost)} evaluation{'s' * (cost != 1)}"]
     told += [f"{failed} of {len(group.runs)} failed"] * (failed > 0)
     return f"{group.name} ({', '.join(told)})"
+
+
+def rounded(cost: float) -> str:
+    """A cost with three digits or more.
+
+    Example:
+        >>> [rounded(cost) for cost in (1.0, 2.5, 17_012.4)]
+        ['1', '2.5', '17,012']
+    """
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"
 
 
 def scale(axis: Any, costs: Sequence[float], values: Sequence[float]) -> None:

@@ -78,9 +78,11 @@ def draw_long_run(x: Tensor, stops: list[int], target: Path) -> None:
     from matplotlib.figure import Figure
 
     if x.dim() == 5:
-        num, times = x.shape[:2]
+        times = x.shape[1]
         grid = grid_of(x.flatten(0, 1), columns=times).permute(1, 2, 0).numpy()
-        figure = Figure(figsize=(0.8 * times, 0.8 * num + 0.5), layout="constrained")
+        enlarge = max(1, 64 // x.shape[-1])
+        grid = grid.repeat(enlarge, 0).repeat(enlarge, 1)
+        figure = Figure(figsize=(grid.shape[1] / 90, grid.shape[0] / 90 + 0.5), layout="constrained")
         axis = figure.subplots()
         axis.imshow(grid, interpolation="nearest")
         axis.set_xticks([(i + 0.5) * grid.shape[1] / times for i in range(times)], [f"{step:,}" for step in stops])

@@ -20,7 +20,13 @@ LabelledEnergy = Callable[[Tensor, Tensor], Tensor]
 
 @runtime_checkable
 class Conditioned(Protocol):
-    """An energy U(x, t) that computes once what depends on labels alone, or on points alone."""
+    """An energy U(x, t) that computes once what depends on labels alone, or on points alone.
+
+    Attributes:
+        conditioned: Whether it does; otherwise it is called for every pair.
+    """
+
+    conditioned: bool
 
     def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
         """Tensors that depend on labels (B,) alone."""
@@ -30,44 +36,50 @@ class Conditioned(Protocol):
         """U(x, t) (B,), given them."""
         ...
 
-    def every(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        """U(x, t) (B, L) at each of L labels, given theirs."""
+    def every(self, x: Tensor, labels: Tensor) -> Tensor:
+        """U(x, t) (B, L) at each of the labels (L,)."""
         ...
+
+
+def conditioned(energy: Any) -> Conditioned | None:
+    """The energy, if it computes once what depends on labels alone."""
+    return energy if isinstance(energy, Conditioned) and energy.conditioned else None
 
 
 def at_labels(energy: LabelledEnergy, t: Int[Tensor, " B"]) -> Energy:
     """U(x, t) with fixed labels, as a function of points alone."""
-    if not isinstance(energy, Conditioned):
+    fast = conditioned(energy)
+    if fast is None:
         return lambda x: energy(x, t)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(t.device.type, enabled=False):
-        conditions = energy.conditions(t)
+        conditions = fast.conditions(t)
 
     def at(x: Tensor) -> Tensor:
-        count(energy, x, len(x))
-        return energy.at(x, *conditions)
+        count(energy, x, t)
+        return fast.at(x, *conditions)
 
     return at
 
 
-def at_every_label(energy: LabelledEnergy, num_labels: int, device: torch.device) -> Energy:
-    """U(x, t) (B, L) at all labels, as a function of points alone."""
-    labels = torch.arange(num_labels, device=device)
-    if not isinstance(energy, Conditioned):
+def at_every_label(energy: LabelledEnergy, labels: Int[Tensor, " L"]) -> Energy:
+    """U(x, t) (B, L) at every one of the labels, as a function of points alone."""
+    num_labels = len(labels)
+    fast = conditioned(energy)
+    if fast is None:
         repeated = lambda x: energy(x.repeat_interleave(num_labels, 0), labels.repeat(len(x)))
         return lambda x: repeated(x).view(-1, num_labels)
-    conditions = energy.conditions(labels)
 
     def every(x: Tensor) -> Tensor:
-        count(energy, x, num_labels * len(x))
-        return energy.every(x, *conditions)
+        count(energy, x, labels.repeat(len(x)))
+        return fast.every(x, labels)
 
     return every
 
 
-def count(energy: Any, x: Tensor, num: int) -> None:
-    """Let those who count calls of a module know of `num` evaluations that are not such calls."""
+def count(energy: Any, x: Tensor, t: Tensor) -> None:
+    """Let those who count calls of a module know of evaluations at labels (n,) that are not such calls."""
     for hook in getattr(energy, "_forward_pre_hooks", {}).values():
-        hook(energy, (x[:1].expand(num, *x.shape[1:]),))
+        hook(energy, (x if len(x) == len(t) else x[:1].expand(len(t), *x.shape[1:]), t))
 
 
 def label_logits(
@@ -85,7 +97,7 @@ def label_logits(
         chunk: Largest number of rows of one call of the energy.
     """
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        every = at_every_label(energy, num_labels, x.device)
+        every = at_every_label(energy, torch.arange(num_labels, device=x.device))
         pieces = [every(part) for part in x.split(max(1, chunk // num_labels))]
     return -widened(torch.cat(pieces)) / temperature
 

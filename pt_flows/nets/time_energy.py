@@ -6,6 +6,7 @@ Activations are smooth, because a sampler follows first derivatives and its trai
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -89,9 +90,9 @@ class TimeMLPEnergy(EnergyNet):
         """U (B,) at x (B, *event_shape) with the gates of its labels."""
         return self.gated(self.entered(x), *conditions)
 
-    def every(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        """U (B, L) at every one of L labels, given their gates."""
-        return self.gated(self.entered(x)[:, None], *conditions)
+    def every(self, x: Tensor, labels: Tensor) -> Tensor:
+        """U (B, L) at every one of the labels (L,)."""
+        return self.gated(self.entered(x)[:, None], *self.conditions(labels))
 
     def entered(self, x: Tensor) -> Tensor:
         """The first layer (B, width), which does not know the label."""
@@ -179,10 +180,15 @@ class TimeResNetEnergy(EnergyNet):
         if zero_start:
             nn.init.zeros_(self.head.weight)
 
+    @property
+    def levels(self) -> list[TimeBlock]:
+        """The blocks from the full size down."""
+        return [cast(TimeBlock, block) for block in self.blocks]
+
     def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
         """Vectors that labels (B,) add to each block, and the vector of the inner product."""
         e = F.silu(self.embed(t))
-        return *(block.shift(e) for block in self.blocks), self.head(e)
+        return *(block.shift(e) for block in self.levels), self.head(e)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """U (B,) at images (B, C, H, W) and labels (B,)."""
@@ -190,18 +196,18 @@ class TimeResNetEnergy(EnergyNet):
 
     def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """U (B,) at images (B, C, H, W), given what depends on their labels."""
-        return self.ended(self.blocks[0].shifted(self.stem(x), conditions[0]), *conditions[1:])
+        return self.ended(self.levels[0].shifted(self.stem(x), conditions[0]), *conditions[1:])
 
-    def every(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        """U (B, L) at every one of L labels; two convolutions of images do not know the label."""
-        num = len(conditions[0])
-        rows = (c.repeat(len(x), 1) for c in conditions[1:])
-        return self.ended(self.blocks[0].every(self.stem(x), conditions[0]), *rows).view(-1, num)
+    def every(self, x: Tensor, labels: Tensor) -> Tensor:
+        """U (B, L) at every one of the labels (L,); two convolutions of images do not know the label."""
+        first, *others = self.conditions(labels)
+        h = self.levels[0].every(self.stem(x), first)
+        return self.ended(h, *(c.repeat(len(x), 1) for c in others)).view(-1, len(labels))
 
     def ended(self, h: Tensor, *conditions: Tensor) -> Tensor:
         """U (B,) from the first block, given what labels add to the others and the vector of the inner product."""
         *shifts, vector = conditions
-        for block, shift in zip(self.blocks[1:], shifts, strict=True):
+        for block, shift in zip(self.levels[1:], shifts, strict=True):
             h = block.shifted(F.avg_pool2d(h, 2), shift)
         h = F.silu(h)
         pooled = h.mean((2, 3)) if self.averages else h.sum((2, 3))

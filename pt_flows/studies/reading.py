@@ -105,8 +105,11 @@ def content_of(file: Path) -> Section:
     added = {
         key: {**below.get(key, mapping, nothing).content, **own.get(key, mapping, nothing).content} for key in ADDED
     }
-    given = below.get("arms", mapping, nothing).content
-    added["arms"] = {name: arm for name, arm in added["arms"].items() if arm is not None or name not in given}
+    given, given_here = (one.get("arms", mapping, nothing).content for one in (below, own))
+    omitted = {name for name, arm in given_here.items() if arm is None}
+    if unknown := omitted - given.keys():
+        raise own.wrong("arms", f"arms of {base.name} to omit ({'; '.join(given)})", min(unknown), "Check the name")
+    added["arms"] = {name: arm for name, arm in added["arms"].items() if name not in omitted}
     return Section(file, "", {**below.content, **own.content, **added})
 
 

@@ -14,8 +14,8 @@ BASE = "model.base"
 
 
 def begins_upon(value: Any) -> bool:
-    """Whether a value of `model.base` is a checkpoint."""
-    return str(value).endswith(".ckpt")
+    """Whether a value of `model.base` is a checkpoint, and no word of DA-EBM."""
+    return value not in (None, "none", "gaussian")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pt_flows.contracts import EnergyNet
+from pt_flows.functional.gibbs import at_every_label
 from pt_flows.functional.noising import Gaussian, Noising
 
 
@@ -62,7 +63,7 @@ class GaussianBase(EnergyNet):
 
     def conditions(self, t: Tensor) -> tuple[Tensor, ...]:
         """The Gaussians of labels (B,), and the conditions of the network."""
-        return *self.gaussians(t), *self.network.conditions(t)
+        return *self.gaussians(t), *(self.network.conditions(t) if self.network.conditioned else (t,))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """U (B,) at points (B, *event) and labels (B,)."""
@@ -70,11 +71,12 @@ class GaussianBase(EnergyNet):
 
     def at(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """U (B,) at points (B, *event), given what depends on their labels."""
-        return self.network.at(x, *conditions[3:]) + self.base(self.turned(x), *conditions[:3])
+        energy = self.network.at if self.network.conditioned else self.network
+        return energy(x, *conditions[3:]) + self.base(self.turned(x), *conditions[:3])
 
-    def every(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        """U (B, L) at every one of L labels, given what depends on them."""
-        return self.network.every(x, *conditions[3:]) + self.base(self.turned(x)[:, None], *conditions[:3])
+    def every(self, x: Tensor, labels: Tensor) -> Tensor:
+        """U (B, L) at every one of the labels (L,)."""
+        return at_every_label(self.network, labels)(x) + self.base(self.turned(x)[:, None], *self.gaussians(labels))
 
     def turned(self, x: Tensor) -> Tensor:
         """Points (B, d) along the axes."""
