@@ -149,13 +149,12 @@ def fake_run(
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "environment.json").write_text(json.dumps({"seed": seed}))
     with (folder / "metrics.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, ["iteration", f"eval/{key}", f"eval/{key}_floor", "cost/seconds", "cost/images_seen"]
-        )
+        floors = {f"eval/{key}_floor": floor} if floor is not None else {}
+        writer = csv.DictWriter(file, ["iteration", f"eval/{key}", "cost/seconds", "cost/images_seen", *floors])
         writer.writeheader()
         for i, value in enumerate(values, 1):
             writer.writerow({"iteration": 10 * i, "cost/seconds": 60 * i, "cost/images_seen": 1000 * i})
-            writer.writerow({"iteration": 10 * i, f"eval/{key}": value, f"eval/{key}_floor": floor})
+            writer.writerow({"iteration": 10 * i, f"eval/{key}": value, **floors})
     return folder
 
 
