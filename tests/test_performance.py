@@ -11,7 +11,7 @@ from problems import METHODS, ONE_OF_EACH_KIND, ROOT, build, data, fit, slow_but
 from torch import Tensor, nn
 
 from pt_flows.callbacks import Performance
-from pt_flows.callbacks.performance import fuse, laid_out_like
+from pt_flows.callbacks.performance import compile_parts, forget_compiled, fuse, laid_out_like
 from pt_flows.cli.main import main
 from pt_flows.contracts import Terms
 from pt_flows.data import Shapes32
@@ -276,3 +276,22 @@ def test_reference_is_one_flag(capsys: pytest.CaptureFixture[str]) -> None:
     (config,) = Path("runs").glob("*/*/config.yaml")
     assert "perf: reference" in config.read_text()
     assert "precision: 32-true" in config.read_text()
+
+
+def test_draws_of_labels_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains of a compiled energy call its compiled methods, for steps and for draws of labels; they can be undone."""
+    called: list[str] = []
+
+    def noted(function: Any) -> Any:
+        return lambda *args: (called.append(function.__name__), function(*args))[1]
+
+    monkeypatch.setattr(torch, "compile", noted)
+    module = build("DAEBM")
+    plain = module.transition(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64), torch.Generator().manual_seed(0))
+    module.print = print
+    compile_parts(module)
+    moved = module.transition(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64), torch.Generator().manual_seed(0))
+    assert set(called) == {"at", "every"}
+    assert torch.equal(moved.x, plain.x)
+    forget_compiled(module)
+    assert not {"forward", "at", "every"} & vars(module.energy.network).keys()
