@@ -9,16 +9,14 @@ was drawn. Runs that exist in `--out` are not made again.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from latent_distances import call
 from torch import Tensor
 
 import pt_flows
@@ -26,6 +24,7 @@ from pt_flows.bounds import Count
 from pt_flows.contracts import Split
 from pt_flows.data import MNIST
 from pt_flows.evaluation.energies import compose
+from pt_flows.functional.pixels import as_float
 from pt_flows.plots import save_grid
 
 HERE = Path(__file__).parent
@@ -59,13 +58,11 @@ class DigitsAmong(MNIST):
 def trained(recipe: str, root: Path, *words: str) -> Any:
     """Train, if no run is there, and return the method."""
     if not (found := list(root.glob("*/*/checkpoints/last.ckpt"))):
-        path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
-        command = [
-            sys.executable, "-m", "pt_flows", "fit", "--config", str(HERE.parent / "configs/mnist" / recipe), *words,
-            "--evaluation.metrics", "[]", "--evaluation.every_n_iterations", "0", "--run.root", str(root),
-            "--trainer.accelerator", "cpu", "--run.wandb", "disabled",
-        ]  # fmt: skip
-        subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": path}, stdout=sys.stderr)
+        call(
+            "fit", "--config", str(HERE.parent / "configs/mnist" / recipe), *words, "--evaluation.metrics", "[]",
+            "--evaluation.every_n_iterations", "0", "--run.root", str(root), "--trainer.accelerator", "cpu",
+            "--run.wandb", "disabled",
+        )  # fmt: skip
         found = list(root.glob("*/*/checkpoints/last.ckpt"))
     method, folder = pt_flows.load(str(found[0])), found[0].parents[1]
     wanted = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_steps"]
@@ -93,7 +90,7 @@ def main() -> None:
     judge = trained("classifier.yaml", options.out / "classifier", *sized).predictor.ema.network.eval()
     test, labels = MNIST(image_size=16).load("test")
     with torch.no_grad():
-        told = judge(test / 127.5 - 1).argmax(1)
+        told = judge(as_float(test)).argmax(1)
     print(f"The classifier is right on {(told == labels).float().mean():.3f} of the test set.\n")
     shares: dict[str, list[float]] = {"0 to 4": [], "even": [], "sum": []}
     pictures: list[Tensor] = []

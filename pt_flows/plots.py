@@ -44,11 +44,14 @@ def save_grid(x: Tensor, path: Path, columns: int | None = None) -> None:
         path: The file to write.
         columns: Number of columns; default that of a nearly square grid.
     """
-    grid = grid_of(x, columns or int(np.ceil(len(x) ** 0.5)))
-    enlarge = max(1, 64 // x.shape[-1])
-    grid = grid.repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(grid, path)
+    save_image(large_grid_of(x, columns or int(np.ceil(len(x) ** 0.5))), path)
+
+
+def large_grid_of(x: Tensor, columns: int) -> Tensor:
+    """The grid of `grid_of`, where small images are enlarged."""
+    enlarge = max(1, 64 // x.shape[-1])
+    return grid_of(x, columns).repeat_interleave(enlarge, 1).repeat_interleave(enlarge, 2)
 
 
 def grid_of(x: Tensor, columns: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -25,31 +24,31 @@ def curves_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
     """
     from matplotlib.figure import Figure
 
-    from pt_flows.compare.groups import floor_name
+    from pt_flows.compare.groups import floor_name, floor_of
 
     key = criterion.key
-    shown = [group for group in groups if any(run.curve(key) for run in group.runs)]
-    values = [v for group in shown for run in group.runs for _, v in run.curve(key)]
-    floors = [v for group in shown for run in group.runs for _, v in run.curve(f"{key}_floor")]
-    columns = max(1, min(3, 150 // max((len(group.name) for group in shown), default=1)))
+    curves = [(group.name, [(run.curve(key), run.failed(key)) for run in group.runs]) for group in groups]
+    shown = [(name, found) for name, runs in curves if (found := [one for one in runs if one[0]])]
+    values = [value for _, found in shown for curve, _ in found for _, value in curve]
+    floor = floor_of(groups, key)
+    columns = max(1, min(3, 150 // max((len(name) for name, _ in shown), default=1)))
     figure = Figure(figsize=(10, 6.6 + 0.2 * math.ceil((len(shown) + 2) / columns)), layout="constrained")
     for axis, (label, of) in zip(figure.subplots(2, 2, sharey=True).flat, COSTS.items(), strict=True):
         points: list[tuple[float, float]] = []
-        for i, group in enumerate(shown):
-            colour, name = colour_of(i, len(shown)), group.name
-            for run in group.runs:
-                curve, failed = [(of(costs), value) for costs, value in run.curve(key)], run.failed(key)
-                xy = zip(*curve, strict=True) if curve else ([], [])
+        for i, (name, found) in enumerate(shown):
+            colour = colour_of(i, len(shown))
+            for curve, failed in found:
+                at_cost = [(of(costs), value) for costs, value in curve]
                 mark = "o" if len(curve) == 1 else None  # a line needs two points
-                axis.plot(*xy, c=colour, lw=1.2, alpha=0.8, marker=mark, ms=4)
-                if failed and curve:
-                    axis.plot(*curve[-1], "x", c=colour, ms=7, mew=2)
-                points += [] if failed else curve
+                axis.plot(*zip(*at_cost, strict=True), c=colour, lw=1.2, alpha=0.8, marker=mark, ms=4)
+                if failed:
+                    axis.plot(*at_cost[-1], "x", c=colour, ms=7, mew=2)
+                points += [] if failed else at_cost
             axis.plot([], [], c=colour, lw=2, label=fill(name, 140))
         front = pareto_front(points, criterion.higher)
         axis.plot([c for c, _ in front], [v for _, v in front], "k:", lw=1, drawstyle="steps-post", label="best so far")
-        if floors and not (is_wide(values) and fmean(floors) <= 0):
-            axis.axhline(fmean(floors), c="gray", ls="--", lw=1, label=floor_name(key))
+        if floor > 0 or not (math.isnan(floor) or is_wide(values)):
+            axis.axhline(floor, c="gray", ls="--", lw=1, label=floor_name(key))
         axis.set_xlabel(label)
         axis.locator_params(axis="x", nbins=5)
         axis.grid(alpha=0.3)

@@ -52,7 +52,7 @@ def sampling_figure(groups: "Sequence[Group]", criterion: "Criterion") -> Any:
     floor = floor_of(groups, key)
     if not math.isnan(floor):
         axis.axhline(floor, c="gray", ls="--", lw=1, label=floor_name(key))
-    moved = any(abs(x / cost - 1) > 1e-6 for x, cost in zip(places, costs, strict=True) if not math.isnan(cost))
+    moved = any(x != cost for x, cost in zip(places, costs, strict=True) if not math.isnan(cost))
     beside = ": see the legend, as almost equal ones stand side by side" if moved else ""
     axis.set_xlabel(f"evaluations per sample, all networks{beside}")
     axis.set_ylabel(str(criterion))
@@ -105,6 +105,9 @@ def side_by_side(costs: Sequence[float]) -> list[float]:
             heaps.append([i])
     places = [math.nan] * len(costs)
     for heap in heaps:
+        if len(heap) == 1:
+            places[heap[0]] = costs[heap[0]]
+            continue
         middle = fmean(on_axis[i] for i in heap)
         for rank, i in enumerate(heap):
             x = middle + step * (rank - (len(heap) - 1) / 2)

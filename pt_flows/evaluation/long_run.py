@@ -11,7 +11,7 @@ from pt_flows.contracts import Weights
 from pt_flows.data.base import FlowData
 from pt_flows.evaluation.energies import with_model_noise
 from pt_flows.metrics.base import real_samples
-from pt_flows.plots import grid_of
+from pt_flows.plots import large_grid_of
 from pt_flows.progress import track
 from pt_flows.training.noise import generator_at
 
@@ -79,9 +79,7 @@ def draw_long_run(x: Tensor, stops: list[int], target: Path) -> None:
 
     if x.dim() == 5:
         times = x.shape[1]
-        grid = grid_of(x.flatten(0, 1), columns=times).permute(1, 2, 0).numpy()
-        enlarge = max(1, 64 // x.shape[-1])
-        grid = grid.repeat(enlarge, 0).repeat(enlarge, 1)
+        grid = large_grid_of(x.flatten(0, 1), columns=times).permute(1, 2, 0).numpy()
         figure = Figure(figsize=(grid.shape[1] / 90, grid.shape[0] / 90 + 0.5), layout="constrained")
         axis = figure.subplots()
         axis.imshow(grid, interpolation="nearest")

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pt_flows.functional.langevin import Energy, Ratio, Rng, langevin, uniform_like, widened
+from pt_flows.functional.langevin import Energy, Ratio, Rng, langevin, uniform_like
+from pt_flows.functional.precision import widened
 
 LabelledEnergy = Callable[[Tensor, Tensor], Tensor]
 """U(x, t): (B, *event) and labels (B,) to (B,)."""

@@ -13,11 +13,13 @@ batch statistics).
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from pt_flows.functional.precision import widened
 
 Energy = Callable[[Tensor], Tensor]
 """U(x): (B, *event) to (B,)."""
@@ -44,16 +46,21 @@ Rng = torch.Generator | Draws
 
 def normal_like(x: Tensor, rng: Rng) -> Tensor:
     """Standard normal noise of the shape and type of x (B, ...)."""
-    if type(rng) is torch.Generator or not isinstance(rng, Draws):  # the second question takes longer
-        return torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-    return rng.normal(*x.shape).to(x)
+    if (own := own_draws(rng)) is not None:
+        return own.normal(*x.shape).to(x)
+    return torch.randn(x.shape, generator=cast(torch.Generator, rng), dtype=x.dtype, device=x.device)
 
 
 def uniform_like(x: Tensor, rng: Rng) -> Tensor:
     """Numbers in [0, 1) of the shape and type of x (B, ...)."""
-    if type(rng) is torch.Generator or not isinstance(rng, Draws):  # the second question takes longer
-        return torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-    return rng.uniform(*x.shape).to(x)
+    if (own := own_draws(rng)) is not None:
+        return own.uniform(*x.shape).to(x)
+    return torch.rand(x.shape, generator=cast(torch.Generator, rng), dtype=x.dtype, device=x.device)
+
+
+def own_draws(rng: Rng) -> Draws | None:
+    """The source, if it has a rule of its own."""
+    return None if type(rng) is torch.Generator or not isinstance(rng, Draws) else rng  # the second question is slower
 
 
 class Chain(NamedTuple):
@@ -76,11 +83,6 @@ def chain_at(energy: Energy, x: Float[Tensor, "B *event"]) -> Chain:
         u = energy(x.requires_grad_(True))
         (gradient,) = torch.autograd.grad(u, x, torch.ones_like(u))
     return Chain(x.requires_grad_(False), widened(u.detach()), gradient)
-
-
-def widened(x: Tensor) -> Tensor:
-    """X in float32, or as it is in float64."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def differentiable(device_type: str) -> AbstractContextManager[None]:

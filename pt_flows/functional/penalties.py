@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pt_flows.functional.precision import widened
+
 Potential = Callable[[Tensor], Tensor]
 """One value per sample: (B, *event) to (B,)."""
 Penalty = Literal["one_sided", "two_sided"]
@@ -41,7 +43,7 @@ def gradient_norm(critic: Potential, u: Float[Tensor, "B *event"]) -> Float[Tens
         critic: f.
         u: Points at which the gradient is taken, as constants.
     """
-    u = u.detach().to(torch.promote_types(u.dtype, torch.float32)).requires_grad_(True)
+    u = widened(u.detach()).requires_grad_(True)
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(critic(u).sum(), u, create_graph=True)
     return (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pt_flows.functional.penalties import Potential
+from pt_flows.functional.precision import widened
 
 Reduction = Literal["sum", "mean"]
 
@@ -37,7 +38,7 @@ def velocity(critic: Potential, y: Float[Tensor, "B *event"]) -> Float[Tensor, "
     """
     with torch.inference_mode(False), torch.enable_grad():
         y = y.clone() if y.is_inference() else y
-        y = y.detach().to(torch.promote_types(y.dtype, torch.float32)).requires_grad_(True)
+        y = widened(y.detach()).requires_grad_(True)
         (v,) = torch.autograd.grad(critic(y).sum(), y)
     return v
 
