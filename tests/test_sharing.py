@@ -122,7 +122,10 @@ def test_run_is_exported_with_its_numbers_and_without_its_paths(
         (["export", "CKPT", "--out", ""], r"--out: expected a new folder, got none"),
         (["export", "CKPT"], r"out: expected a value, got none. Add --out"),
         (["export", "CKPT", "more", "--out", "new"], r"expected a flag before more, got none. Omit the word"),
-        (["export", "CKPT", "--out", f"{__file__}/new"], r"cannot access .*Check the path, or choose another with --out"),
+        (
+            ["export", "CKPT", "--out", f"{__file__}/new"],
+            r"cannot access .*Check the path, or choose another with --out",
+        ),
     ],
 )
 def test_wrong_use_is_one_sentence(
