@@ -28,6 +28,7 @@ from pt_flows.functional.objectives import discriminator_loss, generator_loss
 from pt_flows.methods import ODEGAN
 from pt_flows.methods.games.ode_gan import Draw, average
 from pt_flows.nets import SNDCGANCritic, SNDCGANGenerator
+from pt_flows.training.flat import joined
 
 LAM, H = 0.02, 0.01
 WARM_UP = 2
@@ -45,13 +46,12 @@ def seconds(part: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def regulariser(module: ODEGAN, y: torch.Tensor, draw: Draw) -> torch.Tensor:
+def regulariser(module: ODEGAN, draw: Draw) -> torch.Tensor:
     """Return the regulariser's gradient and compute nothing else."""
-    theta, phi = module.leaves(y)
-    fake = module.G(phi, module.G.buffers(), draw.z)
-    (g,) = grad(generator_loss(module.D(theta, {}, fake)), phi, create_graph=True)
-    (r,) = grad(g, theta, grad_outputs=2 * average(g.detach()))
-    return average(r)
+    theta, phi = module.split(module.duel.parameters)
+    fake = module.critic(module.generator(draw.z))
+    g = joined(grad(generator_loss(fake), phi, create_graph=True))
+    return average(joined(grad(g, theta, grad_outputs=2 * average(g.detach()))))
 
 
 class HandWritten:
@@ -95,10 +95,10 @@ class Paired(L.Callback):
             self.peak = resident("VmHWM") - self.before
         x = batch[0][0, 0]
         draw = Draw(x, (), torch.randn(len(x), *pl_module.generator.network.latent_shape))
-        y = torch.cat([pl_module.D.vector(), pl_module.G.vector()])
+        y = pl_module.duel.vector()
         if pl_module.iteration >= WARM_UP:
             row["field"] = seconds(lambda: pl_module.field(y, draw))
-            row["regulariser"] = seconds(lambda: regulariser(pl_module, y, draw))
+            row["regulariser"] = seconds(lambda: regulariser(pl_module, draw))
             if self.twin is not None:
                 row["hand-written"] = seconds(lambda: self.twin.step(draw))  # type: ignore[union-attr]
         if pl_module.iteration > WARM_UP + 1:

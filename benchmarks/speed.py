@@ -1,47 +1,44 @@
-"""Compare iterations per second of the Trainer with a bare PyTorch loop of the same mathematics, in one run.
+"""Time an iteration of the Trainer, with its settings, against a bare PyTorch loop of the same mathematics, in one run.
 
-Both draw the same data, take the same critic and generator steps and keep a weight average. Rounds alternate between
-the two, so that a busy machine slows both. The table has the median ratio over rounds; 1.00 means that the framework
-costs no time.
+    OMP_NUM_THREADS=1 python benchmarks/speed.py [--cases W1-FE,RK4] [--iterations 200] [--rounds 3]
 
-    python benchmarks/speed.py [--rounds 5] [--threads 1]
+All sides draw the same data; the bare loops are in `bare.py`. Sides take turns, so that a busy machine slows all. Times
+are CPU time of the process after 60 iterations, when all is compiled; images take a tenth of all iterations.
+A rate is the time of the bare loop over the time of a setting in the same round, median over rounds: 1.00 means that
+the framework costs no time. The cost of compilation is the CPU time of the first iterations in the first round, and
+is smaller where TorchInductor finds its cache. bfloat16 gains where the processor has instructions for it.
 """
 
 import argparse
-import copy
 import logging
+import os
 import statistics
-import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import bare
 import lightning as L
 import torch
-from torch import nn
 
+from pt_flows.callbacks import Performance
+from pt_flows.callbacks.performance import Mode
 from pt_flows.data import Shapes32, Toy2D
 from pt_flows.data.base import FlowData
+from pt_flows.functional.integrators import Integrator
 from pt_flows.loop.method import Method
-from pt_flows.methods import W1FE, WGANGP
-from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator
+from pt_flows.methods import ODEGAN, W1FE, W2FE, WGANGP
+from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator, ResidualMLPGenerator
 from pt_flows.training.players import Critic, Generator
 
-NUM_CRITIC_STEPS, LAM, STEP_SIZE, DECAY = 5, 10.0, 1.0, 0.999
-WARM_UP = 20
+WARM_UP = 60  # the first row of the log, after 50 iterations, compiles once more for toys
+RATE, STEP_SIZE = 1e-3, 0.1
 Precision = Literal["32-true", "bf16-mixed"]
-Adam = partial(torch.optim.Adam, lr=1e-4, betas=(0.5, 0.9))
-
-
-def toy() -> tuple[nn.Module, nn.Module, FlowData]:
-    """Return networks of two hidden layers, and batches of 256."""
-    return MLPGenerator(width=128, depth=2), MLPCritic(width=128, depth=2), Toy2D("ring8", batch_size=256)
-
-
-def images() -> tuple[nn.Module, nn.Module, FlowData]:
-    """Return a DCGAN pair of 32 channels at 32 pixels, and batches of 16."""
-    return DCGANGenerator(width=32), DCGANCritic(width=32), Shapes32(batch_size=16)
+Adam = partial(torch.optim.Adam, lr=RATE, betas=(0.5, 0.9))
+Networks = Callable[[], list[Any]]
+"""Makes new networks: a generator, a critic, and for some methods another one."""
 
 
 class Clock(L.Callback):
@@ -65,13 +62,18 @@ class Clock(L.Callback):
             self.end = self.now()
 
 
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
 def timed(
     module: Method,
     data: FlowData,
     num: int,
     *callbacks: L.Callback,
-    warm_up: int = WARM_UP,
-    now: Callable[[], float] = time.perf_counter,
+    warm_up: int,
+    now: Callable[[], float] = cpu_seconds,
     precision: Precision = "32-true",
 ) -> Clock:
     """Train for `num` iterations after the warm-up, with a Trainer that does nothing else, and return the times."""
@@ -86,113 +88,183 @@ def timed(
     return clock
 
 
-def trainer_seconds(module: Method, data: FlowData, num: int) -> float:
-    """Return the seconds of `num` iterations of the framework."""
-    clock = timed(module, data, num)
-    return clock.end - clock.warm
+def timed_bare(iterate: bare.Iteration, num: int, warm_up: int) -> float:
+    """Return the seconds of `num` iterations of a bare loop after the warm-up."""
+    for iteration in range(warm_up):
+        iterate(iteration)
+    start = cpu_seconds()
+    for iteration in range(warm_up, warm_up + num):
+        iterate(iteration)
+    return cpu_seconds() - start
 
 
-def bare_seconds(G: Any, f: Any, data: FlowData, num: int, persistence: int) -> float:
-    """Return the seconds of `num` iterations of a plain loop; persistence 0 is WGAN-GP, K >= 1 is W1-FE."""
-    average = copy.deepcopy(G)
-    optimizer_G, optimizer_f = Adam(G.parameters()), Adam(f.parameters())
-    start = 0.0
-    for iteration in range(num + WARM_UP):
-        if iteration == WARM_UP:
-            start = time.perf_counter()
-        batch = data.draw(iteration, NUM_CRITIC_STEPS)
-        x_all = batch[0] if len(batch) == 2 else data.on_after_batch_transfer(batch, 0)[0]
-        for x in x_all:
-            y = G(torch.randn(len(x), *G.latent_shape)).detach()
-            a = torch.rand(len(x), *[1] * (x.dim() - 1))
-            u = (a * x + (1 - a) * y).requires_grad_(True)
-            (gradient,) = torch.autograd.grad(f(u).sum(), u, create_graph=True)
-            excess = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt() - 1
-            penalty = (excess.clamp(min=0) if persistence else excess).square().mean()
-            loss = f(y).mean() - f(x).mean() + LAM * penalty
-            optimizer_f.zero_grad()
-            loss.backward()
-            optimizer_f.step()
-        generator_phase(G, f, optimizer_G, len(x_all[0]), persistence)
-        with torch.no_grad():
-            for mean, new in zip(average.parameters(), G.parameters(), strict=True):
-                mean.lerp_(new, 1 - DECAY)
-    return time.perf_counter() - start
+# --------------------------------------------------------------------------------------------------------------- cases
 
 
-def generator_phase(G: Any, f: Any, optimizer: torch.optim.Optimizer, num: int, persistence: int) -> None:
-    """Take one WGAN step, or K regression steps onto the Euler targets."""
-    z = torch.randn(num, *G.latent_shape)
-    if not persistence:
-        optimizer.zero_grad()
-        (-f(G(z)).mean()).backward()
-        optimizer.step()
-        return
-    y = G(z)
-    particles = y.detach().requires_grad_(True)
-    (v,) = torch.autograd.grad(f(particles).sum(), particles)
-    target = (particles + STEP_SIZE * v).detach()
-    for k in range(persistence):
-        loss = ((y if k == 0 else G(z)) - target).square().flatten(1).sum(1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+@dataclass(frozen=True)
+class Case:
+    """A method of the framework and its bare loop.
+
+    Attributes:
+        networks: Makes networks.
+        method: Makes the method of networks.
+        loop: Makes the bare loop of networks and data.
+        data: Makes the data.
+        part: By how much shorter its runs are.
+    """
+
+    networks: Networks
+    method: Callable[..., Method]
+    loop: Callable[..., bare.Iteration]
+    data: Callable[[], FlowData]
+    part: int = 1
 
 
-CASES: list[tuple[str, Callable[[], tuple[Any, Any, FlowData]], int, int, float]] = [
-    ("toy MLP 2x128, batch 256, WGAN-GP", toy, 0, 100, 0.80),
-    ("toy MLP 2x128, batch 256, W1-FE K=5", toy, 5, 100, 0.80),
-    ("DCGAN 32 ch, 32 px, batch 16, WGAN-GP", images, 0, 20, 0.97),
-    ("DCGAN 32 ch, 32 px, batch 16, W1-FE K=3", images, 3, 20, 0.97),
-]
+def toy(batch_size: int) -> FlowData:
+    return Toy2D("ring8", batch_size=batch_size, iterations_per_block=10)
 
 
-def module_for(G: Any, f: Any, persistence: int) -> Method:
-    """Return the framework's method for a case."""
-    players = Generator(G, Adam), Critic(f, Adam, steps=NUM_CRITIC_STEPS)
-    if persistence:
-        return W1FE(*players, step_size=STEP_SIZE, persistence=persistence)
-    return WGANGP(*players, penalty_weight=LAM)
+def transport() -> list[Any]:
+    """The networks of configs/toy2d/w1_fe.yaml."""
+    G = ResidualMLPGenerator(width=128, depth=3, batch_norm=False, init_std=0.05, latent_std=0.05)
+    return [G, MLPCritic(width=128, depth=3, init_std=0.1)]
+
+
+def potentials() -> list[Any]:
+    """The networks of configs/toy2d/w2_fe.yaml."""
+    return [*transport(), MLPCritic(width=128, depth=3, init_std=0.1)]
+
+
+def players() -> list[Any]:
+    """The networks of configs/toy2d/ode_gan.yaml."""
+    generator = MLPGenerator(latent_dim=32, width=64, depth=2, init_std="fan_in")
+    return [generator, MLPCritic(width=64, depth=2, init_std="fan_in")]
+
+
+def dcgan() -> list[Any]:
+    """A DCGAN pair of 32 channels at 32 pixels."""
+    return [DCGANGenerator(width=32), DCGANCritic(width=32)]
+
+
+def trained(G: Any, steps: int, *critic: Any) -> tuple[Any, ...]:
+    """The players of networks, and other networks as they are."""
+    f, *others = critic
+    return Generator(G, Adam, ema_decay=bare.DECAY), Critic(f, Adam, steps=steps), *others
+
+
+def w1_fe(G: Any, f: Any, steps: int = 5, persistence: int = 5) -> Method:
+    return W1FE(*trained(G, steps, f), step_size=STEP_SIZE, persistence=persistence)
+
+
+def wgan_gp(G: Any, f: Any, steps: int = 5) -> Method:
+    return WGANGP(*trained(G, steps, f))
+
+
+def w2_fe(G: Any, f: Any, e: Any) -> Method:
+    return W2FE(*trained(G, 5, f, e), equality_weight=0.0, step_size=STEP_SIZE)
+
+
+def ode_gan(G: Any, D: Any, integrator: Integrator) -> Method:
+    return ODEGAN(G, D, 0.05, integrator, penalty_weight=0.07, stage_batches="fresh", ema_decay=bare.DECAY)
+
+
+def plain(G: Any, f: Any, e: Any, data: FlowData, steps: int = 5, persistence: int = 5) -> bare.Iteration:
+    return bare.adversarial(G, f, data, steps, persistence, STEP_SIZE, RATE, e)
+
+
+def on_toys(batch_size: int) -> dict[str, Case]:
+    data, one = partial(toy, batch_size), lambda G, f, data, **options: plain(G, f, None, data, **options)
+    return {
+        f"W1-FE, batch {batch_size}": Case(transport, w1_fe, one, data),
+        f"WGAN-GP, batch {batch_size}": Case(transport, wgan_gp, partial(one, persistence=0), data),
+        f"W2-FE, batch {batch_size}": Case(potentials, w2_fe, plain, data),
+    }
+
+
+def of_game(integrator: Integrator) -> Case:
+    loop = partial(bare.game, integrator=integrator, h=0.05, lam=0.07)
+    return Case(players, partial(ode_gan, integrator=integrator), loop, partial(toy, 512))
+
+
+def on_images() -> dict[str, Case]:
+    data, one = lambda: Shapes32(batch_size=16), lambda G, f, data, **options: plain(G, f, None, data, 5, **options)
+    return {
+        "W1-FE, 32 pixels, batch 16": Case(dcgan, partial(w1_fe, persistence=3), partial(one, persistence=3), data, 10),
+        "WGAN-GP, 32 pixels, batch 16": Case(dcgan, wgan_gp, partial(one, persistence=0), data, 10),
+    }
+
+
+CASES: dict[str, Case] = {
+    **on_toys(64),
+    **on_toys(512),
+    "ODE-GAN RK4, batch 512": of_game("rk4"),
+    "ODE-GAN Heun, batch 512": of_game("heun"),
+    "ODE-GAN Euler, batch 512": of_game("euler"),
+    **on_images(),
+}
+
+SETTINGS: dict[str, tuple[Mode, Precision]] = {
+    "fast": ("fast", "32-true"),
+    "compile": ("compile", "32-true"),
+    "fast, bf16": ("fast", "bf16-mixed"),
+    "compile, bf16": ("compile", "bf16-mixed"),
+}
+
+
+# ----------------------------------------------------------------------------------------------------------- the table
+
+
+def seeded(networks: Networks) -> list[Any]:
+    """The same networks each time."""
+    L.seed_everything(0, verbose=False)
+    return networks()
+
+
+def row(case: Case, settings: list[str], iterations: int, rounds: int) -> tuple[list[str], float]:
+    """Return milliseconds of an iteration with rates over the bare loop, and the seconds of compilation."""
+    num, warm_up = max(iterations // case.part, 1), WARM_UP // case.part
+    times: dict[str, list[float]] = {name: [] for name in ("bare", *settings)}
+    compilation = 0.0
+    for i in range(rounds):
+        times["bare"].append(timed_bare(case.loop(*seeded(case.networks), case.data()), num, warm_up) / num)
+        for setting in settings:
+            mode, precision = SETTINGS[setting]
+            module = case.method(*seeded(case.networks))
+            clock = timed(module, case.data(), num, Performance(mode), warm_up=warm_up, precision=precision)
+            times[setting].append((clock.end - clock.warm) / num)
+            if i == 0 and setting == "compile":
+                compilation = clock.warm - clock.start
+    return [cell(times, name) for name in times], compilation
+
+
+def cell(times: dict[str, list[float]], name: str) -> str:
+    """Return the milliseconds of a side, and its rate over the bare loop with its range."""
+    milliseconds = f"{1e3 * statistics.median(times[name]):.1f}"
+    if name == "bare":
+        return milliseconds
+    rates = [a / b for a, b in zip(times["bare"], times[name], strict=True)]
+    return f"{milliseconds} ({statistics.median(rates):.2f}, {min(rates):.2f}-{max(rates):.2f})"
 
 
 def main() -> None:
-    """Run all cases and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    """Print one row for every case."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cases", default="", help="parts of names, with commas between; all if empty")
+    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true", help="time bfloat16 inside networks, too")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    print(f"torch {torch.__version__}, lightning {L.__version__}, {arguments.threads} thread(s), CPU")
-    print(f"{'case':<42} {'bare it/s':>10} {'pt_flows it/s':>14} {'ratio':>7} {'range':>13} {'goal':>6}")
-    for name, make, persistence, num, goal in CASES:
-        bare, ours = [], []
-        for i in range(arguments.rounds):
-            order = [(bare, bare_seconds_of), (ours, trainer_seconds_of)]
-            for times, run in order if i % 2 else reversed(order):
-                times.append(run(make, num, persistence))
-        ratios = sorted(b / o for b, o in zip(bare, ours, strict=True))
-        bare_rate, our_rate = num / statistics.median(bare), num / statistics.median(ours)
-        print(
-            f"{name:<42} {bare_rate:>10.2f} {our_rate:>14.2f} {statistics.median(ratios):>7.2f} "
-            f"{ratios[0]:>6.2f}-{ratios[-1]:<6.2f} {goal:>6.2f}",
-            flush=True,
-        )
-
-
-def bare_seconds_of(make: Callable[[], tuple[Any, Any, FlowData]], num: int, persistence: int) -> float:
-    """Time a bare round on fresh networks."""
-    torch.manual_seed(0)
-    G, f, data = make()
-    return bare_seconds(G, f, data, num, persistence)
-
-
-def trainer_seconds_of(make: Callable[[], tuple[Any, Any, FlowData]], num: int, persistence: int) -> float:
-    """Time a round of the framework on fresh networks."""
-    torch.manual_seed(0)
-    G, f, data = make()
-    return trainer_seconds(module_for(G, f, persistence), data, num)
+    torch.set_num_threads(1)
+    settings = list(SETTINGS) if options.bf16 else ["fast", "compile"]
+    print("CPU time of an iteration in ms (rate over the bare loop, its range)\n")
+    print(f"| case | bare | {' | '.join(settings)} | compilation, s |")
+    print(f"| --- |{' ---: |' * (len(settings) + 2)}")
+    for name, case in CASES.items():
+        if any(fragment in name for fragment in options.cases.split(",")):
+            cells, compilation = row(case, settings, options.iterations, options.rounds)
+            print(f"| {name} | {' | '.join(cells)} | {compilation:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

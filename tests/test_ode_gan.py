@@ -53,7 +53,7 @@ def train(module: L.LightningModule, steps: int = 1, **arguments: Any) -> Any:
 
 
 def joint(module: ODEGAN) -> Tensor:
-    return torch.cat([module.D.vector(), module.G.vector()])
+    return module.duel.vector()
 
 
 def latents(module: ODEGAN, num: int) -> Tensor:
@@ -134,7 +134,7 @@ def test_regulariser_leaves_the_generator_alone_and_moves_the_discriminator_by_i
         start = joint(module)
         fit(module, data(images, iterations_per_block=1), max_steps=1, precision="64-true")
         ends[weight] = joint(module)
-    n, h = module.D.num, module.step_size.value
+    n, h = module.num_theta, module.step_size.value
     assert torch.equal(ends[0.0][n:], ends[lam][n:])
     r = (ends[0.0] - ends[lam])[:n] / (h * lam)
     source = data(images)
@@ -196,7 +196,7 @@ def test_fresh_minibatches_and_the_penalty_inside_the_first_stage() -> None:
     """Heun written out as the released CIFAR-10 code does it."""
     module = smooth(integrator="heun", penalty_weight=0.2, stage_batches="fresh", penalty_placement="first_stage")
     assert module.minibatches_per_iteration == 2
-    y, h, n = joint(module), module.step_size.value, module.D.num
+    y, h, n = joint(module), module.step_size.value, module.num_theta
     train(module)
     first, second = module.drawn
     assert not torch.equal(first.x, second.x)
@@ -268,17 +268,16 @@ def test_tied_layers_move_together() -> None:
     critic.net[4].weight = critic.net[0].weight
     critic.net[1] = critic.net[3] = critic.net[5] = nn.Tanh()
     tied = Replay(module.generator.network, critic, step_size=0.1, penalty_weight=0.0, integrator="heun")
-    y, n = joint(tied), tied.D.num
+    y = joint(tied)
     train(tied)
     draw = tied.drawn[0]
 
     def field(y: Tensor) -> Tensor:
-        for network, part in ((tied.D, y[:n]), (tied.G, y[n:])):
-            for parameter, piece in zip(network.parameters, network.pieces(part), strict=True):
-                parameter.data.copy_(piece)
+        for parameter, piece in zip(tied.duel.parameters, tied.duel.pieces(y), strict=True):
+            parameter.data.copy_(piece)
         fake, real = critic(tied.generator(draw.z)), critic(draw.x)
-        g_G = torch.autograd.grad(generator_loss(fake), tied.G.parameters, retain_graph=True)
-        g_D = torch.autograd.grad(discriminator_loss(real, fake), tied.D.parameters)
+        g_G = torch.autograd.grad(generator_loss(fake), tied.generator.trained, retain_graph=True)
+        g_D = torch.autograd.grad(discriminator_loss(real, fake), tied.critic.trained)
         return -torch.cat([g.flatten() for g in (*g_D, *g_G)])
 
     end = joint(tied)
@@ -301,7 +300,9 @@ class TestBatchNorm:
         train(module, log_every_n_steps=1)
         twin.noise.seek(0)
         twin.generator(latents(twin, 16))
-        for (key, ours), theirs in zip(module.G.network.named_buffers(), twin.G.network.buffers(), strict=True):
+        for (key, ours), theirs in zip(
+            module.generator.network.named_buffers(), twin.generator.network.buffers(), strict=True
+        ):
             assert torch.equal(ours, theirs), key
         assert int(module.generator.network.net[1].num_batches_tracked) == 1
 

@@ -27,7 +27,7 @@ from pt_flows.loop.journal import Cost, Journal, check_finite
 from pt_flows.loop.precision import EndsInFloat32
 from pt_flows.loop.preflight import Preflight
 from pt_flows.training.distributed import world
-from pt_flows.training.noise import NoiseStream, fold, run_seed
+from pt_flows.training.noise import NoiseStream, fold, run_seed, seed_global
 from pt_flows.training.player import Player, check_players
 from pt_flows.training.players import Generator
 from pt_flows.training.rates import RateControl
@@ -185,7 +185,7 @@ class Method(Constructed, L.LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Run a block of iterations: x (iterations, minibatches, B, *event), y (iterations, minibatches, B), others."""
         players, interval = list(self.players.values()), self.log_interval
-        torch.manual_seed(fold(run_seed(), "global", world()[0], self.iteration))  # dropout and users' own draws
+        seed_global(fold(run_seed(), "global", world()[0], self.iteration), self.device)  # dropout and users' own draws
         precision = torch.autocast(self.device.type, enabled=False) if self.float32_only else nullcontext()
         with self.cost.running(), precision:
             for xs, ys, *others in zip(*batch, strict=True):

@@ -1,6 +1,7 @@
 """A network as a function of one flat vector of parameters, so that an integrator can move a player like a point."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,25 +44,28 @@ class FlatNetwork:
         self.num = sum(self.sizes)
         self.buffer_names = [name for name, _ in network.named_buffers()]
 
-    def __call__(self, theta: Tensor, buffers: dict[str, Tensor], *args: Tensor) -> Tensor:
-        """The network at its arguments with parameters theta (num,), differentiable in theta.
+    def __call__(self, pieces: Sequence[Tensor], buffers: dict[str, Tensor], *args: Any) -> Any:
+        """The network at its arguments with other parameters, differentiable in them.
 
         Args:
-            theta: All trainable parameters, in the order of `vector`.
+            pieces: All trainable parameters, in the order of `parameters`.
             buffers: Buffers in place of the network's own; training mode writes to them.
             args: Arguments of the network's forward.
         """
-        parts = zip(self.names, self.pieces(theta), strict=True)
-        parameters = {name: piece for names, piece in parts for name in names}
+        parameters = {name: piece for names, piece in zip(self.names, pieces, strict=True) for name in names}
         return functional_call(self.network, {**parameters, **buffers}, args, tie_weights=False)
 
     def vector(self) -> Tensor:
         """A copy of all trainable parameters (num,)."""
-        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        return joined([p.detach() for p in self.parameters])
 
     def pieces(self, theta: Tensor) -> Sequence[Tensor]:
         """Views of a vector (num,) in the shapes of the parameters."""
         return [part.view(p.shape) for part, p in zip(theta.split(self.sizes), self.parameters, strict=True)]
+
+    def leaves(self, theta: Tensor) -> list[Tensor]:
+        """The pieces of a vector (num,), to differentiate by: gradients of pieces are cheaper than one of the whole."""
+        return [piece.requires_grad_() for piece in self.pieces(theta.detach())]
 
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the buffers, such as the running statistics of batch norm, for one evaluation."""
@@ -73,6 +77,11 @@ class FlatNetwork:
         for name in self.buffer_names:
             buffer = self.network.get_buffer(name)
             buffer.copy_(torch.where(where, buffers[name], buffer))
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors one after another as one vector."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def check_steady_layers(name: str, network: nn.Module) -> None:

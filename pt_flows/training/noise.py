@@ -36,6 +36,16 @@ BLOCK = 500
 """Number of samples that share the random numbers of one generator."""
 
 
+def seed_global(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators of the CPU and of a device.
+
+    `torch.manual_seed` also prepares accelerators that are not in use, which takes as long as part of a small step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 class RowNoise(torch.Generator):
     """A generator whose `normal` and `uniform` give row i the same numbers for any number of rows up to `BLOCK`.
 

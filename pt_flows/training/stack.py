@@ -60,7 +60,7 @@ class Stack(nn.Module):
         theta, *rest = self.snapshots[k].split([self.flat.num, *self.sizes.values()])
         buffers = self.flat.buffers()
         buffers |= {name: part.view_as(buffers[name]) for name, part in zip(self.sizes, rest, strict=True)}
-        return self.flat(theta, buffers, x)
+        return self.flat(self.flat.pieces(theta), buffers, x)
 
     def forward(self, points: Tensor, image: Image = lambda x: x, first: int = 0) -> Tensor:
         """Move points through the layers.

@@ -19,7 +19,7 @@ from itertools import repeat
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import grad
 from torch.optim import SGD
 
@@ -30,7 +30,7 @@ from pt_flows.functional.integrators import TABLEAUS, Integrator, combine, rk_st
 from pt_flows.functional.objectives import Objective, discriminator_loss, generator_loss
 from pt_flows.loop.method import Method
 from pt_flows.training.distributed import mean_over_ranks
-from pt_flows.training.flat import FlatNetwork, check_steady_layers
+from pt_flows.training.flat import FlatNetwork, check_steady_layers, joined
 from pt_flows.training.players import Critic, Generator, check_pair
 from pt_flows.training.rounds import penalty_gradients
 from pt_flows.training.schedules import Schedule, scheduled
@@ -38,8 +38,8 @@ from pt_flows.training.schedules import Schedule, scheduled
 StageBatches = Literal["shared", "fresh"]
 PenaltyPlacement = Literal["after_step", "first_stage"]
 PLAYERS = ("discriminator", "generator")
-Buffers = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""Buffers of the discriminator and of the generator, by name."""
+Buffers = dict[str, Tensor]
+"""Buffers of both players by name."""
 
 
 class Draw(NamedTuple):
@@ -48,6 +48,24 @@ class Draw(NamedTuple):
     x: Tensor
     labels: tuple[Tensor, ...]
     z: Tensor
+
+
+class Duel(nn.Module):
+    """Both players as one network, whose parameters are y.
+
+    Args:
+        D: The discriminator.
+        G: The generator.
+    """
+
+    def __init__(self, D: CriticNet, G: GeneratorNet) -> None:
+        super().__init__()
+        self.D, self.G = D, G
+
+    def forward(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Logits of generated samples and of data, (B,) each."""
+        x, labels, z = draw
+        return self.D(self.G(z, *labels), *labels), self.D(x, *labels)
 
 
 class ODEGAN(Method):
@@ -96,7 +114,9 @@ class ODEGAN(Method):
         self.objective: Objective = objective
         self.fresh, self.penalise_first_stage = stage_batches == "fresh", penalty_placement == "first_stage"
         self.minibatches_per_iteration = self.tableau.num_stages if self.fresh else 1
-        self.D, self.G = FlatNetwork(critic), FlatNetwork(generator)
+        self.duel = FlatNetwork(Duel(critic, generator))
+        theta = [p for p in critic.parameters() if p.requires_grad]
+        self.num_tensors, self.num_theta = len(theta), sum(p.numel() for p in theta)
         self.register_buffer("alive", torch.tensor(True), persistent=False)
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
@@ -105,7 +125,7 @@ class ODEGAN(Method):
         draws = self.draws(minibatches)
         first = next(draws)
 
-        y = torch.cat([self.D.vector(), self.G.vector()])  # y = (θ, φ)
+        y = self.duel.vector()  # y = (θ, φ)
         k1, r, losses, buffers = self.first_stage(y, first, self.regulariser)  # v(y), and r = ∇_θ ‖∇_φ l_G‖²
         k = rk_stages(lambda t, y: self.field(y, next(draws)), 0.0, y, self.h, tableau, first=[k1])
         slope = combine(tableau.b, k)  # (θ', φ') = y + h Σ b_i k_i
@@ -113,7 +133,7 @@ class ODEGAN(Method):
             self.of_D(slope).sub_(lam * r)  # θ ← θ' - h λ r
         for player, part in ((self.critic, self.of_D(slope)), (self.generator, self.of_G(slope))):
             if (repelled := penalty_gradients(player)) is not None:
-                part.sub_(torch.cat([g.flatten() for g in repelled]))
+                part.sub_(joined(repelled))
         self.follow(slope, buffers)
 
         guards = {
@@ -126,22 +146,20 @@ class ODEGAN(Method):
 
     # ---------------------------------------------------------------------------------------------------- the field
 
-    def losses(self, theta: Tensor, phi: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Buffers]:
-        """l_D and l_G at any parameters, and copies of both networks' buffers that the evaluation has updated."""
-        x, labels, z = draw
-        buffers_D, buffers_G = self.D.buffers(), self.G.buffers()
-        a_fake = self.D(theta, buffers_D, self.G(phi, buffers_G, z, *labels), *labels)
-        a_real = self.D(theta, buffers_D, x, *labels)
+    def losses(self, y: Sequence[Tensor], draw: Draw) -> tuple[Tensor, Tensor, Buffers]:
+        """l_D and l_G at any parameters, and copies of the buffers that the evaluation has updated."""
+        buffers = self.duel.buffers()
+        a_fake, a_real = self.duel(y, buffers, draw)
         l_D, l_G = discriminator_loss(a_real, a_fake, self.objective), generator_loss(a_fake, self.objective)
-        return l_D, l_G, (buffers_D, buffers_G)
+        return l_D, l_G, buffers
 
     def field(self, y: Tensor, draw: Draw) -> Tensor:
         """v(y) = (-∇_θ l_D, -∇_φ l_G) as one vector, averaged over ranks; first-order work only."""
-        theta, phi = self.leaves(y)
-        l_D, l_G, _ = self.losses(theta, phi, draw)
-        (g_G,) = grad(l_G, phi, retain_graph=True)
-        (g_D,) = grad(l_D, theta)
-        return average(torch.cat([g_D, g_G]).neg_())
+        theta, phi = self.split(leaves := self.duel.leaves(y))
+        l_D, l_G, _ = self.losses(leaves, draw)
+        g_G = grad(l_G, phi, retain_graph=True, materialize_grads=True)
+        g_D = grad(l_D, theta, materialize_grads=True)
+        return average(joined([*g_D, *g_G]).neg_())
 
     def first_stage(
         self, y: Tensor, draw: Draw, regulariser: Literal["none", "inside", "apart"]
@@ -151,18 +169,18 @@ class ODEGAN(Method):
         r is None without a regulariser, and if it is inside: one backward pass then adds λ r / b_1 to D's part of the
         field.
         """
-        theta, phi = self.leaves(y)
-        l_D, l_G, buffers = self.losses(theta, phi, draw)
-        (g_G,) = grad(l_G, phi, retain_graph=True, create_graph=regulariser != "none")
-        g, r = average(g_G.detach()), None
+        theta, phi = self.split(leaves := self.duel.leaves(y))
+        l_D, l_G, buffers = self.losses(leaves, draw)
+        by = partial(grad, inputs=theta, materialize_grads=True)
+        g_G = grad(l_G, phi, retain_graph=True, create_graph=regulariser != "none", materialize_grads=True)
+        g, r = average(joined(g_G).detach()), None
         if regulariser == "inside":  # ∇_θ ‖g‖² = 2 gᵀ ∂g_G/∂θ, with g the mean over ranks
-            (g_D,) = grad([l_D, g_G], theta, grad_outputs=[None, 2 * self.penalty_weight / self.tableau.b[0] * g])
+            g_D = by([l_D, joined(g_G)], grad_outputs=[None, 2 * self.penalty_weight / self.tableau.b[0] * g])
         else:
-            (g_D,) = grad(l_D, theta, retain_graph=regulariser == "apart")
+            g_D = by(l_D, retain_graph=regulariser == "apart")
         if regulariser == "apart":
-            (r,) = grad(g_G, theta, grad_outputs=2 * g)
-            r = average(r)
-        k1 = torch.cat([average(g_D), g]).neg_()
+            r = average(joined(by(joined(g_G), grad_outputs=2 * g)))
+        k1 = torch.cat([average(joined(g_D)), g]).neg_()
         return k1, r, {"loss_D": l_D.detach(), "loss_G": l_G.detach()}, buffers
 
     @property
@@ -180,17 +198,17 @@ class ODEGAN(Method):
 
     # -------------------------------------------------------------------------------------------------- the players
 
-    def leaves(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """θ and φ of a joint vector, as leaves to differentiate by."""
-        return self.of_D(y).detach().requires_grad_(), self.of_G(y).detach().requires_grad_()
+    def split(self, pieces: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The pieces of θ and those of φ."""
+        return pieces[: self.num_tensors], pieces[self.num_tensors :]
 
     def of_D(self, y: Tensor) -> Tensor:
         """θ's part of a joint vector."""
-        return y[: self.D.num]
+        return y[: self.num_theta]
 
     def of_G(self, y: Tensor) -> Tensor:
         """φ's part of a joint vector."""
-        return y[self.D.num :]
+        return y[self.num_theta :]
 
     @property
     def h(self) -> float:
@@ -202,10 +220,9 @@ class ODEGAN(Method):
         """Move y to y + h slope. After the first slope that is not finite, keep the last good state."""
         self.alive &= slope.isfinite().all()
         descent = torch.where(self.alive, -slope, 0.0)
-        self.critic.apply_gradients(self.D.pieces(self.of_D(descent)))
-        self.generator.apply_gradients(self.G.pieces(self.of_G(descent)))
-        for network, updated in zip((self.D, self.G), buffers, strict=True):
-            network.commit(updated, self.alive)
+        for player, part in zip((self.critic, self.generator), self.split(self.duel.pieces(descent)), strict=True):
+            player.apply_gradients(part)
+        self.duel.commit(buffers, self.alive)
 
     def on_fit_start(self) -> None:
         """Assume that the first state is good."""
@@ -256,13 +273,12 @@ class ODEGAN(Method):
         """Check that both networks return the same values for the same input."""
         with torch.random.fork_rng(devices=[]):
             G, num_classes = self.generator.network, self.generator.num_classes
-            z = torch.randn(4, *G.latent_shape).to(next(G.parameters()))
+            z, x = (torch.randn(4, *shape).to(next(G.parameters())) for shape in (G.latent_shape, G.event_shape))
             labels = (torch.arange(4, device=z.device) % num_classes,) if num_classes else ()
-            evaluate = lambda net, x: net(net.vector(), net.buffers(), x, *labels)
-            x = evaluate(self.G, z)
-            a = evaluate(self.D, x)
-            again = {"generator": (x, evaluate(self.G, z)), "critic": (a, evaluate(self.D, x))}
-        for name, (first, second) in again.items():
+            draw, parameters = Draw(x, labels, z), self.duel.parameters
+            values = [self.duel(parameters, self.duel.buffers(), draw) for _ in range(2)]
+        for name, i in (("critic", 1), ("generator", 0)):  # on data the critic is alone
+            first, second = (logits[i] for logits in values)
             if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
                 wanted = "expected the same values for the same input in training mode, got others"
                 raise UserError(f"model.{name}: {wanted}. Remove layers that are random or keep a state")
