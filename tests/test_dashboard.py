@@ -1,6 +1,7 @@
 """W&B online against a server of the tests: training, resuming, evaluation, comparison, and the dashboard."""
 
 import base64
+import errno
 import json
 import os
 import re
@@ -20,7 +21,9 @@ from wandb_server import WandbServer, wandb_server
 
 from pt_flows.callbacks import Pictures
 from pt_flows.cli.main import main
+from pt_flows.compare.online import asking
 from pt_flows.compare.runs import find_runs
+from pt_flows.errors import UserError
 from pt_flows.evaluation.passport import checked_record
 from pt_flows.evaluation.published import flat_numbers, readable_records
 from pt_flows.runs.described import FLAT, flat_config
@@ -265,3 +268,14 @@ def test_a_failed_run_is_marked_as_failed(server: WandbServer) -> None:
     (run,) = server.runs.values()
     assert run["exit"] == 1
     assert re.search("is (nan|inf)", run["summary"]["failed"])
+
+
+def test_a_full_disk_is_no_failure_of_wandb(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "a.json"))
+    with pytest.raises(OSError, match="No space left"), asking("me/toys", "a project", "Check its name"):
+        raise full
+    with (
+        pytest.raises(UserError, match="me/toys: expected a project"),
+        asking("me/toys", "a project", "Check its name"),
+    ):
+        raise ValueError("no such project")

@@ -48,7 +48,8 @@ def asking(path: str, wanted: str, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         own = type(error).__module__.partition(".")[0]
-        if own not in FOREIGN and not isinstance(error, ValueError | OSError):
+        of_a_file = isinstance(error, OSError) and error.filename is not None
+        if of_a_file or (own not in FOREIGN and not isinstance(error, ValueError | OSError)):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         if is_away(error):

@@ -7,6 +7,7 @@ plans between samples come from POT's network simplex, on the CPU in float64.
 import math
 from typing import Any, NamedTuple
 
+import ot
 import scipy.linalg
 import torch
 from jaxtyping import Float, Int
@@ -29,8 +30,6 @@ def exact_wasserstein(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], p: int) 
         >>> exact_wasserstein(torch.zeros(3, 2), torch.tensor([[3.0, 4.0]]), p=2)
         5.0
     """
-    import ot  # slow, and most runs on images do not need it
-
     cost = _distances(x, y) ** p
     if not bool(cost.isfinite().all()):
         return math.nan  # the solver would find no plan, of cost 0
@@ -84,8 +83,6 @@ def assignment(y: Float[Tensor, "n *event"], x: Float[Tensor, "n *event"]) -> In
         >>> assignment(torch.tensor([[0.0], [5.0]]), torch.tensor([[6.0], [1.0]]))
         tensor([1, 0])
     """
-    import ot
-
     cost = _distances(y, x) ** 2
     plan: Any = ot.emd(_uniform(len(y)), _uniform(len(x)), cost.numpy(), numItermax=1_000_000)
     return torch.from_numpy(plan).argmax(1).to(y.device)

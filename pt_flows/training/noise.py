@@ -39,7 +39,7 @@ BLOCK = 500
 def seed_global(seed: int, device: torch.device) -> None:
     """Seed torch's global generators of the CPU and of a device.
 
-    `torch.manual_seed` also prepares accelerators that are not in use, which takes as long as part of a small step.
+    `torch.manual_seed` prepares all other kinds of accelerators, too, which takes a good part of a small step.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":

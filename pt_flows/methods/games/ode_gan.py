@@ -116,7 +116,7 @@ class ODEGAN(Method):
         self.minibatches_per_iteration = self.tableau.num_stages if self.fresh else 1
         self.duel = FlatNetwork(Duel(critic, generator))
         theta = [p for p in critic.parameters() if p.requires_grad]
-        self.num_tensors, self.num_theta = len(theta), sum(p.numel() for p in theta)
+        self.num_tensors, self.num_theta = len(theta), sum(p.numel() for p in theta)  # θ comes first in y
         self.register_buffer("alive", torch.tensor(True), persistent=False)
 
     def iterate(self, minibatches: Sequence[Batch]) -> Terms:
@@ -172,14 +172,14 @@ class ODEGAN(Method):
         theta, phi = self.split(leaves := self.duel.leaves(y))
         l_D, l_G, buffers = self.losses(leaves, draw)
         by = partial(grad, inputs=theta, materialize_grads=True)
-        g_G = grad(l_G, phi, retain_graph=True, create_graph=regulariser != "none", materialize_grads=True)
-        g, r = average(joined(g_G).detach()), None
+        g_G = joined(grad(l_G, phi, retain_graph=True, create_graph=regulariser != "none", materialize_grads=True))
+        g, r = average(g_G.detach()), None
         if regulariser == "inside":  # ∇_θ ‖g‖² = 2 gᵀ ∂g_G/∂θ, with g the mean over ranks
-            g_D = by([l_D, joined(g_G)], grad_outputs=[None, 2 * self.penalty_weight / self.tableau.b[0] * g])
+            g_D = by([l_D, g_G], grad_outputs=[None, 2 * self.penalty_weight / self.tableau.b[0] * g])
         else:
             g_D = by(l_D, retain_graph=regulariser == "apart")
         if regulariser == "apart":
-            r = average(joined(by(joined(g_G), grad_outputs=2 * g)))
+            r = average(joined(by(g_G, grad_outputs=2 * g)))
         k1 = torch.cat([average(joined(g_D)), g]).neg_()
         return k1, r, {"loss_D": l_D.detach(), "loss_G": l_G.detach()}, buffers
 
