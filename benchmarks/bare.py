@@ -103,7 +103,7 @@ def adversarial(
 TABLEAUS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "euler": ((), (1.0,)), "heun": ((1.0,), (0.5, 0.5)), "rk4": ((0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }  # fmt: skip
-"""How far each stage after the first goes along the one before, and the weights of all stages."""
+"""Distances, in steps, of each stage after the first along the one before, and the weights of all stages."""
 
 
 @torch.no_grad()
