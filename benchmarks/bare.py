@@ -19,6 +19,8 @@ from pt_flows.data.base import FlowData
 Iteration = Callable[[int], None]
 """One iteration of training, given its number."""
 DECAY = 0.999
+lists: Any = torch
+"""Operations on lists of tensors, for which torch has no types."""
 
 
 class Averaged:
@@ -109,7 +111,7 @@ TABLEAUS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 @torch.no_grad()
 def moved(parameters: list[Tensor], start: list[Tensor], slope: Sequence[Tensor], h: float) -> None:
     """Set parameters to start + h slope."""
-    torch._foreach_copy_(parameters, torch._foreach_add(start, slope, alpha=h))
+    lists._foreach_copy_(parameters, lists._foreach_add(start, slope, alpha=h))
 
 
 def game(G: Any, D: Any, data: FlowData, integrator: str, h: float, lam: float) -> Iteration:
@@ -131,12 +133,12 @@ def game(G: Any, D: Any, data: FlowData, integrator: str, h: float, lam: float) 
         xs = minibatches(data, iteration, len(weights))
         start = [p.detach().clone() for p in both]
         k, r = slope(xs[0], True)
-        total = torch._foreach_mul(k, weights[0])
+        total = lists._foreach_mul(k, weights[0])
         for x, a, b in zip(xs[1:], along, weights[1:], strict=True):
             moved(both, start, k, a * h)
             k, _ = slope(x, False)
-            torch._foreach_add_(total, k, alpha=b)
-        torch._foreach_add_(total[:num], r, alpha=-lam)
+            lists._foreach_add_(total, k, alpha=b)
+        lists._foreach_add_(total[:num], r, alpha=-lam)
         moved(both, start, total, h)
         fold(mean, phi, None)
 
