@@ -1,6 +1,7 @@
 """Atomic writes of files, and the folder of cached results."""
 
 import os
+import pickle
 import re
 import zipfile
 from collections.abc import Iterator
@@ -65,8 +66,16 @@ def reading(path: object, wanted: str, advice: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch raises many kinds for damaged and foreign files
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(f"{path}: expected {wanted}, got a file that cannot be read ({reason}). {advice}") from error
+        raise UserError(
+            f"{path}: expected {wanted}, got a file that cannot be read ({reason_of(error)}). {advice}"
+        ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error, or a plain one where torch refuses a file with other objects than tensors."""
+    if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
+        return "it holds pickled objects, and only tensors and plain values are loaded"
+    return (str(error).partition("\x1b")[0].splitlines() or [type(error).__name__])[0][:120]
 
 
 def checked_target(out: str, suffixes: tuple[str, ...], option: str = "--out") -> Path:

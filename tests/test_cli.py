@@ -31,6 +31,7 @@ from pt_flows.cli.main import main
 from pt_flows.cli.parser import Explaining
 from pt_flows.data import Toy2D
 from pt_flows.errors import UserError
+from pt_flows.methods import W1FE
 from pt_flows.metrics.features import file_hash
 from pt_flows.runs.checkpoint import find_checkpoint, read_checkpoint
 from pt_flows.runs.loggers import loggers
@@ -626,6 +627,22 @@ def test_bad_checkpoints(damage: str, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(arguments) == 2
         expected = "got another file" if damage == "lightning" else "got a file that cannot be read"
         assert expected in capsys.readouterr().err
+
+
+def test_pickled_objects_are_refused_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "pickled.ckpt"
+    torch.save(torch.nn.Linear(2, 2), path)
+    assert main(["sample", str(path)]) == 2
+    wanted = "got a file that cannot be read (it holds pickled objects, and only tensors and plain values are loaded)"
+    assert wanted in capsys.readouterr().err
+    with pytest.raises(UserError, match="it holds pickled objects"):
+        W1FE.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("command", ["fork", "doctor"])
+def test_help_of_commands_with_words(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: pt-flows {command}")
 
 
 def test_weights_with_other_bytes_are_seen(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,12 @@ ROOM = 2.0
 """Gigabytes that a run with images should find on its disk."""
 
 
+HELP = """usage: pt-flows doctor
+
+Print versions, devices, compiler, data, W&B's state and problems. The exit code is 1 if no run can start.
+"""
+
+
 def doctor(words: Sequence[str]) -> None:
     """Print versions, devices, compiler, data, W&B's state and problems. The exit code is 1 if no run can start.
 
@@ -36,6 +42,9 @@ def doctor(words: Sequence[str]) -> None:
     Raises:
         UserError: There are some.
     """
+    if {"-h", "--help"} & set(words):
+        print(HELP, end="")
+        return
     if words:
         raise UserError(f"doctor: expected no arguments, got {' '.join(words)}. Omit them")
     blocking, problems = wrong_packages(), []

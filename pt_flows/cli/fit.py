@@ -299,6 +299,13 @@ def train(command: str, words: Sequence[str]) -> None:
         start(FlowCLI, [command, *words])
 
 
+FORK_HELP = """usage: pt-flows fork CKPT | RUN [--KEY VALUE ...]
+
+Start a new run from the weights and the optimizers of another one. Its configuration is the other run's, and these
+are the changes that fit takes:
+"""
+
+
 def fork(words: Sequence[str]) -> list[str]:
     """Return the arguments of `fit` that start a new run from a checkpoint.
 
@@ -308,8 +315,11 @@ def fork(words: Sequence[str]) -> list[str]:
     Raises:
         UserError: There is no checkpoint, or it does not lie in a run folder.
     """
+    if {"-h", "--help"} & set(words[:1]):
+        print(FORK_HELP)
+        return ["--help"]
     if not words or words[0].startswith("-"):
-        raise UserError("pt-flows fork: expected CKPT first, got none. Give a .ckpt file, a run folder, last or best")
+        raise UserError("fork: expected CKPT first, got none. Give a .ckpt file, a run folder, last or best")
     checkpoint = find_checkpoint(words[0])
     folder = run_folder_of(checkpoint)
     config = recorded_config(folder) if folder else None

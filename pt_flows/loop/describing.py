@@ -133,9 +133,9 @@ def read(path: Any, map_location: Any = None, weights_only: bool | None = True) 
         raise UserError(f"{path}: expected a checkpoint file, got a folder. Give {last}")
     if isinstance(path, str | Path) and not Path(path).is_file():
         raise UserError(f"{path}: expected a checkpoint file, got no file. Give another path")
-    if isinstance(path, str | Path):
-        with reading(path, "a checkpoint", "Use another one, such as best.ckpt"):
+    with reading(path, "a checkpoint", "Use another one, such as best.ckpt"):
+        if isinstance(path, str | Path):
             check_archive(Path(path))
-    content = torch.load(path, map_location=map_location, weights_only=weights_only)
+        content = torch.load(path, map_location=map_location, weights_only=weights_only)
     check_format(content, path)
     return content
