@@ -46,6 +46,9 @@ from pt_flows.runs.folder import say
 from pt_flows.samplers import Sampler
 from pt_flows.training.distributed import launched, share_of, world
 
+MOST_ON_TOYS = 5_000
+"""Largest number of samples of vectors: exact transport between n points needs memory for n² distances."""
+
 
 def evaluate(
     ckpt: str | None = None,
@@ -109,7 +112,9 @@ def evaluate_checkpoint(
     assert folder is not None, "the data are there"
     subject = Subject(method.to(device), weights, sampler, data)
     if subject.draws and len(data.event_shape) != 3:
-        n = min(n, 5_000)
+        if n > MOST_ON_TOYS:
+            say(f"note: expected at most {MOST_ON_TOYS} samples, got {n}. {MOST_ON_TOYS} are measured")
+        n = min(n, MOST_ON_TOYS)
         if n > 2_000 and not metrics:
             say(f"note: exact transport between {n} points takes a minute or two on a CPU; --n 512 is quick")
     side: Split = split or ("train" if subject.draws and len(data.event_shape) == 3 else "test")
