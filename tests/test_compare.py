@@ -626,8 +626,19 @@ def test_an_unfinished_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     fake_run(tmp_path / "b", 1, "W1FE", [2.0, 1.0], "w2_99")
     assert main(["compare", str(tmp_path), "--metric", "w2_1k"]) == 0
     printed = capsys.readouterr().out
-    assert f"note: {folder} has logged 10 of 20 iterations: its last number is from there" in printed
+    assert f"note: {folder} has 10 of 20 iterations: its last number is from there" in printed
     assert f"note: {tmp_path}/b has no w2_1k: skipped" in printed
+
+
+def test_a_finished_run_without_a_log_is_no_unfinished_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a Trainer with `logger=False` leaves it: the evaluation tells the iteration."""
+    for name, iteration in (("whole", 20), ("half", 15)):
+        folder = recorded(fake_run(tmp_path / name, iteration, "W1FE", [2.0, 1.0]), {"w2_1k": 1.0}, iteration=iteration)
+        (folder / "metrics.csv").unlink()
+    assert main(["compare", str(tmp_path), "--metric", "w2_1k"]) == 0
+    printed = capsys.readouterr().out
+    assert "whole has" not in printed
+    assert "half has 15 of 20 iterations" in printed
 
 
 @pytest.mark.parametrize(
