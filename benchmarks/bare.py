@@ -4,7 +4,6 @@ They have the mathematics of the recipes, one fused kernel for Adam, samples wit
 weights. Nothing is logged, checked, counted or saved.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,23 +22,29 @@ lists: Any = torch
 """Operations on lists of tensors, for which torch has no types."""
 
 
-class Averaged:
-    """A network, its optimizer, and the average of its weights."""
+class Average:
+    """The average of a network's weights."""
 
-    def __init__(self, network: Any, lr: float, also: Sequence[nn.Module] = ()) -> None:
-        self.network = network
-        self.parameters = [p for net in (network, *also) for p in net.parameters()]
-        self.adam = torch.optim.Adam(self.parameters, lr, betas=(0.5, 0.9), fused=True)
-        self.mean = [p.detach().clone() for p in network.parameters()]
+    def __init__(self, network: nn.Module) -> None:
+        self.latest = list(network.parameters())
+        self.mean = [p.detach().clone() for p in self.latest]
         self.fold = get_ema_multi_avg_fn(DECAY)
+
+    def update(self) -> None:
+        self.fold(self.mean, self.latest, None)
+
+
+class Player:
+    """Networks and their optimizer."""
+
+    def __init__(self, lr: float, *networks: nn.Module) -> None:
+        self.parameters = [p for net in networks for p in net.parameters()]
+        self.adam = torch.optim.Adam(self.parameters, lr, betas=(0.5, 0.9), fused=True)
 
     def step(self, loss: Tensor) -> None:
         for parameter, gradient in zip(self.parameters, grad(loss, self.parameters), strict=True):
             parameter.grad = gradient
         self.adam.step()
-
-    def average(self) -> None:
-        self.fold(self.mean, list(self.network.parameters()), None)
 
 
 def minibatches(data: FlowData, iteration: int, num: int) -> Tensor:
@@ -75,10 +80,11 @@ def dual(f: Any, e: Any, x: Tensor, y: Tensor, weight: float = 200.0) -> Tensor:
 
 
 def adversarial(
-    G: Any, f: Any, data: FlowData, critic_steps: int, persistence: int, step_size: float, lr: float, e: Any = None
+    data: FlowData, G: Any, f: Any, e: Any = None, *, critic_steps: int, persistence: int, step_size: float, lr: float
 ) -> Iteration:
     """W1-FE; with persistence 0 WGAN-GP; with a network e W2-FE."""
-    generator, critic = Averaged(G, lr), Averaged(f, lr, [] if e is None else [e])
+    generator, average = Player(lr, G), Average(G)
+    critic = Player(lr, f) if e is None else Player(lr, f, e)
     rises = f if e is None else lambda y: f(y) - e(y)
 
     def iterate(iteration: int) -> None:
@@ -97,7 +103,7 @@ def adversarial(
             target = (particles + step_size * v).detach()
             for k in range(persistence):
                 generator.step(((y if k == 0 else G(z)) - target).square().flatten(1).sum(1).mean())
-        generator.average()
+        average.update()
 
     return iterate
 
@@ -114,12 +120,11 @@ def moved(parameters: list[Tensor], start: list[Tensor], slope: Sequence[Tensor]
     lists._foreach_copy_(parameters, lists._foreach_add(start, slope, alpha=h))
 
 
-def game(G: Any, D: Any, data: FlowData, integrator: str, h: float, lam: float) -> Iteration:
+def game(data: FlowData, G: Any, D: Any, *, integrator: str, h: float, lam: float) -> Iteration:
     """ODE-GAN with fresh minibatches in every stage and the regulariser in the first."""
     along, weights = TABLEAUS[integrator]
     theta, phi = list(D.parameters()), list(G.parameters())
-    both, num = [*theta, *phi], len(theta)
-    mean, fold = copy.deepcopy([p.detach() for p in phi]), get_ema_multi_avg_fn(DECAY)
+    both, num, average = [*theta, *phi], len(theta), Average(G)
 
     def slope(x: Tensor, regularised: bool) -> tuple[list[Tensor], list[Tensor]]:
         """The field of both players, and the gradient of the regulariser."""
@@ -140,6 +145,6 @@ def game(G: Any, D: Any, data: FlowData, integrator: str, h: float, lam: float) 
             lists._foreach_add_(total, k, alpha=b)
         lists._foreach_add_(total[:num], r, alpha=-lam)
         moved(both, start, total, h)
-        fold(mean, phi, None)
+        average.update()
 
     return iterate

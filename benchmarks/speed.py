@@ -34,7 +34,7 @@ from pt_flows.nets import DCGANCritic, DCGANGenerator, MLPCritic, MLPGenerator, 
 from pt_flows.training.players import Critic, Generator
 
 WARM_UP = 60  # the first row of the log, after 50 iterations, compiles once more for toys
-RATE, STEP_SIZE = 1e-3, 0.1
+RATE, STEP_SIZE, CRITIC_STEPS = 1e-3, 0.1, 5
 Precision = Literal["32-true", "bf16-mixed"]
 Adam = partial(torch.optim.Adam, lr=RATE, betas=(0.5, 0.9))
 Networks = Callable[[], list[Any]]
@@ -42,24 +42,23 @@ Networks = Callable[[], list[Any]]
 
 
 class Clock(L.Callback):
-    """Tell the time at the start of training, after the warm-up, and at the end.
+    """Tell the CPU time at the start of training, after the warm-up, and at the end.
 
     Args:
         warm_up: Iterations of the warm-up.
-        now: Tells the time, in seconds.
     """
 
-    def __init__(self, warm_up: int, now: Callable[[], float]) -> None:
-        self.warm_up, self.now = warm_up, now
+    def __init__(self, warm_up: int) -> None:
+        self.warm_up = warm_up
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.start = self.now()
+        self.start = cpu_seconds()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if pl_module.iteration == self.warm_up:
-            self.warm = self.now()
+            self.warm = cpu_seconds()
         if pl_module.iteration == trainer.max_steps:
-            self.end = self.now()
+            self.end = cpu_seconds()
 
 
 def cpu_seconds() -> float:
@@ -73,11 +72,10 @@ def timed(
     num: int,
     *callbacks: L.Callback,
     warm_up: int,
-    now: Callable[[], float] = cpu_seconds,
     precision: Precision = "32-true",
 ) -> Clock:
     """Train for `num` iterations after the warm-up, with a Trainer that does nothing else, and return the times."""
-    clock = Clock(warm_up, now)
+    clock = Clock(warm_up)
     runner = L.Trainer(
         max_steps=num + warm_up, max_epochs=-1, accelerator="cpu", devices=1, callbacks=[*callbacks, clock],
         precision=precision,
@@ -108,7 +106,7 @@ class Case:
     Attributes:
         networks: Makes networks.
         method: Makes the method of networks.
-        loop: Makes the bare loop of networks and data.
+        loop: Makes the bare loop of data and networks.
         data: Makes the data.
         part: By how much shorter its runs are.
     """
@@ -146,37 +144,36 @@ def dcgan() -> list[Any]:
     return [DCGANGenerator(width=32), DCGANCritic(width=32)]
 
 
-def trained(G: Any, steps: int, *critic: Any) -> tuple[Any, ...]:
-    """The players of networks, and other networks as they are."""
-    f, *others = critic
-    return Generator(G, Adam, ema_decay=bare.DECAY), Critic(f, Adam, steps=steps), *others
+def trained(G: Any, f: Any) -> tuple[Generator, Critic]:
+    """The players of networks."""
+    return Generator(G, Adam, ema_decay=bare.DECAY), Critic(f, Adam, steps=CRITIC_STEPS)
 
 
-def w1_fe(G: Any, f: Any, steps: int = 5, persistence: int = 5) -> Method:
-    return W1FE(*trained(G, steps, f), step_size=STEP_SIZE, persistence=persistence)
+def w1_fe(G: Any, f: Any, persistence: int = 5) -> Method:
+    return W1FE(*trained(G, f), step_size=STEP_SIZE, persistence=persistence)
 
 
-def wgan_gp(G: Any, f: Any, steps: int = 5) -> Method:
-    return WGANGP(*trained(G, steps, f))
+def wgan_gp(G: Any, f: Any) -> Method:
+    return WGANGP(*trained(G, f))
 
 
 def w2_fe(G: Any, f: Any, e: Any) -> Method:
-    return W2FE(*trained(G, 5, f, e), equality_weight=0.0, step_size=STEP_SIZE)
+    return W2FE(*trained(G, f), e, equality_weight=0.0, step_size=STEP_SIZE)
 
 
 def ode_gan(G: Any, D: Any, integrator: Integrator) -> Method:
     return ODEGAN(G, D, 0.05, integrator, penalty_weight=0.07, stage_batches="fresh", ema_decay=bare.DECAY)
 
 
-def plain(G: Any, f: Any, e: Any, data: FlowData, steps: int = 5, persistence: int = 5) -> bare.Iteration:
-    return bare.adversarial(G, f, data, steps, persistence, STEP_SIZE, RATE, e)
+plain = partial(bare.adversarial, critic_steps=CRITIC_STEPS, persistence=5, step_size=STEP_SIZE, lr=RATE)
+"""The bare loop of these methods."""
 
 
 def on_toys(batch_size: int) -> dict[str, Case]:
-    data, one = partial(toy, batch_size), lambda G, f, data, **options: plain(G, f, None, data, **options)
+    data = partial(toy, batch_size)
     return {
-        f"W1-FE, batch {batch_size}": Case(transport, w1_fe, one, data),
-        f"WGAN-GP, batch {batch_size}": Case(transport, wgan_gp, partial(one, persistence=0), data),
+        f"W1-FE, batch {batch_size}": Case(transport, w1_fe, plain, data),
+        f"WGAN-GP, batch {batch_size}": Case(transport, wgan_gp, partial(plain, persistence=0), data),
         f"W2-FE, batch {batch_size}": Case(potentials, w2_fe, plain, data),
     }
 
@@ -187,10 +184,10 @@ def of_game(integrator: Integrator) -> Case:
 
 
 def on_images() -> dict[str, Case]:
-    data, one = lambda: Shapes32(batch_size=16), lambda G, f, data, **options: plain(G, f, None, data, 5, **options)
+    data, flow = partial(Shapes32, batch_size=16), partial(plain, persistence=3)
     return {
-        "W1-FE, 32 pixels, batch 16": Case(dcgan, partial(w1_fe, persistence=3), partial(one, persistence=3), data, 10),
-        "WGAN-GP, 32 pixels, batch 16": Case(dcgan, wgan_gp, partial(one, persistence=0), data, 10),
+        "W1-FE, 32 pixels, batch 16": Case(dcgan, partial(w1_fe, persistence=3), flow, data, 10),
+        "WGAN-GP, 32 pixels, batch 16": Case(dcgan, wgan_gp, partial(plain, persistence=0), data, 10),
     }
 
 
@@ -226,7 +223,7 @@ def row(case: Case, settings: list[str], iterations: int, rounds: int) -> tuple[
     times: dict[str, list[float]] = {name: [] for name in ("bare", *settings)}
     compilation = 0.0
     for i in range(rounds):
-        times["bare"].append(timed_bare(case.loop(*seeded(case.networks), case.data()), num, warm_up) / num)
+        times["bare"].append(timed_bare(case.loop(case.data(), *seeded(case.networks)), num, warm_up) / num)
         for setting in settings:
             mode, precision = SETTINGS[setting]
             module = case.method(*seeded(case.networks))

@@ -127,8 +127,7 @@ def comparable(
     runs = [run for run in runs if run not in without]
     criterion = Criterion(key, higher_is_better(runs, key, note))
     for run in runs:
-        last = max([run.iteration, *(passport.iteration for passport, _ in run.records)])  # some runs have no log
-        planned = (run.config.get("trainer") or {}).get("max_steps", 0)
+        last, planned = run.iteration, (run.config.get("trainer") or {}).get("max_steps", 0)
         if not run.failed(key) and isinstance(planned, int) and last < planned:
             note(f"{run.folder} has {last:,} of {planned:,} iterations: its last number is from there")
     for related in families(runs):

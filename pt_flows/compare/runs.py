@@ -118,8 +118,9 @@ class Run:
 
     @property
     def iteration(self) -> int:
-        """The last iteration that was logged."""
-        return int(max((row.get("iteration", 0) for row in self.rows), default=0))
+        """The last iteration that was logged or measured; some runs have no log."""
+        logged = [row.get("iteration", 0) for row in self.rows]
+        return int(max([*logged, *(passport.iteration for passport, _ in self.records)], default=0))
 
     @property
     def id(self) -> str:

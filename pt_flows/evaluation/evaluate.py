@@ -25,6 +25,7 @@ from pt_flows.evaluation.provenance import details_of, directions_of, feature_ha
 from pt_flows.evaluation.published import publish
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.functional.pixels import as_float
+from pt_flows.functional.transport import MOST_POINTS
 from pt_flows.metrics import (
     Accuracy,
     ExactWasserstein,
@@ -45,9 +46,6 @@ from pt_flows.plots import num_shown, save_samples
 from pt_flows.runs.folder import say
 from pt_flows.samplers import Sampler
 from pt_flows.training.distributed import launched, share_of, world
-
-MOST_ON_TOYS = 5_000
-"""Largest number of samples of vectors: exact transport between n points needs memory for n² distances."""
 
 
 def evaluate(
@@ -112,9 +110,9 @@ def evaluate_checkpoint(
     assert folder is not None, "the data are there"
     subject = Subject(method.to(device), weights, sampler, data)
     if subject.draws and len(data.event_shape) != 3:
-        if n > MOST_ON_TOYS:
-            say(f"note: expected at most {MOST_ON_TOYS} samples, got {n}. {MOST_ON_TOYS} are measured")
-        n = min(n, MOST_ON_TOYS)
+        if n > MOST_POINTS:
+            say(f"note: expected at most {MOST_POINTS} samples, got {n}. {MOST_POINTS} are measured")
+            n = MOST_POINTS
         if n > 2_000 and not metrics:
             say(f"note: exact transport between {n} points takes a minute or two on a CPU; --n 512 is quick")
     side: Split = split or ("train" if subject.draws and len(data.event_shape) == 3 else "test")

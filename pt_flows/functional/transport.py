@@ -15,6 +15,9 @@ from torch import Tensor
 
 from pt_flows.functional.distances import exact_distances
 
+MOST_POINTS = 5_000
+"""Largest number of points for which metrics solve exact transport, as its cost grows with its cube."""
+
 # ------------------------------------------------------------------------------------------------------ between samples
 
 

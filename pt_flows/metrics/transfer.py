@@ -12,7 +12,7 @@ from pt_flows.bounds import Bound
 from pt_flows.contracts import Split
 from pt_flows.errors import UserError
 from pt_flows.functional.distances import feature_distances
-from pt_flows.functional.transport import exact_wasserstein
+from pt_flows.functional.transport import MOST_POINTS, exact_wasserstein
 from pt_flows.metrics.base import Direction, RealData, SampleMetric, count_name, other_split, real_samples
 from pt_flows.metrics.reference import cached, content_hash
 from pt_flows.training.distributed import world
@@ -117,7 +117,7 @@ class MapTransport(SampleMetric):
 
     split: Split = "test"
 
-    def __init__(self, num: Annotated[int, Bound(2, 5_000)] = 2_000) -> None:
+    def __init__(self, num: Annotated[int, Bound(2, MOST_POINTS)] = 2_000) -> None:
         super().__init__()
         self.num = num
         self.add_state("distance", default=torch.tensor(torch.nan), dist_reduce_fx="mean")

@@ -8,7 +8,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from pt_flows.contracts import Split
 from pt_flows.errors import UserError
-from pt_flows.functional.transport import exact_wasserstein, gaussian_mmd, sliced_wasserstein
+from pt_flows.functional.transport import MOST_POINTS, exact_wasserstein, gaussian_mmd, sliced_wasserstein
 from pt_flows.metrics.base import RealData, SampleMetric, count_name, other_split
 from pt_flows.metrics.reference import cached, content_hash
 
@@ -72,9 +72,9 @@ class ExactWasserstein(PointDistance):
 
     def prepare(self, data: RealData, num_samples: int) -> None:
         """Draw the fixed samples and compute the floor."""
-        if num_samples > 5_000:
+        if num_samples > MOST_POINTS:
             found = f"{num_samples}. The cost of exact transport grows with its cube"
-            raise UserError(f"evaluation.num_samples: expected at most 5000, got {found}")
+            raise UserError(f"evaluation.num_samples: expected at most {MOST_POINTS}, got {found}")
         super().prepare(data, num_samples)
 
     @property

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from pt_flows.construction import Constructed
 from pt_flows.errors import UserError
 from pt_flows.training.distributed import mean_over_ranks
+from pt_flows.training.flat import joined
 from pt_flows.training.optimizers import steps_with_its_rate
 
 
@@ -118,7 +119,7 @@ def check_controllable(optimizers: Mapping[str, Optimizer]) -> None:
 
 def vector(optimizer: Optimizer) -> Tensor:
     """A copy of all parameters of an optimizer (P,)."""
-    return torch.cat([p.detach().reshape(-1) for group in optimizer.param_groups for p in group["params"]])
+    return joined([p.detach() for group in optimizer.param_groups for p in group["params"]])
 
 
 def momentum(optimizer: Optimizer) -> float:

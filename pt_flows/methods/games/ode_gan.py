@@ -20,7 +20,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import grad
 from torch.optim import SGD
 
 from pt_flows.bounds import DecayRates, NonNegative, Positive
@@ -38,6 +37,8 @@ from pt_flows.training.schedules import Schedule, scheduled
 StageBatches = Literal["shared", "fresh"]
 PenaltyPlacement = Literal["after_step", "first_stage"]
 PLAYERS = ("discriminator", "generator")
+grad = partial(torch.autograd.grad, materialize_grads=True)
+"""Gradients, zero by parameters on which a loss does not depend."""
 Buffers = dict[str, Tensor]
 """Buffers of both players by name."""
 
@@ -157,8 +158,8 @@ class ODEGAN(Method):
         """v(y) = (-∇_θ l_D, -∇_φ l_G) as one vector, averaged over ranks; first-order work only."""
         theta, phi = self.split(leaves := self.duel.leaves(y))
         l_D, l_G, _ = self.losses(leaves, draw)
-        g_G = grad(l_G, phi, retain_graph=True, materialize_grads=True)
-        g_D = grad(l_D, theta, materialize_grads=True)
+        g_G = grad(l_G, phi, retain_graph=True)
+        g_D = grad(l_D, theta)
         return average(joined([*g_D, *g_G]).neg_())
 
     def first_stage(
@@ -171,15 +172,14 @@ class ODEGAN(Method):
         """
         theta, phi = self.split(leaves := self.duel.leaves(y))
         l_D, l_G, buffers = self.losses(leaves, draw)
-        by = partial(grad, inputs=theta, materialize_grads=True)
-        g_G = joined(grad(l_G, phi, retain_graph=True, create_graph=regulariser != "none", materialize_grads=True))
+        g_G = joined(grad(l_G, phi, retain_graph=True, create_graph=regulariser != "none"))
         g, r = average(g_G.detach()), None
         if regulariser == "inside":  # ∇_θ ‖g‖² = 2 gᵀ ∂g_G/∂θ, with g the mean over ranks
-            g_D = by([l_D, g_G], grad_outputs=[None, 2 * self.penalty_weight / self.tableau.b[0] * g])
+            g_D = grad([l_D, g_G], theta, grad_outputs=[None, 2 * self.penalty_weight / self.tableau.b[0] * g])
         else:
-            g_D = by(l_D, retain_graph=regulariser == "apart")
+            g_D = grad(l_D, theta, retain_graph=regulariser == "apart")
         if regulariser == "apart":
-            r = average(joined(by(g_G, grad_outputs=2 * g)))
+            r = average(joined(grad(g_G, theta, grad_outputs=2 * g)))
         k1 = torch.cat([average(joined(g_D)), g]).neg_()
         return k1, r, {"loss_D": l_D.detach(), "loss_G": l_G.detach()}, buffers
 
