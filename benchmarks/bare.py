@@ -26,7 +26,7 @@ class Average:
     """The average of a network's weights."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.latest = list(network.parameters())
+        self.latest: list[Tensor] = list(network.parameters())
         self.mean = [p.detach().clone() for p in self.latest]
         self.fold = get_ema_multi_avg_fn(DECAY)
 
