@@ -26,7 +26,7 @@ import yaml
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parents[1]
-TOYS = sorted(f"toy2d/{file.stem}" for file in (HERE / "configs" / "toy2d").glob("*.yaml"))
+TOYS = sorted(f"toy2d/{file.stem}" for file in (HERE / "configs" / "toy2d").glob("*.yaml") if "." not in file.stem)
 IMAGES = ["cifar10/w1_fe_small", "cifar10/ode_gan_small"]
 ON_TWO = ["toy2d/w1_fe", "toy2d/da_ebm"]
 STATES = "PT_FLOWS_SAME_STATES"

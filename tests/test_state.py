@@ -10,6 +10,7 @@ import pt_flows.training.noise as noise_module
 from pt_flows.errors import UserError
 from pt_flows.nets import MLPEnergy
 from pt_flows.training.ema import EMA
+from pt_flows.training.flat import FlatNetwork
 from pt_flows.training.noise import NoiseStream
 from pt_flows.training.players import Energy
 
@@ -29,6 +30,49 @@ def test_average_equals_the_recursion_by_hand() -> None:
             expected[key] = beta * expected[key] + (1 - beta) * value if value.is_floating_point() else value.clone()
     for key, value in ema.network.state_dict().items():
         close(value, expected[key], rtol=1e-12, atol=1e-12)
+
+
+def test_average_follows_tied_and_moved_tensors_and_another_network() -> None:
+    first, other = (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2))
+    first[1].weight = first[0].weight
+    other[1].weight = other[0].weight
+    ema = EMA(first, decay=0.0)  # the latest weights
+    ema.update(first, 1)
+    first.double(), ema.double()  # new tensors for buffers
+    first(torch.randn(5, 2, dtype=torch.float64))
+    for network in (first, other.double(), first):
+        ema.update(network, 100)
+        close(ema.network.state_dict(), network.state_dict(), rtol=0, atol=0)
+
+
+class Counting(nn.Module):
+    """Replaces its buffer in every evaluation, and fails on request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.again = self.scale
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count = self.count + 1
+        if x.isnan().any():
+            raise ValueError("not a number")
+        return x * self.scale * self.again
+
+
+def test_flat_network_evaluates_at_other_tensors_and_keeps_its_own() -> None:
+    net = Counting()
+    scale, flat = net.scale, FlatNetwork(net)
+    assert flat.num == 1
+    pieces, buffers = flat.leaves(torch.tensor([3.0])), flat.buffers()
+    assert float(value := flat(pieces, buffers, torch.tensor(2.0))) == 18.0
+    assert float(torch.autograd.grad(value, pieces)[0]) == 12.0
+    assert float(buffers["count"]) == 1.0
+    with pytest.raises(ValueError, match="not a number"):
+        flat(pieces, buffers, torch.tensor(torch.nan))
+    assert net.scale is net.again is scale
+    assert float(net.count) == 0.0
 
 
 def test_average_stays_in_evaluation_mode_and_takes_no_gradient() -> None:

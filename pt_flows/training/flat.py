@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch._utils import _unflatten_dense_tensors
 
 from pt_flows.errors import UserError
+from pt_flows.training.places import places_of, put, tensor_at
 from pt_flows.training.requirements import SPECTRAL
 
 RANDOM_LAYERS = (
@@ -33,16 +34,12 @@ class FlatNetwork:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        names: dict[nn.Parameter, list[str]] = {}  # tied weights have several
-        for path, module in network.named_modules():
-            for key, parameter in module.named_parameters(recurse=False):
-                if parameter.requires_grad:
-                    names.setdefault(parameter, []).append(f"{path}.{key}" if path else key)
-        self.parameters, self.names = list(names), list(names.values())
-        self.sizes = [p.numel() for p in self.parameters]
-        self.num = sum(self.sizes)
-        self.buffer_names = [name for name, _ in network.named_buffers()]
+        self.network, places = network, places_of(network)
+        num = len(list(network.parameters()))
+        self.places = [place for place in places[:num] if tensor_at(place).requires_grad]
+        self.buffer_places = dict(zip((name for name, _ in network.named_buffers()), places[num:], strict=True))
+        self.parameters = [tensor_at(place) for place in self.places]
+        self.num = sum(p.numel() for p in self.parameters)
 
     def __call__(self, pieces: Sequence[Tensor], buffers: dict[str, Tensor], *args: Any) -> Any:
         """The network at its arguments with other parameters, differentiable in them.
@@ -52,8 +49,11 @@ class FlatNetwork:
             buffers: Buffers in place of the network's own; training mode writes to them.
             args: Arguments of the network's forward.
         """
-        parameters = {name: piece for names, piece in zip(self.names, pieces, strict=True) for name in names}
-        return functional_call(self.network, {**parameters, **buffers}, args, tie_weights=False)
+        tensors = [*pieces, *(buffers[name] for name in self.buffer_places)]
+        with put(tensors, [*self.places, *self.buffer_places.values()]):
+            result = self.network(*args)
+            buffers.update({name: tensor_at(place) for name, place in self.buffer_places.items()})  # some are replaced
+        return result
 
     def vector(self) -> Tensor:
         """A copy of all trainable parameters (num,)."""
@@ -61,7 +61,7 @@ class FlatNetwork:
 
     def pieces(self, theta: Tensor) -> Sequence[Tensor]:
         """Views of a vector (num,) in the shapes of the parameters."""
-        return [part.view(p.shape) for part, p in zip(theta.split(self.sizes), self.parameters, strict=True)]
+        return _unflatten_dense_tensors(theta, self.parameters)
 
     def leaves(self, theta: Tensor) -> list[Tensor]:
         """The pieces of a vector (num,), to differentiate by: gradients of pieces are cheaper than one of the whole."""
@@ -69,13 +69,13 @@ class FlatNetwork:
 
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the buffers, such as the running statistics of batch norm, for one evaluation."""
-        return {name: self.network.get_buffer(name).clone() for name in self.buffer_names}
+        return {name: tensor_at(place).clone() for name, place in self.buffer_places.items()}
 
     @torch.no_grad()
     def commit(self, buffers: dict[str, Tensor], where: Tensor) -> None:
         """Adopt buffers that an evaluation has updated, if the scalar `where` is true."""
-        for name in self.buffer_names:
-            buffer = self.network.get_buffer(name)
+        for name, place in self.buffer_places.items():
+            buffer = tensor_at(place)
             buffer.copy_(torch.where(where, buffers[name], buffer))
 
 

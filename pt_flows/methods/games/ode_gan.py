@@ -217,8 +217,8 @@ class ODEGAN(Method):
 
     @torch.no_grad()
     def follow(self, slope: Tensor, buffers: Buffers) -> None:
-        """Move y to y + h slope. After the first slope that is not finite, keep the last good state."""
-        self.alive &= slope.isfinite().all()
+        """Move y to y + h slope. After the first slope whose norm is not finite, keep the last good state."""
+        self.alive &= slope.norm().isfinite()
         descent = torch.where(self.alive, -slope, 0.0)
         for player, part in zip((self.critic, self.generator), self.split(self.duel.pieces(descent)), strict=True):
             player.apply_gradients(part)
