@@ -1,4 +1,4 @@
-"""The two errors of this package: a mistake that the user can correct, and a run that diverged."""
+"""The two errors of this package, a mistake that the user can correct and a run that diverged, and its warning."""
 
 
 class UserError(ValueError):
@@ -10,3 +10,14 @@ class UserError(ValueError):
 
 class DivergenceError(RuntimeError):
     """A run that cannot continue because a quantity is no longer finite."""
+
+
+class RunWarning(UserWarning):
+    """A fault that does not stop the work. The command line prints its sentence alone."""
+
+
+def warn(text: str) -> None:
+    """Warn of a fault that does not stop the work, from the first process alone."""
+    from lightning_utilities.core.rank_zero import rank_zero_warn  # slow, and not every command needs it
+
+    rank_zero_warn(text, stacklevel=5, category=RunWarning)

@@ -9,6 +9,9 @@ import numpy as np
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+FEW = 1_000
+"""Number of points below which a histogram shows where they fell by chance."""
+
 
 def num_shown(event_shape: Sequence[int]) -> int:
     """Number of samples in a picture: 64 images or 5,000 points."""
@@ -60,10 +63,12 @@ def grid_of(x: Tensor, columns: int) -> Tensor:
 
 
 def save_density(panels: dict[str, Tensor], path: Path) -> None:
-    """Draw samples in the plane side by side, as points over their smoothed histograms, on one scale.
+    """Draw samples in the plane side by side, as points over their smoothed histograms.
+
+    Few samples are points alone. A colour is the same density in all panels.
 
     Args:
-        panels: Samples (n, 2) by title. The first panel, the target, sets the frame.
+        panels: Samples (n, 2) by title. The first panel, the target, sets the frame and the scale of densities.
         path: The file to write.
     """
     matplotlib.use("Agg")
@@ -74,23 +79,30 @@ def save_density(panels: dict[str, Tensor], path: Path) -> None:
     half = 0.65 * float((first.amax(0) - first.amin(0)).max())
     (left, bottom), (right, top) = (centre - half).tolist(), (centre + half).tolist()
     figure = Figure(figsize=(4 * len(panels), 4.6), layout="constrained")
+    highest = None
     for axis, (title, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         x = x.float().cpu()
         histogram, _, _ = np.histogram2d(
             x[:, 0].numpy(), x[:, 1].numpy(), bins=120, range=[[left, right], [bottom, top]]
         )
-        axis.imshow(
-            smooth(histogram).T,
-            origin="lower",
-            extent=(left, right, bottom, top),
-            cmap="Blues",
-            interpolation="bilinear",
-        )
+        few = len(x) < FEW
+        if not few:
+            density = smooth(histogram / len(x)).T
+            highest = float(density.max()) if highest is None else highest
+            axis.imshow(
+                density,
+                origin="lower",
+                extent=(left, right, bottom, top),
+                cmap="Blues",
+                interpolation="bilinear",
+                vmin=0,
+                vmax=highest,
+            )
         shown = x[:1000]
-        axis.scatter(shown[:, 0], shown[:, 1], s=2, c="#d95f02", alpha=0.5, linewidths=0)
+        axis.scatter(shown[:, 0], shown[:, 1], s=10 if few else 2, c="#d95f02", alpha=0.5, linewidths=0)
         outside = 1 - float(((x - centre).abs() <= half).all(1).float().mean())
-        axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
-        full = title + (f" ({outside:.0%} outside)" if outside >= 0.005 else "")
+        axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
+        full = f"{title}, n = {len(x):,}" + (f" ({outside:.0%} outside)" if outside >= 0.005 else "")
         axis.set_title(fill(full, 48), fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

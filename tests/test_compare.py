@@ -41,7 +41,7 @@ from pt_flows.compare.statistics import (
     seeds_needed,
     welch,
 )
-from pt_flows.compare.verdicts import judged, verdicts
+from pt_flows.compare.verdicts import judged, said
 from pt_flows.errors import DivergenceError, UserError
 from pt_flows.evaluation.passport import Passport, record_path, write_record
 
@@ -250,7 +250,7 @@ def test_higher_is_better_where_it_is(tmp_path: Path) -> None:
         fake_run(tmp_path / f"b{seed}", seed, "WGANGP", [0.5 + 0.01 * seed], "high_quality")
     groups = grouped(find_runs([str(tmp_path)]))
     criterion = Criterion("high_quality", higher=True)
-    assert verdicts(groups, criterion, 0.05)[0].startswith("W1FE is better than WGANGP")
+    assert said(groups, criterion, judged(groups, criterion, 0.05))[0].startswith("W1FE is better than WGANGP")
 
 
 def test_a_direction_comes_from_the_passport(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -474,7 +474,9 @@ def test_too_few_seeds_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
         fake_run(root / f"c{seed}", seed, "W2FE", [1.0 + seed])
     assert main(["compare", str(root)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("4 against 4 cannot go below p = 0.086 for 3 pairs; train at least 5 of each") == 3
+    reason = "4 against 4 cannot go below p = 0.086 for 3 pairs; train at least 5 of each"
+    assert f"- all 3 pairs: too few seeds, {reason}" in printed
+    assert printed.count("too few seeds") == 1
     assert "is better than" not in printed
 
 

@@ -4,11 +4,10 @@ from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from pt_flows.callbacks.rounds import PersistentRounds
-from pt_flows.errors import UserError
+from pt_flows.errors import UserError, warn
 from pt_flows.loop.method import Method
 from pt_flows.training.rates import RateControl, check_controllable
 
@@ -98,7 +97,7 @@ class Rates(L.Callback):
         if (kind := type(self.control).__name__) == state_dict["kind"]:
             self.control.load_state_dict(state_dict["control"])
         else:
-            rank_zero_warn(f"the checkpoint has the state of {state_dict['kind']}, so {kind} begins afresh")
+            warn(f"the checkpoint has the state of {state_dict['kind']}, so {kind} begins afresh")
 
 
 def optimizers_of(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Optimizer]:

@@ -8,9 +8,9 @@ from typing import Any
 import lightning as L
 import yaml
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_warn
 
 from pt_flows.construction import plain
+from pt_flows.errors import warn
 from pt_flows.evaluation.passport import record_path, write_record
 from pt_flows.evaluation.provenance import passport_of
 from pt_flows.evaluation.subject import Subject
@@ -54,7 +54,7 @@ def describe_python_run(folder: Path, trainer: L.Trainer, subject: Subject, data
     try:
         sections = {"model": plain(method), "data": plain(data)}
     except TypeError:
-        rank_zero_warn(
+        warn(
             f"{folder}: expected a method and data with importable classes, got others, so the run cannot be compared. "
             "Build optimizers with functools.partial, and define classes in modules"
         )

@@ -17,7 +17,7 @@ from pt_flows.cli.errors import command_named
 from pt_flows.cli.failures import fail, interrupted, told
 from pt_flows.cli.pages import with_page
 from pt_flows.cli.shipped import with_recipes
-from pt_flows.errors import UserError
+from pt_flows.errors import RunWarning, UserError
 from pt_flows.progress import QUIET
 from pt_flows.runs.signals import end_with_parent, ending_at_once, handled
 
@@ -155,7 +155,8 @@ def leave(number: int, frame: Any) -> None:
 
 
 def quiet() -> None:
-    """Silence messages of libraries. Lightning sets its log levels when it is imported."""
+    """Silence messages of libraries. Lightning sets its log levels and its form of warnings when it is imported."""
+    warnings.formatwarning = formatted
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for pattern in (
@@ -167,6 +168,13 @@ def quiet() -> None:
         "`torch.jit.script` is deprecated",
     ):
         warnings.filterwarnings("ignore", f".*{pattern}.*")
+
+
+def formatted(message: Warning | str, category: type[Warning], file: str, line: int, source: str | None = None) -> str:
+    """Return the line of a warning: those of this package are sentences, others need their place."""
+    if issubclass(category, RunWarning):
+        return f"warning: {message}\n"
+    return f"{file}:{line}: {category.__name__}: {message}\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from pt_flows.compare.groups import comparable
 from pt_flows.compare.online import api, asking
 from pt_flows.compare.sampling import sampling_figure
 from pt_flows.compare.table import Row, markdown, shown, table, table_target, without_nan, write_files
-from pt_flows.compare.verdicts import judged, remarks
+from pt_flows.compare.verdicts import judged, said
 from pt_flows.errors import UserError
 from pt_flows.runs.settings import digest
 
@@ -55,12 +55,11 @@ def compare(
     groups, criterion = comparable(runs, metric, notes.append)
     rows, found = table(groups, criterion, goal), judged(groups, criterion, level)
     cells = shown(rows, criterion.key, goal)
-    lines = [verdict.sentence for verdict in found] + remarks(groups, criterion, found)
     parts = [
         "\n".join(f"note: {note}" for note in notes),
         str(criterion),
         markdown(cells),
-        "\n".join(f"- {line}" for line in lines),
+        "\n".join(f"- {line}" for line in said(groups, criterion, found)),
     ]
     text = "\n\n".join(part for part in parts if part)
     print(text)

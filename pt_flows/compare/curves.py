@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 COSTS: dict[str, Callable[[dict[str, float]], float]] = {
     "iterations": lambda costs: costs.get("iteration", math.nan),
-    "images seen": lambda costs: costs.get("cost/images_seen", math.nan),
+    "data seen": lambda costs: costs.get("cost/images_seen", math.nan),
     "minutes of training": lambda costs: costs.get("cost/seconds", math.nan) / 60,
     "samples evaluated by networks": lambda costs: sum(v for k, v in costs.items() if "evaluations_" in k) or math.nan,
 }

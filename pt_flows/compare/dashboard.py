@@ -9,7 +9,7 @@ from pt_flows.compare.groups import comparable
 from pt_flows.compare.online import asking
 from pt_flows.compare.project import Project, project_named
 from pt_flows.compare.table import markdown, shown, table
-from pt_flows.compare.verdicts import judged, remarks
+from pt_flows.compare.verdicts import judged, said
 from pt_flows.errors import UserError
 from pt_flows.files import checked_target, replacing
 from pt_flows.runs.folder import say
@@ -78,7 +78,7 @@ def comparison(project: Project) -> tuple[str, str, list[str]]:
     """The comparison of all runs: its title, its table and verdicts in Markdown, and the ids of the runs."""
     groups, criterion = comparable([*project.runs.values()], None, lambda text: say(f"note: {text}"))
     found = judged(groups, criterion, 0.05)
-    lines = [verdict.sentence for verdict in found] + remarks(groups, criterion, found)
+    lines = said(groups, criterion, found)
     text = markdown(shown(table(groups, criterion, None), criterion.key)) + "\n\n" + "\n".join(f"- {s}" for s in lines)
     runs = dict.fromkeys(run.id for group in groups for run in group.runs)
     return f"Comparison by {criterion}", text, list(runs)

@@ -300,7 +300,8 @@ def chosen_metric(runs: Sequence[Run], wanted: str | None) -> str:
         wanted = wanted.removeprefix("eval/")
         if not any(wanted in run.keys for run in runs):
             known = ", ".join(sorted(common)) or "no number in common"
-            raise UserError(f"--metric: expected a number that runs have ({known}), got {wanted}")
+            got = f"{wanted}, which is neither better high nor low" * any(wanted in run.measured for run in runs)
+            raise UserError(f"--metric: expected a number that runs have ({known}), got {got or wanted}")
         return wanted
     if not common:
         lines = "; ".join(f"{run.folder.name}: {', '.join(sorted(run.keys)) or 'nothing'}" for run in runs[:4])

@@ -16,7 +16,7 @@ from pt_flows.compare.groups import Criterion, Group, comparable
 from pt_flows.compare.runs import Run
 from pt_flows.compare.sampling import sampling_figure
 from pt_flows.compare.table import shown, table
-from pt_flows.compare.verdicts import verdicts
+from pt_flows.compare.verdicts import judged, said
 from pt_flows.files import checked_target, replacing
 
 MOST_PICTURES = 8
@@ -73,16 +73,14 @@ def comparison(groups: Sequence[Group], criterion: Criterion, notes: Sequence[st
     key, members = criterion.key, [(group.name, run) for group in groups for run in group.runs]
     runs = {run.folder: run for _, run in members}
     names = ", ".join(group.name for group in groups)
-    figures = {
-        f"{key} against iterations, images seen, minutes and samples evaluated": curves_figure(groups, criterion)
-    }
+    figures = {f"{key} against iterations, data seen, minutes and samples evaluated": curves_figure(groups, criterion)}
     if (against_sampling := sampling_figure(groups, criterion)) is not None:
         figures[f"{key} against evaluations per sample, with 95 % intervals"] = against_sampling
     parts = [
         f"<h1>{escape(names)}</h1>",
         f"<p>{len(runs)} run{'s' * (len(runs) > 1)}, compared by {escape(str(criterion))}.</p>",
         html_table(shown(table(groups, criterion, None), key)),
-        html_list([*verdicts(groups, criterion, 0.05), *notes]),
+        html_list([*said(groups, criterion, judged(groups, criterion, 0.05)), *notes]),
         *(picture(png(figure), caption) for caption, figure in figures.items()),
         *(section([name for name, other in members if other.folder == folder], run) for folder, run in runs.items()),
     ]

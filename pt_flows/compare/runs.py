@@ -128,11 +128,15 @@ class Run:
         return self.folder.name.rsplit("-", 1)[-1]
 
     @property
+    def measured(self) -> set[str]:
+        """The names of all measured numbers."""
+        logged = {name.removeprefix("eval/") for row in self.rows for name in row if name.startswith("eval/")}
+        return logged | {key for _, numbers in self.records for key in numbers}
+
+    @property
     def keys(self) -> set[str]:
         """All measured numbers that can be compared, which excludes floors and errors."""
-        found = {name.removeprefix("eval/") for row in self.rows for name in row if name.startswith("eval/")}
-        found |= {key for _, numbers in self.records for key in numbers}
-        return {key for key in found if "" not in (self.directions(key) or {own_direction(key)})}
+        return {key for key in self.measured if "" not in (self.directions(key) or {own_direction(key)})}
 
     def directions(self, key: str) -> set[str]:
         """The directions of a number in the passports."""

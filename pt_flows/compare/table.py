@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pt_flows.compare.areas import areas, counted
+from pt_flows.compare.areas import AREA, areas, counted
 from pt_flows.compare.groups import Criterion, Group, differ_in_sampling
 from pt_flows.compare.runs import Run
 from pt_flows.compare.statistics import components, mean_interval
@@ -60,18 +60,28 @@ def row_of(group: Group, criterion: Criterion, goal: float | None, under_curves:
     row["tuned"] = "; ".join(dict.fromkeys(filter(None, (run.tuned for run in group.runs))))
     row["failed"] = len(group.runs) - len(runs)
     row["failed seeds"] = ", ".join(str(run.seed) for run in group.runs if run.failed(key))
-    row |= {f"{key}, last": last[0], "95 % low": last[1], "95 % high": last[2]}
+    row |= {column_of(key): last[0], "95 % low": last[1], "95 % high": last[2]}
     row |= {"worst": fmean(worst.last(key)) if worst else math.nan, "worst seed": str(worst.seed) if worst else ""}
     row["best"] = mean([sign * min(sign * v for v in curve) for curve in curves])
     row["mean at equal cost"] = mean(under_curves)
     row |= {"sd of training": spread.training, "sd of sampling": spread.sampling}
     row["minutes"] = mean([cost(run, "cost/seconds") / 60 for run in group.runs])
-    row["images seen"] = mean([cost(run, "cost/images_seen") for run in group.runs])
+    row["data seen"] = mean([cost(run, "cost/images_seen") for run in group.runs])
     if goal is not None:
         times = [first for run in group.runs if (first := minutes_to(goal, run, key, sign)) is not None]
         there = len(times) if any(run.is_logged for run in group.runs) else math.nan
         row |= {f"minutes to {number(goal)}": mean(times), f"runs at {number(goal)}": there}
     return row
+
+
+def column_of(key: str) -> str:
+    """The column of a number: the last one of a run, or the area under its curve.
+
+    Example:
+        >>> column_of("w2_1k"), column_of("area of w2_1k over evaluations")
+        ('w2_1k, last', 'area of w2_1k over evaluations')
+    """
+    return key if key.startswith(AREA) else f"{key}, last"
 
 
 def mean(values: Sequence[float]) -> float:
@@ -114,14 +124,14 @@ def shown_row(row: Row, key: str, goal: float | None, optional: Collection[str])
         cells["tuned"] = row["tuned"] or "not recorded"
     if "failed" in optional:
         cells["failed"] = f"{row['failed']} (seed {row['failed seeds']})" if row["failed"] else "0"
-    cells[f"{key}, last"] = number(row[f"{key}, last"])
+    cells[column_of(key)] = number(row[column_of(key)])
     cells["95 % interval"] = "one run" if row["runs"] - row["failed"] == 1 else between(row, "95 % low", "95 % high")
     if "sampling low" in row:
         cells["95 % of sampling"] = between(row, "sampling low", "sampling high")
     cells["worst seed"] = f"{number(row['worst'])} (seed {row['worst seed']})" if row["worst seed"] else "-"
     cells |= {name: number(row[name]) for name in ("best", "mean at equal cost")}
     cells["sd of training / sampling"] = f"{number(row['sd of training'])} / {number(row['sd of sampling'])}"
-    cells |= {name: number(row[name]) for name in ("minutes", "images seen", PER_SAMPLE) if name in row}
+    cells |= {name: number(row[name]) for name in ("minutes", "data seen", PER_SAMPLE) if name in row}
     if goal is not None:
         name, there = f"minutes to {number(goal)}", row[f"runs at {number(goal)}"]
         reached = f"{number(row[name])} ({there} of {row['runs']})" if there else f"never ({row['runs']} runs)"

@@ -13,8 +13,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from pt_flows.compare.groups import Criterion, Group, families
+from pt_flows.compare.groups import Criterion, Group, families, floor_name, floor_of
 from pt_flows.compare.statistics import hidden_share, holm, improvement, judge, least_p, least_seeds, seeds_needed
+from pt_flows.compare.table import number
 
 
 @dataclass
@@ -102,10 +103,25 @@ def advice(ahead: Group, behind: Group, criterion: Criterion, level: float) -> s
     )
 
 
-def remarks(groups: Sequence[Group], criterion: Criterion, found: Sequence[Verdict]) -> list[str]:
-    """Remarks that complete the verdicts."""
+def said(groups: Sequence[Group], criterion: Criterion, found: Sequence[Verdict]) -> list[str]:
+    """Sentences about a comparison: the verdicts, how far they go, and the floor if it was measured."""
+    floor = floor_of(groups, criterion.key)
+    last = [] if math.isnan(floor) else [f"{floor_name(criterion.key)}: {number(floor)}"]
     if len(groups) == 1:
-        return [f"{alone(groups[0], criterion.key)}. A verdict needs a second group"]
+        return [f"{alone(groups[0], criterion.key)}. A verdict needs a second group", *last]
+    return sentences(found) + limits(groups, found) + last
+
+
+def sentences(found: Sequence[Verdict]) -> list[str]:
+    """The verdicts as sentences: one for all pairs, if none of many can be judged for the same reason."""
+    reasons = {verdict.sentence.removeprefix(f"{verdict.first} against {verdict.second}: ") for verdict in found}
+    if len(found) > 2 and len(reasons) == 1:
+        return [f"all {len(found)} pairs: {reasons.pop()}"]
+    return [verdict.sentence for verdict in found]
+
+
+def limits(groups: Sequence[Group], found: Sequence[Verdict]) -> list[str]:
+    """Sentences on what the verdicts do not tell."""
     lines = []
     if told := {name for verdict in found if verdict.verdict == "better" for name in (verdict.first, verdict.second)}:
         n = min(len(group.runs) for group in groups if group.name in told)
@@ -130,15 +146,3 @@ def alone(group: Group, key: str) -> str:
         f"{group.name}: {key} is {fmean(values):.4g} on average, with standard deviation {stdev(values):.2g} over "
         f"{len(values)} runs{failed}"
     )
-
-
-def verdicts(groups: Sequence[Group], criterion: Criterion, level: float) -> list[str]:
-    """A sentence for each pair, and the remarks.
-
-    Args:
-        groups: The groups to compare.
-        criterion: The number.
-        level: Probability of any wrong verdict among all pairs.
-    """
-    found = judged(groups, criterion, level)
-    return [verdict.sentence for verdict in found] + remarks(groups, criterion, found)

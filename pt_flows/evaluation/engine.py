@@ -12,6 +12,7 @@ from pt_flows.errors import UserError
 from pt_flows.evaluation.subject import CHUNK, Subject
 from pt_flows.metrics.base import RealData, SampleMetric, full_precision
 from pt_flows.progress import track
+from pt_flows.runs.folder import say
 from pt_flows.training.distributed import share_of, world
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ def prepare_metrics(
         metric.sample_noise = 0.0 if chains and chains.denoise else metric.data_noise
         metric.to(device).prepare(data, num)
         metric.to(device)  # also the tensors that `prepare` added
+        if metric.lacks:
+            say(f"note: {type(metric).__name__} has no numbers, as the data have no {metric.lacks}")
 
 
 def measure(subject: Subject, metrics: Sequence[SampleMetric], num: int, stream: str, text: str) -> dict[str, float]:

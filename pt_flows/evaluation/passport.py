@@ -64,7 +64,7 @@ class Passport:
         precision: Precision of the measurement.
         device: Device of the measurement.
         packages: Versions of packages.
-        cost: Cost of training so far: seconds, images seen, samples evaluated by each network; of drawing one sample,
+        cost: Cost of training so far: seconds, data seen, samples evaluated by each network; of drawing one sample,
             `sampling_<network>`; and of preparing the sampler once, `preparing_<network>`.
         directions: For each number whether higher or lower is better; empty if neither is.
         details: By number, the rest on which it depends, such as the source of a map.

@@ -8,10 +8,9 @@ from typing import Any, TypeVar, cast
 
 import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch.utilities import rank_zero_warn
 
 from pt_flows.construction import Constructed, path_of
-from pt_flows.errors import UserError
+from pt_flows.errors import UserError, warn
 from pt_flows.files import check_archive, reading
 from pt_flows.formats import check_format
 
@@ -72,7 +71,7 @@ def built(content: dict[str, Any], path: Any, base: type[M], given: dict[str, An
     own = {name: value for name, value in method.state_dict().items() if name.startswith(without)} if without else {}
     method.load_state_dict(own | content["state_dict"], strict=strict)
     if lost := [name for name in method.not_described if name.partition(".")[0] not in given]:
-        rank_zero_warn(
+        warn(
             f"{path} does not describe its {', '.join(lost)}, so the defaults are used. To continue training, give "
             "load_from_checkpoint the values of the training"
         )

@@ -81,6 +81,8 @@ class SampleMetric(Constructed, Metric, ABC):
     """Whether generated samples are measured. Predictions and their metrics need none."""
     sample_noise: float = 0.0
     """Standard deviation of the noise on samples of a perfect model, in data units. Floors have it too."""
+    lacks: str = ""
+    """The property that the data lack for any numbers; `prepare` sets it. Empty if there are some."""
     data_noise: float = 0.0
     """Standard deviation of the noise on the data that the model includes, in data units. Energies are of such data."""
 

@@ -40,6 +40,7 @@ class ModeCoverage(SampleMetric):
         self.centres: Tensor | None = getattr(law, "centres", None)
         self.std: float = getattr(law, "std", 0.0)
         num_modes = 0 if self.centres is None else len(self.centres)
+        self.lacks = "" if num_modes else "modes with known centres"
         weights = getattr(law, "weights", None) or [1 / max(num_modes, 1)] * num_modes
         self.shares = torch.tensor(weights)
         self.add_state("counts", default=torch.zeros(num_modes), dist_reduce_fx="sum")

@@ -24,12 +24,11 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from pt_flows.bounds import Count, Positive
 from pt_flows.contracts import Weights
-from pt_flows.errors import UserError
+from pt_flows.errors import UserError, warn
 from pt_flows.functional.calibration import Calibration, calibrate
 from pt_flows.functional.langevin import chain_at, independent_step, mala_step, ula_step
 from pt_flows.samplers.blocks import InBlocks
@@ -205,4 +204,4 @@ class REPGAN(InBlocks):
             means = "it is higher on generated samples than on real ones"
         else:
             means = "it hardly tells real from generated samples, so chains draw what the generator draws"
-        rank_zero_warn(f"REPGAN: the critic's {found} (slope {odds.slope:.3g}): {means}. Train the critic further")
+        warn(f"REPGAN: the critic's {found} (slope {odds.slope:.3g}): {means}. Train the critic further")

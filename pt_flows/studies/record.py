@@ -1,7 +1,6 @@
 """The record of a study: one Markdown file with all tables, verdicts, pictures and costs, which programs can read."""
 
 import json
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +10,12 @@ from typing import Any, Literal
 
 from pt_flows.compare.areas import AREA, key_of
 from pt_flows.compare.curves import curves_figure
-from pt_flows.compare.groups import Criterion, Group, comparable, floor_name, floor_of
+from pt_flows.compare.groups import Criterion, Group, comparable
 from pt_flows.compare.report import page
 from pt_flows.compare.runs import Run
 from pt_flows.compare.sampling import sampling_figure
 from pt_flows.compare.table import markdown, mean, number, shown, table
-from pt_flows.compare.verdicts import Verdict, judged, remarks
+from pt_flows.compare.verdicts import Verdict, judged, said
 from pt_flows.errors import UserError
 from pt_flows.files import replacing
 from pt_flows.studies.claims import duration, marked
@@ -89,21 +88,15 @@ class Number:
 
     @property
     def lines(self) -> list[str]:
-        """The verdicts and the remarks on them, each a sentence."""
-        return [verdict.sentence for verdict in self.verdicts] + remarks(self.groups, self.criterion, self.verdicts)
+        """Sentences about the verdicts, their limits and the floor."""
+        return said(self.groups, self.criterion, self.verdicts)
 
     @property
     def text(self) -> str:
         """The table with its notes and verdicts as Markdown."""
         cells = shown(table(self.groups, self.criterion, None), self.criterion.key)
-        lines = [f"- {line}" for line in (*self.lines, *self.floor, *(f"note: {note}" for note in self.notes))]
+        lines = [f"- {line}" for line in (*self.lines, *(f"note: {note}" for note in self.notes))]
         return "\n\n".join(part for part in (markdown(cells) if cells else "No run has it.", "\n".join(lines)) if part)
-
-    @property
-    def floor(self) -> list[str]:
-        """A sentence with the same number for real samples, if it was measured."""
-        found = floor_of(self.groups, self.criterion.key)
-        return [] if math.isnan(found) else [f"{floor_name(self.criterion.key)}: {number(found)}"]
 
     def means(self, wish: Wish) -> tuple[float | None, float | None]:
         """The means of the two arms of a wanted verdict; None for an arm without a finished run."""

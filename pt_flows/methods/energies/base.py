@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from pt_flows.bounds import Positive
 from pt_flows.contracts import Batch, EnergyNet, Shape, Terms, Weights
-from pt_flows.errors import DivergenceError, UserError
+from pt_flows.errors import DivergenceError, UserError, warn
 from pt_flows.functional.langevin import Chain, Rng, chain_at, normal_like
 from pt_flows.functional.langevin import Energy as EnergyFunction
 from pt_flows.loop.method import Method
@@ -227,7 +226,7 @@ class EnergyMethod(Method):
         """Warn once if steps along the gradient are long for pixels and no test rejects them."""
         if rms > LONGEST_STEP and self.on_images and not self.tests_steps and not self._overstepped:
             self._overstepped = True
-            rank_zero_warn(
+            warn(
                 f"model.step_size: expected step times gradient of at most {LONGEST_STEP:g} per pixel, got {rms:.2g} "
                 f"at iteration {iteration} (train/step_rms; pixels lie in [-1, 1]). Lower it, 0.05 works"
             )

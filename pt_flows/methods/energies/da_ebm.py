@@ -22,12 +22,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, cast
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from pt_flows.bounds import Count, CountOrZero, NonNegative, Positive
 from pt_flows.contracts import Batch, Terms, Weights
-from pt_flows.errors import UserError
+from pt_flows.errors import UserError, warn
 from pt_flows.functional.gibbs import Transition, label_logits, mgms
 from pt_flows.functional.harvesting import harvest
 from pt_flows.functional.langevin import Chain, Ratio, Rng, langevin, normal_like
@@ -230,7 +229,7 @@ class DAEBM(EnergyMethod):
         for left, taken in harvest(move, x, t, self.num_visits, limit):
             yield 1 - left / num, taken
         if left:
-            rank_zero_warn(
+            warn(
                 f"{left} of {num} chains from noise were not at label 0 for {self.num_visits} times within {limit} "
                 "transitions, so their last points are returned. Train longer, or use more noise levels"
             )

@@ -3,10 +3,8 @@
 import math
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_warn
-
 from pt_flows.contracts import Shape
-from pt_flows.errors import UserError
+from pt_flows.errors import UserError, warn
 from pt_flows.functional.noising import Gaussian, Noising, enough_levels, level_distances
 from pt_flows.training.noise import generator_at
 
@@ -68,7 +66,7 @@ def check_levels(data: Gaussian, noising: Noising, increments: tuple[float, floa
         f"set model.num_levels to {finer[0]}, model.first_increment to {finer[1]:.3g} and model.last_increment to "
         f"{finer[2]:.3g}, or raise model.data_noise"
     )  # fmt: skip
-    rank_zero_warn(
+    warn(
         f"model.num_levels: expected noise levels at most {MOST_NATS:g} nats apart, got {float(nats.min()):.2g} to "
         f"{float(nats.max()):.3g} with {T} levels. Chains cannot jump so far: {advice}"
     )

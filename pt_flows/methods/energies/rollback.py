@@ -1,8 +1,6 @@
 """Rolling back: a run of an energy-based model that diverges continues from its last good state."""
 
-from lightning_utilities.core.rank_zero import rank_zero_warn
-
-from pt_flows.errors import DivergenceError
+from pt_flows.errors import DivergenceError, warn
 from pt_flows.loop.method import Method
 from pt_flows.training.snapshots import Snapshot, restore, snapshot
 
@@ -43,5 +41,5 @@ class Rollback:
         self.num += 1
         restore(method, self._good)
         cause = reason or "another process diverged"
-        rank_zero_warn(f"{cause}; rolled back to the state of iteration {self._good['iteration']}")
+        warn(f"{cause}; rolled back to the state of iteration {self._good['iteration']}")
         return int(self._good["iteration"])

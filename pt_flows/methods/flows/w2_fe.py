@@ -21,11 +21,11 @@ there are samples. Learning rates, ε and K may decay.
 from typing import Literal
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from pt_flows.bounds import Count, NonNegative, Positive
 from pt_flows.contracts import CriticNet, Terms
+from pt_flows.errors import warn
 from pt_flows.functional.pairs import all_pairs_penalty
 from pt_flows.functional.penalties import interpolate
 from pt_flows.functional.potentials import Reduction, equality_penalty, inequality_penalty, quadratic_cost
@@ -141,7 +141,7 @@ class W2FE(ParticleFlow):
         self._rows_far_off = self._rows_far_off + 1 if abs(dual - exact) > 0.5 * exact + 0.1 * scale else 0
         if self._rows_far_off == ROWS_TO_WARN:
             weight = self.penalty_weights["inequality"]
-            rank_zero_warn(
+            warn(
                 f"the dual of φ and ψ, {dual:.3g}, stays far from ½ W2² of the same samples, {exact:.3g}, at iteration "
                 f"{self.iteration}, so particles will not reach the data. If it is too large, raise "
                 f"model.inequality_weight ({weight:g}); if it is too small, lower that or raise model.critic.steps"
@@ -151,7 +151,7 @@ class W2FE(ParticleFlow):
 def within_the_way(step_size: Schedule) -> None:
     """Warn if a step of the Wasserstein-2 flow is longer than the way to the data."""
     if step_size.value > 1:
-        rank_zero_warn(
+        warn(
             f"model.step_size: expected at most 1, the whole way to the data, got {step_size.value:g}. Particles "
             "overshoot the data, and diverge from 2 on"
         )
