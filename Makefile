@@ -16,8 +16,11 @@ SEEDS   ?=
 LAYERS  := --config configs/cifar10/$(METHOD).yaml \
            $(if $(filter-out cifar10,$(DATASET)),--config configs/data/$(DATASET).yaml) \
            $(if $(filter-out lite0,$(METRIC)),--config configs/metrics/$(METRIC).yaml)
-SEEDED  := $(if $(SEEDS),--seeds 0..$(shell expr $(SEEDS) - 1))
+SEEDED  := $(if $(SEEDS),--seeds 0..$(or $(shell expr $(SEEDS) - 1 2>/dev/null),$(SEEDS)))
 ROOT    := $(if $(DATA_DIR),PT_FLOWS_DATA="$(DATA_DIR)")
+
+# A variable that a target does not take: $(call refuse,NAME,its default)
+refuse   = $(if $(filter-out $(2),$($(1))),$(error $(1): expected none with $@, got $($(1)). Omit it))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo train-cifar train-mnist train-imagenet test test-slow test-long lint types check smoke bench claims docs same dashboard clean
@@ -55,9 +58,11 @@ train-cifar: $(STAMP)  ## train a recipe on CIFAR-10 (the full ones need a GPU);
 	$(ROOT) $(BIN)/pt-flows fit $(LAYERS) $(SEEDED) $(ARGS)
 
 train-mnist: $(STAMP)  ## train a recipe of configs/mnist; all but da_ebm_full draw digits in minutes on one CPU core
+	$(call refuse,DATASET,cifar10)$(call refuse,METRIC,lite0)
 	$(ROOT) $(BIN)/pt-flows fit --config configs/mnist/$(METHOD).yaml $(SEEDED) $(ARGS)
 
 train-imagenet: $(STAMP)  ## train a recipe on ImageNet at 64 pixels, after pt-flows prepare imagenet (docs/scale.md)
+	$(call refuse,DATASET,cifar10)
 	$(BIN)/pt-flows fit --config configs/imagenet/$(METHOD).yaml \
 	  $(if $(filter-out lite0,$(METRIC)),--config configs/metrics/$(METRIC).yaml) \
 	  $(if $(DATA_DIR),--data.root "$(DATA_DIR)") $(SEEDED) $(ARGS)

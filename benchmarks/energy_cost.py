@@ -48,7 +48,8 @@ def seconds(part: Callable[[], Any]) -> float:
 
 def report(name: str, ours: Callable[[], float], baseline: Callable[[], float], rounds: int) -> None:
     """Take the seconds of both sides in turn; print the median ratio, its range, and medians in milliseconds."""
-    ours(), baseline()
+    ours()
+    baseline()
     pairs = [(ours(), baseline()) for _ in range(rounds)]
     ratios = [a / b for a, b in pairs]
     a, b = (1e3 * statistics.median(side) for side in zip(*pairs, strict=True))

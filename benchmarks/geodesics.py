@@ -45,7 +45,8 @@ def compare(name: str, f: Map, pairs: int, steps: int, rounds: int, tolerance: f
     """Time all pairs together against the mean of three pairs alone, and print a row of the table."""
     z0, z1 = torch.rand(pairs, 2) + 0.4, torch.rand(pairs, 2) + 1.0
     search = lambda i, j: geodesics(Metric(f), z0[i:j], z1[i:j], num_steps=steps, tolerance=tolerance)
-    search(0, 1), search(0, pairs)
+    search(0, 1)
+    search(0, pairs)
     alone = [statistics.mean(seconds(lambda i=i: search(i, i + 1)) for i in range(3)) for _ in range(rounds)]
     together = [seconds(lambda: search(0, pairs)) for _ in range(rounds)]
     ratios = [b / a for a, b in zip(alone, together, strict=True)]

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 
-import matplotlib
 import numpy as np
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
@@ -51,6 +50,31 @@ def save_grid(x: Tensor, path: Path, columns: int | None = None) -> None:
     save_image(large_grid_of(x, columns or int(np.ceil(len(x) ** 0.5))), path)
 
 
+def save_rows(x: Tensor, path: Path, columns: Sequence[str], rows: Sequence[str]) -> None:
+    """Write images as rows with headings.
+
+    Args:
+        x: Images (rows * columns, C, H, W) in [-1, 1], row by row.
+        path: The file to write, a .png.
+        columns: Headings of columns.
+        rows: Headings of rows.
+    """
+    from matplotlib.figure import Figure
+
+    grid = large_grid_of(x, len(columns)).permute(1, 2, 0)
+    height, width = (side / n for side, n in zip(grid.shape[:2], (len(rows), len(columns)), strict=True))
+    figure = Figure(figsize=(len(columns) + 0.6, len(rows) * height / width + 0.4), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(grid, interpolation="nearest")
+    axis.set_xticks([(i + 0.5) * width for i in range(len(columns))], columns, fontsize=9)
+    axis.set_yticks([(i + 0.5) * height for i in range(len(rows))], rows, fontsize=9)
+    axis.tick_params(length=0, labeltop=True, labelbottom=False)
+    for side in axis.spines.values():
+        side.set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
 def large_grid_of(x: Tensor, columns: int) -> Tensor:
     """The grid of `grid_of`, where small images are enlarged."""
     enlarge = max(1, 64 // x.shape[-1])
@@ -71,7 +95,6 @@ def save_density(panels: dict[str, Tensor], path: Path) -> None:
         panels: Samples (n, 2) by title. The first panel, the target, sets the frame and the scale of densities.
         path: The file to write.
     """
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     first = next(iter(panels.values()))

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import glob
 import json
 import math
 import os
@@ -852,6 +853,29 @@ def test_last_names_a_run_that_stopped_before_its_first_checkpoint(tmp_path: Pat
         find_checkpoint("last", tmp_path, "toy2d-w1fe", {"seed_everything": 2, "model": {}, "data": {}})
 
 
+def test_last_finds_runs_of_studies_unless_it_is_to_be_continued(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "demo/runs/toy2d-w1fe/0/checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "last.ckpt").touch()
+    assert find_checkpoint("last", tmp_path) == checkpoints / "last.ckpt"
+    with pytest.raises(UserError, match=r"expected a run with checkpoints/last\.ckpt, got none"):
+        find_checkpoint("last", tmp_path, "toy2d-w1fe", {})
+
+
+def test_a_command_goes_on_without_a_reader() -> None:
+    """Nothing is printed about the broken pipe, at exit neither, and the rest of the output is dropped."""
+    program = (
+        "import os\nfrom pt_flows.cli.output import unbroken_output\n"
+        "with unbroken_output():\n    print('x' * 99999, flush=True)\n    print('again')\nos.write(2, b'went on')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b"went on"
+    assert process.wait(60) == 0
+
+
 @pytest.mark.slow
 def test_a_fast_dev_run_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert fit("--trainer.fast_dev_run", "true") == 0
@@ -966,7 +990,9 @@ def test_wandb_offline_records_everything_and_resumes_its_run(monkeypatch: pytes
     folder = run_folder("my runs")
     parts = [str(part) for part in sorted(folder.absolute().glob("wandb/offline-run-*"))]
     (line,) = [line for line in out.splitlines() if "wandb sync" in line]
-    assert shlex.split(line.partition(": ")[2]) == ["wandb", "sync", *parts]
+    *command, pattern = shlex.split(line.partition(": ")[2])
+    assert command == ["wandb", "sync"]
+    assert sorted(glob.glob(pattern)) == parts
     identity = folder.name.rsplit("-", 1)[-1]
     files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
     assert [f.stem for f in files] == [f"run-{identity}"] * 2

@@ -253,6 +253,26 @@ def test_higher_is_better_where_it_is(tmp_path: Path) -> None:
     assert said(groups, criterion, judged(groups, criterion, 0.05))[0].startswith("W1FE is better than WGANGP")
 
 
+def test_a_number_that_is_neither_better_high_nor_low_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(2):
+        numbers, directions = {"w2_1k": 1.0, "mode_width": 1.2}, {"w2_1k": "lower", "mode_width": ""}
+        recorded(fake_run(tmp_path / str(seed), seed, "W1FE", [2.0]), numbers, directions=directions)
+    assert main(["compare", str(tmp_path), "--metric", "mode_width"]) == 2
+    assert "runs have (w2_1k), got mode_width, which is neither better high nor low" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path), "--metric", "w2_1m"]) == 2
+    assert "runs have (w2_1k), got w2_1m." in capsys.readouterr().err
+
+
+def test_the_floor_stands_below_the_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method, value in (("W1FE", 2.0), ("WGANGP", 3.0)):
+        for seed in range(2):
+            fake_run(tmp_path / f"{method}{seed}", seed, method, [value], floor=0.5)
+    assert main(["compare", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"- {floor_name('w2_1k')}: 0.5"
+
+
 def test_a_direction_comes_from_the_passport(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A number that only the log has follows this package's own names; any other number is called unknown."""
     for seed in range(4):

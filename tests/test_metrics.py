@@ -175,6 +175,12 @@ def test_metrics_reject_data_of_the_wrong_kind() -> None:
         ExactWasserstein().prepare(Toy2D(), 10_000)
 
 
+def test_a_reference_that_is_too_large_names_its_key() -> None:
+    metric = FrechetDistance(RandomFeatures(), num_reference=10**6)
+    with pytest.raises(UserError, match=r"FrechetDistance\.num_reference: .*expected at most \d+ images, got 1000000"):
+        metric.prepare(Shapes32(), 8)
+
+
 def test_quantisation_rounds_to_the_nearest_level() -> None:
     levels = torch.arange(256)
     assert torch.equal(as_uint8(levels / 127.5 - 1).int(), levels.int())

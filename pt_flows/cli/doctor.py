@@ -111,7 +111,8 @@ def devices() -> tuple[str, str]:
     except Exception as error:  # a broken installation raises many kinds
         return "torch cannot be imported", f"torch: {str(error).splitlines()[0]}. Install it anew"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    text = f"{cores} CPU cores, {torch.get_num_threads()} threads a process"
+    num = torch.get_num_threads()
+    text = f"{cores} CPU cores, {num} thread{'s' * (num > 1)} a process"
     try:
         threads_are_given()
     except UserError as error:

@@ -63,6 +63,7 @@ from pt_flows.runs.lock import RunLock
 from pt_flows.runs.loggers import loggers
 from pt_flows.runs.metrics_csv import MetricsCSV
 from pt_flows.runs.options import RunOptions
+from pt_flows.runs.part import upload_command
 from pt_flows.runs.start import RunStart
 from pt_flows.runs.threads import share_cores
 from pt_flows.training.distributed import roll_call
@@ -247,11 +248,11 @@ class FlowCLI(LightningCLI):
             if key.startswith(MEASURED):
                 say(f"  {key:<40} {float(value):.5g}")
         say(ending(self.trainer, module.iteration, folder))
-        if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
-            parts = [str(p) for p in sorted(folder.glob("wandb/offline-run-*")) if not list(p.glob("*.synced"))]
-            if parts:
-                sync, leet = shlex.join(["wandb", "sync", *parts]), shlex.join(["wandb", "leet", parts[-1]])
-                say(f"W&B recorded offline. To upload it: {sync}\nTo look at it here: {leet}")
+        in_wandb = any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers)
+        if in_wandb and (sync := upload_command(folder)):
+            latest = max(map(str, folder.glob("wandb/offline-run-*")))
+            say(f"W&B recorded offline. To upload it: {sync}")
+            say(f"To look at it here: {shlex.join(['wandb', 'leet', latest])}")
 
     @property
     def is_trial(self) -> bool:

@@ -14,7 +14,7 @@ from pt_flows.functional.distances import feature_distances
 from pt_flows.functional.pixels import as_float, as_uint8
 from pt_flows.metrics.features import FeatureNet, Lite0Features
 from pt_flows.metrics.frechet import BATCH
-from pt_flows.plots import save_grid
+from pt_flows.plots import save_rows
 from pt_flows.progress import track
 from pt_flows.samplers import Sampler
 
@@ -43,7 +43,7 @@ def neighbours(
     Extracting Training Data from Diffusion Models, arXiv:2301.13188). The distance alone would suspect every simple or
     noisy picture. The ratio is also computed for as many test images, which cannot have been memorised. If nothing is
     memorised, about one sample in a hundred is below the first percentile of the test images' ratios. The picture shows
-    the samples with the smallest ratios, a row for each with its neighbours.
+    the samples with the smallest ratios, a row for each with its ratio and its neighbours.
 
     Args:
         ckpt: A checkpoint in its run folder, a run folder, or last / best of the newest run.
@@ -76,7 +76,8 @@ def neighbours(
 
     order = generated.argsort()[:show]
     rows = [torch.cat([samples[i : i + 1], train[index[i, :SHOWN]]]) for i in order.tolist()]
-    save_grid(as_float(torch.cat(rows)), target, columns=rows[0].shape[0])
+    headings = ["sample", *(f"nearest {k}" for k in range(1, rows[0].shape[0]))]
+    save_rows(as_float(torch.cat(rows)), target, headings, [f"{generated[i]:.3f}" for i in order])
     print(f"{n} samples and {n} test images against {len(train)} training images, {net.name} features")
     for key, value in subject.diagnostics.items():
         print(f"  {key:<12} {value:.5g}")

@@ -111,7 +111,7 @@ class FrechetDistance(SampleMetric):
         """Compute or read the moments of the reference, and the floor."""
         self.check(data, num_samples)
         self.num_samples = num_samples
-        images = data.reference(self.split, self.num_reference)
+        images = self.real_images(data)
         name = self.cache_name(images)
         self.reference = self.real_moments(images, name)
         self.root = cached(f"{name}-root", ("root",), lambda: (symmetric_sqrt(self.reference.covariance),))[0]
@@ -121,6 +121,17 @@ class FrechetDistance(SampleMetric):
             self.floor = self.distance_to(self.real_moments(others, self.cache_name(others)))
         except UserError:  # the other split has fewer than n images, so there is no floor
             self.floor = None
+
+    def real_images(self, data: RealData) -> Tensor:
+        """The real images to compare with.
+
+        Raises:
+            UserError: The split has fewer than `num_reference`.
+        """
+        try:
+            return data.reference(self.split, self.num_reference)
+        except UserError as error:
+            raise UserError(f"{type(self).__name__}.num_reference: {error}") from error
 
     def check(self, data: RealData, num_samples: int) -> None:
         """Check that the data can be measured, before anything is computed.

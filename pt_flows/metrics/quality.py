@@ -183,7 +183,7 @@ class ImageQuality(FrechetDistance):
     def prepare(self, data: RealData, num_samples: int) -> None:
         """Compute or read the moments of the reference, the floor, and features of some real images."""
         super().prepare(data, num_samples)
-        images = data.reference(self.split, self.num_reference)
+        images = self.real_images(data)
         order = torch.randperm(len(images), generator=generator_at("cpu", "reference", self.split))
         some = images[order[:num_samples]]
         nothing = torch.zeros(0, self.features.dim, device=self.device)
@@ -193,7 +193,7 @@ class ImageQuality(FrechetDistance):
     def check(self, data: RealData, num_samples: int) -> None:
         """Check also that there are enough images for neighbours."""
         super().check(data, num_samples)
-        num_real = len(data.reference(self.split, self.num_reference))
+        num_real = len(self.real_images(data))
         if min(num_samples, num_real) < LEAST:
             found = f"{num_samples} generated and {num_real} real images"
             raise UserError(f"ImageQuality: expected at least {LEAST} of each kind, got {found}")

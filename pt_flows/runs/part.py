@@ -47,14 +47,22 @@ def add_to_summary(folder: Path, values: Mapping[str, Any]) -> str:
             project=project, id=run_id, dir=str(folder), mode=mode, resume="allow", settings=settings
         ) as run:
             run.summary.update({**before, **values})
-            place = str(run.settings.sync_dir)
             url = run.url
     except (Error, OSError) as error:
         reason = str(error).splitlines()[0]
         return f"W&B: the numbers are in the run folder alone ({reason}). Evaluate again to add them to the summary"
     if mode == "online":
         return f"W&B: the numbers are in the summary of {url}"
-    return f"W&B: recorded offline. To upload it: {shlex.join(['wandb', 'sync', *map(str, waiting), place])}"
+    return f"W&B: recorded offline. To upload it: {upload_command(folder)}"
+
+
+def upload_command(folder: Path) -> str:
+    """Return the command that uploads the offline parts of a run; empty if there are none to upload."""
+    parts = sorted(folder.glob("wandb/offline-run-*"))
+    waiting = [part for part in parts if not list(part.glob("*.synced"))]
+    if len(parts) == len(waiting) > 1:  # a pattern is short, however often the run was evaluated
+        return f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
+    return shlex.join(["wandb", "sync", *map(str, waiting)]) if waiting else ""
 
 
 def recorded_options(folder: Path) -> dict[str, Any]:
