@@ -265,6 +265,17 @@ def test_a_number_that_is_neither_better_high_nor_low_is_told(
     assert "runs have (w2_1k), got w2_1m." in capsys.readouterr().err
 
 
+def test_costs_of_runs_without_a_log_are_those_of_their_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = recorded(
+        fake_run(tmp_path / "0", 0, "W1FE", [2.0]), {"w2_1k": 1.0}, cost={"seconds": 90, "images_seen": 7}
+    )
+    (folder / "metrics.csv").unlink()
+    assert main(["compare", str(tmp_path)]) == 0
+    assert re.search(r"\| 1\.5 +\| 7 +\|", capsys.readouterr().out)
+
+
 def test_the_floor_stands_below_the_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for method, value in (("W1FE", 2.0), ("WGANGP", 3.0)):
         for seed in range(2):

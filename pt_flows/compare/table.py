@@ -65,8 +65,8 @@ def row_of(group: Group, criterion: Criterion, goal: float | None, under_curves:
     row["best"] = mean([sign * min(sign * v for v in curve) for curve in curves])
     row["mean at equal cost"] = mean(under_curves)
     row |= {"sd of training": spread.training, "sd of sampling": spread.sampling}
-    row["minutes"] = mean([cost(run, "cost/seconds") / 60 for run in group.runs])
-    row["data seen"] = mean([cost(run, "cost/images_seen") for run in group.runs])
+    row["minutes"] = mean([cost(run, "seconds") / 60 for run in group.runs])
+    row["data seen"] = mean([cost(run, "images_seen") for run in group.runs])
     if goal is not None:
         times = [first for run in group.runs if (first := minutes_to(goal, run, key, sign)) is not None]
         there = len(times) if any(run.is_logged for run in group.runs) else math.nan
@@ -91,8 +91,10 @@ def mean(values: Sequence[float]) -> float:
 
 
 def cost(run: Run, name: str) -> float:
-    """The last known cost of a run."""
-    return next((row[name] for row in reversed(run.rows) if name in row), math.nan)
+    """The last known cost of a run, from its log or else from its records."""
+    logged = (row[f"cost/{name}"] for row in reversed(run.rows) if f"cost/{name}" in row)
+    latest = sorted(run.records, key=lambda record: -record[0].iteration)
+    return next(logged, next((passport.cost[name] for passport, _ in latest if name in passport.cost), math.nan))
 
 
 def minutes_to(goal: float, run: Run, key: str, sign: int) -> float | None:

@@ -97,7 +97,8 @@ def make_run_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"run.root: expected a writable place for {folder}, got {error.strerror!r}") from error
+        got = f"{error.strerror!r}. Name another folder"
+        raise UserError(f"run.root: expected a writable place for {folder}, got {got}") from error
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:
