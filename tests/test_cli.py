@@ -862,17 +862,17 @@ def test_last_finds_runs_of_studies_unless_it_is_to_be_continued(tmp_path: Path)
         find_checkpoint("last", tmp_path, "toy2d-w1fe", {})
 
 
-def test_a_command_goes_on_without_a_reader() -> None:
+def test_a_command_continues_without_a_reader() -> None:
     """Nothing is printed about the broken pipe, at exit neither, and the rest of the output is dropped."""
     program = (
         "import os\nfrom pt_flows.cli.output import unbroken_output\n"
-        "with unbroken_output():\n    print('x' * 99999, flush=True)\n    print('again')\nos.write(2, b'went on')"
+        "with unbroken_output():\n    print('x' * 99999, flush=True)\n    print('again')\nos.write(2, b'resumed')"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
-    assert process.stderr.read() == b"went on"
+    assert process.stderr.read() == b"resumed"
     assert process.wait(60) == 0
 
 

@@ -1,4 +1,4 @@
-"""Output whose reader may end first, as in `pt-flows fit ... | head`: a command goes on, and the rest is dropped."""
+"""Output whose reader may end first, as in `pt-flows fit ... | head`: a command continues, and the rest is dropped."""
 
 import os
 import sys
@@ -43,7 +43,7 @@ class Unbroken:
 
 @contextmanager
 def unbroken_output() -> Iterator[None]:
-    """Go on without output inside a `with` block when its reader has ended."""
+    """Continue without output inside a `with` block when its reader has ended."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(Unbroken, before)
     try:
