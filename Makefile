@@ -20,7 +20,7 @@ SEEDED  := $(if $(SEEDS),--seeds 0..$(or $(shell expr $(SEEDS) - 1 2>/dev/null),
 ROOT    := $(if $(DATA_DIR),PT_FLOWS_DATA="$(DATA_DIR)")
 
 # A variable that a target does not take: $(call refuse,NAME,its default)
-refuse   = $(if $(filter-out $(2),$($(1))),$(error $(1): expected none with $@, got $($(1)). Omit it))
+refuse   = $(if $(filter-out $(2),$($(1))),$(error $(1): expected none with $@, got $($(1)). Omit or unset it))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo train-cifar train-mnist train-imagenet test test-slow test-long lint types check smoke bench claims docs same dashboard clean

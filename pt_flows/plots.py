@@ -108,10 +108,9 @@ def save_density(panels: dict[str, Tensor], path: Path) -> None:
         histogram, _, _ = np.histogram2d(
             x[:, 0].numpy(), x[:, 1].numpy(), bins=120, range=[[left, right], [bottom, top]]
         )
-        few = len(x) < FEW
+        few, density = len(x) < FEW, smooth(histogram / len(x)).T
+        highest = float(density.max()) if highest is None else highest
         if not few:
-            density = smooth(histogram / len(x)).T
-            highest = float(density.max()) if highest is None else highest
             axis.imshow(
                 density,
                 origin="lower",

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,15 +29,16 @@ from problems import ROOT
 
 from pt_flows.cli.departures import departures
 from pt_flows.cli.keys import public
-from pt_flows.cli.main import main
+from pt_flows.cli.main import main, quiet
 from pt_flows.cli.parser import Explaining
 from pt_flows.data import Toy2D
-from pt_flows.errors import UserError
+from pt_flows.errors import RunWarning, UserError, warn
 from pt_flows.methods import W1FE
 from pt_flows.metrics.features import file_hash
 from pt_flows.runs.checkpoint import find_checkpoint, read_checkpoint
 from pt_flows.runs.loggers import loggers
 from pt_flows.runs.options import RunOptions
+from pt_flows.runs.part import upload_command
 
 TOY = str(ROOT / "configs/toy2d/w1_fe.yaml")
 QUICK = ["--trainer.accelerator", "cpu", "--data.batch_size", "32", "--evaluation.num_samples", "64"]
@@ -853,27 +855,62 @@ def test_last_names_a_run_that_stopped_before_its_first_checkpoint(tmp_path: Pat
         find_checkpoint("last", tmp_path, "toy2d-w1fe", {"seed_everything": 2, "model": {}, "data": {}})
 
 
-def test_last_finds_runs_of_studies_unless_it_is_to_be_continued(tmp_path: Path) -> None:
+def test_last_is_no_run_of_a_study_but_names_one(tmp_path: Path) -> None:
     checkpoints = tmp_path / "demo/runs/toy2d-w1fe/0/checkpoints"
     checkpoints.mkdir(parents=True)
     (checkpoints / "last.ckpt").touch()
-    assert find_checkpoint("last", tmp_path) == checkpoints / "last.ckpt"
-    with pytest.raises(UserError, match=r"expected a run with checkpoints/last\.ckpt, got none"):
-        find_checkpoint("last", tmp_path, "toy2d-w1fe", {})
+    with pytest.raises(UserError, match=r"got only runs of studies, such as \S+/demo/runs/toy2d-w1fe/0\. Name a file"):
+        find_checkpoint("last", tmp_path)
+    with pytest.raises(UserError, match=r"expected a run with checkpoints/best\.ckpt, got none"):
+        find_checkpoint("best", tmp_path)
 
 
 def test_a_command_continues_without_a_reader() -> None:
     """The rest of the output is dropped without an error, at exit, too."""
-    program = (
-        "import os\nfrom pt_flows.cli.output import unbroken_output\n"
-        "with unbroken_output():\n    print('x' * 99999, flush=True)\n    print('again')\nos.write(2, b'resumed')"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == b"resumed"
-    assert process.wait(60) == 0
+    begin = "import sys\nfrom pt_flows.cli.output import drop_unread_output\ndrop_unread_output()\n"
+    for body in ("print('x')", "print('x', flush=True); print('again')", "sys.stdout.writelines(['x'] * 99999)"):
+        program = f"{begin}{body}\nprint('resumed', end='', file=sys.stderr)"
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b"resumed"
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_command_starts_with_closed_streams(closed: str) -> None:
+    command = shlex.join([sys.executable, "-m", "pt_flows", "--version"])
+    assert subprocess.run(f"{command} {closed}", shell=True, capture_output=True, timeout=60).returncode == 0
+    command = shlex.join([sys.executable, "-m", "pt_flows", "nope"])
+    assert subprocess.run(f"{command} {closed}", shell=True, capture_output=True, timeout=60).returncode == 2
+
+
+def test_warnings_of_the_package_are_sentences() -> None:
+    quiet()
+    with pytest.warns(RunWarning, match="the way is long") as caught:
+        warn("the way is long")
+    told = [warnings.formatwarning(w.message, w.category, w.filename, w.lineno) for w in caught]
+    assert told == ["warning: the way is long\n"]
+    assert caught[0].filename == __file__
+    assert warnings.formatwarning("old", FutureWarning, "a.py", 7) == "a.py:7: FutureWarning: old\n"
+
+
+def test_the_command_that_uploads_a_run(tmp_path: Path) -> None:
+    """A pattern stands for all parts, if none of them is uploaded."""
+    assert upload_command(tmp_path) == ""
+    for i in range(2):
+        (tmp_path / f"wandb/offline-run-{i}").mkdir(parents=True)
+    assert upload_command(tmp_path) == f"wandb sync {tmp_path}/wandb/offline-run-*"
+    (tmp_path / "wandb/offline-run-0/a.wandb.synced").touch()
+    assert upload_command(tmp_path) == f"wandb sync {tmp_path}/wandb/offline-run-1"
+
+
+def test_make_refuses_variables_that_a_target_does_not_take() -> None:
+    words = ["make", "-n", "-C", str(ROOT), "train-mnist", "METRIC=inception"]
+    process = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 2
+    assert "METRIC: expected none with train-mnist, got inception. Omit or unset it" in process.stderr
 
 
 @pytest.mark.slow

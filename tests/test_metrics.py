@@ -177,7 +177,7 @@ def test_metrics_reject_data_of_the_wrong_kind() -> None:
 
 def test_a_reference_that_is_too_large_names_its_key() -> None:
     metric = FrechetDistance(RandomFeatures(), num_reference=10**6)
-    with pytest.raises(UserError, match=r"FrechetDistance\.num_reference: .*expected at most \d+ images, got 1000000"):
+    with pytest.raises(UserError, match=r"FrechetDistance\.num_reference: expected at most \d+, .*, got 1000000"):
         metric.prepare(Shapes32(), 8)
 
 

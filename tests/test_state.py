@@ -46,7 +46,7 @@ def test_average_follows_tied_and_moved_tensors_and_another_network() -> None:
 
 
 class Counting(nn.Module):
-    """Replaces its buffer in every evaluation, and fails on request."""
+    """Writes to its buffer in every evaluation, and fails on request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Counting(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.count = self.count + 1
+        self.count.add_(1)
         if x.isnan().any():
             raise ValueError("not a number")
         return x * self.scale * self.again
@@ -73,6 +73,9 @@ def test_flat_network_evaluates_at_other_tensors_and_keeps_its_own() -> None:
         flat(pieces, buffers, torch.tensor(torch.nan))
     assert net.scale is net.again is scale
     assert float(net.count) == 0.0
+    net.again = nn.Parameter(torch.tensor([5.0]))  # it was tied before
+    assert float(flat(pieces, buffers, torch.tensor(2.0))) == 18.0
+    assert (float(net.scale), float(net.again)) == (1.0, 5.0)
 
 
 def test_average_stays_in_evaluation_mode_and_takes_no_gradient() -> None:

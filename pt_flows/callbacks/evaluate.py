@@ -12,7 +12,7 @@ from pt_flows.callbacks.schedule import EveryIterations, as_method
 from pt_flows.callbacks.watchers import tell_watchers, watch_evaluations
 from pt_flows.contracts import POWER, Split, Weights
 from pt_flows.errors import UserError
-from pt_flows.evaluation.engine import listed, measure, prepare_metrics
+from pt_flows.evaluation.engine import listed, measure, name_lacking, prepare_metrics
 from pt_flows.evaluation.provenance import directions_of
 from pt_flows.evaluation.subject import Subject
 from pt_flows.loop.method import Method
@@ -134,6 +134,7 @@ class Evaluate(EveryIterations):
         device = trainer.strategy.root_device
         for tier in self.tiers:
             prepare_metrics(tier.metrics, data, tier.num_samples, device, trainer.lightning_module)
+        name_lacking(metric for tier in self.tiers for metric in tier.metrics)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -15,7 +15,7 @@ from typing import Any
 import pt_flows
 from pt_flows.cli.errors import command_named
 from pt_flows.cli.failures import fail, interrupted, told
-from pt_flows.cli.output import unbroken_output
+from pt_flows.cli.output import drop_unread_output
 from pt_flows.cli.pages import with_page
 from pt_flows.cli.shipped import with_recipes
 from pt_flows.errors import RunWarning, UserError
@@ -189,14 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None:
         sys.argv = ["pt-flows", *argv]
-    with unbroken_output():
-        return answered()
-
-
-def answered() -> int:
-    """Run the command line of this process, and return the exit code."""
     code = 1
     end_with_parent()
+    drop_unread_output()
     try:
         with ending_at_once():
             run(sys.argv[1:])

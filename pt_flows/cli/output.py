@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -25,6 +24,11 @@ class Unbroken:
             self._drop()
             return len(text)
 
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write lines, or drop them."""
+        for line in lines:
+            self.write(line)
+
     def flush(self) -> None:
         """Write what waits, or drop it."""
         try:
@@ -33,6 +37,8 @@ class Unbroken:
             self._drop()
 
     def __getattr__(self, name: str) -> Any:
+        if name == "stream":  # a copy asks before there is one
+            raise AttributeError(name)
         return getattr(self.stream, name)
 
     def _drop(self) -> None:
@@ -41,13 +47,9 @@ class Unbroken:
         os.close(nothing)
 
 
-@contextmanager
-def unbroken_output() -> Iterator[None]:
-    """Continue without output inside a `with` block when its reader has ended."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(Unbroken, before)
-    try:
-        yield
-        sys.stdout.flush()
-    finally:
-        sys.stdout, sys.stderr = before
+def drop_unread_output() -> None:
+    """Let this process drop what it prints when nobody reads it, up to its exit."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Unbroken):  # None if the stream was closed before the start
+            setattr(sys, name, Unbroken(stream))

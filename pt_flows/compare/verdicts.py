@@ -109,13 +109,13 @@ def said(groups: Sequence[Group], criterion: Criterion, found: Sequence[Verdict]
     last = [] if math.isnan(floor) else [f"{floor_name(criterion.key)}: {number(floor)}"]
     if len(groups) == 1:
         return [f"{alone(groups[0], criterion.key)}. A verdict needs a second group", *last]
-    return sentences(found) + limits(groups, found) + last
+    return sentences(groups, found) + limits(groups, found) + last
 
 
-def sentences(found: Sequence[Verdict]) -> list[str]:
-    """The verdicts as sentences: one for all pairs, if none of many can be judged for the same reason."""
+def sentences(groups: Sequence[Group], found: Sequence[Verdict]) -> list[str]:
+    """The verdicts as sentences: one for all pairs of three and more groups, if all have too few seeds alike."""
     reasons = {verdict.sentence.removeprefix(f"{verdict.first} against {verdict.second}: ") for verdict in found}
-    if len(found) > 2 and len(reasons) == 1:
+    if len(found) == math.comb(len(groups), 2) > 1 == len(reasons) and found[0].verdict == "too few seeds":
         return [f"all {len(found)} pairs: {reasons.pop()}"]
     return [verdict.sentence for verdict in found]
 

@@ -37,8 +37,12 @@ def prepare_metrics(
         metric.sample_noise = 0.0 if chains and chains.denoise else metric.data_noise
         metric.to(device).prepare(data, num)
         metric.to(device)  # also the tensors that `prepare` added
-        if metric.lacks:
-            say(f"note: {type(metric).__name__} has no numbers, as the data have no {metric.lacks}")
+
+
+def name_lacking(metrics: Iterable[SampleMetric]) -> None:
+    """Print a note about each kind of metric that is prepared and has no numbers for the data."""
+    for name, lost in {type(metric).__name__: metric.lacks for metric in metrics if metric.lacks}.items():
+        say(f"note: {name} has no numbers, as the data have no {lost}")
 
 
 def measure(subject: Subject, metrics: Sequence[SampleMetric], num: int, stream: str, text: str) -> dict[str, float]:

@@ -17,7 +17,7 @@ from pt_flows.contracts import BoundsLikelihood, HasEnergy, Predicts, Split, Wei
 from pt_flows.data.base import FlowData
 from pt_flows.data.simulated import Simulated
 from pt_flows.errors import UserError
-from pt_flows.evaluation.engine import listed, measured, prepare_metrics, with_progress
+from pt_flows.evaluation.engine import listed, measured, name_lacking, prepare_metrics, with_progress
 from pt_flows.evaluation.images import ImageFiles
 from pt_flows.evaluation.load import device_named, finished
 from pt_flows.evaluation.passport import Passport, record_path, write_record
@@ -232,6 +232,7 @@ def prepared(
     for metric in metrics:
         metric.use_split(asked or ("test" if metric.held_out else side))
     prepare_metrics(metrics, data, n, device, method)
+    name_lacking(metrics)
     return metrics
 
 

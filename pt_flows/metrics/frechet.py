@@ -128,10 +128,10 @@ class FrechetDistance(SampleMetric):
         Raises:
             UserError: The split has fewer than `num_reference`.
         """
-        try:
-            return data.reference(self.split, self.num_reference)
-        except UserError as error:
-            raise UserError(f"{type(self).__name__}.num_reference: {error}") from error
+        if self.num_reference is not None and (most := len(data.reference(self.split))) < self.num_reference:
+            wanted = f"expected at most {most}, the images of the split {self.split}, got {self.num_reference}"
+            raise UserError(f"{type(self).__name__}.num_reference: {wanted}. Lower it")
+        return data.reference(self.split, self.num_reference)
 
     def check(self, data: RealData, num_samples: int) -> None:
         """Check that the data can be measured, before anything is computed.

@@ -22,13 +22,13 @@ def find_checkpoint(
 ) -> Path:
     """Return the checkpoint that a word means: a file, a run folder, an exported model, or `last` or `best`.
 
-    `last` and `best` are of the newest run, those of studies in their default folder included.
+    `last` and `best` are of the newest run.
 
     Args:
         ckpt: The word.
         root: Folder of all runs, in which `last` and `best` are searched.
         experiment: Its subfolder, or "*" for all.
-        config: A configuration. Only runs with the same data, model and seed are considered, and none of studies.
+        config: A configuration. Only runs with the same data, model and seed are considered.
 
     Raises:
         UserError: There is none.
@@ -55,10 +55,11 @@ def _is_there(folder: Path, name: str) -> bool:
 
 def _newest(name: str, root: Path, experiment: str, config: dict[str, Any] | None) -> Path:
     above = root / experiment if experiment != "*" else root
-    places = [f"{experiment}/*"] if config is not None else [f"{experiment}/*", f"*/runs/{experiment}/*"]
-    folders = [folder for place in places for folder in root.glob(place) if _is_there(folder, name)]
+    folders = [folder for folder in root.glob(f"{experiment}/*") if _is_there(folder, name)]
     if not folders:
-        raise UserError(f"{above}: expected a run with checkpoints/{name}.ckpt, got none. Name a file or a run folder")
+        of_studies = [folder for folder in root.glob(f"*/runs/{experiment}/*") if _is_there(folder, name)]
+        got = f"only runs of studies, such as {max(of_studies, key=_written)}" if of_studies else "none"
+        raise UserError(f"{above}: expected a run with checkpoints/{name}.ckpt, got {got}. Name a file or a run folder")
     folders.sort(key=_written, reverse=True)
     different = None
     for folder in folders:

@@ -1,6 +1,7 @@
 """Moving averages of a network's weights."""
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Generic, Self, TypeVar, cast
@@ -11,7 +12,6 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pt_flows.bounds import DecayRates
-from pt_flows.training.places import Places, places_of, tensor_at
 from pt_flows.training.requirements import SPECTRAL
 
 N = TypeVar("N", bound=nn.Module)
@@ -35,7 +35,6 @@ class Average(nn.Module, ABC, Generic[N]):
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.train(False)
         self._normed = list(_normed(self.network))
-        self._places: tuple[nn.Module, list[tuple[Places, Places]]] | None = None
 
     @abstractmethod
     def decay_at(self, iteration: int) -> float:
@@ -53,9 +52,8 @@ class Average(nn.Module, ABC, Generic[N]):
     @torch.no_grad()
     def update(self, network: N, iteration: int) -> None:
         """Fold in the weights after iteration t, counted from 1."""
-        if self._places is None or self._places[0] is not network:
-            self._places = network, self._paired(network)
-        pairs = [(tensor_at(own), tensor_at(latest)) for own, latest in self._places[1]]
+        own = {id(vector) for _, _, norm in self._normed for vector in norm.buffers()}
+        pairs = [(a, b) for a, b in zip(_tensors(self.network), _tensors(network), strict=True) if id(a) not in own]
         floats = [(a, b) for a, b in pairs if a.is_floating_point()]
         get_ema_multi_avg_fn(self.decay_at(iteration))([a for a, _ in floats], [b for _, b in floats], None)
         for count, new in [(a, b) for a, b in pairs if not a.is_floating_point()]:
@@ -64,12 +62,6 @@ class Average(nn.Module, ABC, Generic[N]):
             norm.train()
             getattr(layer, name)  # takes one step of the power iteration
             norm.eval()
-
-    def _paired(self, network: N) -> list[tuple[Places, Places]]:
-        """The places of the tensors to average, and those of the network's."""
-        left_out = {id(vector) for _, _, norm in self._normed for vector in norm.buffers()}
-        pairs = zip(places_of(self.network), places_of(network), strict=True)
-        return [(own, latest) for own, latest in pairs if id(tensor_at(own)) not in left_out]
 
 
 class EMA(Average[N]):
@@ -102,3 +94,7 @@ def _normed(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
         if is_parametrized(layer):
             for name, parts in cast(nn.ModuleDict, layer.parametrizations).items():
                 yield from ((layer, name, part) for part in parts.children() if type(part).__name__ in SPECTRAL)
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(network.parameters(), network.buffers())

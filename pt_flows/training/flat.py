@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._utils import _unflatten_dense_tensors
 
 from pt_flows.errors import UserError
-from pt_flows.training.places import places_of, put, tensor_at
+from pt_flows.training.places import buffer_places, parameter_places, put, tensor_at
 from pt_flows.training.requirements import SPECTRAL
 
 RANDOM_LAYERS = (
@@ -23,7 +23,7 @@ RANDOM_LAYERS = (
 
 
 class FlatNetwork:
-    """Evaluates a network at other parameters than its own. Nothing is written to it, so nothing has to be restored.
+    """Evaluates a network at other parameters than its own, which are in their places again afterwards.
 
     Args:
         network: The network. Its parameters and buffers are looked up now, their values whenever a method is called.
@@ -34,12 +34,16 @@ class FlatNetwork:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.network, places = network, places_of(network)
-        num = len(list(network.parameters()))
-        self.places = [place for place in places[:num] if tensor_at(place).requires_grad]
-        self.buffer_places = dict(zip((name for name, _ in network.named_buffers()), places[num:], strict=True))
-        self.parameters = [tensor_at(place) for place in self.places]
+        self.network = network
+        self.places = [places for places in parameter_places(network) if tensor_at(places).requires_grad]
+        names = [name for name, _ in network.named_buffers()]
+        self.buffer_places = dict(zip(names, buffer_places(network), strict=True))
         self.num = sum(p.numel() for p in self.parameters)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, tied ones once."""
+        return [tensor_at(places) for places in self.places]
 
     def __call__(self, pieces: Sequence[Tensor], buffers: dict[str, Tensor], *args: Any) -> Any:
         """The network at its arguments with other parameters, differentiable in them.
@@ -51,9 +55,7 @@ class FlatNetwork:
         """
         tensors = [*pieces, *(buffers[name] for name in self.buffer_places)]
         with put(tensors, [*self.places, *self.buffer_places.values()]):
-            result = self.network(*args)
-            buffers.update({name: tensor_at(place) for name, place in self.buffer_places.items()})  # some are replaced
-        return result
+            return self.network(*args)
 
     def vector(self) -> Tensor:
         """A copy of all trainable parameters (num,)."""
@@ -69,13 +71,13 @@ class FlatNetwork:
 
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the buffers, such as the running statistics of batch norm, for one evaluation."""
-        return {name: tensor_at(place).clone() for name, place in self.buffer_places.items()}
+        return {name: tensor_at(places).clone() for name, places in self.buffer_places.items()}
 
     @torch.no_grad()
     def commit(self, buffers: dict[str, Tensor], where: Tensor) -> None:
         """Adopt buffers that an evaluation has updated, if the scalar `where` is true."""
-        for name, place in self.buffer_places.items():
-            buffer = tensor_at(place)
+        for name, places in self.buffer_places.items():
+            buffer = tensor_at(places)
             buffer.copy_(torch.where(where, buffers[name], buffer))
 
 

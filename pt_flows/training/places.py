@@ -4,7 +4,7 @@ To look up tensors by name takes longer than to evaluate a small network with th
 when a network moves to another device.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,16 +14,19 @@ Places = list[tuple[dict[str, Any], str]]
 """The dictionaries of layers that hold a tensor, and its names in them. Tied tensors have several places."""
 
 
-def places_of(network: nn.Module) -> list[Places]:
-    """The places of every parameter, then those of every buffer, in the order of the network.
+def parameter_places(network: nn.Module) -> list[Places]:
+    """The places of every parameter, in the order of the network."""
+    return _places([layer._parameters for layer in network.modules()])
 
-    Example:
-        >>> [place[0][1] for place in places_of(nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)))]
-        ['weight', 'bias', 'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
-    """
+
+def buffer_places(network: nn.Module) -> list[Places]:
+    """The places of every buffer, in the order of the network."""
+    return _places([layer._buffers for layer in network.modules()])
+
+
+def _places(dictionaries: Sequence[dict[str, Any]]) -> list[Places]:
     found: dict[int, Places] = {}
-    layers = list(network.modules())
-    for held in (*(layer._parameters for layer in layers), *(layer._buffers for layer in layers)):
+    for held in dictionaries:
         for name, tensor in held.items():
             if tensor is not None:
                 found.setdefault(id(tensor), []).append((held, name))
@@ -37,17 +40,14 @@ def tensor_at(places: Places) -> Any:
 
 
 @contextmanager
-def put(tensors: Iterable[Tensor], places: Sequence[Places]) -> Iterator[None]:
+def put(tensors: Sequence[Tensor], places: Sequence[Places]) -> Iterator[None]:
     """Put other tensors into the places of tensors inside a `with` block, and restore these."""
-    before = [tensor_at(of_one) for of_one in places]
+    before = [(held, name, held[name]) for of_one in places for held, name in of_one]
     try:
-        _fill(tensors, places)
+        for tensor, of_one in zip(tensors, places, strict=True):
+            for held, name in of_one:
+                held[name] = tensor
         yield
     finally:
-        _fill(before, places)
-
-
-def _fill(tensors: Iterable[Tensor], places: Sequence[Places]) -> None:
-    for tensor, of_one in zip(tensors, places, strict=True):
-        for held, name in of_one:
+        for held, name, tensor in before:
             held[name] = tensor

@@ -19,7 +19,7 @@ class Stack(nn.Module):
 
     A layer is one row of `snapshots` and one step size. The rows are a buffer, which grows with the stack and takes the
     checkpoint's number of rows when a state is loaded. The critic's network evaluates them, so its hooks are called;
-    the caller puts it into evaluation mode. Nothing is written to it.
+    the caller puts it into evaluation mode. Its own weights are in their places again afterwards.
 
     Args:
         network: The critic. Its trainable parameters and floating-point buffers are copied for every layer.
