@@ -61,7 +61,7 @@ def save_rows(x: Tensor, path: Path, columns: Sequence[str], rows: Sequence[str]
     """
     from matplotlib.figure import Figure
 
-    grid = large_grid_of(x, len(columns)).permute(1, 2, 0)
+    grid = large_grid_of(x, len(columns)).permute(1, 2, 0).numpy()
     height, width = (side / n for side, n in zip(grid.shape[:2], (len(rows), len(columns)), strict=True))
     figure = Figure(figsize=(len(columns) + 0.6, len(rows) * height / width + 0.4), layout="constrained")
     axis = figure.subplots()
