@@ -16,7 +16,7 @@ from pt_flows.cli.shipped import recipe_folder, recipe_names
 from pt_flows.errors import UserError
 from pt_flows.files import cache_folder
 from pt_flows.runs.environment import PACKAGES
-from pt_flows.runs.options import wandb_key_configured, wandb_mode
+from pt_flows.runs.options import waiting_parts, wandb_key_configured, wandb_mode
 
 DATA = {"CIFAR10": "cifar-10-batches-py", "MNIST": "MNIST/raw", "FashionMNIST": "FashionMNIST/raw", "USPS": "usps.bz2",
         "ImageNet": "imagenet64"}  # fmt: skip
@@ -174,7 +174,7 @@ def wandb_state() -> tuple[str, str]:
         mode = wandb_mode("auto")
     except UserError as error:
         return "unknown", str(error)
-    waiting = [part for part in Path("runs").glob("*/*/wandb/offline-run-*") if not list(part.glob("*.synced"))]
+    waiting = [part for folder in Path("runs").glob("*/*") for part in waiting_parts(folder)]
     text = mode if mode != "offline" or wandb_key_configured() else "offline: no API key is configured (wandb login)"
     text += f"; {len(waiting)} recorded parts under runs/ are not uploaded" if waiting else ""
     if mode == "online" and waiting:

@@ -76,3 +76,8 @@ def wandb_key_configured() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def waiting_parts(folder: Path) -> list[Path]:
+    """Return the offline parts of a run folder that are not uploaded, oldest first."""
+    return [part for part in sorted(folder.glob("wandb/offline-run-*")) if not list(part.glob("*.synced"))]

@@ -9,7 +9,7 @@ from pt_flows.errors import UserError
 from pt_flows.runs.folder import FAILED, read_config
 from pt_flows.runs.lock import is_locked
 from pt_flows.runs.metrics_csv import readable_rows
-from pt_flows.runs.options import WandbMode, quiet_offline, wandb_mode
+from pt_flows.runs.options import WandbMode, quiet_offline, waiting_parts, wandb_mode
 
 SECONDS = 30
 """Time that the server has to respond."""
@@ -25,15 +25,13 @@ def add_to_summary(folder: Path, values: Mapping[str, Any]) -> str:
     Returns:
         A sentence about the place of the values; empty if the run has none in W&B.
     """
-    parts = sorted((folder / "wandb").glob("*run-*_*-*"), key=lambda part: part.name.removeprefix("offline-"))
     options = recorded_options(folder)
     wanted: WandbMode = options.get("wandb") or "auto"
-    if not parts or wandb_mode(wanted) == "disabled":
+    if not any((folder / "wandb").glob("*run-*_*-*")) or wandb_mode(wanted) == "disabled":
         return ""
     if is_locked(folder):
         return "W&B: this run is still training, so its summary stays as it is. Evaluate again when it has ended"
-    waiting = [part for part in parts if part.name.startswith("offline-") and not list(part.glob("*.synced"))]
-    mode = "offline" if waiting else wandb_mode(wanted)
+    mode = "offline" if waiting_parts(folder) else wandb_mode(wanted)
     before = logged_summary(folder) if mode == "offline" else {}  # a part that is synced later replaces the summary
     import wandb
     from wandb.errors import Error
@@ -58,9 +56,8 @@ def add_to_summary(folder: Path, values: Mapping[str, Any]) -> str:
 
 def upload_command(folder: Path) -> str:
     """Return the command that uploads the offline parts of a run; empty if there are none to upload."""
-    parts = sorted(folder.glob("wandb/offline-run-*"))
-    waiting = [part for part in parts if not list(part.glob("*.synced"))]
-    if len(parts) == len(waiting) > 1:  # a pattern is short, however often the run was evaluated
+    waiting = waiting_parts(folder)
+    if len(list(folder.glob("wandb/offline-run-*"))) == len(waiting) > 1:  # short, however often it was evaluated
         return f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
     return shlex.join(["wandb", "sync", *map(str, waiting)]) if waiting else ""
 
